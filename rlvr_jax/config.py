@@ -1,0 +1,337 @@
+"""What a config can say: frozen dataclasses, values only, each field with its meaning.
+
+`rlvr_jax.host.settings` reads them from YAML and the command line.  Configs are hashable, so
+that a jitted function can take one as a static argument.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+STRICT = {"extra": "forbid"}  # read by the loader: a key that is not a field is refused
+
+
+def option(default: Any, meaning: str) -> Any:
+    """A field with its meaning; `--help` and the documentation are made from these."""
+    return field(default=default, metadata={"help": meaning})
+
+
+def _positive(cfg: Any, *names: str) -> None:
+    for name in names:
+        if getattr(cfg, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(cfg, name)}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A decoder-only transformer: RMSNorm, rotary positions, grouped queries, SwiGLU."""
+
+    layers: int = option(4, "transformer blocks, L")
+    width: int = option(128, "model width, D")
+    heads: int = option(4, "query heads, N")
+    kv_heads: int = option(2, "key/value heads, K; must divide heads")
+    head_size: int = option(32, "size of one head, H (even, for rotary positions)")
+    feedforward: int = option(384, "feed-forward width, F")
+    vocab: int = option(512, "vocabulary, V; the tokenizer stage trains to exactly this size")
+    rope_theta: float = option(10000.0, "base of the rotary frequencies")
+    norm_eps: float = option(1e-5, "epsilon inside RMSNorm")
+    tied: bool = option(True, "use the embedding as the output head")
+    compute: Literal["float32", "bfloat16"] = option("float32", "dtype of products and cache")
+    unroll: bool = option(False, "unroll the layer scan: quicker on CPU, slower to compile")
+    remat: bool = option(False, "recompute each block in the backward pass to save memory")
+
+    def __post_init__(self) -> None:
+        _positive(self, "layers", "width", "heads", "kv_heads", "feedforward", "vocab")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads {self.kv_heads} does not divide heads {self.heads}")
+        if self.head_size < 2 or self.head_size % 2:
+            raise ValueError(f"head_size must be even and at least 2, not {self.head_size}")
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices as data x fsdp x tensor; the product is the number of devices of the job."""
+
+    data: int = option(1, "pure data parallelism; across hosts and slices")
+    fsdp: int = option(1, "data parallelism with parameters and moments split by width")
+    tensor: int = option(1, "heads, feed-forward and vocabulary split; inside a host")
+    letters: dict[str, tuple[str, ...]] = field(
+        default_factory=dict,
+        metadata={"help": "axes of single parameter letters, e.g. {K: []} replicates kv heads"},
+    )
+
+    def __post_init__(self) -> None:
+        _positive(self, "data", "fsdp", "tensor")
+        for letter, axes in self.letters.items():
+            if letter not in "DNKFV" or len(letter) != 1:
+                raise ValueError(f"letters: {letter!r} is not one of D, N, K, F, V")
+            for axis in axes:
+                if axis not in ("data", "fsdp", "tensor"):
+                    raise ValueError(f"letters: {axis!r} is not an axis (data, fsdp, tensor)")
+
+    def __hash__(self) -> int:  # a dict field has no hash of its own
+        return hash((self.data, self.fsdp, self.tensor, tuple(sorted(self.letters.items()))))
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Problems and how they become fixed token columns."""
+
+    tasks: tuple[str, ...] = option(("chain_sum",), "tasks of rlvr_jax.host.tasks, in equal parts")
+    sft: int = option(4096, "problems with demonstrations, for the sft stage")
+    label: int = option(2048, "problems whose sampled answers are judged; never used in rl")
+    train: int = option(4096, "problems of the rl stage")
+    test: int = option(400, "held-out problems of every evaluation")
+    prompt_columns: int = option(48, "prompt columns, P; a longer prompt is refused")
+    response_columns: int = option(16, "response columns, R: the token budget of an answer")
+    check_columns: int = option(64, "verifier-context columns, C")
+    demonstration_errors: float = option(0.0, "share of demonstrations with a wrong answer")
+
+    def __post_init__(self) -> None:
+        _positive(self, "prompt_columns", "response_columns", "check_columns", "test")
+        if not self.tasks:
+            raise ValueError("tasks is empty: name at least one task")
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """The distribution a response is drawn from."""
+
+    temperature: float = option(1.0, "softmax temperature; 0 is greedy")
+    top_k: int = option(0, "keep the k most probable tokens; 0 keeps all")
+    top_p: float = option(1.0, "keep the smallest set of tokens with this much mass; 1 keeps all")
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError("needs temperature >= 0, top_k >= 0 and 0 < top_p <= 1")
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with a linear warm-up."""
+
+    lr: float = option(1e-3, "peak learning rate")
+    warmup: int = option(0, "steps of linear warm-up")
+    decay: Literal["constant", "linear", "cosine"] = option("constant", "schedule after warm-up")
+    final: float = option(0.1, "learning rate at the last step, as a share of lr, when it decays")
+    beta1: float = option(0.9, "decay of the first moment")
+    beta2: float = option(0.95, "decay of the second moment")
+    eps: float = option(1e-8, "Adam epsilon")
+    weight_decay: float = option(0.0, "decoupled weight decay of matrices; vectors have none")
+    grad_clip: float = option(1.0, "clip the global gradient norm to this")
+    max_skipped: int = option(5, "non-finite updates in a row after which the run stops")
+
+    def __post_init__(self) -> None:
+        if self.lr < 0 or self.warmup < 0 or self.grad_clip <= 0:
+            raise ValueError("needs lr >= 0, warmup >= 0 and grad_clip > 0")
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Where the outcome reward comes from."""
+
+    source: Literal["verifier", "exact"] = option(
+        "verifier", "verifier: its logit, inside the fused step; exact: string match, split step"
+    )
+    mode: Literal["soft", "paper", "binary"] = option(
+        "soft", "soft: p(1)/(p(1)+p(0)); paper: work A's two branches; binary: 1 beats 0"
+    )
+    min_mass: float = option(0.5, "soft and binary: least p(1)+p(0), below it the reward is 0")
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class AdvantageConfig:
+    """From rewards to advantages: z-score, then a baseline."""
+
+    normalise: Literal["batch", "group", "none"] = option(
+        "batch", "z-score rewards over the global batch, over each group, or not at all"
+    )
+    baseline: Literal["rloo", "mean", "none"] = option(
+        "rloo", "subtract the mean of the group's other samples, of the whole group, or nothing"
+    )
+    std_floor: float = option(1e-4, "least standard deviation a reward is divided by")
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Clipped policy gradient and its denominators."""
+
+    clip_low: float = option(0.2, "lower clip range of the probability ratio")
+    clip_high: float = option(0.2, "upper clip range of the probability ratio")
+    aggregate: Literal[
+        "token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant"
+    ] = option("token-mean", "denominators, always over the global batch; constant is N * R")
+    kl_coef: float = option(0.0, "weight of the KL to the reference policy; 0 needs no reference")
+    kl_in: Literal["reward", "loss"] = option(
+        "reward", "k1 summed over the response, off the reward; or k3 per token, in the loss"
+    )
+
+    __pydantic_config__ = STRICT
+
+
+def _own(factory: type, meaning: str) -> Any:
+    return field(default_factory=factory, metadata={"help": meaning})
+
+
+@dataclass(frozen=True)
+class TokenizerStage:
+    """Train the sentencepiece model on the text of the sft and label problems."""
+
+    stage: Literal["tokenizer"] = "tokenizer"
+    name: str = option("tokenizer", "name of the stage and of what it leaves behind")
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class SftStage:
+    """Teach the policy the demonstrations."""
+
+    stage: Literal["sft"] = "sft"
+    name: str = option("sft", "name of the stage and of what it leaves behind")
+    steps: int = option(500, "optimizer updates")
+    batch: int = option(64, "demonstrations per update")
+    optim: OptimConfig = _own(OptimConfig, "optimizer")
+    save_every: int = option(100, "steps between checkpoints")
+
+    def __post_init__(self) -> None:
+        _positive(self, "steps", "batch", "save_every")
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class LabelStage:
+    """Sample answers to the label problems and have a judge give each a 0/1 verdict."""
+
+    stage: Literal["label"] = "label"
+    name: str = option("label", "name of the stage and of what it leaves behind")
+    policy: str = option("sft", "the stage whose policy answers")
+    samples: int = option(4, "answers per problem")
+    batch: int = option(64, "problems per call")
+    sample: SampleConfig = _own(SampleConfig, "how answers are drawn")
+    judge: Literal["rule"] = option("rule", "rule: the task's own scorer stands in for a judge")
+
+    def __post_init__(self) -> None:
+        _positive(self, "samples", "batch")
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class VerifierStage:
+    """Fine-tune the compact verifier on the verdicts."""
+
+    stage: Literal["verifier"] = "verifier"
+    name: str = option("verifier", "name of the stage and of what it leaves behind")
+    verdicts: str = option("label", "the label stage whose verdicts it learns")
+    init: str = option("sft", "the stage it starts from, or `fresh`")
+    steps: int = option(500, "optimizer updates")
+    batch: int = option(64, "verdicts per update")
+    held_out: int = option(512, "verdicts kept back to measure its accuracy")
+    optim: OptimConfig = _own(OptimConfig, "optimizer")
+    save_every: int = option(100, "steps between checkpoints")
+
+    def __post_init__(self) -> None:
+        _positive(self, "steps", "batch", "held_out", "save_every")
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class RlStage:
+    """Reinforcement learning from the verifier's logit, one jitted step."""
+
+    stage: Literal["rl"] = "rl"
+    name: str = option("rl", "name of the stage and of what it leaves behind")
+    policy: str = option("sft", "the stage whose policy is trained; also the reference")
+    verifier: str = option("verifier", "the stage whose verifier gives the reward")
+    steps: int = option(100, "updates of the policy")
+    prompts: int = option(16, "prompts per step, Q")
+    samples: int = option(8, "samples per prompt, G")
+    microbatches: int = option(1, "parts the update's forward and backward is split into")
+    sample: SampleConfig = _own(SampleConfig, "how responses are drawn")
+    reward: RewardConfig = _own(RewardConfig, "outcome reward")
+    advantage: AdvantageConfig = _own(AdvantageConfig, "normalisation and baseline")
+    loss: LossConfig = _own(LossConfig, "policy loss")
+    optim: OptimConfig = _own(OptimConfig, "optimizer")
+    save_every: int = option(50, "steps between checkpoints")
+    sample_every: int = option(25, "steps between sample tables")
+
+    def __post_init__(self) -> None:
+        _positive(
+            self, "steps", "prompts", "samples", "microbatches", "save_every", "sample_every"
+        )
+        if self.prompts % self.microbatches:
+            raise ValueError(
+                f"microbatches {self.microbatches} does not divide prompts {self.prompts}"
+            )
+        if self.advantage.baseline == "rloo" and self.samples < 2:
+            raise ValueError("advantage.baseline rloo needs samples of at least 2 per prompt")
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class EvaluateStage:
+    """Held-out accuracy of a policy, by the oracle and by exact match; the verifier's agreement."""
+
+    stage: Literal["evaluate"] = "evaluate"
+    name: str = option("evaluate", "name of the stage and of the file it writes")
+    policy: str = option("rl", "the stage whose policy is evaluated")
+    verifier: str = option("verifier", "the verifier compared with the oracle; empty for none")
+    samples: int = option(4, "answers per problem for avg@k and pass@k")
+    batch: int = option(50, "problems per call; rounded up to the data axis")
+    sample: SampleConfig = _own(SampleConfig, "how answers are drawn for avg@k")
+
+    def __post_init__(self) -> None:
+        _positive(self, "samples", "batch")
+
+    __pydantic_config__ = STRICT
+
+
+Stage = TokenizerStage | SftStage | LabelStage | VerifierStage | RlStage | EvaluateStage
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run: data, models, mesh and the stages that are run in order."""
+
+    name: str = option("run", "name of the run; its folder is runs/NAME")
+    seed: int = option(0, "the one seed of the run")
+    runs: str = option("runs", "folder that holds the run folders")
+    data: DataConfig = _own(DataConfig, "problems")
+    model: ModelConfig = _own(ModelConfig, "the policy")
+    verifier: ModelConfig = _own(ModelConfig, "the verifier; shares the policy's tokenizer")
+    mesh: MeshConfig = _own(MeshConfig, "device mesh")
+    stages: tuple[Stage, ...] = field(
+        default=(), metadata={"help": "stages in order; finished ones are skipped on a rerun"}
+    )
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("stages is empty: name at least one stage")
+        names = [stage.name for stage in self.stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two stages are named {name!r}; give each a name of its own")
+        if self.verifier.vocab != self.model.vocab:
+            raise ValueError(
+                f"model.vocab is {self.model.vocab} and verifier.vocab {self.verifier.vocab}: "
+                "inside the fused step both read the same token ids and need one vocabulary"
+            )
+
+    __pydantic_config__ = STRICT

@@ -1,0 +1,1 @@
+"""Everything that runs on the host: files, text, tokenizers, clocks, loggers, process pools."""

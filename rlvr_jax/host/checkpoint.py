@@ -1,0 +1,292 @@
+"""Checkpoints of a run: device state and host counters, written behind the step, all or nothing.
+
+    with Checkpoints(folder) as checkpoints:       # leaving the block waits for the last write
+        checkpoints.save(step, state, host)        # device -> host copy now, disk in the background
+        step = checkpoints.latest()                # newest complete step, or None
+        state, host = checkpoints.restore(step, like)
+    policy = restore_params(other_folder, like)    # only the policy of another stage's newest step
+
+`like` is the state as `jax.ShapeDtypeStruct`s with shardings: arrays land on the mesh as it says,
+whatever mesh they were saved from. Orbax does the work; a step appears under its final name only
+when complete, with CRC-32 sums inside, since no Orbax format notices a flipped bit in an array.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, Self
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+PyTree = Any
+Json = dict[str, Any]
+Folder = str | os.PathLike[str]
+
+SUMS = "crc32.json"
+_NAMES = ocp.path.step.standard_name_format(step_prefix="step", step_format_fixed_length=6)
+_TMP = ".orbax-checkpoint-tmp"
+_FULL = ("no space left", "enospc", "file too large", "quota exceeded")
+_SCALARS = (bool, int, float, str)
+
+
+class CheckpointError(RuntimeError):
+    """One sentence on what is wrong with a checkpoint and how to go on."""
+
+
+class Checkpoints:
+    """The checkpoints of one run; the only writer of `folder`. Call it from every process alike."""
+
+    def __init__(self, folder: Folder, *, keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"keep is {keep}; at least one checkpoint has to be kept")
+        _quiet()
+        self.folder = epath.Path(folder).absolute()
+        self._keep = keep
+        self._saving: int | None = None
+        self._manager = self._open()
+
+    def save(self, step: int, state: PyTree, host: Json) -> bool:
+        """Start writing `step`; the state may be donated on return. False: it is there already.
+
+        `host` must survive JSON unchanged (string keys, lists for tuples). An earlier write that
+        failed is reported here, before anything new is written.
+        """
+        self.wait()
+        newest = self.latest()
+        if newest == step:
+            return False
+        if newest is not None and step < newest:
+            raise CheckpointError(
+                f"step {step} cannot be saved in {self.folder}, which already holds step {newest}:"
+                " resume from there, or use another folder"
+            )
+        leaves = _named(state)
+        arrays = {name: leaf for name, leaf in leaves.items() if not isinstance(leaf, _SCALARS)}
+        record = {
+            "host": host,
+            "leaves": {name: _describe(leaf) for name, leaf in leaves.items()},
+            "scalars": {name: leaf for name, leaf in leaves.items() if name not in arrays},
+        }
+        try:
+            record = json.loads(json.dumps(record))  # a snapshot: the caller goes on changing it
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"the host part of step {step} is not JSON: {error}") from None
+        self._saving = step
+        items = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(arrays), host=ocp.args.JsonSave(record)
+        )
+        try:
+            self._manager.save(step, args=items, force=True)
+        except Exception as error:
+            raise self._failed(error) from error
+        return True
+
+    def latest(self) -> int | None:
+        """The newest complete step on disk; one still being written does not count."""
+        return max(_steps(self.folder), default=None)
+
+    def restore(self, step: int, like: PyTree) -> tuple[PyTree, Json]:
+        """State and host part of `step`, the arrays placed as `like` says."""
+        self.wait()
+        return _read(self.folder, step, like)
+
+    def wait(self) -> None:
+        """Return when nothing is being written; raise if the last write failed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failed(error) from error
+        self._saving = None
+
+    def close(self) -> None:
+        """Finish writing. Needed: an interpreter that exits first loses the step in flight."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _open(self) -> ocp.CheckpointManager:
+        # Orbax's own clean-up runs behind our back and races with the first save and with close.
+        if jax.process_index() == 0 and self.folder.exists():
+            for leftover in self.folder.glob(f"step_*{_TMP}*"):  # of a killed or failed write
+                leftover.rmtree()
+        options = ocp.CheckpointManagerOptions(
+            step_name_format=_NAMES,
+            preservation_policy=ocp.checkpoint_managers.LatestN(self._keep),
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_sums),
+        )
+        handlers = {"state": ocp.PyTreeCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
+        return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+
+    def _write_sums(self) -> None:
+        # Orbax calls this when all files of a step are written and before it renames the folder.
+        # Pods record sizes only: one host would have to read back what all of them wrote.
+        if jax.process_index() == 0:
+            assert self._saving is not None
+            name = _NAMES.build_name(self._saving)
+            written = list(self.folder.glob(f"{name}{_TMP}*"))
+            folder = written[0] if written else self.folder / name  # object stores cannot rename
+            sums = _sums(folder, contents=jax.process_count() == 1)
+            (folder / SUMS).write_text(json.dumps(sums))
+
+    def _failed(self, error: Exception) -> CheckpointError:
+        step, self._saving = self._saving, None
+        # Start afresh: this clears the manager's error and what the write left on disk.
+        with suppress(Exception):  # the same error once more
+            self._manager.close()
+        self._manager = self._open()
+        good = self.latest()
+        kept = "no earlier one exists" if good is None else f"step {good}, the last good one, stays"
+        cause = _first_line(error)
+        if any(sign in str(error).lower() for sign in _FULL):
+            cause = "the disk is full; make room and go on"
+        return CheckpointError(
+            f"checkpoint of step {step} could not be written to {self.folder} ({kept}): {cause}"
+        )
+
+
+def restore_params(folder: Folder, like: PyTree, name: str = "policy") -> PyTree:
+    """The subtree `name` of the newest checkpoint in `folder`, cast to the types in `like`.
+
+    Reads no other arrays, writes nothing, and may be used while another process saves there.
+    """
+    _quiet()
+    folder = epath.Path(folder).absolute()
+    step = max(_steps(folder), default=None)
+    if step is None:
+        raise CheckpointError(f"{folder} holds no complete checkpoint to take {name} from")
+    return _read(folder, step, {name: like}, part=True)[0][name]
+
+
+def _read(folder: epath.Path, step: int, like: PyTree, part: bool = False) -> tuple[PyTree, Json]:
+    if step not in _steps(folder):
+        raise CheckpointError(f"{folder} holds no step {step}, only {_steps(folder) or 'nothing'}")
+    path = folder / _NAMES.build_name(step)
+    if damage := _damage(path):
+        raise _damaged(folder, step, damage)
+    names = _named(like)
+    arrays = {name: leaf for name, leaf in names.items() if not isinstance(leaf, _SCALARS)}
+    try:
+        reader = ocp.Checkpointer(ocp.JsonCheckpointHandler())
+        record = reader.restore(path / "host", args=ocp.args.JsonRestore())
+        _compare(path, record["leaves"], names, part)
+        places = ocp.checkpoint_utils.construct_restore_args(arrays)
+        args = ocp.args.PyTreeRestore(arrays, restore_args=places, partial_restore=True)
+        state = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(path / "state", args=args)
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise _damaged(folder, step, _first_line(error)) from error
+    leaves = [state[name] if name in arrays else record["scalars"][name] for name in names]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), record["host"]
+
+
+def _named(tree: PyTree) -> dict[str, Any]:
+    # A flat dict: what is on disk then does not depend on container types (optax's change), and
+    # None or an empty state comes from `like`.
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _describe(leaf: Any) -> list[Any]:
+    if isinstance(leaf, _SCALARS):
+        return [type(leaf).__name__, None]
+    return [str(leaf.dtype), list(leaf.shape)]
+
+
+def _compare(path: epath.Path, saved: Json, like: dict[str, Any], part: bool) -> None:
+    """Name the first entry that differs; Orbax would cast, pad or cut without a word."""
+    wanted = {name: _describe(leaf) for name, leaf in like.items()}
+    for name, (dtype, shape) in wanted.items():
+        if name not in saved:
+            text = f"{name} is in this config and not in the checkpoint"
+        elif saved[name][1] != shape:
+            old, new = (s if s is None else tuple(s) for s in (saved[name][1], shape))
+            text = f"{name} is {old} in the checkpoint and {new} in this config"
+        elif saved[name][0] != dtype and not part:
+            text = f"{name} is {saved[name][0]} in the checkpoint and {dtype} in this config"
+        else:
+            continue
+        raise CheckpointError(f"{path} does not fit this config: {text}")
+    if not part and (extra := [name for name in saved if name not in wanted]):
+        text = f"{extra[0]} is in the checkpoint and not in this config"
+        raise CheckpointError(f"{path} does not fit this config: {text}")
+
+
+def _steps(folder: epath.Path) -> list[int]:
+    return sorted(found.step for found in _NAMES.find_all(folder)) if folder.exists() else []
+
+
+def _files(path: epath.Path) -> list[epath.Path]:
+    inside = [_files(entry) if entry.is_dir() else [entry] for entry in sorted(path.iterdir())]
+    return [file for files in inside for file in files]
+
+
+def _sums(path: epath.Path, *, contents: bool) -> dict[str, list[int | None]]:
+    """Size and CRC-32 of every file of a step, but those that Orbax rewrites on commit."""
+
+    def read(file: epath.Path) -> list[int | None]:
+        total = 0
+        if contents:
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 24):
+                    total = zlib.crc32(block, total)
+        return [file.stat().length, total if contents else None]
+
+    files = [file for item in path.iterdir() if item.is_dir() for file in _files(item)]
+    with ThreadPoolExecutor(4) as pool:  # crc32 and reads release the interpreter lock
+        return {
+            str(f.relative_to(path)): s for f, s in zip(files, pool.map(read, files), strict=True)
+        }
+
+
+def _damage(path: epath.Path) -> str | None:
+    """What is wrong with the files of a step, in a few words; checked before Orbax opens them,
+    because a read that fails half-way floods the terminal from its worker threads."""
+    try:
+        wanted: dict[str, list[int | None]] = json.loads((path / SUMS).read_text())
+        found = _sums(path, contents=any(crc is not None for _, crc in wanted.values()))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return f"{SUMS} is missing or unreadable: {_first_line(error)}"
+    for name, (size, crc) in wanted.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name][0] != size:
+            return f"{name} has {found[name][0]} of {size} bytes"
+        if found[name][1] != crc:
+            return f"the contents of {name} have changed"
+    return None
+
+
+def _damaged(folder: epath.Path, step: int, damage: str) -> CheckpointError:
+    path = folder / _NAMES.build_name(step)
+    older = (s for s in reversed(_steps(folder)) if s < step)
+    good = next((s for s in older if not _damage(folder / _NAMES.build_name(s))), None)
+    then = "start again from the beginning" if good is None else f"go on from step {good}"
+    return CheckpointError(f"{path} is damaged ({damage}); to {then}, delete it: rm -r '{path}'")
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def _quiet() -> None:
+    """Keep Orbax's own log off the terminal: what matters is raised. Other users of absl stay."""
+    logging.getLogger("absl").addFilter(_not_orbax)
+
+
+def _not_orbax(record: logging.LogRecord) -> bool:
+    return f"{os.sep}orbax{os.sep}" not in record.pathname

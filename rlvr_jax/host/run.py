@@ -1,0 +1,121 @@
+"""The run folder: which config it belongs to, which stages are finished, and where things lie.
+
+    runs/NAME/config.resolved.yaml  metrics.jsonl  samples/  eval/  checkpoints/  stages/
+              data/  tensorboard/  report.html
+"""
+
+import json
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlvr_jax.config import Config
+from rlvr_jax.host import log, settings
+
+
+class RunError(RuntimeError):
+    """Something about the run that the user can mend; the message says how."""
+
+
+class Interrupted(Exception):
+    """SIGTERM or Ctrl-C arrived and the state is saved."""
+
+    def __init__(self, signum: int):
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+class Run:
+    """One run folder, opened for a config."""
+
+    def __init__(self, cfg: Config):
+        self.cfg = cfg
+        self.folder = Path(cfg.runs) / cfg.name
+        self._claim()
+        self.metrics = log.Metrics(self.folder)
+        self._signal: int | None = None
+
+    @property
+    def config_file(self) -> Path:
+        return self.folder / "config.resolved.yaml"
+
+    @property
+    def tokenizer_file(self) -> Path:
+        return self.folder / "tokenizer.model"
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def checkpoints(self, stage: str) -> Path:
+        return self.folder / "checkpoints" / stage
+
+    def verdicts(self, stage: str) -> Path:
+        return self.folder / "verdicts" / f"{stage}.jsonl"
+
+    def evaluation(self, name: str) -> Path:
+        return self.folder / "eval" / f"{name}.json"
+
+    def finished(self, stage: str) -> dict[str, Any] | None:
+        """What a finished stage left in its marker; None while it is not finished."""
+        path = self.folder / "stages" / f"{stage}.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            raise RunError(f"{path} is damaged; remove it and run again: {stage} is redone") from None
+
+    def finish(self, stage: str, result: Mapping[str, Any]) -> None:
+        """Mark a stage as done; written last, so that a marker means everything is there."""
+        marker = {"metrics_bytes": self.metrics.offset, **result}
+        log.write_json(self.folder / "stages" / f"{stage}.json", marker)
+
+    def write_samples(self, stage: str, step: int, rows: list[dict[str, Any]]) -> None:
+        path = self.folder / "samples" / f"{stage}_step_{step:06d}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        text = "".join(json.dumps(log.plain(row), ensure_ascii=False) + "\n" for row in rows)
+        part.write_text(text, encoding="utf-8", errors="replace")
+        part.replace(path)
+
+    def catch_signals(self) -> None:
+        """From here on SIGTERM and Ctrl-C ask for a checkpoint; a second one ends at once."""
+
+        def note(signum, _):
+            if self._signal is not None:
+                raise SystemExit(128 + signum)
+            self._signal = signum
+            log.say("\nstopping: saving a checkpoint (once more to stop at once)")
+
+        signal.signal(signal.SIGTERM, note)
+        signal.signal(signal.SIGINT, note)
+
+    def check_signal(self) -> int | None:
+        """The signal that asks this run to stop, if one came."""
+        return self._signal
+
+    def _claim(self) -> None:
+        resolved = settings.dump(self.cfg)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if self.config_file.exists():
+                old = self.config_file.read_text(encoding="utf-8")
+                changed = settings.difference(old, resolved)
+                if changed:
+                    raise RunError(
+                        f"{self.folder} belongs to another config: {changed}; choose another "
+                        f"folder with name=..., or remove {self.folder} to start over"
+                    )
+                return
+            if any(self.folder.iterdir()):
+                raise RunError(
+                    f"{self.folder} is not empty and holds no config.resolved.yaml; "
+                    "choose another name=... or empty it"
+                )
+            part = self.config_file.with_suffix(".part")
+            part.write_text(resolved, encoding="utf-8")
+            part.replace(self.config_file)
+        except OSError as error:
+            raise RunError(f"cannot use run folder {self.folder}: {error.strerror}") from None

@@ -1,0 +1,171 @@
+"""Configs from YAML files and the command line, refused with a sentence when something is off."""
+
+import dataclasses
+import difflib
+import json
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from rlvr_jax.config import Config, Stage
+
+
+STAGES = {kind.__dataclass_fields__["stage"].default: kind for kind in typing.get_args(Stage)}
+
+
+class ConfigError(ValueError):
+    """The user's config or command line; the message says what to change."""
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config in `path` with dotted overrides (`rl.steps=20`) applied; ConfigError otherwise.
+
+    The first word of an override may be the name of a stage: `rl.optim.lr=1e-4`.
+    """
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = difflib.get_close_matches(str(path), map(str, Path("configs").glob("*.yaml")), 1, 0)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"there is no config file {path}{hint}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read config {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold a mapping of config keys, such as `name: demo`")
+    for override in overrides:
+        _apply(tree, override)
+    return parse(tree)
+
+
+def parse(tree: dict[str, Any]) -> Config:
+    """A plain tree of values -> Config.  Each stage is read by its own type, named by its tag."""
+    tree = dict(tree)
+    if isinstance(tree.get("stages"), list):
+        tree["stages"] = [_stage(item, f"stages.{i}") for i, item in enumerate(tree["stages"])]
+    return _validate(Config, tree, "")
+
+
+def _stage(tree: Any, where: str) -> Any:
+    tag = tree.get("stage") if isinstance(tree, dict) else tree
+    if tag not in STAGES or not isinstance(tree, dict):
+        raise ConfigError(f"{where}: `stage: {tag}` is not a stage{_hint(str(tag), [*STAGES])}")
+    return _validate(STAGES[tag], tree, f"{where} ({tree.get('name', tag)}).")
+
+
+def _validate(kind: type, tree: Any, prefix: str) -> Any:
+    try:
+        return TypeAdapter(kind).validate_python(tree)
+    except ValidationError as error:
+        sentences = [prefix + _sentence(kind, item) for item in error.errors()]
+        raise ConfigError("\n".join(sentences)) from None
+
+
+def dump(cfg: Config) -> str:
+    """The resolved config as YAML; `load` reads it back to an equal Config."""
+    tree = json.loads(json.dumps(dataclasses.asdict(cfg)))
+    return yaml.safe_dump(tree, sort_keys=False, width=100)
+
+
+def difference(old: str, new: str) -> str | None:
+    """The first key in which two resolved configs differ, in words; None when they are equal."""
+    left, right = _flatten(yaml.safe_load(old)), _flatten(yaml.safe_load(new))
+    for key in [*left, *right]:
+        if left.get(key) != right.get(key):
+            return f"{key} is {left.get(key, 'absent')} there and {right.get(key, 'absent')} here"
+    return None
+
+
+def describe() -> str:
+    """Every config key with its type, default and meaning, for `--help`."""
+    lines: list[str] = []
+
+    def walk(kind: type, prefix: str) -> None:
+        hints = typing.get_type_hints(kind)
+        for item in dataclasses.fields(kind):
+            default = item.default
+            if dataclasses.is_dataclass(hints[item.name]):
+                walk(hints[item.name], f"{prefix}{item.name}.")
+            elif "help" in item.metadata and item.name != "stages":
+                shown = "" if default is dataclasses.MISSING else f" [{_plain(default)}]"
+                lines.append(f"  {prefix + item.name + shown:44} {item.metadata['help']}")
+
+    lines.append("run")
+    walk(Config, "")
+    for tag, kind in STAGES.items():
+        lines.append(f"\nstage `{tag}`: {kind.__doc__.splitlines()[0]}")
+        walk(kind, "")
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"override {override!r} is not of the form key=value, e.g. rl.steps=20")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"the value of override {override!r} is not valid YAML") from None
+    first, *rest = dotted.split(".")
+    stages = tree.get("stages") if isinstance(tree.get("stages"), list) else []
+    named = {s.get("name", s.get("stage")): s for s in stages if isinstance(s, dict)}
+    # `verifier` is a key of the config and may be a stage: the key wins only where it fits.
+    is_field = first in Config.__dataclass_fields__
+    if first in named and (not is_field or (rest and rest[0] in _keys(STAGES.get(named[first].get("stage"), Config)))):
+        node = named[first]
+    elif is_field:
+        node, rest = tree, [first, *rest]
+    else:
+        raise ConfigError(f"{dotted}: unknown key {first!r}{_hint(first, [*_keys(Config), *named])}")
+    for key in rest[:-1]:
+        node = node.setdefault(key, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"{dotted}: {key} holds a value, not further keys")
+    if not rest:
+        raise ConfigError(f"{dotted}: name a key of the stage, e.g. {dotted}.steps=20")
+    node[rest[-1]] = value
+
+
+def _keys(kind: type) -> list[str]:
+    return [item.name for item in dataclasses.fields(kind)]
+
+
+def _hint(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, 1, 0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(known))}"
+
+
+def _sentence(kind: Any, error: Any) -> str:
+    """One pydantic error of `kind` as one sentence that starts with the place in the config."""
+    place = [str(step) for step in error["loc"]]
+    where = ".".join(place) or "config"
+    if error["type"] == "unexpected_keyword_argument":
+        for step in place[:-1]:
+            kind = typing.get_type_hints(kind)[step]
+        known = [key for key in _keys(kind) if key != "stage"]
+        return f"{where}: unknown key {place[-1]!r}{_hint(place[-1], known)}"
+    message = error["msg"].removeprefix("Value error, ")
+    given = "" if error["type"] == "value_error" else f", not {error['input']!r}"
+    return f"{where}: {message[0].lower() + message[1:]}{given}"
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict):
+        items = tree.items()
+    elif isinstance(tree, list) and any(isinstance(x, dict) for x in tree):
+        items = ((str(x.get("name", i)), x) for i, x in enumerate(tree))
+    else:
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat

@@ -1,0 +1,40 @@
+"""From an optimizer config to an optax transformation."""
+
+import optax
+
+from rlvr_jax import sharding
+from rlvr_jax.config import OptimConfig
+
+
+def schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
+    """Learning rate of update number n, counted from 0: warm-up, then constant or decay."""
+    after = max(steps - cfg.warmup, 1)
+    body = {
+        "constant": optax.constant_schedule(cfg.lr),
+        "linear": optax.linear_schedule(cfg.lr, cfg.lr * cfg.final, after),
+        "cosine": optax.cosine_decay_schedule(cfg.lr, after, cfg.final),
+    }[cfg.decay]
+    if not cfg.warmup:
+        return body
+    # Update 0 already moves: the ramp starts at lr / warmup, not at 0.
+    ramp = optax.linear_schedule(cfg.lr / cfg.warmup, cfg.lr, max(cfg.warmup - 1, 1))
+    return optax.join_schedules([ramp, body], [cfg.warmup])
+
+
+def make(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:
+    """Clip by global norm, then AdamW; weight decay for matrices only."""
+
+    def matrices(params):
+        return {name: len(sharding.letters(name).lstrip("L")) > 1 for name in params}
+
+    return optax.chain(
+        optax.clip_by_global_norm(cfg.grad_clip),
+        optax.adamw(
+            schedule(cfg, steps),
+            cfg.beta1,
+            cfg.beta2,
+            cfg.eps,
+            weight_decay=cfg.weight_decay,
+            mask=matrices,
+        ),
+    )

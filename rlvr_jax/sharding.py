@@ -1,0 +1,109 @@
+"""The one table from dimension letters to mesh axes, and everything derived from it.
+
+The mesh has the axes `data`, `fsdp` and `tensor`.  `axes` walks an array's letters from left to
+right and gives each its axes unless an earlier letter has taken them, so `embed_VD` is split by
+vocabulary over `tensor` and by width over `fsdp`.  Parameter vectors are replicated: they are
+small, and splitting a norm scale costs a collective per use.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from rlvr_jax.config import MeshConfig
+
+AXES = ("data", "fsdp", "tensor")
+ROWS = ("data", "fsdp")
+RULES: dict[str, tuple[str, ...]] = {
+    "Q": ROWS,
+    "B": ROWS,
+    "D": ("fsdp",),
+    "N": ("tensor",),
+    "K": ("tensor",),
+    "F": ("tensor",),
+    "V": ("tensor",),
+}
+
+
+def make_mesh(cfg: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """The mesh of `cfg` over all devices of the job, or an error that says how to change it."""
+    devices = jax.devices() if devices is None else devices
+    shape = (cfg.data, cfg.fsdp, cfg.tensor)
+    wanted = cfg.data * cfg.fsdp * cfg.tensor
+    if wanted != len(devices):
+        raise ValueError(
+            f"mesh {cfg.data} x {cfg.fsdp} x {cfg.tensor} (data x fsdp x tensor) needs {wanted} "
+            f"devices and this job has {len(devices)}; set mesh.data, mesh.fsdp and mesh.tensor "
+            f"so that their product is {len(devices)}"
+        )
+    return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def letters(name: str) -> str:
+    """`"q_LDNH"` -> `"LDNH"`; a name without a shape suffix has no letters."""
+    suffix = name.rpartition("_")[2]
+    return suffix if suffix.isupper() else ""
+
+
+def axes(dims: str, overrides: Mapping[str, tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The mesh axes of each letter; an axis taken by an earlier letter is left out."""
+    rules = RULES | dict(overrides)
+    taken: set[str] = set()
+    found = []
+    for letter in dims:
+        found.append(tuple(axis for axis in rules.get(letter, ()) if axis not in taken))
+        taken.update(found[-1])
+    return found
+
+
+def param_axes(name: str, cfg: MeshConfig) -> list[tuple[str, ...]]:
+    """The mesh axes of a parameter, read off its name; vectors (also stacked) are replicated."""
+    dims = letters(name)
+    return axes(dims, cfg.letters) if len(dims.lstrip("L")) > 1 else [()] * len(dims)
+
+
+def param_spec(name: str, cfg: MeshConfig) -> PartitionSpec:
+    return PartitionSpec(*(found or None for found in param_axes(name, cfg)))
+
+
+def shard_tree(tree, mesh: Mesh, cfg: MeshConfig):
+    """Shardings for any pytree that holds parameters under their names (states, moments, ...).
+
+    A leaf follows the innermost dictionary key on its path that ends in a shape; everything
+    else (counters, keys) is replicated.
+    """
+
+    def leaf(path, _):
+        keys = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+        return NamedSharding(mesh, param_spec(keys[-1], cfg) if keys else PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+def check_divides(sizes: Mapping[str, int], names, cfg: MeshConfig, what: str) -> None:
+    """Refuse a model whose dimensions a mesh axis does not divide, in a sentence."""
+    width = {"data": cfg.data, "fsdp": cfg.fsdp, "tensor": cfg.tensor}
+    for name in names:
+        for letter, found in zip(letters(name), param_axes(name, cfg), strict=True):
+            for axis in found:
+                if sizes[letter] % width[axis]:
+                    raise ValueError(
+                        f"{what}: dimension {letter} = {sizes[letter]} of {name} is not a multiple "
+                        f"of mesh.{axis} = {width[axis]}; change one of them, or replicate the "
+                        f"letter with mesh.letters={{{letter}: []}}"
+                    )
+
+
+def rows(x: jax.Array) -> jax.Array:
+    """Keep the leading (row) dimension split over the data axes; the rest is left to XLA."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS, *free))
+
+
+def place_rows(tree, mesh: Mesh):
+    """Host arrays with a leading row dimension onto the mesh, split by row."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(ROWS)))

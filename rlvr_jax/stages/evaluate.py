@@ -1,0 +1,82 @@
+"""Stage `evaluate`: held-out accuracy by the oracle, beside exact match and the verifier."""
+
+import jax
+import numpy as np
+
+from rlvr_jax import policy, verifier
+from rlvr_jax.config import EvaluateStage, RewardConfig, SampleConfig
+from rlvr_jax.host import log, tasks, template
+from rlvr_jax.stages.label import accuracy, chunks, padded
+from rlvr_jax.stages.verifier import agreement
+from rlvr_jax.stages.workspace import Workspace
+
+GREEDY = SampleConfig(temperature=0)
+
+
+def run(stage: EvaluateStage, ws: Workspace) -> dict:
+    """Writes eval/NAME.json.
+
+    accuracy: avg@k, the mean over k samples per problem; pass@k: share of problems with a right
+    sample among the k; greedy: one answer at temperature 0.  The oracle and exact match see the
+    whole text of finished answers only.  Training keys are not touched.
+    """
+    cfg = ws.cfg
+    params = ws.load(stage.policy, cfg.model)
+    judge = ws.load(stage.verifier, cfg.verifier) if stage.verifier else None
+    sampled = _answers(stage, ws, params, judge, stage.sample, stage.samples)
+    greedy = _answers(stage, ws, params, None, GREEDY, 1)
+    best = sampled["oracle"].reshape(-1, stage.samples).max(1)
+    domains = greedy["domain"]
+    result = {
+        "name": stage.name,
+        "policy": stage.policy,
+        "n": len(domains),
+        "samples": stage.samples,
+        "accuracy": accuracy(sampled["oracle"], sampled["domain"]),
+        "pass_at_k": accuracy(best, domains),
+        "greedy": accuracy(greedy["oracle"], domains),
+        "exact_match": accuracy(sampled["exact"], sampled["domain"]),
+    }
+    if judge is not None:
+        result["verifier"] = agreement(sampled["reward"] > 0.5, sampled["oracle"] > 0.5)
+        result["verifier_reward"] = accuracy(sampled["reward"], sampled["domain"])
+    log.write_json(ws.run.evaluation(stage.name), result)
+    log.say(f"{stage.name}: accuracy {result['accuracy']['all']:.1%}, "
+            f"greedy {result['greedy']['all']:.1%}, exact match {result['exact_match']['all']:.1%}")
+    return result
+
+
+def _answers(stage, ws: Workspace, params, judge, sample: SampleConfig, samples: int) -> dict:
+    """Answers to all test problems and what oracle, exact match and verifier say, as arrays."""
+    cfg, tok = ws.cfg, ws.tokenizer
+    verdict = template.verdict(tok)
+    shards = cfg.mesh.data * cfg.mesh.fsdp
+    batch = -(-stage.batch // shards) * shards
+
+    @jax.jit
+    def write(params, judge, prompts, key):
+        columns = cfg.data.response_columns
+        rollout = policy.generate(
+            params, prompts, key, tok.eos, samples, columns, sample, cfg.model
+        )
+        if judge is None:
+            return rollout, None
+        soft = RewardConfig()
+        score = verifier.score(judge, prompts, rollout, verdict, soft, cfg.verifier)
+        return rollout, score.reward_B
+
+    out: dict[str, list] = {"oracle": [], "exact": [], "reward": [], "domain": []}
+    for number, records in enumerate(chunks(ws.problems("test"), batch)):
+        asked = template.prompts(
+            padded(records, batch), tok, cfg.data.prompt_columns, cfg.data.check_columns
+        )
+        key = jax.random.fold_in(ws.key(stage.name), number)
+        rollout, reward_B = jax.device_get(write(params, judge, ws.place(asked), key))
+        for i in range(len(records) * samples):
+            record, finished = records[i // samples], not rollout.truncated_B[i]
+            text = tok.decode(rollout.response_BR[i, : rollout.length_B[i]])
+            out["oracle"].append(tasks.score(text, record) * finished)
+            out["exact"].append(tasks.exact(text, record) * finished)
+            out["reward"].append(0.0 if reward_B is None else reward_B[i])
+            out["domain"].append(record["domain"])
+    return {k: v if k == "domain" else np.array(v, np.float32) for k, v in out.items()}

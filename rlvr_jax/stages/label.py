@@ -1,0 +1,103 @@
+"""Stage `label`: the policy answers the label problems, a judge gives each answer a verdict."""
+
+import functools
+import itertools
+import json
+
+import jax
+import numpy as np
+
+from rlvr_jax import policy, verifier
+from rlvr_jax.config import LabelStage
+from rlvr_jax.host import judge, log, template
+from rlvr_jax.stages.workspace import Workspace
+
+
+def run(stage: LabelStage, ws: Workspace) -> dict:
+    """Writes verdicts/NAME.jsonl: question, reference, the final answer's ids, and 0 or 1.
+
+    Only answers that the verifier would be asked about are kept: finished and not empty.
+    """
+    tok, cfg = ws.tokenizer, ws.cfg
+    params = ws.load(stage.policy, cfg.model)
+    verdict = template.verdict(tok)
+
+    @jax.jit
+    def write(params, prompts, key):
+        rollout = policy.generate(
+            params,
+            prompts,
+            key,
+            tok.eos,
+            stage.samples,
+            cfg.data.response_columns,
+            stage.sample,
+            cfg.model,
+        )
+        return rollout, verifier.answer_mask(rollout, verdict)
+
+    rows, asked = [], 0
+    for number, records in enumerate(chunks(ws.problems("label"), stage.batch)):
+        prompts = template.prompts(
+            padded(records, stage.batch), tok, cfg.data.prompt_columns, cfg.data.check_columns
+        )
+        key = jax.random.fold_in(ws.key(stage.name), number)
+        rollout, answer_BR = jax.device_get(write(params, ws.place(prompts), key))
+        asked += len(records) * stage.samples
+        rows += _judged(records, rollout, answer_BR, stage, tok)
+    accepted = sum(row["verdict"] for row in rows)
+    if not 0 < accepted < len(rows):
+        raise ValueError(
+            f"the judge gave {accepted} of {len(rows)} answers a 1: a verifier needs both verdicts; "
+            "train the policy of stage label for longer or shorter, or draw more answers"
+        )
+    path = ws.run.verdicts(stage.name)
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    part.replace(path)
+    result = {"answers": asked, "judged": len(rows), "accepted": accepted / len(rows)}
+    log.say(f"label: {len(rows)} of {asked} answers judged, {result['accepted']:.0%} accepted")
+    return result
+
+
+def _judged(records, rollout, answer_BR, stage: LabelStage, tok) -> list[dict]:
+    samples = stage.samples
+    owners = [record for record in records for _ in range(samples)]
+    ids = [row[mask].tolist() for row, mask in zip(rollout.response_BR, answer_BR, strict=True)]
+    kept = [
+        (record, ids[i])
+        for i, record in enumerate(owners)
+        if ids[i] and not rollout.truncated_B[i]
+    ]
+    answers = [tok.decode(answer) for _, answer in kept]
+    verdicts = judge.rule(answers, [record for record, _ in kept])
+    return [
+        {
+            "question": record["question"],
+            "reference": record["reference"],
+            "domain": record["domain"],
+            "answer": text,
+            "answer_ids": answer,
+            "verdict": verdict,
+        }
+        for (record, answer), text, verdict in zip(kept, answers, verdicts, strict=True)
+    ]
+
+
+def chunks(source, size: int):
+    """Lists of up to `size` records, in order."""
+    records = (source[i] for i in range(len(source)))
+    return iter(functools.partial(lambda: list(itertools.islice(records, size))), [])
+
+
+def padded(records: list, size: int) -> list:
+    """A short last chunk repeats its last record: one shape, one compile."""
+    return records + [records[-1]] * (size - len(records))
+
+
+def accuracy(hits: np.ndarray, domains: list[str]) -> dict[str, float]:
+    """Mean over everything and by domain."""
+    names = np.array(domains)
+    by_domain = {d: float(hits[names == d].mean()) for d in sorted(set(domains))}
+    return {"all": float(hits.mean()), **by_domain}

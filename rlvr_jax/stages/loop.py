@@ -1,0 +1,88 @@
+"""The loop around a training step: log, checkpoint, stop, resume exactly."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlvr_jax import optim
+from rlvr_jax.config import RlStage, SftStage, VerifierStage
+from rlvr_jax.host import data, log
+from rlvr_jax.host.checkpoint import Checkpoints
+from rlvr_jax.host.run import Interrupted, RunError
+from rlvr_jax.stages.workspace import Workspace
+from rlvr_jax.structs import TrainState
+
+Trained = SftStage | VerifierStage | RlStage
+Advance = Callable[[TrainState, list[Any]], tuple[TrainState, dict[str, Any]]]
+
+
+def run(
+    ws: Workspace,
+    stage: Trained,
+    state: TrainState,
+    source: data.RandomAccessSource,
+    batch: int,
+    advance: Advance,
+    shown: dict[str, str],
+) -> TrainState:
+    """`stage.steps` updates from `source`, from the last checkpoint if there is one.
+
+    A checkpoint holds the state, the position in the data and the length of metrics.jsonl; what
+    was logged after it is cut off and computed again, to the same bytes.
+    """
+    stream = data.batches(source, batch, ws.seed(stage.name))
+    rate = optim.schedule(stage.optim, stage.steps)
+    with Checkpoints(ws.run.checkpoints(stage.name)) as checkpoints:
+        start = checkpoints.latest() or 0
+        if start:
+            state, host = checkpoints.restore(start, ws.like(state))
+            stream.set_state(host["data"])
+            ws.run.metrics.rewind(host["metrics_bytes"])
+        bar = log.Bar(stage.name, stage.steps, start)
+        try:
+            for step in range(start + 1, stage.steps + 1):
+                began = time.monotonic()
+                records = next(stream)
+                state, values = advance(state, records)
+                values = jax.device_get(values)
+                seconds = time.monotonic() - began
+                learned = {"policy/lr": np.float32(rate(step - 1))}
+                ws.run.metrics.write(stage.name, step, values | learned | speed(values, seconds))
+                bar.step(step, {word: float(values[key]) for word, key in shown.items()})
+                _refuse_divergence(ws, stage, step, state, records)
+                signum = ws.run.check_signal()
+                if signum or step == stage.steps or step % stage.save_every == 0:
+                    host = {"data": stream.get_state(), "metrics_bytes": ws.run.metrics.offset}
+                    checkpoints.save(step, state, host)
+                if signum:
+                    checkpoints.wait()
+                    raise Interrupted(signum)
+        finally:
+            bar.close()
+    return state
+
+
+def speed(values: dict[str, Any], seconds: float) -> dict[str, float]:
+    """Measurements of this machine at this moment: the only keys a rerun may change."""
+    out = {"time/step": seconds}
+    if "completion/tokens" in values:
+        out["perf/tokens_per_s"] = float(values["completion/tokens"]) / seconds
+    return out
+
+
+def _refuse_divergence(ws: Workspace, stage: Trained, step: int, state, records: list) -> None:
+    """A left-out update leaves its batch behind; too many in a row end the run."""
+    in_row = int(state.skipped_in_row)
+    if not in_row:
+        return
+    dump = ws.run.folder / "dumps" / f"{stage.name}_step_{step:06d}.json"
+    log.write_json(dump, records)
+    log.say(f"step {step}: loss or gradient is not finite; update left out, batch in {dump}")
+    if in_row >= stage.optim.max_skipped:
+        raise RunError(
+            f"{in_row} updates in a row were not finite in stage {stage.name}: lower "
+            f"{stage.name}.optim.lr; the batches are in {dump.parent}"
+        )

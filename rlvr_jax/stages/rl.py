@@ -1,0 +1,134 @@
+"""Stage `rl`: the fused step in a loop, or the split step when the reward is the host's."""
+
+import functools
+
+import jax
+import numpy as np
+
+from rlvr_jax import optim, train_step
+from rlvr_jax.config import RlStage
+from rlvr_jax.host import log, tasks, template
+from rlvr_jax.stages import loop
+from rlvr_jax.stages.workspace import Workspace
+from rlvr_jax.structs import Frozen
+
+SHOWN = {"reward": "reward/mean", "length": "completion/length_mean", "entropy": "policy/entropy"}
+
+
+def run(stage: RlStage, ws: Workspace) -> dict:
+    cfg, tok = ws.cfg, ws.tokenizer
+    tx = optim.make(stage.optim, stage.steps)
+    start = ws.load(stage.policy, cfg.model)
+    judged = stage.reward.source == "verifier"
+    frozen = Frozen(
+        reference=ws.load(stage.policy, cfg.model) if stage.loss.kl_coef else None,
+        verifier=ws.load(stage.verifier, cfg.verifier) if judged else None,
+        verdict=template.verdict(tok) if judged else None,
+    )
+    state = ws.new_state(stage.name, cfg.model, tx, start)
+    step = (fused if judged else split)(stage, ws, state, frozen, tx)
+
+    def advance(state, records):
+        number = int(state.step) + 1
+        state, rollout, signal_2B, metrics = step(state, records)
+        if number % stage.sample_every == 0 or number == stage.steps:
+            _show(ws, stage, number, records, jax.device_get((rollout, signal_2B)))
+        return state, metrics
+
+    shown = SHOWN | ({"kl": "policy/kl"} if stage.loss.kl_coef else {})
+    loop.run(ws, stage, state, ws.problems("train"), stage.prompts, advance, shown)
+    return {"steps": stage.steps}
+
+
+def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):
+    """records -> one compiled program; nothing comes back to the host before the update."""
+    cfg, tok = ws.cfg, ws.tokenizer
+    step = ws.jit_step(
+        functools.partial(
+            train_step.train_step,
+            cfg=stage,
+            model_cfg=cfg.model,
+            verifier_cfg=cfg.verifier,
+            columns=cfg.data.response_columns,
+            eos=tok.eos,
+            tx=tx,
+        ),
+        state,
+        4,
+    )
+
+    def advance(state, records):
+        *out, metrics = step(state, frozen, prompts(ws, records))
+        return *out, metrics | {"perf/compiles": step._cache_size()}
+
+    return advance
+
+
+def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):
+    """Generate, reward on the host, update: two compiled programs."""
+    cfg, tok = ws.cfg, ws.tokenizer
+    write = jax.jit(
+        functools.partial(
+            train_step.rollout,
+            cfg=stage,
+            model_cfg=cfg.model,
+            columns=cfg.data.response_columns,
+            eos=tok.eos,
+        )
+    )
+    update = ws.jit_step(
+        functools.partial(train_step.update, cfg=stage, model_cfg=cfg.model, tx=tx), state, 3
+    )
+
+    def advance(state, records):
+        rollout = write(state, prompts(ws, records))
+        owners = [record for record in records for _ in range(stage.samples)]
+        texts = [tok.decode(row[:n]) for row, n in zip(*_written(rollout), strict=True)]
+        reward_B = [tasks.exact(t, r) for t, r in zip(texts, owners, strict=True)]
+        finished_B = ~np.asarray(rollout.truncated_B)
+        reward_B = ws.place(np.array(reward_B, np.float32) * finished_B)
+        state, advantage_B, metrics = update(state, frozen, rollout, reward_B)
+        compiles = {"perf/compiles": update._cache_size()}
+        return state, rollout, np.stack([reward_B, advantage_B]), metrics | compiles
+
+    return advance
+
+
+def prompts(ws: Workspace, records):
+    cfg = ws.cfg.data
+    return ws.place(
+        template.prompts(records, ws.tokenizer, cfg.prompt_columns, cfg.check_columns)
+    )
+
+
+def _written(rollout) -> tuple[np.ndarray, np.ndarray]:
+    return jax.device_get((rollout.response_BR, rollout.length_B))
+
+
+def _show(ws: Workspace, stage: RlStage, step: int, records, told) -> None:
+    """Samples to disk (all rows) and to the terminal (one of each of a few prompts)."""
+    rollout, (reward_B, advantage_B) = told
+    tok, rows = ws.tokenizer, []
+    for i, reward in enumerate(reward_B):
+        record, length = records[i // stage.samples], int(rollout.length_B[i])
+        ids = rollout.response_BR[i, :length]
+        text = tok.decode(ids)
+        rows.append(
+            {
+                "step": step,
+                "domain": record["domain"],
+                "question": record["question"],
+                "reference": record["reference"],
+                "response": text,
+                "reward": reward,
+                "advantage": advantage_B[i],
+                "oracle": tasks.score(text, record),
+                "truncated": bool(rollout.truncated_B[i]),
+                "pieces": tok.pieces(ids),
+                "piece_values": rollout.logprob_BR[i, :length],
+            }
+        )
+    ws.run.write_samples(stage.name, step, rows)
+    head = ["question", "reference", "response", "reward", "advantage"]
+    few = rows[:: stage.samples * max(1, stage.prompts // 4)]
+    log.table(f"{stage.name} step {step}", head, [[row[h] for h in head] for row in few])

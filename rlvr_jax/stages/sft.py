@@ -1,0 +1,30 @@
+"""Stage `sft`: teach a fresh policy the demonstrations."""
+
+import functools
+
+from rlvr_jax import optim, train_step
+from rlvr_jax.config import SftStage
+from rlvr_jax.host import template
+from rlvr_jax.stages import loop
+from rlvr_jax.stages.workspace import Workspace
+
+
+def run(stage: SftStage, ws: Workspace) -> dict:
+    cfg, tok = ws.cfg, ws.tokenizer
+    tx = optim.make(stage.optim, stage.steps)
+    state = ws.new_state(stage.name, cfg.model, tx, None)
+    step = ws.jit_step(
+        functools.partial(train_step.supervised_step, model_cfg=cfg.model, tx=tx), state, 2
+    )
+
+    def advance(state, records):
+        pairs = [
+            (tok.encode(template.prompt_text(r)), [*tok.encode(r["demonstration"]), tok.eos])
+            for r in records
+        ]
+        columns, budget = cfg.data.prompt_columns, cfg.data.response_columns
+        return step(state, ws.place(template.supervised(pairs, columns, budget, "prompt")))
+
+    source = ws.problems("sft")
+    loop.run(ws, stage, state, source, stage.batch, advance, {"loss": "loss"})
+    return {"steps": stage.steps}

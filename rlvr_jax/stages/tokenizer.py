@@ -1,0 +1,18 @@
+"""Stage `tokenizer`: sentencepiece, trained on the run's own text."""
+
+from rlvr_jax.config import TokenizerStage
+from rlvr_jax.host import data, template
+from rlvr_jax.host import tokenizer as tokenizers
+from rlvr_jax.stages.workspace import Workspace
+
+
+def run(stage: TokenizerStage, ws: Workspace) -> dict:
+    """Train on the sft problems' prompts, references and demonstrations: no other split is read."""
+    records = data.open_split(ws.run.data, "sft")
+    texts = []
+    for record in records:
+        texts += template.prompt_text(record).split("\n")
+        texts += (template.check_text(record) + record["demonstration"] + template.TAIL).split("\n")
+    tokenizers.train(texts, ws.cfg.model.vocab, ws.run.tokenizer_file)
+    ids = [len(ws.tokenizer.encode(template.prompt_text(record))) for record in records]
+    return {"pieces": ws.tokenizer.vocab, "prompt_tokens_max": max(ids)}

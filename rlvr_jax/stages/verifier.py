@@ -1,0 +1,92 @@
+"""Stage `verifier`: fine-tune the compact verifier on the judge's verdicts."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+
+from rlvr_jax import model, optim, train_step
+from rlvr_jax.config import VerifierStage
+from rlvr_jax.host import log, template
+from rlvr_jax.host.run import RunError
+from rlvr_jax.stages import loop
+from rlvr_jax.stages.label import chunks, padded
+from rlvr_jax.stages.workspace import Workspace
+
+
+def run(stage: VerifierStage, ws: Workspace) -> dict:
+    """Learns the token after the template's tail; reports its agreement with held-back verdicts."""
+    cfg, tok = ws.cfg, ws.tokenizer
+    verdicts = _read(ws, stage)
+    learn, held = verdicts[: -stage.held_out], verdicts[-stage.held_out :]
+    accept, reject = tok.verdict_ids
+    tail = tok.encode(template.TAIL)
+    columns = cfg.data.check_columns + cfg.data.response_columns + len(tail)
+
+    def rows(records):
+        pairs = [
+            (
+                [*tok.encode(template.check_text(r)), *r["answer_ids"], *tail],
+                [accept if r["verdict"] else reject],
+            )
+            for r in records
+        ]
+        return template.supervised(pairs, columns, 1, "check")
+
+    tx = optim.make(stage.optim, stage.steps)
+    params = None if stage.init == "fresh" else ws.load(stage.init, cfg.verifier)
+    state = ws.new_state(stage.name, cfg.verifier, tx, params)
+    step = ws.jit_step(
+        functools.partial(train_step.supervised_step, model_cfg=cfg.verifier, tx=tx), state, 2
+    )
+
+    def advance(state, records):
+        return step(state, ws.place(rows(records)))
+
+    state = loop.run(ws, stage, state, learn, stage.batch, advance, {"loss": "loss"})
+
+    @jax.jit
+    def accepts(params, asked):
+        hidden, _ = model.prefill(params, asked.prompt_QP, asked.prompt_mask_QP, cfg.verifier)
+        logits_QV = model.logits(params, hidden[:, -1], cfg.verifier)
+        return logits_QV[:, accept] > logits_QV[:, reject]
+
+    said = [
+        np.asarray(accepts(state.policy, ws.place(rows(padded(part, stage.batch)))))[: len(part)]
+        for part in chunks(held, stage.batch)
+    ]
+    result = agreement(np.concatenate(said), np.array([r["verdict"] for r in held]))
+    log.say(f"verifier: {result['accuracy']:.1%} of {len(held)} held-back verdicts")
+    return result
+
+
+def agreement(said: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Accuracy, false-positive and false-negative rate of bool verdicts."""
+    said, truth = said.astype(bool), truth.astype(bool)
+
+    def rate(hit, of):
+        return float((hit & of).sum() / max(of.sum(), 1))
+
+    return {
+        "accuracy": float((said == truth).mean()),
+        "false_positive": rate(said, ~truth),
+        "false_negative": rate(~said, truth),
+    }
+
+
+def _read(ws: Workspace, stage: VerifierStage) -> list[dict]:
+    path = ws.run.verdicts(stage.verdicts)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        verdicts = [json.loads(line) for line in lines]
+    except FileNotFoundError:
+        raise RunError(f"there is no {path}: put a `label` stage before the verifier") from None
+    except ValueError:
+        raise RunError(f"{path} is damaged: remove it and its marker in stages/") from None
+    if len(verdicts) < stage.held_out + stage.batch:
+        raise RunError(
+            f"{path} holds {len(verdicts)} verdicts, fewer than held_out {stage.held_out} + batch "
+            f"{stage.batch}: label more answers or lower {stage.name}.held_out"
+        )
+    return verdicts

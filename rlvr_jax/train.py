@@ -1,0 +1,108 @@
+"""`python -m rlvr_jax.train --config FILE [key=value ...]`: run the stages of a config.
+
+Exit codes: 0 done; 2 the config, the data or the run folder needs a change; 130 and 143 stopped by
+Ctrl-C or SIGTERM with a checkpoint saved; 1 a defect of this program.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from rlvr_jax import model, sharding
+from rlvr_jax.config import Config, RlStage
+from rlvr_jax.host import log, report, settings
+from rlvr_jax.host.checkpoint import CheckpointError
+from rlvr_jax.host.run import Interrupted, Run, RunError
+from rlvr_jax.stages import evaluate, label, rl, sft, tokenizer, verifier
+from rlvr_jax.stages.workspace import Workspace
+
+STAGES = {
+    "tokenizer": tokenizer.run,
+    "sft": sft.run,
+    "label": label.run,
+    "verifier": verifier.run,
+    "rl": rl.run,
+    "evaluate": evaluate.run,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _arguments(argv)
+    try:
+        cfg = settings.load(args.config, args.overrides)
+        train(cfg)
+    except Interrupted as stop:
+        log.say(f"{stop}; the same command goes on from here")
+        return 128 + stop.signum
+    except (ValueError, RunError, CheckpointError, OSError) as error:
+        log.say(f"error: {error}")
+        return 2
+    return 0
+
+
+def train(cfg: Config) -> None:
+    """All stages in order, finished ones skipped; then the summary and the report."""
+    devices = cfg.mesh.data * cfg.mesh.fsdp * cfg.mesh.tensor
+    jax.config.update("jax_num_cpu_devices", devices)  # acts on CPU only
+    check(cfg)
+    mesh = sharding.make_mesh(cfg.mesh)
+    run = Run(cfg)
+    run.catch_signals()
+    log.say(f"{run.folder}: {devices} {jax.devices()[0].platform} device(s), jax {jax.__version__}")
+    with jax.set_mesh(mesh):
+        ws = Workspace(run, mesh)
+        ws.write_problems()
+        offset = 0
+        for stage in cfg.stages:
+            marker = run.finished(stage.name)
+            if marker is None:
+                run.metrics.rewind(offset)
+                began = time.monotonic()
+                result = STAGES[stage.stage](stage, ws)
+                run.finish(stage.name, result | {"seconds": time.monotonic() - began})
+                marker = run.finished(stage.name)
+                log.say(f"{stage.name}: done in {marker['seconds']:.0f} s")
+            else:
+                log.say(f"{stage.name}: finished earlier, skipped")
+            offset = marker["metrics_bytes"]
+            if run.check_signal():
+                raise Interrupted(run.check_signal())
+    run.metrics.close()
+    report.write(run.folder)
+    log.say(f"report: {run.folder / 'report.html'}")
+
+
+def check(cfg: Config) -> None:
+    """Everything about sizes that can be refused before any work."""
+    shards = cfg.mesh.data * cfg.mesh.fsdp
+    for name, part in (("model", cfg.model), ("verifier", cfg.verifier)):
+        sharding.check_divides(model.sizes(part), model.names(part), cfg.mesh, name)
+    for stage in cfg.stages:
+        size = stage.prompts if isinstance(stage, RlStage) else getattr(stage, "batch", shards)
+        field = "prompts" if isinstance(stage, RlStage) else "batch"
+        per_part = size // getattr(stage, "microbatches", 1)
+        if stage.stage != "evaluate" and per_part % shards:
+            raise ValueError(
+                f"{stage.name}.{field} gives {per_part} rows per (micro-)batch, not a multiple of "
+                f"mesh.data x mesh.fsdp = {shards}"
+            )
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m rlvr_jax.train",
+        description="Run the stages of a config; run again to go on where it stopped.",
+        epilog="config keys and their defaults:\n\n" + settings.describe(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, required=True, help="a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. rl.steps=20")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

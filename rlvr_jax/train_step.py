@@ -1,0 +1,225 @@
+"""The fused step, and the parts it is made of.
+
+    prompts -> rollout -> reward -> advantage -> loss -> update
+
+`train_step` is one jitted program.  `rollout`, `reward` and `update` are its parts: jitted one by
+one they are the split step, for rewards that only the host can compute.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlvr_jax import advantage, loss, policy, verifier
+from rlvr_jax.config import ModelConfig, RlStage, SampleConfig
+from rlvr_jax.structs import Array, Frozen, Metrics, Params, Prompts, Rollout, TrainState
+
+PLAIN = SampleConfig()  # supervised losses are of the model's own distribution
+
+
+def init_state(key: Array, policy_params: Params, tx: optax.GradientTransformation) -> TrainState:
+    """The state before the first update.  Jit it with `out_shardings` from the table."""
+    zero = jnp.int32(0)
+    return TrainState(zero, key, policy_params, tx.init(policy_params), zero, zero)
+
+
+def train_step(
+    state: TrainState,
+    frozen: Frozen,
+    prompts: Prompts,
+    *,
+    cfg: RlStage,
+    model_cfg: ModelConfig,
+    verifier_cfg: ModelConfig,
+    columns: int,
+    eos: int,
+    tx: optax.GradientTransformation,
+) -> tuple[TrainState, Rollout, Array, Metrics]:
+    """One update from Q prompts: sample, verify, normalise, differentiate, apply.
+
+    Returns the next state, the rollout, each row's reward [B] and advantage [B] stacked as
+    [2, B], and scalar metrics.  Pure; to be jitted once with `state` donated.
+    """
+    written = rollout(state, prompts, cfg=cfg, model_cfg=model_cfg, columns=columns, eos=eos)
+    reward_B, verdicts = reward(frozen, prompts, written, cfg=cfg, verifier_cfg=verifier_cfg)
+    new_state, advantage_B, metrics = update(
+        state, frozen, written, reward_B, cfg=cfg, model_cfg=model_cfg, tx=tx
+    )
+    return new_state, written, jnp.stack([reward_B, advantage_B]), metrics | verdicts
+
+
+def rollout(
+    state: TrainState,
+    prompts: Prompts,
+    *,
+    cfg: RlStage,
+    model_cfg: ModelConfig,
+    columns: int,
+    eos: int,
+) -> Rollout:
+    """G responses to each prompt, from the state's own key folded by its step."""
+    key = jax.random.fold_in(state.key, state.step)
+    return policy.generate(
+        state.policy, prompts, key, eos, cfg.samples, columns, cfg.sample, model_cfg
+    )
+
+
+def reward(
+    frozen: Frozen, prompts: Prompts, written: Rollout, *, cfg: RlStage, verifier_cfg: ModelConfig
+) -> tuple[Array, Metrics]:
+    """The verifier's outcome reward [B] and what to log of its verdicts."""
+    score = verifier.score(
+        frozen.verifier, prompts, written, frozen.verdict, cfg.reward, verifier_cfg
+    )
+    return score.reward_B, {
+        "verifier/p1_mean": jnp.mean(score.p1_B),
+        "verifier/mass01": jnp.mean(score.mass_B),
+        "verifier/ambiguous_frac": jnp.mean(score.ambiguous_B.astype(jnp.float32)),
+        "verifier/blocked_frac": jnp.mean(score.blocked_B.astype(jnp.float32)),
+    }
+
+
+def update(
+    state: TrainState,
+    frozen: Frozen,
+    written: Rollout,
+    reward_B: Array,
+    *,
+    cfg: RlStage,
+    model_cfg: ModelConfig,
+    tx: optax.GradientTransformation,
+) -> tuple[TrainState, Array, Metrics]:
+    """Advantage, gradient, and one optimizer step; also the advantage [B] and metrics."""
+    mask_BR = written.response_mask_BR
+    if cfg.loss.kl_coef:
+        reference_BR, _ = policy.logprobs(frozen.reference, written, cfg.sample, model_cfg)
+    else:
+        reference_BR = written.logprob_BR
+
+    penalty_B = jnp.zeros_like(reward_B)
+    if cfg.loss.kl_coef and cfg.loss.kl_in == "reward":
+        penalty_B = cfg.loss.kl_coef * jnp.sum(written.logprob_BR - reference_BR, -1)
+    advantage_B = advantage.combine(reward_B, penalty_B, cfg.samples, cfg.advantage)
+    weight_B = loss.row_weights(mask_BR, cfg.loss)
+
+    def objective(params: Params, part):
+        rows, reference_BR, advantage_B, weight_B = part
+        logprob_BR, entropy_BR = policy.logprobs(params, rows, cfg.sample, model_cfg)
+        behaviour_BR = jax.lax.stop_gradient(logprob_BR)
+        mask_BR = rows.response_mask_BR
+        value, sums = loss.policy_gradient(
+            logprob_BR, behaviour_BR, reference_BR, advantage_B, mask_BR, weight_B, cfg.loss
+        )
+        gap_BR = jnp.where(mask_BR, jnp.abs(behaviour_BR - rows.logprob_BR), 0.0)
+        sums = sums | {
+            "policy/entropy": jnp.sum(entropy_BR),
+            "mismatch/logprob_diff_mean": jnp.sum(gap_BR),
+        }
+        return value, (sums, jnp.max(gap_BR))
+
+    part = (written, reference_BR, advantage_B, weight_B)
+    grads, value, sums, gap_max = sum_microbatches(
+        objective, state.policy, part, cfg.prompts, cfg.microbatches
+    )
+    new_state, grad_norm = apply(state, grads, value, tx)
+
+    tokens = jnp.maximum(jnp.sum(mask_BR), 1)
+    metrics = {name: total / tokens for name, total in sums.items()} | {
+        "policy/loss": value,
+        "policy/grad_norm": grad_norm,
+        "policy/skipped": new_state.skipped,
+        "mismatch/logprob_diff_max": gap_max,
+    }
+    return new_state, advantage_B, metrics | describe(written, reward_B, advantage_B, cfg.samples)
+
+
+def apply(
+    state: TrainState, grads: Params, value: Array, tx: optax.GradientTransformation
+) -> tuple[TrainState, Array]:
+    """One optimizer step, left out and counted when loss or gradient is not finite."""
+    grad_norm = optax.global_norm(grads)
+    finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+    updates, opt_state = tx.update(grads, state.opt_state, state.policy)
+    moved = (optax.apply_updates(state.policy, updates), opt_state)
+    kept = (state.policy, state.opt_state)
+    params, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)
+    new_state = state.replace(
+        step=state.step + 1,
+        policy=params,
+        opt_state=opt_state,
+        skipped=state.skipped + ~finite,
+        skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
+    )
+    return new_state, grad_norm
+
+
+def sum_microbatches(objective, params: Params, part, prompts: int, count: int):
+    """Gradient, value, sums and maximum of `objective` over `count` parts of the batch.
+
+    Every part takes each `count`-th prompt with its whole group, so that on a mesh all data
+    shards work on every part.
+    """
+    grad_of = jax.value_and_grad(objective, has_aux=True)
+    if count == 1:
+        (value, (sums, most)), grads = grad_of(params, part)
+        return grads, value, sums, most
+
+    def split(x):
+        x = x.reshape(prompts // count, count, x.shape[0] // prompts, *x.shape[1:])
+        return x.swapaxes(0, 1).reshape(count, -1, *x.shape[3:])
+
+    def add(carry, piece):
+        grads, value, sums, most = carry
+        (value_i, (sums_i, most_i)), grads_i = grad_of(params, piece)
+        total = jax.tree.map(jnp.add, (grads, value, sums), (grads_i, value_i, sums_i))
+        return (*total, jnp.maximum(most, most_i)), None
+
+    pieces = jax.tree.map(split, part)
+    shapes = jax.eval_shape(grad_of, params, jax.tree.map(lambda x: x[0], pieces))
+    (value, (sums, most)), grads = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(add, (grads, value, sums, most), pieces)[0]
+
+
+def describe(written: Rollout, reward_B: Array, advantage_B: Array, samples: int) -> Metrics:
+    """Statistics of a batch of rollouts, for the log."""
+    reward_QG = reward_B.reshape(-1, samples)
+    equal_Q = jnp.max(reward_QG, 1) - jnp.min(reward_QG, 1) < 1e-6
+    length_B = written.length_B.astype(jnp.float32)
+    bins = jnp.clip((reward_B * 10).astype(jnp.int32), 0, 9)
+    return {
+        "reward/mean": jnp.mean(reward_B),
+        "reward/std": jnp.std(reward_B),
+        "reward/min": jnp.min(reward_B),
+        "reward/max": jnp.max(reward_B),
+        "reward/frac_zero_std": jnp.mean(equal_Q.astype(jnp.float32)),
+        "reward/histogram": jnp.sum(jax.nn.one_hot(bins, 10), 0),
+        "advantage/mean": jnp.mean(advantage_B),
+        "advantage/max": jnp.max(advantage_B),
+        "advantage/min": jnp.min(advantage_B),
+        "completion/length_mean": jnp.mean(length_B),
+        "completion/length_min": jnp.min(length_B),
+        "completion/length_max": jnp.max(length_B),
+        "completion/truncated_frac": jnp.mean(written.truncated_B.astype(jnp.float32)),
+        "completion/tokens": jnp.sum(length_B),
+    }
+
+
+def supervised_step(
+    state: TrainState, rows: Rollout, *, model_cfg: ModelConfig, tx: optax.GradientTransformation
+) -> tuple[TrainState, Metrics]:
+    """One update on given responses (one per prompt): the sft and verifier stages.
+
+    Loss: mean negative log-likelihood per response token.
+    """
+
+    def objective(params: Params):
+        logprob_BR, _ = policy.logprobs(params, rows, PLAIN, model_cfg)
+        return -jnp.sum(logprob_BR) / jnp.maximum(jnp.sum(rows.response_mask_BR), 1)
+
+    value, grads = jax.value_and_grad(objective)(state.policy)
+    new_state, grad_norm = apply(state, grads, value, tx)
+    return new_state, {
+        "loss": value,
+        "policy/grad_norm": grad_norm,
+        "policy/skipped": new_state.skipped,
+    }

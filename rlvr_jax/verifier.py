@@ -1,0 +1,92 @@
+"""The generative verifier: reads question, reference and final answer, and says `1` or `0`.
+
+The reward is read from the logits of its verdict (Crossing the Reward Bridge, arXiv 2503.23829,
+section 3).  Its prompt is assembled from token ids - template and question, the answer's ids,
+template tail - so an answer can never create a role marker.  Everything fails closed: what is not
+clearly a verdict on a finished answer is a reward of 0, and counted.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlvr_jax import model
+from rlvr_jax.config import ModelConfig, RewardConfig
+from rlvr_jax.structs import Array, Params, Prompts, Rollout, Verdict
+
+
+class Score(NamedTuple):
+    """One float32 number or bool per row."""
+
+    reward_B: Array  # in [0, 1]
+    p1_B: Array  # probability of the accept token
+    mass_B: Array  # probability of accept and reject together
+    ambiguous_B: Array  # bool: the mass is below the threshold, or not finite
+    blocked_B: Array  # bool: no finished, non-empty answer, the model's word does not count
+
+
+def answer_mask(rollout: Rollout, verdict: Verdict) -> Array:
+    """[B, R] bool: the last non-empty line of each response (work A, section 3.2), without EOS.
+
+    A line is non-empty when it holds a token of visible text.
+    """
+    mask_BR = rollout.response_mask_BR
+    newline_BR = verdict.newline_V[rollout.response_BR] & mask_BR
+    visible_BR = ~verdict.blank_V[rollout.response_BR] & ~newline_BR & mask_BR
+    line_BR = jnp.cumsum(newline_BR, -1)
+    last_B1 = jnp.max(jnp.where(visible_BR, line_BR, -1), -1, keepdims=True)
+    # Leading and trailing blanks of the line go too: the answer is the span of its visible tokens.
+    on_line_BR = (line_BR == last_B1) & mask_BR & ~newline_BR
+    shown_BR = on_line_BR & visible_BR
+    begun_BR = jnp.cumsum(shown_BR, -1) > 0
+    more_BR = jnp.cumsum(shown_BR[:, ::-1], -1)[:, ::-1] > 0
+    return on_line_BR & begun_BR & more_BR
+
+
+def score(
+    params: Params,
+    prompts: Prompts,
+    rollout: Rollout,
+    verdict: Verdict,
+    reward_cfg: RewardConfig,
+    cfg: ModelConfig,
+) -> Score:
+    """The verifier's reward for each response; no gradient flows into or through it.
+
+    The context of a group (template, question, reference) is run once for its G answers.
+    """
+    params = jax.lax.stop_gradient(params)
+    answer_BR = answer_mask(rollout, verdict)
+    rows = answer_BR.shape[0]
+    tail_BC = jnp.broadcast_to(verdict.tail_C, (rows, verdict.tail_C.shape[0]))
+    token_BS = jnp.concatenate([rollout.response_BR, tail_BC], -1)
+    mask_BS = jnp.concatenate([answer_BR, jnp.ones_like(tail_BC, bool)], -1)
+    _, prefix = model.prefill(params, prompts.check_QC, prompts.check_mask_QC, cfg)
+    hidden_BSD = model.extend(params, token_BS, mask_BS, prefix, cfg)
+    logits_BV = model.logits(params, hidden_BSD[:, -1], cfg)
+    blocked_B = rollout.truncated_B | ~jnp.any(answer_BR, -1)
+    return read(logits_BV, blocked_B, verdict, reward_cfg)
+
+
+def read(logits_BV: Array, blocked_B: Array, verdict: Verdict, cfg: RewardConfig) -> Score:
+    """From the logits of the verdict's column to rewards.
+
+    soft: p(1) / (p(1) + p(0)) where the two hold at least `min_mass`; binary: whether 1 beats 0,
+    under the same condition; paper: p(1) if 1 is the most probable token, 1 - p(0) if 0 is, else
+    0 (arXiv 2503.23829, the two branches of its soft reward).
+    """
+    logprob_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32))
+    log1_B, log0_B = logprob_BV[:, verdict.accept], logprob_BV[:, verdict.reject]
+    p1_B, mass_B = jnp.exp(log1_B), jnp.exp(log1_B) + jnp.exp(log0_B)
+    if cfg.mode == "paper":
+        top_B = jnp.argmax(logprob_BV, -1)
+        clear_B = (top_B == verdict.accept) | (top_B == verdict.reject)
+        value_B = jnp.where(top_B == verdict.accept, p1_B, 1 - jnp.exp(log0_B))
+    else:
+        clear_B = mass_B >= cfg.min_mass
+        soft_B = jax.nn.sigmoid(log1_B - log0_B)
+        value_B = soft_B if cfg.mode == "soft" else (soft_B > 0.5).astype(jnp.float32)
+    clear_B &= jnp.isfinite(value_B)
+    reward_B = jnp.where(clear_B & ~blocked_B, value_B, 0.0)
+    return Score(reward_B, p1_B, mass_B, ~clear_B, blocked_B)

@@ -106,7 +106,7 @@ TASKS: dict[str, Task] = {
     "sum": Task(
         *("arithmetic", "chain_sum", _sum),
         forms=("= {n}", "it equals {n}", "{k} = {d}"),
-        params=dict(min_terms=2, max_terms=2, min_digits=1, max_digits=2),
+        params=dict(min_terms=2, max_terms=3, min_digits=1, max_digits=1),
     ),
     "equation": Task(
         *("algebra", "simple_equations", _equation),

@@ -54,7 +54,7 @@ def _answers(stage, ws: Workspace, params, judge, sample: SampleConfig, samples:
     batch = -(-stage.batch // shards) * shards
 
     @jax.jit
-    def write(params, judge, prompts, key):
+    def write(params, judge, verdict, prompts, key):
         columns = cfg.data.response_columns
         rollout = policy.generate(
             params, prompts, key, tok.eos, samples, columns, sample, cfg.model
@@ -71,7 +71,7 @@ def _answers(stage, ws: Workspace, params, judge, sample: SampleConfig, samples:
             padded(records, batch), tok, cfg.data.prompt_columns, cfg.data.check_columns
         )
         key = jax.random.fold_in(ws.key(stage.name), number)
-        rollout, reward_B = jax.device_get(write(params, judge, ws.place(asked), key))
+        rollout, reward_B = jax.device_get(write(params, judge, verdict, ws.place(asked), key))
         for i in range(len(records) * samples):
             record, finished = records[i // samples], not rollout.truncated_B[i]
             text = tok.decode(rollout.response_BR[i, : rollout.length_B[i]])

@@ -23,7 +23,7 @@ def run(stage: LabelStage, ws: Workspace) -> dict:
     verdict = template.verdict(tok)
 
     @jax.jit
-    def write(params, prompts, key):
+    def write(params, verdict, prompts, key):
         rollout = policy.generate(
             params,
             prompts,
@@ -42,7 +42,7 @@ def run(stage: LabelStage, ws: Workspace) -> dict:
             padded(records, stage.batch), tok, cfg.data.prompt_columns, cfg.data.check_columns
         )
         key = jax.random.fold_in(ws.key(stage.name), number)
-        rollout, answer_BR = jax.device_get(write(params, ws.place(prompts), key))
+        rollout, answer_BR = jax.device_get(write(params, verdict, ws.place(prompts), key))
         asked += len(records) * stage.samples
         rows += _judged(records, rollout, answer_BR, stage, tok)
     accepted = sum(row["verdict"] for row in rows)

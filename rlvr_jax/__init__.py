@@ -1,1 +1,3 @@
-"""Reinforcement learning with verifiable rewards, in JAX."""
+"""Reinforcement learning with verifiable rewards in JAX."""
+
+__version__ = "0.1.0"

@@ -171,9 +171,9 @@ class LossConfig:
 
     clip_low: float = option(0.2, "lower clip range of the probability ratio")
     clip_high: float = option(0.2, "upper clip range of the probability ratio")
-    aggregate: Literal[
-        "token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant"
-    ] = option("token-mean", "denominators, always over the global batch; constant is N * R")
+    aggregate: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant"] = (
+        option("token-mean", "denominators, always over the global batch; constant is N * R")
+    )
     kl_coef: float = option(0.0, "weight of the KL to the reference policy; 0 needs no reference")
     kl_in: Literal["reward", "loss"] = option(
         "reward", "k1 summed over the response, off the reward; or k3 per token, in the loss"
@@ -272,13 +272,13 @@ class RlStage:
     sample_every: int = option(25, "steps between sample tables")
 
     def __post_init__(self) -> None:
-        _positive(
-            self, "steps", "prompts", "samples", "microbatches", "save_every", "sample_every"
-        )
+        _positive(self, "steps", "prompts", "samples", "microbatches", "save_every", "sample_every")
         if self.prompts % self.microbatches:
             raise ValueError(
                 f"microbatches {self.microbatches} does not divide prompts {self.prompts}"
             )
+        if self.sample.temperature == 0:
+            raise ValueError("sample.temperature is 0: greedy answers give nothing to learn")
         if self.advantage.baseline == "rloo" and self.samples < 2:
             raise ValueError("advantage.baseline rloo needs samples of at least 2 per prompt")
 

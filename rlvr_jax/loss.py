@@ -55,7 +55,7 @@ def policy_gradient(
     if cfg.kl_coef and cfg.kl_in == "loss":
         loss = loss + cfg.kl_coef * jnp.sum(weight_BR * k3(logprob_BR, reference_BR))
     tokens = {
-        "policy/clip_frac": bounded_BR < gain_BR,
+        "policy/clip_frac": (bounded_BR < gain_BR).astype(jnp.float32),
         "policy/approx_kl": -log_ratio_BR,
     }
     if cfg.kl_coef:

@@ -161,10 +161,16 @@ def decode(
     return _norm(x_B1D[:, 0], params["norm_D"], cfg), Cache(*kv)
 
 
+def head(params: Params, cfg: ModelConfig) -> Array:
+    """The output head [V, D] in compute dtype."""
+    return params["embed_VD" if cfg.tied else "head_VD"].astype(cfg.compute)
+
+
 def logits(params: Params, hidden_D: Array, cfg: ModelConfig) -> Array:
     """Logits [..., V] in float32 whatever the compute dtype."""
-    head_VD = params["embed_VD" if cfg.tied else "head_VD"].astype(hidden_D.dtype)
-    return jnp.einsum("...d,vd->...v", hidden_D, head_VD, preferred_element_type=jnp.float32)
+    return jnp.einsum(
+        "...d,vd->...v", hidden_D, head(params, cfg), preferred_element_type=jnp.float32
+    )
 
 
 # ---- parts ---------------------------------------------------------------------------------
@@ -177,7 +183,8 @@ def _stacked(params: Params, cfg: ModelConfig) -> Params:
 
 
 def _embed(params: Params, token_BT: Array, cfg: ModelConfig) -> Array:
-    return sharding.rows(params["embed_VD"].astype(cfg.compute)[token_BT])
+    table_VD = sharding.whole_rows(params["embed_VD"].astype(cfg.compute))
+    return sharding.rows(table_VD[token_BT])
 
 
 def _scan(block, params: Params, token_BT: Array, kv, cfg: ModelConfig):

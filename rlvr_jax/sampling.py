@@ -39,9 +39,3 @@ def sample(logits_BV: Array, key_B: Array, cfg: SampleConfig) -> tuple[Array, Ar
     noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, logits_BV.shape[-1:]))(key_B)
     token_B = jnp.argmax(logprob_BV + noise_BV, axis=-1).astype(jnp.int32)
     return token_B, jnp.take_along_axis(logprob_BV, token_B[:, None], axis=-1)[:, 0]
-
-
-def token_logprob(logits_BTV: Array, token_BT: Array, cfg: SampleConfig) -> Array:
-    """Log-probability [B, T] of given tokens under the same distribution `sample` draws from."""
-    logprob_BTV = log_distribution(logits_BTV, cfg)
-    return jnp.take_along_axis(logprob_BTV, token_BT[..., None], axis=-1)[..., 0]

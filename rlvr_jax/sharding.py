@@ -65,7 +65,10 @@ def param_axes(name: str, cfg: MeshConfig) -> list[tuple[str, ...]]:
 
 
 def param_spec(name: str, cfg: MeshConfig) -> PartitionSpec:
-    return PartitionSpec(*(found or None for found in param_axes(name, cfg)))
+    entries = [found or None for found in param_axes(name, cfg)]
+    while entries and entries[-1] is None:  # as jit writes its results' specs: equal means equal
+        entries.pop()
+    return PartitionSpec(*entries)
 
 
 def shard_tree(tree, mesh: Mesh, cfg: MeshConfig):
@@ -102,6 +105,14 @@ def rows(x: jax.Array) -> jax.Array:
         return x
     free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS, *free))
+
+
+def whole_rows(table_VD: jax.Array) -> jax.Array:
+    """An embedding with its width gathered, as a lookup of rows split over `fsdp` needs it."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return table_VD
+    spec = PartitionSpec(PartitionSpec.UNCONSTRAINED, None)
+    return jax.lax.with_sharding_constraint(table_VD, spec)
 
 
 def place_rows(tree, mesh: Mesh):

@@ -123,7 +123,7 @@ def update(
     )
     new_state, grad_norm = apply(state, grads, value, tx)
 
-    tokens = jnp.maximum(jnp.sum(mask_BR), 1)
+    tokens = jnp.maximum(jnp.sum(mask_BR), 1).astype(jnp.float32)
     metrics = {name: total / tokens for name, total in sums.items()} | {
         "policy/loss": value,
         "policy/grad_norm": grad_norm,
@@ -147,7 +147,7 @@ def apply(
         step=state.step + 1,
         policy=params,
         opt_state=opt_state,
-        skipped=state.skipped + ~finite,
+        skipped=state.skipped + (~finite).astype(jnp.int32),
         skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
     )
     return new_state, grad_norm
@@ -214,7 +214,8 @@ def supervised_step(
 
     def objective(params: Params):
         logprob_BR, _ = policy.logprobs(params, rows, PLAIN, model_cfg)
-        return -jnp.sum(logprob_BR) / jnp.maximum(jnp.sum(rows.response_mask_BR), 1)
+        tokens = jnp.maximum(jnp.sum(rows.response_mask_BR), 1).astype(jnp.float32)
+        return -jnp.sum(logprob_BR) / tokens
 
     value, grads = jax.value_and_grad(objective)(state.policy)
     new_state, grad_norm = apply(state, grads, value, tx)

@@ -1,7 +1,7 @@
 """The run folder: which config it belongs to, which stages are finished, and where things lie.
 
-    runs/NAME/config.resolved.yaml  metrics.jsonl  samples/  eval/  checkpoints/  stages/
-              data/  tensorboard/  report.html
+runs/NAME/config.resolved.yaml  metrics.jsonl  samples/  eval/  checkpoints/  stages/
+          data/  tensorboard/  report.html
 """
 
 import json
@@ -65,7 +65,9 @@ class Run:
         except FileNotFoundError:
             return None
         except ValueError:
-            raise RunError(f"{path} is damaged; remove it and run again: {stage} is redone") from None
+            raise RunError(
+                f"{path} is damaged; remove it and run again: {stage} is redone"
+            ) from None
 
     def finish(self, stage: str, result: Mapping[str, Any]) -> None:
         """Mark a stage as done; written last, so that a marker means everything is there."""

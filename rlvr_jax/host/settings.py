@@ -13,7 +13,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from rlvr_jax.config import Config, Stage
 
-
 STAGES = {kind.__dataclass_fields__["stage"].default: kind for kind in typing.get_args(Stage)}
 
 
@@ -115,17 +114,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"the value of override {override!r} is not valid YAML") from None
-    first, *rest = dotted.split(".")
-    stages = tree.get("stages") if isinstance(tree.get("stages"), list) else []
-    named = {s.get("name", s.get("stage")): s for s in stages if isinstance(s, dict)}
-    # `verifier` is a key of the config and may be a stage: the key wins only where it fits.
-    is_field = first in Config.__dataclass_fields__
-    if first in named and (not is_field or (rest and rest[0] in _keys(STAGES.get(named[first].get("stage"), Config)))):
-        node = named[first]
-    elif is_field:
-        node, rest = tree, [first, *rest]
-    else:
-        raise ConfigError(f"{dotted}: unknown key {first!r}{_hint(first, [*_keys(Config), *named])}")
+    node, rest = _root(tree, dotted)
     for key in rest[:-1]:
         node = node.setdefault(key, {})
         if not isinstance(node, dict):
@@ -133,6 +122,25 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not rest:
         raise ConfigError(f"{dotted}: name a key of the stage, e.g. {dotted}.steps=20")
     node[rest[-1]] = value
+
+
+def _root(tree: dict[str, Any], dotted: str) -> tuple[dict[str, Any], list[str]]:
+    """Where a dotted key starts: at a stage, by its name, or at the top.
+
+    `verifier` is a config key and may be a stage's name; the stage is meant where it has the key.
+    """
+    first, *rest = dotted.split(".")
+    stages = tree.get("stages") if isinstance(tree.get("stages"), list) else []
+    named = {s.get("name", s.get("stage")): s for s in stages if isinstance(s, dict)}
+    stage = named.get(first)
+    if first in _keys(Config):
+        if stage and rest and rest[0] in _keys(STAGES.get(stage.get("stage"), Config)):
+            return stage, rest
+        return tree, [first, *rest]
+    if stage is not None:
+        return stage, rest
+    known = [*_keys(Config), *(name for name in named if name)]
+    raise ConfigError(f"{dotted}: unknown key {first!r}{_hint(first, known)}")
 
 
 def _keys(kind: type) -> list[str]:

@@ -41,8 +41,10 @@ def run(stage: EvaluateStage, ws: Workspace) -> dict:
         result["verifier"] = agreement(sampled["reward"] > 0.5, sampled["oracle"] > 0.5)
         result["verifier_reward"] = accuracy(sampled["reward"], sampled["domain"])
     log.write_json(ws.run.evaluation(stage.name), result)
-    log.say(f"{stage.name}: accuracy {result['accuracy']['all']:.1%}, "
-            f"greedy {result['greedy']['all']:.1%}, exact match {result['exact_match']['all']:.1%}")
+    log.say(
+        f"{stage.name}: accuracy {result['accuracy']['all']:.1%}, "
+        f"greedy {result['greedy']['all']:.1%}, exact match {result['exact_match']['all']:.1%}"
+    )
     return result
 
 

@@ -48,7 +48,7 @@ def run(stage: LabelStage, ws: Workspace) -> dict:
     accepted = sum(row["verdict"] for row in rows)
     if not 0 < accepted < len(rows):
         raise ValueError(
-            f"the judge gave {accepted} of {len(rows)} answers a 1: a verifier needs both verdicts; "
+            f"the judge gave {accepted} of {len(rows)} answers a 1, both verdicts are needed: "
             "train the policy of stage label for longer or shorter, or draw more answers"
         )
     path = ws.run.verdicts(stage.name)
@@ -66,9 +66,7 @@ def _judged(records, rollout, answer_BR, stage: LabelStage, tok) -> list[dict]:
     owners = [record for record in records for _ in range(samples)]
     ids = [row[mask].tolist() for row, mask in zip(rollout.response_BR, answer_BR, strict=True)]
     kept = [
-        (record, ids[i])
-        for i, record in enumerate(owners)
-        if ids[i] and not rollout.truncated_B[i]
+        (record, ids[i]) for i, record in enumerate(owners) if ids[i] and not rollout.truncated_B[i]
     ]
     answers = [tok.decode(answer) for _, answer in kept]
     verdicts = judge.rule(answers, [record for record, _ in kept])

@@ -11,6 +11,7 @@ from rlvr_jax import optim
 from rlvr_jax.config import RlStage, SftStage, VerifierStage
 from rlvr_jax.host import data, log
 from rlvr_jax.host.checkpoint import Checkpoints
+from rlvr_jax.host.compiles import Compiles
 from rlvr_jax.host.run import Interrupted, RunError
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import TrainState
@@ -26,15 +27,17 @@ def run(
     source: data.RandomAccessSource,
     batch: int,
     advance: Advance,
+    compiled: str,
     shown: dict[str, str],
 ) -> TrainState:
     """`stage.steps` updates from `source`, from the last checkpoint if there is one.
 
     A checkpoint holds the state, the position in the data and the length of metrics.jsonl; what
-    was logged after it is cut off and computed again, to the same bytes.
+    was logged after it is cut off and computed again, to the same bytes.  `compiled` is the name of
+    the jitted step, whose compilations are counted; `shown` goes to the progress bar.
     """
     stream = data.batches(source, batch, ws.seed(stage.name))
-    rate = optim.schedule(stage.optim, stage.steps)
+    rate, compiles = optim.schedule(stage.optim, stage.steps), Compiles()
     with Checkpoints(ws.run.checkpoints(stage.name)) as checkpoints:
         start = checkpoints.latest() or 0
         if start:
@@ -49,8 +52,12 @@ def run(
                 state, values = advance(state, records)
                 values = jax.device_get(values)
                 seconds = time.monotonic() - began
-                learned = {"policy/lr": np.float32(rate(step - 1))}
-                ws.run.metrics.write(stage.name, step, values | learned | speed(values, seconds))
+                values |= {"policy/lr": np.float32(rate(step - 1)), "time/step": seconds}
+                values |= {"perf/compiles": compiles.count(compiled)}
+                values |= {"perf/compile_s": compiles.seconds}
+                if "completion/tokens" in values:
+                    values["perf/tokens_per_s"] = float(values["completion/tokens"]) / seconds
+                ws.run.metrics.write(stage.name, step, values)
                 bar.step(step, {word: float(values[key]) for word, key in shown.items()})
                 _refuse_divergence(ws, stage, step, state, records)
                 signum = ws.run.check_signal()
@@ -63,14 +70,6 @@ def run(
         finally:
             bar.close()
     return state
-
-
-def speed(values: dict[str, Any], seconds: float) -> dict[str, float]:
-    """Measurements of this machine at this moment: the only keys a rerun may change."""
-    out = {"time/step": seconds}
-    if "completion/tokens" in values:
-        out["perf/tokens_per_s"] = float(values["completion/tokens"]) / seconds
-    return out
 
 
 def _refuse_divergence(ws: Workspace, stage: Trained, step: int, state, records: list) -> None:

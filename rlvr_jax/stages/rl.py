@@ -36,7 +36,8 @@ def run(stage: RlStage, ws: Workspace) -> dict:
         return state, metrics
 
     shown = SHOWN | ({"kl": "policy/kl"} if stage.loss.kl_coef else {})
-    loop.run(ws, stage, state, ws.problems("train"), stage.prompts, advance, shown)
+    compiled = "train_step" if judged else "update"
+    loop.run(ws, stage, state, ws.problems("train"), stage.prompts, advance, compiled, shown)
     return {"steps": stage.steps}
 
 
@@ -58,8 +59,7 @@ def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):
     )
 
     def advance(state, records):
-        *out, metrics = step(state, frozen, prompts(ws, records))
-        return *out, metrics | {"perf/compiles": step._cache_size()}
+        return step(state, frozen, prompts(ws, records))
 
     return advance
 
@@ -88,17 +88,14 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):
         finished_B = ~np.asarray(rollout.truncated_B)
         reward_B = ws.place(np.array(reward_B, np.float32) * finished_B)
         state, advantage_B, metrics = update(state, frozen, rollout, reward_B)
-        compiles = {"perf/compiles": update._cache_size()}
-        return state, rollout, np.stack([reward_B, advantage_B]), metrics | compiles
+        return state, rollout, np.stack([reward_B, advantage_B]), metrics
 
     return advance
 
 
 def prompts(ws: Workspace, records):
     cfg = ws.cfg.data
-    return ws.place(
-        template.prompts(records, ws.tokenizer, cfg.prompt_columns, cfg.check_columns)
-    )
+    return ws.place(template.prompts(records, ws.tokenizer, cfg.prompt_columns, cfg.check_columns))
 
 
 def _written(rollout) -> tuple[np.ndarray, np.ndarray]:

@@ -26,5 +26,5 @@ def run(stage: SftStage, ws: Workspace) -> dict:
         return step(state, ws.place(template.supervised(pairs, columns, budget, "prompt")))
 
     source = ws.problems("sft")
-    loop.run(ws, stage, state, source, stage.batch, advance, {"loss": "loss"})
+    loop.run(ws, stage, state, source, stage.batch, advance, "supervised_step", {"loss": "loss"})
     return {"steps": stage.steps}

@@ -44,7 +44,9 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
     def advance(state, records):
         return step(state, ws.place(rows(records)))
 
-    state = loop.run(ws, stage, state, learn, stage.batch, advance, {"loss": "loss"})
+    state = loop.run(
+        ws, stage, state, learn, stage.batch, advance, "supervised_step", {"loss": "loss"}
+    )
 
     @jax.jit
     def accepts(params, asked):

@@ -67,7 +67,9 @@ class Workspace:
     def load(self, stage: str, cfg: ModelConfig) -> Params:
         """The parameters a finished stage left behind, laid out by the table."""
         if self.run.finished(stage) is None:
-            raise RunError(f"stage {stage!r} has not been run: list it before the one that needs it")
+            raise RunError(
+                f"stage {stage!r} has not been run: list it before the one that needs it"
+            )
         like = self._with_shardings(model.abstract(cfg))
         return checkpoint.restore_params(self.run.checkpoints(stage), like)
 

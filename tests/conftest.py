@@ -1,0 +1,29 @@
+"""Eight CPU devices for the whole suite; sizes small enough to compile fast."""
+
+import os
+
+# Before jax starts: the suite runs on CPU, on eight devices, wherever it is run.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+flags = os.environ.get("XLA_FLAGS", "")
+if "xla_force_host_platform_device_count" not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+from rlvr_jax.config import ModelConfig  # noqa: E402
+
+
+@pytest.fixture
+def strict_dtypes():
+    """No silent promotion between dtypes.  Not for whole steps: optax itself mixes them."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModelConfig:
+    """Every dimension different, all divisible by what the meshes of the tests need."""
+    return ModelConfig(
+        layers=3, width=32, heads=8, kv_heads=4, head_size=6, feedforward=40, vocab=48
+    )

@@ -173,7 +173,8 @@ def test_syllogism_golds_hold_in_every_world():
 def test_arithmetic_and_leg_golds_are_right(rows):
     for row in rows:
         if row["task"] == "sum":
-            assert eval(row["key"]) == int(row["answer"])
+            expression = row["question"].removeprefix("What is ").split("?")[0]
+            assert eval(expression) == int(row["answer"])
         elif row["task"] == "equation":
             left, right = row["key"].split(" = ")
             assert eval(left, {"x": int(row["answer"])}) == int(right)

@@ -1,0 +1,503 @@
+"""Whatever is wrong with config, data or run folder: exit code 2, a sentence, nothing lost."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlvr_jax import train
+from rlvr_jax.host import settings
+
+TINY = {
+    "name": "tiny",
+    "data": {
+        **{"tasks": ["sum"], "sft": 64, "label": 32, "train": 32, "test": 16},
+        **{"prompt_columns": 24, "response_columns": 20, "check_columns": 48},
+    },
+    "model": {
+        **{"layers": 1, "width": 16, "heads": 2, "kv_heads": 2, "head_size": 4},
+        **{"feedforward": 32, "vocab": 320},
+    },
+    "stages": [
+        {"stage": "tokenizer"},
+        {"stage": "sft", "steps": 4, "batch": 8, "save_every": 2},
+        {
+            **{"stage": "rl", "steps": 4, "prompts": 4, "samples": 2, "save_every": 2},
+            **{"reward": {"source": "exact"}},
+        },
+    ],
+}
+TINY["verifier"] = dict(TINY["model"])  # a copy: YAML would write one object as an alias
+VERIFIER = {"stage": "verifier", "steps": 2, "batch": 8, "held_out": 8}
+EVALUATE = {"stage": "evaluate", "policy": "sft", "verifier": ""}
+
+
+def write(folder: Path, **changes) -> Path:
+    """A config file of TINY with some keys replaced, and its run folder in the same place."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(TINY | {"runs": str(folder)} | changes), encoding="utf-8")
+    return path
+
+
+def plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def assert_refused(code: int, said: str, *words: str) -> None:
+    """One error, in words, with exit code 2, and not a line of Python."""
+    assert code == 2, said
+    for word in words:
+        assert word in said
+    assert said.count("error:") == 1
+    assert "Traceback" not in said and ".py" not in said
+    assert "Warning" not in said
+
+
+# Config and command line: refused before jax starts.
+
+
+def refuse(capsys, *argv: str) -> str:
+    code = train.main(list(argv))
+    seen = capsys.readouterr()
+    said = plain(seen.out + seen.err)
+    assert_refused(code, said)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("rl.stepz=3", "unknown key 'stepz'; did you mean 'steps'?"),
+        ("modle.width=3", "unknown key 'modle'; did you mean 'model'?"),
+        ("data.trian=3", "unknown key 'trian'; did you mean 'train'?"),
+        ("rl.loss.kl_coeff=0", "unknown key 'kl_coeff'; did you mean 'kl_coef'?"),
+        ("rl.steps=many", "steps: input should be a valid integer"),
+        ("rl.steps=0", "steps must be at least 1, not 0"),
+        ("model.width=[16]", "model.width: input should be a valid integer"),
+        ("model=16", "model: input should be"),
+        ("rl.reward.source=guess", "reward.source: input should be 'verifier' or 'exact'"),
+        ("rl.sample.temperature=0", "greedy answers give nothing to learn"),
+        ("rl.microbatches=3", "microbatches 3 does not divide prompts 4"),
+        ("model.kv_heads=3", "kv_heads 3 does not divide heads 2"),
+        ("stages=[{stage: slf}]", "`stage: slf` is not a stage; did you mean 'sft'?"),
+        ("stages=[sft]", "stages.0"),
+        ("stages=[]", "stages is empty"),
+        ("stages=rl", "stages"),
+        ("stages=[{stage: sft}, {stage: sft}]", "two stages are named 'sft'"),
+        ("data.tasks=[smu]", "unknown task 'smu'; did you mean 'sum'?"),
+        ("data.tasks=[]", "tasks is empty"),
+        ("data.train=-1", "train"),
+        ("model.vocab=400", "model.vocab is 400 and verifier.vocab 320"),
+        ("mesh.letters={X: []}", "'X' is not one of D, N, K, F, V"),
+        ("mesh.data=0", "data must be at least 1"),
+        ("steps", "not of the form key=value"),
+        ("rl", "not of the form key=value"),
+        ("rl=3", "name a key of the stage"),
+        ("rl.steps=[", "not valid YAML"),
+        ("name=", "name"),
+        ("sft.name=a/b", "name"),
+        ("sft.name=..", "name"),
+    ],
+)
+def test_override(override, sentence, tmp_path, capsys):
+    config = write(tmp_path)
+    said = refuse(capsys, "--config", str(config), override)
+    assert sentence.lower() in said.lower()
+    assert list(tmp_path.iterdir()) == [config], "a refused config leaves nothing behind"
+
+
+def test_an_override_changes_one_thing(tmp_path):
+    """`verifier: *size` is YAML for the same values, not for the same model."""
+    config = tmp_path / "config.yaml"
+    lines = ["model: &size {layers: 1, width: 16}", "verifier: *size"]
+    config.write_text("\n".join([*lines, "stages: [{stage: tokenizer}]"]))
+    cfg = settings.load(config, ["model.layers=2"])
+    assert (cfg.model.layers, cfg.verifier.layers) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"name: [", "is not valid YAML"),
+        (b"", "must hold a mapping"),
+        (b"- a\n- b\n", "must hold a mapping"),
+        (b"\xff\xfe\x00", "is not valid YAML"),
+        (b"name: demo\n", "stages is empty"),
+        (b"name: demo\nname: demo\nstages: [{stage: tokenizer}]\nmodle: {}\n", "unknown key"),
+        (b"1: 2\nstages: [{stage: tokenizer}]\n", "1"),
+        (b"stages: [{stage: [1]}]\n", "is not a stage"),
+    ],
+)
+def test_config_file(content, sentence, tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content)
+    assert sentence in refuse(capsys, "--config", str(path), f"runs={tmp_path}")
+
+
+def test_config_file_that_cannot_be_read(tmp_path, capsys):
+    assert "there is no config file" in refuse(capsys, "--config", str(tmp_path / "none.yaml"))
+    assert "cannot read config" in refuse(capsys, "--config", str(tmp_path))
+    with pytest.raises(SystemExit) as stop:
+        train.main([])
+    assert stop.value.code == 2 and "--config" in capsys.readouterr().err
+
+
+# Data, mesh and run folder: the program has to start for these.  One worker serves most.
+
+WORKER = """
+import contextlib, io, json, sys, traceback
+from rlvr_jax import train
+for line in sys.stdin:
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
+        try:
+            code = train.main(json.loads(line))
+        except BaseException:
+            code = traceback.format_exc()
+    print(json.dumps([code, said.getvalue()]), flush=True)
+"""
+
+
+def environment(tmp: Path) -> dict[str, str]:
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiling is most of the time here
+        "JAX_COMPILATION_CACHE_DIR": str(tmp / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory):
+    """door(config, override, ...) -> exit code and output, from a process that has jax loaded."""
+    env = environment(tmp_path_factory.getbasetemp())
+    pipe, command = subprocess.PIPE, [sys.executable, "-c", WORKER]
+    worker = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)
+
+    def ask(config: Path, *overrides: str) -> tuple[int, str]:
+        worker.stdin.write(json.dumps(["--config", str(config), *overrides]) + "\n")
+        worker.stdin.flush()
+        code, said = json.loads(worker.stdout.readline())
+        return code, plain(said)
+
+    yield ask
+    worker.stdin.close()
+    worker.wait()
+
+
+def shell(tmp: Path, *argv: str, **options) -> tuple[int, str]:
+    """The same through a process of its own, for what changes a process."""
+    pipe = subprocess.PIPE
+    options = {"env": environment(tmp), "stdout": pipe, "stderr": pipe, "text": True} | options
+    command = [sys.executable, "-m", "rlvr_jax.train", "--config", *argv]
+    done = subprocess.run(command, timeout=300, **options)
+    return done.returncode, plain(done.stdout + (done.stderr or ""))
+
+
+@pytest.fixture(scope="module")
+def trained(door, tmp_path_factory) -> Path:
+    """A finished run: tokenizer, sft and rl."""
+    home = tmp_path_factory.mktemp("trained")
+    code, said = door(write(home))
+    assert code == 0, said
+    return home
+
+
+@pytest.fixture
+def copy(trained, tmp_path) -> Path:
+    """The finished run in another place; its config file is beside it."""
+    return adopt(trained, tmp_path / "copy").parent
+
+
+def adopt(trained: Path, home: Path, **changes) -> Path:
+    """A copy of the finished run that belongs to another config, the one returned."""
+    shutil.copytree(trained, home)
+    config = write(home, **changes)
+    resolved = settings.dump(settings.load(config))
+    (home / "tiny" / "config.resolved.yaml").write_text(resolved)
+    return config
+
+
+def reopen(home: Path, stage: str) -> Path:
+    """Take a finished stage back to just before its end; its checkpoints stay."""
+    (home / "tiny" / "stages" / f"{stage}.json").unlink()
+    return home / "tiny" / "checkpoints" / stage
+
+
+def truncate(folder: Path) -> None:
+    """Cut the largest file under a folder in half."""
+    files = [path for path in folder.glob("**/*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+
+
+def deletions(said: str) -> list[str]:
+    """The folder that a sentence asks to delete."""
+    return re.findall(r"delete it: rm -r '(.+?)'", said)
+
+
+def snapshot(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.glob("**/*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (("mesh.tensor=3",), ("multiple of mesh.tensor = 3", "mesh.letters")),
+        (("mesh.data=3",), ("not a multiple of mesh.data x mesh.fsdp = 3",)),
+        (("mesh.fsdp=2", "sft.batch=7"), ("sft.batch", "not a multiple of")),
+        (("mesh.data=4", "rl.microbatches=2"), ("rl.prompts gives 2 rows",)),
+    ],
+)
+def test_mesh(override, words, tmp_path):
+    code, said = shell(tmp_path, str(write(tmp_path)), *override)
+    assert_refused(code, said, *words)
+    assert not (tmp_path / "tiny").exists()
+
+
+def test_device_count_set_elsewhere(tmp_path):
+    """More CPU devices in XLA_FLAGS than the mesh has: the mesh decides, and it runs."""
+    env = environment(tmp_path) | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    config = write(tmp_path, stages=[{"stage": "tokenizer"}])
+    code, said = shell(tmp_path, str(config), env=env)
+    assert code == 0 and "1 cpu device(s)" in said, said
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.prompt_columns=4", ("data.prompt_columns to at least",)),
+        ("data.check_columns=4", ("data.check_columns to at least",)),
+        ("data.response_columns=2", ("data.response_columns to at least",)),
+        ("data.train=0", ("data.train",)),
+        ("data.sft=0", ("data.sft",)),
+        ("data.train=2", ("2 records", "batch of 4")),
+        ("data.train=100000", ("Task 'sum' has too few distinct problems",)),
+        ("model.vocab=30000", ("model.vocab",)),
+        ("model.vocab=200", ("model.vocab",)),
+        ("rl.policy=other", ("'other'",)),
+    ],
+)
+def test_data_that_does_not_fit(override, words, door, tmp_path):
+    config = write(tmp_path)
+    overrides = [override]
+    if override.startswith("model.vocab"):
+        overrides.append(override.replace("model", "verifier"))
+    code, said = door(config, *overrides)
+    assert_refused(code, said, *words)
+    assert not list((tmp_path / "tiny").glob("checkpoints/*/step*")), "found before any training"
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        ([TINY["stages"][2]], ("tokenizer",)),
+        ([TINY["stages"][i] for i in (0, 2, 1)], ("'sft'", "list it before")),
+        ([TINY["stages"][0], EVALUATE], ("'sft'", "list it before")),
+        ([TINY["stages"][0], {"stage": "label"}], ("'sft'", "list it before")),
+        ([TINY["stages"][0], VERIFIER], ("`label` stage",)),
+    ],
+    ids=["no tokenizer", "rl before sft", "nothing to evaluate", "nobody to label", "no verdicts"],
+)
+def test_stages_in_the_wrong_order(stages, words, door, tmp_path):
+    code, said = door(write(tmp_path, stages=stages))
+    assert_refused(code, said, *words)
+
+
+def test_a_refused_config_can_be_mended_in_place(door, tmp_path):
+    """Nothing has been computed yet: the mended config must not be told to go elsewhere."""
+    only = [{"stage": "tokenizer"}]
+    code, said = door(write(tmp_path, stages=only), "data.train=100000")
+    assert_refused(code, said)
+    code, said = door(write(tmp_path, stages=only))
+    assert code == 0, said
+
+
+def test_run_folder_of_another_config(copy, door):
+    before = snapshot(copy)
+    code, said = door(copy / "config.yaml", "rl.optim.lr=0.5")
+    assert_refused(code, said, "belongs to another config", "lr is 0.001 there and 0.5 here")
+    assert snapshot(copy) == before
+
+
+def test_run_folder_of_somebody_else(tmp_path, door):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "thesis.tex").write_text("years of work")
+    code, said = door(write(tmp_path))
+    assert_refused(code, said, "is not empty and holds no config.resolved.yaml")
+    assert (tmp_path / "tiny" / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("place", ["runs", "runs/tiny"])
+def test_run_folder_that_is_a_file(place, tmp_path, door):
+    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / place).write_text("")
+    code, said = door(write(tmp_path), f"runs={tmp_path / 'runs'}")
+    assert_refused(code, said, "cannot use run folder", str(tmp_path / "runs" / "tiny")[-12:])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_run_folder_that_is_read_only(tmp_path, door):
+    home = tmp_path / "home"
+    config = write(home)
+    home.chmod(0o500)
+    code, said = door(config)
+    home.chmod(0o700)
+    assert_refused(code, said, "cannot use run folder", "Permission denied")
+
+
+def test_damaged_checkpoint_of_the_stage_itself(copy, trained, door):
+    newest = reopen(copy, "rl") / "step_000004"
+    truncate(newest)
+    before = snapshot(copy)
+    code, said = door(copy / "config.yaml")
+    assert_refused(code, said, "is damaged", "go on from step 2, delete it")
+    lost = {path for path, data in before.items() if snapshot(copy).get(path) != data}
+    assert not {path for path in lost if path.name != "metrics.jsonl"}
+    assert deletions(said) == [str(newest)]
+    shutil.rmtree(newest)
+    code, said = door(copy / "config.yaml")
+    assert code == 0, said
+    assert rows(copy) == rows(trained)
+
+
+def test_damaged_checkpoint_of_an_earlier_stage(copy, door):
+    shutil.rmtree(reopen(copy, "rl"))
+    truncate(copy / "tiny" / "checkpoints" / "sft" / "step_000004")
+    code, said = door(copy / "config.yaml")
+    assert_refused(code, said, "sft", "is damaged")
+
+
+def test_lost_checkpoint_of_an_earlier_stage(copy, door):
+    shutil.rmtree(reopen(copy, "rl"))
+    shutil.rmtree(copy / "tiny" / "checkpoints" / "sft")
+    code, said = door(copy / "config.yaml")
+    assert_refused(code, said, "sft", "holds no complete checkpoint")
+
+
+@pytest.mark.parametrize("content", ["", '{"steps": 4', "[]", "{}"])
+def test_damaged_marker(content, copy, trained, door):
+    marker = copy / "tiny" / "stages" / "sft.json"
+    marker.write_text(content)
+    code, said = door(copy / "config.yaml")
+    assert_refused(code, said, "sft.json", "is damaged", "remove it")
+
+
+@pytest.mark.parametrize("content", ['{"verdict": 1', "[1]\n" * 99, '{"verdict": 1}\n' * 99])
+def test_damaged_verdicts(content, tmp_path, trained, door):
+    config = adopt(trained, tmp_path / "copy", stages=[*TINY["stages"], VERIFIER])
+    home = config.parent
+    (home / "tiny" / "verdicts").mkdir()
+    (home / "tiny" / "verdicts" / "label.jsonl").write_text(content)
+    code, said = door(config)
+    assert_refused(code, said, "label.jsonl", "is damaged")
+
+
+@pytest.mark.parametrize("name", ["problems-train*", "dataset_info.json", "features.json"])
+@pytest.mark.parametrize("harm", ["truncated", "gone"])
+def test_damaged_data(name, harm, copy, door):
+    shutil.rmtree(reopen(copy, "rl"))
+    (path,) = (copy / "tiny" / "data" / "problems").glob(f"*/{name}")
+    if harm == "gone":
+        path.unlink()
+    else:
+        os.truncate(path, path.stat().st_size // 2)
+    code, said = door(copy / "config.yaml")
+    assert_refused(code, said, str(path.name))
+
+
+def test_damaged_tokenizer(copy, door):
+    shutil.rmtree(reopen(copy, "rl"))
+    (copy / "tiny" / "tokenizer.model").write_bytes(b"not a model")
+    code, said = door(copy / "config.yaml")
+    assert_refused(code, said, "tokenizer.model")
+
+
+def test_tokenizer_of_another_size(copy, door, tmp_path):
+    other = write(
+        *(tmp_path / "other",),
+        model=TINY["model"] | {"vocab": 330},
+        verifier=TINY["model"] | {"vocab": 330},
+        stages=[{"stage": "tokenizer"}],
+    )
+    assert door(other)[0] == 0
+    shutil.rmtree(reopen(copy, "rl"))
+    shutil.copy(tmp_path / "other" / "tiny" / "tokenizer.model", copy / "tiny")
+    code, said = door(copy / "config.yaml")
+    assert_refused(code, said, "330", "model.vocab is 320")
+
+
+@pytest.mark.parametrize("left", [0, 100])
+def test_metrics_shorter_than_the_checkpoint_says(left, copy, door):
+    """Lost lines cannot be computed again; filling the gap with zeros would hide it."""
+    reopen(copy, "rl")
+    os.truncate(copy / "tiny" / "metrics.jsonl", left)
+    code, said = door(copy / "config.yaml")
+    assert_refused(code, said, "metrics.jsonl")
+
+
+# When a write fails, threads of Orbax that are still at it print tracebacks of their own.
+NO_THREADS = {"stderr": subprocess.DEVNULL}
+
+
+def rows(home: Path) -> list[dict]:
+    lines = (home / "tiny" / "metrics.jsonl").read_text().splitlines()
+    drop = ("time/", "perf/")
+    return [{k: v for k, v in json.loads(x).items() if not k.startswith(drop)} for x in lines]
+
+
+def test_full_disk_by_file_size(copy, trained, tmp_path_factory):
+    """A write that fails half-way: the last good checkpoint stays, and with room it goes on."""
+    checkpoints = reopen(copy, "rl")
+    shutil.rmtree(checkpoints / "step_000004")
+    good = snapshot(checkpoints)
+    limit = 8_000 + (copy / "tiny" / "metrics.jsonl").stat().st_size
+
+    def small_disk():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    tmp, config = tmp_path_factory.getbasetemp(), str(copy / "config.yaml")
+    code, said = shell(tmp, config, preexec_fn=small_disk, **NO_THREADS)
+    assert_refused(code, said, "the disk is full; make room and go on", "step 2, the last good")
+    assert snapshot(checkpoints) == good
+    code, said = shell(tmp, config)
+    assert code == 0, said
+    assert rows(copy) == rows(trained)
+
+
+@pytest.mark.parametrize("room", [100, 600], ids=["in the data", "in a checkpoint"])
+def test_full_disk(room, trained, tmp_path, tmp_path_factory):
+    """A real file system of `room` kilobytes."""
+    disk = tmp_path / "disk"
+    config = str(write(disk))
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={room}k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    try:
+        write(disk)
+        tmp = tmp_path_factory.getbasetemp()
+        code, said = shell(tmp, config, **NO_THREADS)
+        assert_refused(code, said)
+        assert "full" in said or "No space left" in said
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        code, said = shell(tmp, config)
+        assert code == 0, said
+        assert rows(disk) == rows(trained)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_missing_package_is_named(tmp_path):
+    """The tasks need an optional package: say which, as for any other thing to mend."""
+    hidden = tmp_path / "reasoning_gym.py"
+    hidden.write_text("raise ModuleNotFoundError('hidden by a test')")
+    env = environment(tmp_path) | {"PYTHONPATH": str(tmp_path)}
+    code, said = shell(tmp_path, str(write(tmp_path / "home")), env=env)
+    assert_refused(code, said, "pip install reasoning-gym")

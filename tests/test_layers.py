@@ -1,0 +1,229 @@
+"""Data flows one way: no module imports one of its own level or above, or what it may not need."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# The order of the code.  A module imports only modules of lower levels; a new one is given a place.
+LEVEL = {
+    "rlvr_kernels": 0,
+    "rlvr_jax": 0,
+    "rlvr_jax.structs": 0,
+    "rlvr_jax.config": 0,
+    "rlvr_jax.advantage": 1,
+    "rlvr_jax.loss": 1,
+    "rlvr_jax.sampling": 1,
+    "rlvr_jax.sharding": 1,
+    "rlvr_jax.model": 2,
+    "rlvr_jax.optim": 2,
+    "rlvr_jax.policy": 3,
+    "rlvr_jax.verifier": 3,
+    "rlvr_jax.train_step": 4,
+    "rlvr_jax.host": 0,
+    "rlvr_jax.host.checkpoint": 1,
+    "rlvr_jax.host.compiles": 1,
+    "rlvr_jax.host.data": 1,
+    "rlvr_jax.host.log": 1,
+    "rlvr_jax.host.report": 1,
+    "rlvr_jax.host.settings": 1,
+    "rlvr_jax.host.tasks": 1,
+    "rlvr_jax.host.tokenizer": 1,
+    "rlvr_jax.host.judge": 2,
+    "rlvr_jax.host.run": 2,
+    "rlvr_jax.host.template": 2,
+    "rlvr_jax.stages": 0,
+    "rlvr_jax.stages.workspace": 5,
+    "rlvr_jax.stages.label": 6,
+    "rlvr_jax.stages.loop": 6,
+    "rlvr_jax.stages.tokenizer": 6,
+    "rlvr_jax.stages.rl": 7,
+    "rlvr_jax.stages.sft": 7,
+    "rlvr_jax.stages.verifier": 7,
+    "rlvr_jax.stages.evaluate": 8,
+    "rlvr_jax.train": 9,
+    "rlvr_jax.report": 9,
+}
+ENTRIES = {"train", "evaluate", "audit", "plan", "report", "convert", "generate", "bench"}
+DEVICE_PACKAGES = {"jax", "flax.struct", "optax"}
+# jax stands on numpy; only the mesh, which is made of a numpy array of devices, needs it by name.
+EXTRA = {"rlvr_jax.sharding": {"numpy"}}
+SHARED_WITH_HOST = {"rlvr_jax", "rlvr_jax.structs", "rlvr_jax.config", "rlvr_jax.sharding"}
+
+
+def sources():
+    """Module name -> its file, for everything that is shipped."""
+    found = {}
+    for folder, package in ((ROOT / "rlvr_jax", "rlvr_jax"), (ROOT / "kernels", "rlvr_kernels")):
+        for path in sorted(folder.rglob("*.py")):
+            parts = [package, *path.relative_to(folder).with_suffix("").parts]
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+SOURCES = sources()
+DEVICE = [
+    name
+    for name in SOURCES
+    if name.startswith("rlvr_jax.")
+    and name.count(".") == 1
+    and name.split(".")[1] not in {"host", "stages"} | ENTRIES
+]
+
+
+def imports(text):
+    """Full names of all that a source imports, anywhere in it, functions included.
+
+    `from package import name` gives `package.name` where that is one of our modules or one of
+    those that device code may use (`flax.struct`), else `package`.
+    """
+    names = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where a name comes from"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                names.append(full if full in SOURCES or full in DEVICE_PACKAGES else node.module)
+    return names
+
+
+IMPORTS = {name: imports(path.read_text(encoding="utf-8")) for name, path in SOURCES.items()}
+
+
+def ours(name):
+    return name.partition(".")[0] in ("rlvr_jax", "rlvr_kernels")
+
+
+def level(name):
+    return LEVEL["rlvr_kernels" if name.startswith("rlvr_kernels") else name]
+
+
+def test_the_walk_sees_imports_of_every_form():
+    text = (
+        "import os.path as p, rlvr_jax.model\nfrom flax import struct\nfrom jax import numpy\n"
+        "def f():\n    from rlvr_jax import policy\n    from rlvr_jax.host.log import say\n"
+    )
+    assert imports(text) == [
+        "os.path", "rlvr_jax.model", "flax.struct", "jax", "rlvr_jax.policy", "rlvr_jax.host.log"
+    ]  # fmt: skip
+    assert len(SOURCES) > 30 and len(DEVICE) >= 11
+    assert {"rlvr_jax.train_step", "rlvr_jax.model"} <= set(DEVICE)
+
+
+def test_every_module_has_a_level_and_every_level_a_module():
+    assert {name for name in SOURCES if name.startswith("rlvr_jax")} == set(LEVEL) - {
+        "rlvr_kernels"
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name in LEVEL])
+def test_imports_go_down(name):
+    for imported in filter(ours, IMPORTS[name]):
+        assert level(imported) < level(name), f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", DEVICE)
+def test_device_code_needs_jax_flax_struct_and_optax_only(name):
+    for imported in IMPORTS[name]:
+        top = imported.partition(".")[0]
+        allowed = (
+            top in sys.stdlib_module_names
+            or top == "rlvr_kernels"
+            or imported in DEVICE
+            or top in ("jax", "optax")
+            or imported in DEVICE_PACKAGES | EXTRA.get(name, set())
+        )
+        assert allowed, f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("rlvr_kernels")])
+def test_kernels_need_jax_only(name):
+    for imported in IMPORTS[name]:
+        top = imported.partition(".")[0]
+        assert top in ("jax", "rlvr_kernels") or top in sys.stdlib_module_names, imported
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("rlvr_jax.host")])
+def test_host_code_knows_types_and_table_of_the_device_code_only(name):
+    for imported in filter(ours, IMPORTS[name]):
+        assert imported.startswith("rlvr_jax.host") or imported in SHARED_WITH_HOST, imported
+
+
+def test_the_arithmetic_knows_no_model():
+    """Reward, advantage and loss are pure arithmetic: config and types are all they see."""
+    for name in ("advantage", "loss", "sampling"):
+        assert set(filter(ours, IMPORTS[f"rlvr_jax.{name}"])) <= {
+            "rlvr_jax.config",
+            "rlvr_jax.structs",
+        }
+
+
+def test_config_is_plain_python():
+    assert {name.partition(".")[0] for name in IMPORTS["rlvr_jax.config"]} <= (
+        sys.stdlib_module_names
+    )
+
+
+def test_importing_device_code_starts_nothing():
+    """Nothing happens at import: no call at module level but those that only make names."""
+    makers = {"partial", "namedtuple", "SampleConfig"}
+    for name in [*DEVICE, *(n for n in SOURCES if n.startswith("rlvr_kernels"))]:
+        for node in ast.parse(SOURCES[name].read_text(encoding="utf-8")).body:
+            value = getattr(node, "value", None)
+            if isinstance(node, ast.Assign | ast.AnnAssign) and value is not None:
+                calls = [x for x in ast.walk(value) if isinstance(x, ast.Call)]
+                named = {getattr(c.func, "id", getattr(c.func, "attr", None)) for c in calls}
+                assert named <= makers, f"{name} line {node.lineno}"
+            else:
+                assert not isinstance(node, ast.For | ast.While | ast.With), f"{name}: {node.lineno}"
+                is_text = isinstance(value, ast.Constant) and isinstance(value.value, str)
+                assert not isinstance(node, ast.Expr) or is_text, f"{name}: {node.lineno}"
+
+
+BARE = """
+import sys
+import flax.struct, jax, jax.numpy, numpy, optax  # all that a bare accelerator image has
+
+have = {name.partition(".")[0] for name in sys.modules} | set(sys.stdlib_module_names)
+have |= {"jax", "jaxlib", "flax", "optax", "numpy", "rlvr_kernels"}
+
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if name.startswith(("rlvr_jax.host", "rlvr_jax.stages")):
+            raise ImportError(f"device code asks for {name}")
+        if top not in have and top != "rlvr_jax":
+            raise ImportError(f"a bare image has no {name}")
+
+
+sys.meta_path.insert(0, Refuse())
+import importlib
+
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def bare(*names):
+    return subprocess.run(
+        [sys.executable, "-c", BARE, *names], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+
+
+def test_device_code_imports_on_a_bare_image():
+    kernels = [name for name in SOURCES if name.startswith("rlvr_kernels.")]
+    done = bare(*DEVICE, *kernels)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["rlvr_jax.host.log", "rlvr_jax.stages", "sentencepiece"])
+def test_the_bare_image_of_the_test_is_bare(name):
+    done = bare(name)
+    assert done.returncode != 0 and "ImportError" in done.stderr

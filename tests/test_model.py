@@ -1,0 +1,327 @@
+"""The transformer against forty lines of float64 numpy that know nothing of padding or caches."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlvr_jax import model, sharding
+from rlvr_jax.config import ModelConfig
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+prefill = jax.jit(model.prefill, static_argnums=3)
+extend = jax.jit(model.extend, static_argnums=4)
+decode = jax.jit(model.decode, static_argnums=5)
+logits = jax.jit(model.logits, static_argnums=2)
+
+Q, G, P, R = 3, 2, 7, 6
+PROMPT_LENGTHS = (7, 1, 4)
+
+
+@pytest.fixture(scope="module")
+def untied(tiny) -> ModelConfig:
+    return dataclasses.replace(tiny, tied=False)
+
+
+@pytest.fixture(scope="module")
+def params(untied) -> dict:
+    return random_params(untied)
+
+
+@pytest.fixture(scope="module")
+def prompt() -> tuple:
+    return left_padded(PROMPT_LENGTHS, P, seed=1)
+
+
+@pytest.fixture(scope="module")
+def suffix() -> tuple:
+    """G rows per prompt: a full one, ragged ones, a row that starts with holes, an empty one."""
+    token = np.random.default_rng(2).integers(0, 48, (Q * G, R)).astype(np.int32)
+    rows = ["111111", "111000", "010011", "001101", "000000", "100001"]
+    mask = np.array([[c == "1" for c in row] for row in rows])
+    return token, mask
+
+
+def random_params(cfg: ModelConfig) -> dict:
+    """Norm scales are not 1, so that a forgotten one shows; attention is far from uniform."""
+    rng = np.random.default_rng(0)
+    return {
+        name: rng.uniform(0.5, 1.5, x.shape).astype(np.float32)
+        if "norm" in name
+        else rng.normal(0, 0.15, x.shape).astype(np.float32)
+        for name, x in model.abstract(cfg).items()
+    }
+
+
+def left_padded(lengths, width: int, seed: int) -> tuple:
+    """Random ids in every column, padding too, and the mask of the last `lengths` columns."""
+    mask = np.arange(width)[None] >= width - np.array(lengths)[:, None]
+    ids = np.random.default_rng(seed).integers(0, 48, (len(lengths), 40)).astype(np.int32)
+    return np.where(mask, ids[:, -width:], ids[:, :width]).astype(np.int32), mask
+
+
+def oracle(params, tokens, cfg: ModelConfig) -> np.ndarray:
+    """Logits [T, V] of one sequence without padding: float64, one head and column at a time."""
+    w = {name: np.asarray(x, np.float64) for name, x in params.items()}
+    half = cfg.head_size // 2
+    per_kv = cfg.heads // cfg.kv_heads
+
+    def norm(x, scale):
+        return x / np.sqrt((x * x).mean() + cfg.norm_eps) * scale
+
+    def rotate(x, position):
+        out = np.empty_like(x)
+        for i in range(half):
+            angle = position / cfg.rope_theta ** (2 * i / cfg.head_size)
+            pair = x[i] + 1j * x[i + half]  # a rotation is a complex product
+            pair *= np.exp(1j * angle)
+            out[i], out[i + half] = pair.real, pair.imag
+        return out
+
+    stream = [w["embed_VD"][t] for t in tokens]
+    for layer in range(cfg.layers):
+        normed = [norm(x, w["norm1_LD"][layer]) for x in stream]
+        for t in reversed(range(len(stream))):
+            for n in range(cfg.heads):
+                k = n // per_kv
+                query = rotate(normed[t] @ w["q_LDNH"][layer, :, n], t)
+                keys = [rotate(normed[s] @ w["k_LDKH"][layer, :, k], s) for s in range(t + 1)]
+                score = np.exp([query @ key / np.sqrt(cfg.head_size) for key in keys])
+                values = [normed[s] @ w["v_LDKH"][layer, :, k] for s in range(t + 1)]
+                mixed = sum(a * v for a, v in zip(score / score.sum(), values, strict=True))
+                stream[t] = stream[t] + mixed @ w["out_LNHD"][layer, n]
+        for t, x in enumerate(stream):
+            h = norm(x, w["norm2_LD"][layer])
+            gate = h @ w["gate_LDF"][layer]
+            swish = gate / (1 + np.exp(-gate))
+            stream[t] = x + (swish * (h @ w["up_LDF"][layer])) @ w["down_LFD"][layer]
+    table = w["embed_VD"] if cfg.tied else w["head_VD"]
+    return np.array([table @ norm(x, w["norm_D"]) for x in stream])
+
+
+# -- prefill --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_prefill_is_the_transformer_of_the_oracle(tiny, tied) -> None:
+    cfg = dataclasses.replace(tiny, tied=tied)
+    params = random_params(cfg)
+    token, mask = left_padded(PROMPT_LENGTHS, P, seed=3)
+    hidden, _ = prefill(params, token, mask, cfg)
+    got = np.asarray(logits(params, hidden, cfg))
+    for q in range(Q):
+        want = oracle(params, token[q, mask[q]], cfg)
+        np.testing.assert_allclose(got[q, mask[q]], want, atol=1e-5, rtol=0)
+
+
+def test_left_padding_changes_nothing(untied, params, prompt) -> None:
+    token, mask = (np.repeat(x, G, 0) for x in prompt)
+    hidden, prefix = prefill(params, *prompt, untied)
+    wide = np.pad(token, ((0, 0), (R, 0)), constant_values=17)
+    hidden_wide, prefix_wide = prefill(params, wide, np.pad(mask, ((0, 0), (R, 0))), untied)
+    want = np.repeat(hidden, G, 0)
+    np.testing.assert_allclose(np.asarray(hidden_wide)[:, R:][mask], want[mask], atol=5e-6, rtol=0)
+    for name in ("k_LQKPH", "v_LQKPH"):
+        want = np.repeat(getattr(prefix, name), G, 1)
+        got = np.asarray(getattr(prefix_wide, name))[:, :, :, R:]
+        seen = np.broadcast_to(mask[None, :, None, :, None], want.shape)
+        np.testing.assert_allclose(got[seen], want[seen], atol=5e-6, rtol=0)
+
+
+# -- extend and decode ----------------------------------------------------------------------------
+
+
+def test_extend_is_prefill_of_the_concatenation(untied, params, prompt, suffix) -> None:
+    (token, mask), (more, more_mask) = prompt, suffix
+    hidden, prefix = prefill(params, token, mask, untied)
+    got = extend(params, more, more_mask, prefix, untied)
+
+    whole = np.concatenate([np.repeat(token, G, 0), more], 1)
+    whole_mask = np.concatenate([np.repeat(mask, G, 0), more_mask], 1)
+    want, _ = prefill(params, whole, whole_mask, untied)
+    np.testing.assert_allclose(got[more_mask], want[:, P:][more_mask], atol=5e-6, rtol=0)
+
+
+def test_extend_counts_positions_over_holes(untied, params, prompt, suffix) -> None:
+    """A row with holes is the row without them: its oracle never heard of a mask."""
+    (token, mask), (more, more_mask) = prompt, suffix
+    _, prefix = prefill(params, token, mask, untied)
+    got = np.asarray(logits(params, extend(params, more, more_mask, prefix, untied), untied))
+    for b in (2, 5):
+        text = [*token[b // G, mask[b // G]], *more[b, more_mask[b]]]
+        want = oracle(params, text, untied)[mask[b // G].sum() :]
+        np.testing.assert_allclose(got[b, more_mask[b]], want, atol=1e-5, rtol=0)
+
+
+def test_extend_does_not_see_what_is_masked(untied, params, prompt, suffix) -> None:
+    (token, mask), (more, more_mask) = prompt, suffix
+    _, prefix = prefill(params, token, mask, untied)
+    other = np.where(more_mask, more, (more + 5) % 48).astype(np.int32)
+    a = extend(params, more, more_mask, prefix, untied)
+    b = extend(params, other, more_mask, prefix, untied)
+    np.testing.assert_array_equal(a[more_mask], b[more_mask])
+    assert np.any(np.asarray(a)[~more_mask] != np.asarray(b)[~more_mask])
+
+
+def test_decode_column_by_column_is_extend(untied, params, prompt, suffix) -> None:
+    (token, mask), (more, _) = prompt, suffix
+    _, prefix = prefill(params, token, mask, untied)
+    want = extend(params, more, np.ones_like(more, bool), prefix, untied)
+    # More room than columns, and rubbish in it: what is not written yet must not be read.
+    cache = jax.tree.map(lambda x: x + 100, model.empty_cache(prefix, Q * G, R + 2))
+    for column in range(R):
+        hidden, cache = decode(params, more[:, column], jnp.int32(column), prefix, cache, untied)
+        np.testing.assert_allclose(hidden, want[:, column], atol=5e-6, rtol=0)
+
+
+# -- gradients and layouts ------------------------------------------------------------------------
+
+
+def shared_loss(params, prompt, suffix, cfg):
+    """A number that depends on all logits, the prompt run once per group."""
+    hidden, prefix = model.prefill(params, *prompt, cfg)
+    more = model.extend(params, *suffix, prefix, cfg)
+    return G * total(params, hidden, prompt[1], cfg) + total(params, more, suffix[1], cfg)
+
+
+def repeated_loss(params, prompt, suffix, cfg):
+    """The same number from plain concatenated rows."""
+    token = jnp.concatenate([jnp.repeat(prompt[0], G, 0), suffix[0]], 1)
+    mask = jnp.concatenate([jnp.repeat(prompt[1], G, 0), suffix[1]], 1)
+    hidden, _ = model.prefill(params, token, mask, cfg)
+    return total(params, hidden, mask, cfg)
+
+
+def total(params, hidden, mask, cfg):
+    return jnp.sum(jnp.where(mask[..., None], jnp.sin(model.logits(params, hidden, cfg)), 0.0))
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def value_and_grad(loss, params, prompt, suffix, cfg):
+    return jax.value_and_grad(loss)(params, prompt, suffix, cfg)
+
+
+def relative(a, b) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+def test_gradient_through_a_shared_prefix_is_that_of_repeated_prompts(
+    untied, params, prompt, suffix
+) -> None:
+    value, grads = value_and_grad(shared_loss, params, prompt, suffix, untied)
+    want, want_grads = value_and_grad(repeated_loss, params, prompt, suffix, untied)
+    assert float(value) == pytest.approx(float(want), rel=1e-5)
+    for name in params:
+        assert np.linalg.norm(want_grads[name]) > 0.1, name
+        assert relative(grads[name], want_grads[name]) < 1e-6, name
+
+
+def test_unrolled_and_recomputed_layers_give_the_same(untied, params, prompt, suffix) -> None:
+    want, want_grads = value_and_grad(shared_loss, params, prompt, suffix, untied)
+    cfg = dataclasses.replace(untied, unroll=True, remat=True)
+    value, grads = value_and_grad(shared_loss, params, prompt, suffix, cfg)
+    assert float(value) == pytest.approx(float(want), rel=1e-5)
+    for name in params:
+        assert relative(grads[name], want_grads[name]) < 1e-6, name
+
+
+def test_gradient_is_the_slope_of_the_oracle(untied, params, prompt, suffix) -> None:
+    """Central differences in float64, at the steepest coordinate of each parameter."""
+    ask, ask_mask = prompt[0], np.arange(P) >= np.array([[P - 2], [P - 1], [P - 1]])
+    more, more_mask = suffix[0], np.arange(R) == np.array([[0], [3], [9], [9], [9], [9]])
+    _, grads = value_and_grad(shared_loss, params, (ask, ask_mask), (more, more_mask), untied)
+
+    def loss(changed) -> float:
+        rows = [[*ask[b // G, ask_mask[b // G]], *more[b, more_mask[b]]] for b in range(Q * G)]
+        return sum(np.sin(oracle(changed, row, untied)).sum() for row in rows)
+
+    for name, slope in grads.items():
+        at = np.unravel_index(np.argmax(np.abs(slope)), slope.shape)
+        step = np.zeros(slope.shape)
+        step[at] = 1e-5
+        up, down = (loss(params | {name: params[name] + way * step}) for way in (1, -1))
+        assert float(slope[at]) == pytest.approx((up - down) / 2e-5, rel=1e-4), name
+
+
+# -- parameters -----------------------------------------------------------------------------------
+
+
+def test_names_are_the_shapes(tiny, untied) -> None:
+    size = dict(L=3, D=32, N=8, K=4, H=6, F=40, V=48)
+    for cfg in (tiny, untied):
+        made = jax.eval_shape(partial(model.init, cfg=cfg), jax.random.key(0))
+        shapes = model.abstract(cfg)
+        assert sorted(made) == sorted(model.names(cfg)) == sorted(shapes)
+        for name in made:
+            assert made[name].shape == tuple(size[x] for x in sharding.letters(name)), name
+            assert made[name].shape == tuple(shapes[name].shape)
+            assert made[name].dtype == shapes[name].dtype == jnp.float32
+    assert set(model.names(untied)) - set(model.names(tiny)) == {"head_VD"}
+    # 48*32 + 3 * (2*32 + 32*(8 + 4 + 4)*6 + 8*6*32 + 3*32*40) + 32, counted by hand
+    assert sum(x.size for x in model.abstract(tiny).values()) == 27104
+
+
+def test_initial_sizes(untied) -> None:
+    """Norms are 1; a matrix has std fan_in^-1/2, the two into the stream also (2 L)^-1/2."""
+    init = jax.jit(model.init, static_argnums=1)
+    keys = [jax.random.key(seed, impl="rbg") for seed in (6, 6, 7)]  # rbg: compiles faster
+    params, again, other = (init(key, untied) for key in keys)
+    want = dict.fromkeys(["embed_VD", "head_VD", "q_LDNH", "k_LDKH", "v_LDKH"], 32**-0.5)
+    want |= dict.fromkeys(["gate_LDF", "up_LDF"], 32**-0.5)
+    want |= {"out_LNHD": (8 * 6 * 2 * 3) ** -0.5, "down_LFD": (40 * 2 * 3) ** -0.5}
+    for name, x in params.items():
+        assert np.array_equal(x, again[name])
+        if "norm" in name:
+            assert np.all(np.asarray(x) == 1)
+        else:
+            assert np.std(x) == pytest.approx(want.pop(name), rel=5 / np.sqrt(2 * x.size)), name
+            assert abs(np.mean(x)) < 5 * np.std(x) / np.sqrt(x.size), name
+            assert not np.array_equal(x, other[name])
+    assert not want
+    assert not np.array_equal(params["gate_LDF"], params["up_LDF"])
+
+
+# -- precision ------------------------------------------------------------------------------------
+
+
+def test_bfloat16_computes_in_bfloat16_and_gives_float32_logits(
+    untied, params, prompt, suffix
+) -> None:
+    cfg = dataclasses.replace(untied, compute="bfloat16")
+
+    def run(params, cfg=cfg):
+        hidden, prefix = model.prefill(params, *prompt, cfg)
+        more = model.extend(params, *suffix, prefix, cfg)
+        return hidden, prefix, more, model.logits(params, more, cfg)
+
+    def step(params):
+        _, prefix, *_ = run(params)
+        cache = model.empty_cache(prefix, Q * G, R)
+        return model.decode(params, suffix[0][:, 0], jnp.int32(0), prefix, cache, cfg)
+
+    hidden, prefix, more, _ = jax.eval_shape(run, params)
+    last, cache = jax.eval_shape(step, params)
+    for x in (hidden, prefix.k_LQKPH, prefix.v_LQKPH, more, last, *cache):
+        assert x.dtype == jnp.bfloat16
+
+    got = jax.jit(run)(params)[3]
+    assert got.dtype == jnp.float32
+    # Not rounded to bfloat16 on the way: float32 logits have more than 8 bits.
+    assert np.any(np.asarray(got).astype(jnp.bfloat16).astype(np.float32) != np.asarray(got))
+    exact = extend(params, *suffix, prefill(params, *prompt, untied)[1], untied)
+    exact = np.asarray(logits(params, exact, untied))
+    gap = np.abs(np.asarray(got) - exact)[suffix[1]]
+    assert 1e-4 < gap.max() < 0.05 * np.abs(exact).max()
+
+
+def test_a_row_that_sees_nothing_stays_finite(untied, params, prompt, suffix) -> None:
+    """Filler rows of an evaluation batch may have an empty prompt: no NaN, forward or backward."""
+    nothing = [(token, np.zeros_like(mask)) for token, mask in (prompt, suffix)]
+    _, prefix = prefill(params, *nothing[0], untied)
+    assert np.all(np.isfinite(extend(params, *nothing[1], prefix, untied)))
+    _, grads = value_and_grad(shared_loss, params, *nothing, untied)
+    assert all(np.all(np.asarray(x) == 0) for x in grads.values())

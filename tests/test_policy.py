@@ -1,0 +1,271 @@
+"""The policy: what it samples, when it stops, and that the trainer reads the same numbers."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rlvr_jax import model, policy
+from rlvr_jax.config import ModelConfig, SampleConfig
+from rlvr_jax.structs import Prompts, Rollout
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+V, EOS = 32, 5
+Q, G, P, R = 3, 4, 6, 8
+CFG = ModelConfig(
+    layers=2, width=V, heads=4, kv_heads=2, head_size=6, feedforward=40, vocab=V, tied=False
+)
+PLAIN, GREEDY = SampleConfig(), SampleConfig(temperature=0)
+SAMPLERS = {
+    "plain": PLAIN,
+    "cool": SampleConfig(temperature=0.7),
+    "top-k": SampleConfig(top_k=6),
+    "top-p": SampleConfig(temperature=1.3, top_p=0.8),
+}
+
+prefill = jax.jit(model.prefill, static_argnums=3)
+generate = jax.jit(policy.generate, static_argnums=(4, 5, 6, 7))
+logprobs = jax.jit(policy.logprobs, static_argnums=(2, 3))
+
+
+@pytest.fixture(scope="module")
+def params() -> dict:
+    """A random model whose every context gives EOS a fair chance."""
+    rng = np.random.default_rng(0)
+    params = {
+        name: np.ones(x.shape, np.float32)
+        if "norm" in name
+        else rng.normal(0, 0.5 if x.shape[0] == V else 0.25, x.shape).astype(np.float32)
+        for name, x in model.abstract(CFG).items()
+    }
+    # A direction of the stream that is the same everywhere, and that EOS likes.
+    params["embed_VD"][:, 0] = 4.0
+    params["out_LNHD"][..., 0] = params["down_LFD"][..., 0] = 0.0
+    params["head_VD"][:, 0] = 0.0
+    params["head_VD"][EOS] = 3 * np.eye(V)[0]
+    return params
+
+
+@pytest.fixture(scope="module")
+def chain() -> dict:
+    """A model without context: token n is followed by n - 1, and 6 by 5, which is EOS.
+
+    Embeddings are unit vectors and the blocks add nothing, so logits are a table of pairs.
+    """
+    params = {name: np.zeros(x.shape, np.float32) for name, x in model.abstract(CFG).items()}
+    params |= {name: np.ones_like(x) for name, x in params.items() if "norm" in name}
+    params["embed_VD"] = np.eye(V, dtype=np.float32)
+    for now in range(V):
+        params["head_VD"][(now - 1) % V, now] = 10.0
+    return params
+
+
+def make_prompts(lengths=(6, 1, 4), width: int = P, seed: int = 1) -> Prompts:
+    """Left-padded ids, drawn from the right end, so that a wider window holds the same prompts."""
+    rng = np.random.default_rng(seed)
+    ids = np.array([rng.integers(6, V, 20)[-width:] for _ in lengths], np.int32)
+    mask = np.arange(width)[None] >= width - np.array(lengths)[:, None]
+    nothing = np.zeros((len(lengths), 1), np.int32)
+    return Prompts(ids, mask, nothing, nothing.astype(bool))
+
+
+def chain_prompts(last: list[int]) -> Prompts:
+    prompts = make_prompts((3,) * len(last))
+    prompts.prompt_QP[:, -1] = last
+    return prompts
+
+
+def draw(params, prompts: Prompts, cfg: SampleConfig = PLAIN, seed: int = 0) -> Rollout:
+    written = generate(params, prompts, jax.random.key(seed), jnp.int32(EOS), G, R, cfg, CFG)
+    return jax.tree.map(np.asarray, written)
+
+
+def next_logits(params, prompts: Prompts, response_BR) -> np.ndarray:
+    """Logits [B, R, V] in front of each response column, by a prefill of plain repeated rows."""
+    token = np.concatenate([np.repeat(prompts.prompt_QP, G, 0), response_BR], 1)
+    mask = np.repeat(prompts.prompt_mask_QP, G, 0)
+    mask = np.concatenate([mask, np.ones_like(response_BR, bool)], 1)
+    hidden, _ = prefill(params, token, mask, CFG)
+    return np.asarray(hidden, np.float64)[:, P - 1 : -1] @ params["head_VD"].T.astype(np.float64)
+
+
+# -- sampler and trainer --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_trainer_reads_what_the_sampler_wrote(params, name) -> None:
+    written = draw(params, make_prompts(), SAMPLERS[name])
+    mask = written.response_mask_BR
+    # The batch is worth testing: stops at many columns, the first one too, and rows cut off.
+    assert len(set(written.length_B.tolist())) >= 4
+    assert written.truncated_B.any() and not written.truncated_B.all()
+
+    logprob, entropy = logprobs(params, written, SAMPLERS[name], CFG)
+    assert np.max(np.abs(logprob - written.logprob_BR)) <= 1e-5
+    assert np.all(written.logprob_BR[mask] < 0) and np.all(np.asarray(entropy)[mask] > 0)
+    for x in (written.response_BR, written.logprob_BR, logprob, entropy):
+        assert np.all(np.asarray(x)[~np.asarray(mask)] == 0)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_logprobs_and_entropy_are_those_of_the_distribution(params, name) -> None:
+    cfg = SAMPLERS[name]
+    prompts = make_prompts()
+    written = draw(params, prompts, cfg)
+    logprob, entropy = logprobs(params, written, cfg, CFG)
+    for b, row in enumerate(next_logits(params, prompts, written.response_BR)):
+        for t in range(written.length_B[b]):
+            prob = np.exp((row[t] - row[t].max()) / cfg.temperature)
+            if cfg.top_k:
+                prob[prob < np.sort(prob)[-cfg.top_k]] = 0
+            order = np.argsort(-prob)
+            reached = np.cumsum(prob[order]) / prob.sum()
+            if cfg.top_p < 1:
+                prob[order[1 + np.searchsorted(reached, cfg.top_p) :]] = 0
+            prob = prob / prob.sum()
+            assert logprob[b, t] == pytest.approx(np.log(prob[written.response_BR[b, t]]), abs=1e-5)
+            some = prob[prob > 0]
+            assert entropy[b, t] == pytest.approx(-(some * np.log(some)).sum(), abs=1e-5)
+
+
+def test_bfloat16_parity_does_not_depend_on_the_temperature(params) -> None:
+    """The trainer divides the same float32 logits as the sampler, with no rounding of its own."""
+    cfg = dataclasses.replace(CFG, compute="bfloat16")
+    cool = SAMPLERS["cool"]
+    written = generate(params, make_prompts(), jax.random.key(0), jnp.int32(EOS), G, R, cool, cfg)
+    logprob, _ = logprobs(params, written, cool, cfg)
+    assert np.mean(np.abs(np.asarray(logprob) - np.asarray(written.logprob_BR))) < 1e-4
+
+
+def test_greedy_is_the_argmax_step_by_step(params) -> None:
+    prompts = make_prompts()
+    written = draw(params, prompts, GREEDY)
+    best = next_logits(params, prompts, written.response_BR).argmax(-1)
+    mask = np.asarray(written.response_mask_BR)
+    np.testing.assert_array_equal(written.response_BR[mask], best[mask])
+    assert np.all(written.logprob_BR == 0)
+    assert len(set(written.response_BR[mask].tolist())) > 3
+
+
+# -- stopping -------------------------------------------------------------------------------------
+
+
+def test_lengths_and_flags_of_a_known_chain(chain) -> None:
+    # After 6 comes EOS at once; after 13 it comes in the very last column; after 14 too late.
+    written = draw(chain, chain_prompts([6, 13, 14]), GREEDY)
+    want = {6: [5], 13: [12, 11, 10, 9, 8, 7, 6, 5], 14: [13, 12, 11, 10, 9, 8, 7, 6]}
+    for q, last in enumerate(want):
+        for b in range(q * G, (q + 1) * G):
+            length = len(want[last])
+            assert written.length_B[b] == length
+            assert written.response_BR[b, :length].tolist() == want[last]
+            assert written.truncated_B[b] == (last == 14)
+            assert written.response_mask_BR[b].sum() == length
+    assert np.all(written.response_BR[:G, 1:] == 0)
+    assert written.length_B.dtype == np.int32 and written.truncated_B.dtype == bool
+
+
+def test_lengths_follow_from_the_tokens(params) -> None:
+    written = draw(params, make_prompts(), PLAIN, seed=7)
+    for b in range(Q * G):
+        tokens = written.response_BR[b].tolist()
+        length = int(written.length_B[b])
+        if EOS in tokens:
+            assert length == tokens.index(EOS) + 1 and not written.truncated_B[b]
+        else:
+            assert length == R and written.truncated_B[b]
+
+
+@pytest.fixture(scope="module")
+def counting():
+    """`generate`, and the list of columns that its loop has really decoded."""
+    turns: list[int] = []
+    decode = model.decode
+
+    def counted(params, token_B, column, *rest):
+        jax.debug.callback(lambda at: turns.append(int(at)), column)
+        return decode(params, token_B, column, *rest)
+
+    def run(*args):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model, "decode", counted)
+            return policy.generate(*args, G, R, GREEDY, CFG)
+
+    return jax.jit(run), turns
+
+
+@pytest.mark.parametrize("last, longest", [([6, 6, 6], 1), ([6, 8, 7], 3), ([6, 6, 20], 8)])
+def test_the_loop_stops_with_the_longest_row(chain, counting, last, longest) -> None:
+    run, turns = counting
+    turns.clear()
+    written = run(chain, chain_prompts(last), jax.random.key(0), jnp.int32(EOS))
+    assert written.length_B.max() == longest
+    jax.effects_barrier()
+    assert longest - 1 <= len(turns) <= longest  # the last column's decode is not needed
+
+
+# -- independence ---------------------------------------------------------------------------------
+
+
+def test_rows_do_not_depend_on_other_prompts(params) -> None:
+    prompts = make_prompts()
+    other = make_prompts((5, 6, 2), seed=9)
+    for x in ("prompt_QP", "prompt_mask_QP"):
+        getattr(other, x)[1] = getattr(prompts, x)[1]
+    a, b = draw(params, prompts), draw(params, other)
+    middle = slice(G, 2 * G)
+    np.testing.assert_array_equal(a.response_BR[middle], b.response_BR[middle])
+    np.testing.assert_allclose(a.logprob_BR[middle], b.logprob_BR[middle], atol=1e-6, rtol=0)
+    assert np.any(a.response_BR[:G] != b.response_BR[:G])
+    # A group's rows share a prompt and nothing else: their tokens differ.
+    assert len({tuple(row) for row in a.response_BR[middle]}) > 1
+    assert np.any(draw(params, prompts, seed=1).response_BR != a.response_BR)
+
+
+def test_rows_do_not_depend_on_batch_size_or_padding(params) -> None:
+    whole = draw(params, make_prompts())
+    alone = draw(params, make_prompts((6,), width=P + 3))
+    np.testing.assert_array_equal(alone.response_BR, whole.response_BR[:G])
+    np.testing.assert_array_equal(alone.length_B, whole.length_B[:G])
+    np.testing.assert_allclose(alone.logprob_BR, whole.logprob_BR[:G], atol=5e-6, rtol=0)
+
+
+def test_what_follows_the_end_is_not_read(params) -> None:
+    written = draw(params, make_prompts())
+    mask = np.asarray(written.response_mask_BR)
+    rubbish = np.where(mask, written.response_BR, 9).astype(np.int32)
+    want = logprobs(params, written, PLAIN, CFG)
+    got = logprobs(params, written.replace(response_BR=rubbish), PLAIN, CFG)
+    np.testing.assert_array_equal(got[0], want[0])
+    np.testing.assert_array_equal(got[1], want[1])
+
+
+# -- gradient -------------------------------------------------------------------------------------
+
+
+def test_gradient_of_logprobs_is_their_slope(params) -> None:
+    """Central differences at the steepest coordinate of each parameter, weights of both signs."""
+    written = draw(params, make_prompts())
+    weight = np.random.default_rng(3).normal(0, 0.3, (Q * G, R)).astype(np.float32)
+
+    def loss(params):
+        logprob, entropy = policy.logprobs(params, written, SAMPLERS["cool"], CFG)
+        return jnp.sum(weight * (logprob + 0.5 * entropy))
+
+    value_and_grad = jax.jit(jax.value_and_grad(loss))
+    _, grads = value_and_grad(params)
+    for name, slope in grads.items():
+        at = np.unravel_index(np.argmax(np.abs(slope)), slope.shape)
+
+        def moved(delta, name=name, at=at):
+            x = params[name].copy()
+            x[at] += delta
+            return float(value_and_grad(params | {name: x})[0])
+
+        # Richardson: the error of the wide difference is 4 times that of the narrow one.
+        wide = (moved(2e-2) - moved(-2e-2)) / 4e-2
+        narrow = (moved(1e-2) - moved(-1e-2)) / 2e-2
+        assert float(slope[at]) == pytest.approx((4 * narrow - wide) / 3, rel=0.01), name

@@ -1,0 +1,260 @@
+"""A run that is killed, interrupted or repeated ends exactly as if nothing had happened."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+from rlvr_jax import model
+from rlvr_jax.host import checkpoint, settings
+from rlvr_jax.host.run import Run
+
+DEBUG = Path(__file__).parents[1] / "configs" / "debug.yaml"
+# More steps than configs/debug.yaml in rl, and a checkpoint every other one.
+SIZES = ["sft.save_every=7", "verifier.save_every=7", "rl.steps=24", "rl.save_every=2"]
+SIZES += ["rl.sample_every=3"]
+PATIENCE = 300  # seconds; a run that hangs fails its test
+
+
+class Command:
+    """`python -m rlvr_jax.train` with a run folder of its own, as a process group."""
+
+    def __init__(self, runs: Path, compiled: Path, *more: str):
+        words = ["-m", "rlvr_jax.train", "--config", str(DEBUG), f"runs={runs}", *SIZES, *more]
+        self.words, self.folder = [sys.executable, *words], runs / "debug"
+        # Little optimisation: compiling is most of the time here.  What is compiled once is kept.
+        self.env = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "JAX_COMPILATION_CACHE_DIR": str(compiled),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.log = (self.folder.parent / "log.txt").open("wb")
+        self.process = subprocess.Popen(
+            self.words, env=self.env, stdout=self.log, stderr=self.log, start_new_session=True
+        )
+
+    def wait(self) -> tuple[int, str]:
+        """Exit code and all that was printed, as one line."""
+        try:
+            code = self.process.wait(PATIENCE)
+        finally:
+            self.kill()
+        text = (self.folder.parent / "log.txt").read_text(encoding="utf-8", errors="replace")
+        return code, " ".join(text.split())
+
+    def run(self) -> tuple[int, str]:
+        self.start()
+        return self.wait()
+
+    def send(self, signum: int) -> None:
+        os.killpg(self.process.pid, signum)
+
+    def kill(self) -> None:
+        """kill -9 of the whole group; nothing is left running, whatever happens in a test."""
+        if self.process.poll() is None:
+            self.send(signal.SIGKILL)
+            self.process.wait()
+        self.log.close()
+
+    def until(self, seen) -> bool:
+        """Watch the run closely until `seen()`; False when it ended first."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            if seen():
+                return True
+            if self.process.poll() is not None:
+                return False
+            time.sleep(0.002)
+        self.kill()
+        raise AssertionError("the run hangs:\n" + self.wait()[1])
+
+    def lines(self, stage: str) -> int:
+        """Complete lines of a stage in metrics.jsonl."""
+        try:
+            text = (self.folder / "metrics.jsonl").read_bytes()
+        except FileNotFoundError:
+            return 0
+        return text.count(b'{"stage": "%s"' % stage.encode())
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory) -> Path:
+    return tmp_path_factory.getbasetemp() / "compiled"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, compiled) -> Command:
+    """The uninterrupted run: what every other one is compared with."""
+    command = Command(tmp_path_factory.mktemp("finished"), compiled)
+    code, said = command.run()
+    assert code == 0, said
+    return command
+
+
+@pytest.fixture
+def before_rl(finished, tmp_path, compiled) -> Command:
+    """A copy of the finished run, taken back to where the rl stage begins."""
+    command = Command(tmp_path, compiled)
+    folder = command.folder
+    shutil.copytree(finished.folder, folder)
+    for name in ("checkpoints/rl", "tensorboard/rl", "samples"):
+        shutil.rmtree(folder / name)
+    for name in ("stages/rl.json", "stages/after.json", "eval/after.json", "report.html"):
+        (folder / name).unlink()
+    marker = json.loads((folder / "stages" / "verifier.json").read_text())
+    os.truncate(folder / "metrics.jsonl", marker["metrics_bytes"])
+    config = yaml.safe_load((folder / "config.resolved.yaml").read_text())
+    config["runs"] = str(tmp_path)
+    (folder / "config.resolved.yaml").write_text(yaml.safe_dump(config, sort_keys=False, width=100))
+    return command
+
+
+def lasting(folder: Path) -> dict[str, object]:
+    """Everything in a run folder that interruptions must not change."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timed = ("time/", "perf/")
+    kept = [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows]
+    out: dict[str, object] = {"metrics": [json.dumps(row) for row in kept]}  # order of keys, too
+    for pattern in ("samples/*", "eval/*", "verdicts/*", "tokenizer.model"):
+        out |= {str(p.relative_to(folder)): p.read_bytes() for p in folder.glob(pattern)}
+    return out
+
+
+def policies(folder: Path) -> dict[str, np.ndarray]:
+    """The final parameters of every stage that trains some."""
+    cfg = settings.load(folder / "config.resolved.yaml")
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+        for name, x in model.abstract(cfg.model).items()
+    }
+    out = {}
+    for stage in ("sft", "verifier", "rl"):
+        restored = checkpoint.restore_params(folder / "checkpoints" / stage, like)
+        out |= {f"{stage}/{name}": np.asarray(x) for name, x in restored.items()}
+    return out
+
+
+def assert_equal(folder: Path, finished: Path) -> None:
+    one, other = lasting(folder), lasting(finished)
+    assert one["metrics"] == other["metrics"]
+    assert list(one) == list(other)
+    assert [name for name in one if one[name] != other[name]] == []
+    mine, theirs = policies(folder), policies(finished)
+    assert [name for name in theirs if mine[name].tobytes() != theirs[name].tobytes()] == []
+    assert not list(folder.glob("**/*.part")), "half-written files are left"
+    assert not list(folder.glob("**/*orbax-checkpoint-tmp*")), "half-written checkpoints are left"
+
+
+def writing(command: Command, stage: str) -> bool:
+    return any((command.folder / "checkpoints" / stage).glob("*.orbax-checkpoint-tmp*"))
+
+
+def test_kill_at_five_random_moments_of_rl(before_rl, finished):
+    seed = int(os.environ.get("RLVR_TEST_SEED", time.time_ns() % 10_000))
+    draw, command = random.Random(seed), before_rl
+    print(f"to see these moments again: RLVR_TEST_SEED={seed}")
+    for _ in range(5):
+        command.start()
+        begin = command.lines("rl")
+        more = draw.randint(1, 5)
+        # After a resume, lines behind the checkpoint are cut off first: count from what is left.
+        alive = command.until(lambda n=begin + more: command.lines("rl") >= n)
+        time.sleep(draw.uniform(0, 0.3))
+        command.kill()
+        assert alive, command.wait()[1]
+    code, said = command.run()
+    assert code == 0, said
+    assert_equal(command.folder, finished.folder)
+
+
+def test_kill_inside_a_checkpoint_write(before_rl, finished):
+    command = before_rl
+    for _ in range(2):
+        command.start()
+        assert command.until(lambda: writing(command, "rl")), command.wait()[1]
+        command.kill()
+        assert list((command.folder / "checkpoints" / "rl").glob("*.orbax-checkpoint-tmp*"))
+    code, said = command.run()
+    assert code == 0, said
+    assert_equal(command.folder, finished.folder)
+
+
+def test_kill_in_every_stage_before_rl(tmp_path, compiled, finished):
+    command = Command(tmp_path, compiled)
+    folder = command.folder
+    moments = {
+        "while the problems are written": lambda: (folder / "data").exists(),
+        "between tokenizer and sft": lambda: (folder / "stages" / "tokenizer.json").exists(),
+        "in sft, between checkpoints": lambda: command.lines("sft") > 16,
+        "between before and label": lambda: (folder / "eval" / "before.json").exists(),
+        "in verifier, in a checkpoint": lambda: writing(command, "verifier"),
+        "between rl and after": lambda: (folder / "stages" / "rl.json").exists(),
+    }
+    for moment, seen in moments.items():
+        command.start()
+        assert command.until(seen), f"{moment}: {command.wait()[1]}"
+        command.kill()
+    code, said = command.run()
+    assert code == 0, said
+    assert said.count("finished earlier, skipped") == 6
+    assert_equal(folder, finished.folder)
+
+
+def test_signals_save_and_the_same_command_goes_on(before_rl, finished):
+    command = before_rl
+    for signum, exit_code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        command.start()
+        more = command.lines("rl") + 3
+        assert command.until(lambda n=more: command.lines("rl") >= n), command.wait()[1]
+        command.send(signum)
+        code, said = command.wait()
+        assert code == exit_code, said
+        assert "Traceback" not in said and f"stopped by {signum.name}" in said
+        newest = checkpoint.Checkpoints(command.folder / "checkpoints" / "rl").latest()
+        assert newest == command.lines("rl"), "the checkpoint is of the last step that was logged"
+        assert not (command.folder / "stages" / "rl.json").exists()
+    code, said = command.run()
+    assert code == 0, said
+    assert_equal(command.folder, finished.folder)
+
+
+def test_a_finished_run_is_left_alone(finished):
+    def everything():
+        files = [path for path in finished.folder.glob("**/*") if path.is_file()]
+        return {path: path.read_bytes() for path in files if path.name != "report.html"}
+
+    before = everything()
+    code, said = finished.run()
+    assert code == 0, said
+    assert said.count("finished earlier, skipped") == 7
+    assert everything() == before
+
+
+def test_a_second_signal_stops_at_once(tmp_path, monkeypatch):
+    kept = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        run = Run(settings.load(DEBUG, [f"runs={tmp_path}"]))
+        run.catch_signals()
+        signal.raise_signal(signal.SIGTERM)
+        assert run.check_signal() == signal.SIGTERM
+        with pytest.raises(SystemExit) as stop:
+            signal.raise_signal(signal.SIGINT)
+        assert stop.value.code == 130
+    finally:
+        for signum, handler in kept.items():
+            signal.signal(signum, handler)

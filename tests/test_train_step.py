@@ -1,0 +1,621 @@
+"""The step: the same numbers on every mesh, in any number of parts, fused or split."""
+
+import dataclasses
+import functools
+import itertools
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from rlvr_jax import loss, model, optim, sharding, train_step
+from rlvr_jax.config import LossConfig, MeshConfig, ModelConfig, OptimConfig, RewardConfig, RlStage
+from rlvr_jax.host.compiles import Compiles
+from rlvr_jax.structs import Frozen, Prompts, Rollout, Verdict
+
+MESHES = [(1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 4, 2)]  # data x fsdp x tensor
+STEPS = 3
+Q, G, P, R, C, EOS = 8, 4, 8, 6, 10, 1
+ACCEPT, REJECT, TAIL, NEWLINE = 3, 4, (5, 6), 7
+STAGE = RlStage(
+    prompts=Q,
+    samples=G,
+    reward=RewardConfig(min_mass=0.0),
+    loss=LossConfig(kl_coef=0.01),
+    optim=OptimConfig(lr=1e-2),
+)
+TX = optim.make(STAGE.optim, STAGE.steps)
+# Compile time is most of this file's time; these change the code that is made, not what it means.
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+# The table of the design, by hand, for the meshes above.
+LAYOUT = {
+    "embed_VD": ("tensor", "fsdp"),
+    "norm1_LD": (),
+    "q_LDNH": (None, "fsdp", "tensor"),
+    "k_LDKH": (None, "fsdp", "tensor"),
+    "v_LDKH": (None, "fsdp", "tensor"),
+    "out_LNHD": (None, "tensor", None, "fsdp"),
+    "norm2_LD": (),
+    "gate_LDF": (None, "fsdp", "tensor"),
+    "up_LDF": (None, "fsdp", "tensor"),
+    "down_LFD": (None, "tensor", "fsdp"),
+    "norm_D": (),
+}
+
+
+class Run(NamedTuple):
+    """A few steps on one mesh: what came out on the host, and what is needed to go on."""
+
+    step: Any
+    mesh: Any
+    state: Any
+    frozen: Frozen
+    key: Any  # of the first state
+    tokens: list  # of each step
+    rewards: list
+    metrics: list
+    first: Any  # the state after one step
+    kept: list  # paths of the old state's arrays that were not donated
+    compiles: int
+
+
+def draw(cfg, seed):
+    """Random parameters, without compiling a random number generator on each mesh."""
+    rng = np.random.default_rng(seed)
+    params = {
+        name: np.ones(shape.shape, np.float32)
+        if name.startswith("norm")
+        else rng.normal(0, 0.25, shape.shape).astype(np.float32)
+        for name, shape in model.abstract(cfg).items()
+    }
+    params["embed_VD"][EOS] *= 3  # so that about half of the responses end by themselves
+    return params
+
+
+def even_judge(cfg):
+    """A hand-made verifier: the larger the share of even ids it reads, the more it accepts.
+
+    Layer 0 averages a feature of all columns (zero queries attend evenly) into another one, which
+    the verdict tokens read; the other layers add nothing.
+    """
+    params = {k: np.zeros(v.shape, np.float32) for k, v in model.abstract(cfg).items()}
+    params |= {k: np.ones_like(v) for k, v in params.items() if k.startswith("norm")}
+    params["embed_VD"][:, 2:] = np.random.default_rng(5).normal(size=(cfg.vocab, cfg.width - 2))
+    params["embed_VD"][8::2, 0] = 4
+    params["embed_VD"][[ACCEPT, REJECT], 1] = 4, -4
+    params["embed_VD"][TAIL[-1], 1] = -4
+    params["v_LDKH"][0, 0, :, 0] = 1
+    params["out_LNHD"][0, :, 0, 1] = 4 / cfg.heads
+    return params
+
+
+def ask(seed=0):
+    rng = np.random.default_rng(seed)
+    length, checked = rng.integers(3, P + 1, (Q, 1)), rng.integers(3, C + 1, (Q, 1))
+    return Prompts(
+        prompt_QP=rng.integers(8, 48, (Q, P)).astype(np.int32),
+        prompt_mask_QP=np.arange(P) >= P - length,
+        check_QC=rng.integers(8, 48, (Q, C)).astype(np.int32),
+        check_mask_QC=np.arange(C) >= C - checked,
+    )
+
+
+def verdict(vocab):
+    ids = np.arange(vocab)
+    tail = np.array(TAIL, np.int32)
+    return Verdict(tail, np.int32(ACCEPT), np.int32(REJECT), ids == NEWLINE, ids <= EOS)
+
+
+def answered(seed=0):
+    """A rollout that nobody sampled: random tokens, ragged lengths."""
+    rng, asked = np.random.default_rng(seed), ask(seed)
+    length_B = rng.integers(1, R + 1, Q * G).astype(np.int32)
+    mask_BR = np.arange(R) < length_B[:, None]
+    return Rollout(
+        prompt_QP=asked.prompt_QP,
+        prompt_mask_QP=asked.prompt_mask_QP,
+        response_BR=rng.integers(0, 48, (Q * G, R)).astype(np.int32),
+        length_B=length_B,
+        truncated_B=np.zeros(Q * G, bool),
+        logprob_BR=np.where(mask_BR, -rng.exponential(size=(Q * G, R)), 0).astype(np.float32),
+    )
+
+
+def make_mesh(shape):
+    cfg = MeshConfig(*shape)
+    return cfg, sharding.make_mesh(cfg, jax.devices()[: np.prod(shape)])
+
+
+def start(shape, cfg, tx=TX):
+    """Mesh, its shardings of a state, the state, and frozen models; as the stages make them."""
+    mesh_cfg, mesh = make_mesh(shape)
+    with jax.set_mesh(mesh):
+        build = functools.partial(train_step.init_state, tx=tx)
+        like = jax.eval_shape(build, jax.random.key(7), draw(cfg, 0))
+        layout = sharding.shard_tree(like, mesh, mesh_cfg)
+        state = jax.jit(build, out_shardings=layout)(jax.random.key(7), draw(cfg, 0))
+        params = jax.device_put((draw(cfg, 2), even_judge(cfg)), (layout.policy,) * 2)
+    return mesh, layout, state, Frozen(*params, verdict(cfg.vocab))
+
+
+def run(shape, cfg):
+    compiles = Compiles()
+    mesh, layout, state, frozen = start(shape, cfg)
+    key = np.asarray(jax.random.key_data(state.key))
+    tokens, rewards, metrics, kept = [], [], [], []
+    with jax.set_mesh(mesh):
+        step = jax.jit(
+            functools.partial(
+                train_step.train_step,
+                cfg=STAGE,
+                model_cfg=cfg,
+                verifier_cfg=cfg,
+                columns=R,
+                eos=EOS,
+                tx=TX,
+            ),
+            donate_argnums=0,
+            out_shardings=(layout, None, None, None),
+            compiler_options=QUICK,
+        )
+        for number in range(STEPS):
+            old = state
+            state, rollout, signal, values = step(
+                old, frozen, sharding.place_rows(ask(number), mesh)
+            )
+            paths = jax.tree_util.tree_leaves_with_path(old)
+            kept.append([jax.tree_util.keystr(k) for k, x in paths if not x.is_deleted()])
+            if number == 0:  # a copy: an array that numpy looks into cannot be donated
+                copied = jax.jit(functools.partial(jax.tree.map, jnp.copy))(state)
+                first = jax.device_get(copied.replace(key=None))
+            tokens.append(jax.device_get(rollout))
+            rewards.append(np.asarray(signal[0]))
+            metrics.append(jax.device_get(values))
+    count = compiles.count("train_step")
+    return Run(step, mesh, state, frozen, key, tokens, rewards, metrics, first, kept, count)
+
+
+@pytest.fixture(scope="module")
+def runs(tiny):
+    """Runs by mesh, each made when first asked for."""
+    return functools.cache(lambda shape: run(shape, tiny))
+
+
+@pytest.fixture(scope="module")
+def parts(tiny):
+    """rollout, reward and update, jitted one by one on one device; nothing donated."""
+    mesh, layout, state, frozen = start((1, 1, 1), tiny)
+    rollout = functools.partial(
+        train_step.rollout, cfg=STAGE, model_cfg=tiny, columns=R, eos=EOS
+    )
+    reward = functools.partial(train_step.reward, cfg=STAGE, verifier_cfg=tiny)
+    update = functools.partial(train_step.update, cfg=STAGE, model_cfg=tiny, tx=TX)
+    jitted = [jax.jit(part, compiler_options=QUICK) for part in (rollout, reward, update)]
+    return mesh, state, frozen, *jitted
+
+
+def equal(a, b):
+    """Whether two pytrees hold the same bits."""
+    leaves = [
+        [np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)]
+        for x in [*jax.tree.leaves(a), *jax.tree.leaves(b)]
+    ]
+    half = len(leaves) // 2
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        x.tobytes() == y.tobytes() for (x,), (y,) in zip(leaves[:half], leaves[half:], strict=True)
+    )
+
+
+# ---- meshes --------------------------------------------------------------------------------
+
+
+def test_what_is_compared_is_not_trivial(runs):
+    one = runs((1, 1, 1))
+    for rewards, rollout, metrics in zip(one.rewards, one.tokens, one.metrics, strict=True):
+        assert rewards.std() > 0.1
+        assert len(np.unique(rewards)) > 4
+        assert 0.1 < rollout.truncated_B.mean() < 0.9
+        assert len(np.unique(rollout.length_B)) > 2
+        assert abs(metrics["policy/kl"]) > 0.01
+
+
+@pytest.mark.parametrize("shape", MESHES[1:])
+def test_a_mesh_changes_no_token_and_no_number(runs, shape):
+    one, many = runs((1, 1, 1)), runs(shape)
+    for step in range(STEPS):
+        a, b = one.tokens[step], many.tokens[step]
+        np.testing.assert_array_equal(a.response_BR, b.response_BR)
+        np.testing.assert_array_equal(a.length_B, b.length_B)
+        np.testing.assert_array_equal(a.truncated_B, b.truncated_B)
+        np.testing.assert_allclose(a.logprob_BR, b.logprob_BR, rtol=1e-5, atol=2e-5)
+        np.testing.assert_allclose(one.rewards[step], many.rewards[step], rtol=1e-5, atol=1e-7)
+        for name in ("policy/loss", "policy/grad_norm", "reward/mean", "policy/entropy"):
+            x, y = one.metrics[step][name], many.metrics[step][name]
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-7, err_msg=f"{name}, step {step}")
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_a_step_leaves_parameters_and_moments_as_the_table_says(runs, shape, tiny):
+    result = runs(shape)
+    assert set(result.state.policy) == set(LAYOUT)
+    adam = result.state.opt_state[1][0]
+    for tree in (result.state.policy, adam.mu, adam.nu):
+        assert set(tree) == set(LAYOUT)
+        for name, x in tree.items():
+            wanted = NamedSharding(result.mesh, PartitionSpec(*LAYOUT[name]))
+            assert x.sharding.is_equivalent_to(wanted, x.ndim), (name, x.sharding)
+            parts = shape[1] * shape[2] if LAYOUT[name] else 1
+            assert all(s.data.size == x.size // parts for s in x.addressable_shards), name
+            assert len(x.addressable_shards) == np.prod(shape)
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_a_step_donates_the_old_state(runs, shape):
+    """All of it but the key, which is the same array before and after."""
+    assert runs(shape).kept == [[".key"]] * STEPS
+
+
+@pytest.mark.parametrize("shape", MESHES)
+def test_a_step_is_compiled_once(runs, shape):
+    assert runs(shape).compiles == 1
+
+
+# ---- the step's own promises ---------------------------------------------------------------
+
+
+def test_metrics_are_finite_and_the_histogram_holds_every_row(runs):
+    for metrics, rewards in zip(runs((1, 1, 1)).metrics, runs((1, 1, 1)).rewards, strict=True):
+        for name, value in metrics.items():
+            assert np.isfinite(value).all(), name
+        histogram = metrics["reward/histogram"]
+        assert histogram.sum() == Q * G
+        counts = np.histogram(rewards, bins=10, range=(0, 1))[0]
+        np.testing.assert_array_equal(histogram, counts)
+        assert metrics["mismatch/logprob_diff_max"] < 1e-5
+        assert metrics["policy/skipped"] == 0
+
+
+def test_a_perfect_reward_is_in_the_last_bin():
+    rewards = jnp.concatenate([jnp.ones(20), jnp.zeros(12)])
+    histogram = train_step.describe(answered(), rewards, rewards, G)["reward/histogram"]
+    assert histogram.tolist() == [12, *[0] * 8, 20]
+
+
+def test_the_key_stays_and_the_step_counts(runs):
+    state = runs((1, 1, 1)).state
+    assert np.asarray(jax.random.key_data(state.key)).tolist() == runs((1, 1, 1)).key.tolist()
+    assert int(state.step) == STEPS
+
+
+def test_tokens_follow_from_parameters_key_and_step_alone(parts):
+    mesh, state, _, rollout, *_ = parts
+    with jax.set_mesh(mesh):
+        asked = ask()
+        first = rollout(state, asked)
+        other = jax.tree.map(lambda x: x + 1, state.opt_state)
+        unrelated = state.replace(
+            opt_state=other, skipped=state.skipped + 3, skipped_in_row=state.skipped_in_row + 3
+        )
+        assert equal(rollout(unrelated, asked), first)
+        assert equal(rollout(state, ask()), first)  # asking does not use anything up
+        later = rollout(state.replace(step=state.step + 1), asked)
+        assert (later.response_BR != first.response_BR).mean() > 0.5
+
+
+def test_the_split_step_is_the_fused_step(parts, runs):
+    mesh, state, frozen, rollout, reward, update = parts
+    fused = runs((1, 1, 1))
+    with jax.set_mesh(mesh):
+        for number in range(STEPS):
+            asked = sharding.place_rows(ask(number), mesh)
+            written = rollout(state, asked)
+            reward_B, verdicts = reward(frozen, asked, written)
+            state, advantage_B, metrics = update(state, frozen, written, reward_B)
+            np.testing.assert_array_equal(fused.tokens[number].response_BR, written.response_BR)
+            np.testing.assert_allclose(fused.rewards[number], reward_B, rtol=1e-6)
+            assert set(metrics | verdicts) == set(fused.metrics[number])
+            for name, value in (metrics | verdicts).items():
+                np.testing.assert_allclose(
+                    fused.metrics[number][name], value, rtol=1e-5, atol=1e-6, err_msg=name
+                )
+            if number == 0:  # later the rounding of earlier steps is in it
+                paths = jax.tree_util.tree_leaves_with_path(state.replace(key=None))
+                leaves = jax.tree.leaves(fused.first)
+                for (path, x), y in zip(paths, leaves, strict=True):
+                    apart = np.max(np.abs(x - y)) / max(np.max(np.abs(y)), 1e-12)
+                    assert apart < 1e-6, jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_a_reward_that_is_not_finite_moves_nothing(parts, bad):
+    mesh, state, frozen, rollout, reward, update = parts
+    with jax.set_mesh(mesh):
+        written = rollout(state, ask())
+        good = np.linspace(0, 1, Q * G, dtype=np.float32)
+        after = state
+        for count in (1, 2):
+            after, _, metrics = update(after, frozen, written, np.where(good == 1, bad, good))
+            assert not np.isfinite(metrics["policy/grad_norm"])
+            assert equal((after.policy, after.opt_state), (state.policy, state.opt_state))
+            assert [int(after.step), int(after.skipped), int(after.skipped_in_row)] == [count] * 3
+        healed, _, _ = update(after, frozen, written, good)
+        straight, _, _ = update(state, frozen, written, good)
+    assert equal((healed.policy, healed.opt_state), (straight.policy, straight.opt_state))
+    assert not equal(healed.policy, state.policy)
+    assert [int(healed.step), int(healed.skipped), int(healed.skipped_in_row)] == [3, 2, 0]
+
+
+def test_a_parameter_that_is_not_finite_moves_nothing(parts):
+    mesh, state, frozen, rollout, reward, update = parts
+    with jax.set_mesh(mesh):
+        broken = state.policy | {"norm_D": state.policy["norm_D"].at[0].set(np.nan)}
+        broken = state.replace(policy=broken)
+        written = rollout(state, ask())
+        after, _, _ = update(broken, frozen, written, np.linspace(0, 1, Q * G, dtype=np.float32))
+    assert equal((after.policy, after.opt_state), (broken.policy, broken.opt_state))
+    assert int(after.skipped) == 1
+
+
+@pytest.mark.parametrize("value, norm", [(np.nan, 1.0), (np.inf, 1.0), (1.0, np.inf), (1.0, 2.0)])
+def test_apply_looks_at_loss_and_gradient(value, norm):
+    tx = optax.sgd(1.0)
+    state = train_step.init_state(jax.random.key(0), {"x_D": jnp.zeros(1)}, tx)
+    after, seen = train_step.apply(state, {"x_D": jnp.full(1, norm)}, jnp.float32(value), tx)
+    moved = np.isfinite(value) and np.isfinite(norm)
+    assert float(after.policy["x_D"][0]) == (-norm if moved else 0.0)
+    assert int(after.skipped) == (not moved)
+    assert float(seen) == norm
+
+
+def test_equal_rewards_leave_only_the_penalty(parts):
+    """A group that agrees says nothing: without KL in the reward its advantage is exactly 0."""
+    mesh, state, frozen, rollout, reward, update = parts
+    same = frozen.replace(reference=state.policy)
+    with jax.set_mesh(mesh):
+        written = rollout(state, ask())
+        _, advantage_B, metrics = update(state, same, written, np.full(Q * G, 0.3, np.float32))
+    assert np.abs(advantage_B).max() < 1e-6  # rounding between sampler and trainer, times 0.01
+    assert metrics["policy/grad_norm"] < 1e-4
+
+
+# ---- micro-batches -------------------------------------------------------------------------
+
+AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant")
+SMALL = ModelConfig(
+    layers=1, width=8, heads=2, kv_heads=2, head_size=4, feedforward=8, vocab=48
+)
+# An optimizer that moves nothing and keeps the gradient it was given.
+RECORD = optax.GradientTransformation(
+    lambda params: jax.tree.map(jnp.zeros_like, params),
+    lambda grads, state, params=None: (jax.tree.map(jnp.zeros_like, grads), grads),
+)
+
+
+def gradients(count, kl_in, shape=(1, 1, 1)):
+    """Gradient and metrics of `update` under each of the four aggregations.
+
+    Only the row weights know the aggregation; choosing among the four at run time saves compiling
+    the update four times.
+    """
+    stage = dataclasses.replace(
+        STAGE, microbatches=count, loss=LossConfig(kl_coef=0.1, kl_in=kl_in)
+    )
+    weights = loss.row_weights
+
+    def update(which, state, frozen, written, reward_B):
+        def chosen(mask_BR, cfg):
+            each = [weights(mask_BR, dataclasses.replace(cfg, aggregate=a)) for a in AGGREGATES]
+            return jnp.stack(each)[which]
+
+        with mock.patch.object(loss, "row_weights", chosen):
+            new, _, metrics = train_step.update(
+                state, frozen, written, reward_B, cfg=stage, model_cfg=SMALL, tx=RECORD
+            )
+        return new.opt_state, metrics
+
+    reward_B = np.random.default_rng(3).random(Q * G).astype(np.float32)
+    mesh, _, state, frozen = start(shape, SMALL, RECORD)
+    with jax.set_mesh(mesh):
+        written, reward_B = sharding.place_rows((answered(), reward_B), mesh)
+        jitted = jax.jit(update, compiler_options=QUICK)
+        return [
+            jax.device_get(jitted(which, state, frozen, written, reward_B))
+            for which in range(len(AGGREGATES))
+        ]
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """The gradients of the undivided batch."""
+    return functools.cache(lambda kl_in, shape: gradients(1, kl_in, shape))
+
+
+def distance(a, b):
+    """Norm of the difference of two gradients, relative to the first."""
+    apart = optax.tree.norm(jax.tree.map(np.subtract, a, b))
+    return float(apart / optax.tree.norm(a))
+
+
+def test_aggregations_and_kl_are_all_different(whole):
+    both = [whole("reward", (1, 1, 1)), whole("loss", (1, 1, 1))]
+    grads = [grad for part in both for grad, _ in part]
+    assert len(grads) == 8
+    for a, b in itertools.combinations(grads, 2):
+        assert distance(a, b) > 1e-2
+
+
+@pytest.mark.parametrize(
+    "count, kl_in, shape",
+    [
+        (2, "reward", (1, 1, 1)),
+        (4, "reward", (1, 1, 1)),
+        (2, "loss", (1, 1, 1)),
+        (4, "loss", (1, 1, 1)),
+        (2, "loss", (2, 2, 2)),
+    ],
+)
+def test_microbatches_change_no_gradient(whole, count, kl_in, shape):
+    parts = gradients(count, kl_in, shape)
+    pairs = zip(AGGREGATES, whole(kl_in, shape), parts, strict=True)
+    for aggregate, (a, one), (b, many) in pairs:
+        assert distance(a, b) < 1e-6, aggregate
+        for name in one:
+            np.testing.assert_allclose(one[name], many[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_a_mesh_changes_no_gradient(whole):
+    pairs = zip(AGGREGATES, whole("loss", (1, 1, 1)), whole("loss", (2, 2, 2)), strict=True)
+    for aggregate, (a, _), (b, _) in pairs:
+        assert distance(a, b) < 1e-5, aggregate
+
+
+def test_a_microbatch_takes_whole_groups_from_all_over_the_batch():
+    """Every part holds each count-th prompt with its group: all data shards work on each part."""
+    seen = []
+
+    def objective(params, part):
+        prompt_Q, row_B = part
+        jax.debug.callback(lambda *ids: seen.append([x.tolist() for x in ids]), prompt_Q, row_B)
+        return params["x"] * jnp.sum(row_B), ({"sum": jnp.sum(row_B)}, jnp.max(row_B))
+
+    part = (jnp.arange(4.0), jnp.repeat(jnp.arange(4.0), 2))
+    grads, value, sums, most = train_step.sum_microbatches(
+        objective, {"x": jnp.float32(2)}, part, 4, 2
+    )
+    jax.effects_barrier()
+    assert seen == [[[0, 2], [0, 0, 2, 2]], [[1, 3], [1, 1, 3, 3]]]
+    assert [float(grads["x"]), float(value), float(sums["sum"]), float(most)] == [12, 24, 12, 3]
+
+
+# ---- learning ------------------------------------------------------------------------------
+
+
+def even_share(rollout):
+    mask_BR = np.arange(R) < rollout.length_B[:, None]
+    token = np.asarray(rollout.response_BR)[mask_BR]
+    return (token[token >= 8] % 2 == 0).mean()
+
+
+def test_the_fused_step_learns_what_the_verifier_likes(runs, tiny):
+    fused = runs((1, 1, 1))
+    _, _, state, frozen = start((1, 1, 1), tiny)
+    shares, rewards = [], []
+    with jax.set_mesh(fused.mesh):
+        for _ in range(40):
+            asked = sharding.place_rows(ask(), fused.mesh)
+            state, rollout, signal, _ = fused.step(state, frozen, asked)
+            shares.append(even_share(rollout))
+            rewards.append(float(np.mean(signal[0])))
+    assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.2
+    assert np.mean(shares[:5]) < 0.7 and np.mean(shares[-5:]) > 0.8
+
+
+def test_the_split_step_learns_what_the_host_likes(parts):
+    mesh, state, frozen, rollout, _, update = parts
+    liked = []
+    with jax.set_mesh(mesh):
+        for _ in range(30):
+            written = rollout(state, ask())
+            reward_B = (np.asarray(written.response_BR[:, 0]) % 3 == 0).astype(np.float32)
+            liked.append(reward_B.mean())
+            state, _, _ = update(state, frozen, written, reward_B)
+    assert np.mean(liked[:3]) < 0.6 and np.mean(liked[-3:]) > 0.9
+
+
+# ---- supervised ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def teach():
+    """supervised_step on one device, jitted; and a state for it."""
+    mesh, _, state, _ = start((1, 1, 1), SMALL)
+    step = functools.partial(train_step.supervised_step, model_cfg=SMALL, tx=TX)
+    return mesh, state, jax.jit(step, compiler_options=QUICK)
+
+
+def lesson():
+    """One response to each prompt, by a rule: the next id each time."""
+    asked, length_B = ask(), np.random.default_rng(1).integers(1, R + 1, Q).astype(np.int32)
+    first_Q1 = asked.prompt_QP[:, -1:]
+    return Rollout(
+        prompt_QP=asked.prompt_QP,
+        prompt_mask_QP=asked.prompt_mask_QP,
+        response_BR=(first_Q1 + 1 + np.arange(R, dtype=np.int32)) % 48,
+        length_B=length_B,
+        truncated_B=np.zeros(Q, bool),
+        logprob_BR=np.zeros((Q, R), np.float32),
+    )
+
+
+def test_supervised_steps_lower_the_loss(teach):
+    mesh, state, step = teach
+    compiles, losses = Compiles(), []
+    with jax.set_mesh(mesh):
+        for _ in range(40):
+            state, metrics = step(state, lesson())
+            losses.append(float(metrics["loss"]))
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.5 * losses[0]
+    assert int(state.step) == 40 and int(state.skipped) == 0
+    assert compiles.count("supervised_step") <= 1
+
+
+def test_the_supervised_loss_is_the_mean_over_tokens(teach):
+    """Against log-probs of the whole sequence, computed from the logits here."""
+    mesh, state, step = teach
+    rows = lesson()
+    mask_BR = np.arange(R) < rows.length_B[:, None]
+    token_QT = np.concatenate([rows.prompt_QP, rows.response_BR], 1)
+    mask_QT = np.concatenate([rows.prompt_mask_QP, mask_BR], 1)
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def logits(params):
+        hidden_QTD, _ = model.prefill(params, token_QT, mask_QT, SMALL)
+        return model.logits(params, hidden_QTD, SMALL)
+
+    with jax.set_mesh(mesh):
+        _, metrics = step(state, rows)
+        before_QRV = np.asarray(logits(state.policy), np.float64)[:, P - 1 : -1]
+    logprob_QRV = before_QRV - np.log(np.exp(before_QRV).sum(-1, keepdims=True))
+    logprob_QR = np.take_along_axis(logprob_QRV, rows.response_BR[..., None], -1)[..., 0]
+    expected = -logprob_QR[mask_BR].sum() / rows.length_B.sum()
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+def test_what_the_masks_hide_has_no_influence(teach):
+    mesh, state, step = teach
+    rows = lesson()
+    rng = np.random.default_rng(9)
+    noise_QP, noise_BR = rng.integers(0, 48, (Q, P)), rng.integers(0, 48, (Q, R))
+    hidden = rows.replace(
+        prompt_QP=np.where(rows.prompt_mask_QP, rows.prompt_QP, noise_QP).astype(np.int32),
+        response_BR=np.where(
+            np.arange(R) < rows.length_B[:, None], rows.response_BR, noise_BR
+        ).astype(np.int32),
+        logprob_BR=rng.normal(size=(Q, R)).astype(np.float32),
+    )
+    assert (hidden.response_BR != rows.response_BR).any()
+    assert (hidden.prompt_QP != rows.prompt_QP).any()
+    last = rows.response_BR.copy()
+    last[np.arange(Q), rows.length_B - 1] += 1  # the last token of a response does count
+    with jax.set_mesh(mesh):
+        plain, metrics = step(state, rows)
+        noisy, noisy_metrics = step(state, hidden)
+        other, _ = step(state, rows.replace(response_BR=last % 48))
+    assert equal((plain, metrics), (noisy, noisy_metrics))
+    assert not equal(plain.policy, other.policy)
+
+
+def test_a_supervised_step_leaves_out_what_is_not_finite(teach):
+    mesh, state, step = teach
+    broken = state.replace(policy=state.policy | {"norm_D": jnp.full(8, jnp.nan)})
+    with jax.set_mesh(mesh):
+        after, metrics = step(broken, lesson())
+    assert equal((after.policy, after.opt_state), (broken.policy, broken.opt_state))
+    assert int(metrics["policy/skipped"]) == int(after.skipped_in_row) == int(after.step) == 1

@@ -80,6 +80,6 @@ class TrainState:
 class Frozen:
     """Models that a step reads and never changes."""
 
-    reference: Params | None  # None: no KL term asked for
-    verifier: Params | None  # None: rewards come from the host
-    verdict: Verdict | None
+    reference: Params  # empty where no KL term is asked for
+    verifier: Params  # empty where rewards come from the host
+    verdict: Verdict

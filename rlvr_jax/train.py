@@ -7,7 +7,7 @@ Ctrl-C or SIGTERM with a checkpoint saved; 1 a defect of this program.
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -20,7 +20,7 @@ from rlvr_jax.host.run import Interrupted, Run, RunError
 from rlvr_jax.stages import evaluate, label, rl, sft, tokenizer, verifier
 from rlvr_jax.stages.workspace import Workspace
 
-STAGES = {
+STAGES: dict[str, Callable[..., dict]] = {
     "tokenizer": tokenizer.run,
     "sft": sft.run,
     "label": label.run,
@@ -63,14 +63,13 @@ def train(cfg: Config) -> None:
                 run.metrics.rewind(offset)
                 began = time.monotonic()
                 result = STAGES[stage.stage](stage, ws)
-                run.finish(stage.name, result | {"seconds": time.monotonic() - began})
-                marker = run.finished(stage.name)
+                marker = run.finish(stage.name, result | {"seconds": time.monotonic() - began})
                 log.say(f"{stage.name}: done in {marker['seconds']:.0f} s")
             else:
                 log.say(f"{stage.name}: finished earlier, skipped")
             offset = marker["metrics_bytes"]
-            if run.check_signal():
-                raise Interrupted(run.check_signal())
+            if signum := run.check_signal():
+                raise Interrupted(signum)
     run.metrics.close()
     report.write(run.folder)
     log.say(f"report: {run.folder / 'report.html'}")

@@ -6,6 +6,8 @@
 one they are the split step, for rewards that only the host can compute.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -143,7 +145,8 @@ def apply(
     moved = (optax.apply_updates(state.policy, updates), opt_state)
     kept = (state.policy, state.opt_state)
     params, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)
-    new_state = state.replace(
+    new_state = dataclasses.replace(
+        state,
         step=state.step + 1,
         policy=params,
         opt_state=opt_state,

@@ -70,7 +70,7 @@ def test_combine_is_the_loop(normalise, baseline) -> None:
 
 
 def test_the_penalty_is_not_normalised() -> None:
-    """r~ = zscore(r) - penalty: ten times the rewards change nothing, ten times the penalty does."""
+    """r~ = zscore(r) - penalty: rewards times ten change nothing, the penalty times ten does."""
     cfg = AdvantageConfig("batch", "none")
     reward, penalty = np.array([1.0, 0, 0, 0]), np.array([0.5, 0, 0, 0.25])
     want = np.array([3**0.5, *[-1 / 3**0.5] * 3])

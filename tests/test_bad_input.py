@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from rlvr_jax import train
-from rlvr_jax.host import settings
+from rlvr_jax.host import data, settings, template
+from rlvr_jax.host.tokenizer import Tokenizer
 
 TINY = {
     "name": "tiny",
@@ -273,9 +274,6 @@ def test_device_count_set_elsewhere(tmp_path):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("data.prompt_columns=4", ("data.prompt_columns to at least",)),
-        ("data.check_columns=4", ("data.check_columns to at least",)),
-        ("data.response_columns=2", ("data.response_columns to at least",)),
         ("data.train=0", ("data.train",)),
         ("data.sft=0", ("data.sft",)),
         ("data.train=2", ("2 records", "batch of 4")),
@@ -293,6 +291,27 @@ def test_data_that_does_not_fit(override, words, door, tmp_path):
     code, said = door(config, *overrides)
     assert_refused(code, said, *words)
     assert not list((tmp_path / "tiny").glob("checkpoints/*/step*")), "found before any training"
+
+
+def longest(trained: Path) -> dict[str, int]:
+    """Tokens of the longest text of each kind that the sft stage has to fit in its columns."""
+    records = list(data.open_split(trained / "tiny" / "data", "sft"))
+    encode = Tokenizer(trained / "tiny" / "tokenizer.model").encode
+    return {
+        "prompt_columns": max(len(encode(template.prompt_text(r))) for r in records),
+        "check_columns": max(len(encode(template.check_text(r))) for r in records),
+        "response_columns": max(len(encode(r["demonstration"])) + 1 for r in records),  # + EOS
+    }
+
+
+@pytest.mark.parametrize("field", ["prompt_columns", "check_columns", "response_columns"])
+def test_text_longer_than_its_columns(field, door, trained, tmp_path):
+    """One record too long is found before the first step, and one change is enough."""
+    enough = longest(trained)[field]
+    for columns in (2, enough - 1):
+        code, said = door(write(tmp_path / str(columns)), f"data.{field}={columns}")
+        assert_refused(code, said, f"raise data.{field} to at least {enough}")
+        assert not (tmp_path / str(columns) / "tiny" / "metrics.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Sampling: the distribution against loops over sorted tokens, the draws against the distribution."""
+"""The distribution against loops over sorted tokens, the draws against the distribution."""
 
 import jax
 import jax.numpy as jnp

@@ -17,7 +17,7 @@ class Compiles:
         """How often a function of this name has been compiled."""
         return self._names.count(f"jit({function})")
 
-    def _note(self, event: str, seconds: float, **details: str | int) -> None:
+    def _note(self, event: str, duration_secs: float, **details: str | int) -> None:
         if event == EVENT:
-            self.seconds += seconds
+            self.seconds += duration_secs
             self._names.append(str(details.get("fun_name")))

@@ -162,6 +162,11 @@ def batches(
     return iterator
 
 
+def each(source: RandomAccessSource) -> Iterator[Record]:
+    """All records in order."""
+    return (source[i] for i in range(len(source)))
+
+
 @dataclass(frozen=True)
 class _Split:
     """A split on disk: TFDS's bytes as text, its errors as sentences."""

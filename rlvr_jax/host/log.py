@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from rich.console import Console
@@ -46,7 +46,7 @@ class Metrics:
 
     def __init__(self, run: Path):
         self._path = run / "metrics.jsonl"
-        self._file = self._path.open("ab")
+        self._file: BinaryIO = self._path.open("ab")
         self._folder = run / "tensorboard"
         self._events: dict[str, SummaryWriter] = {}
 

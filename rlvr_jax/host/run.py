@@ -69,10 +69,11 @@ class Run:
                 f"{path} is damaged; remove it and run again: {stage} is redone"
             ) from None
 
-    def finish(self, stage: str, result: Mapping[str, Any]) -> None:
+    def finish(self, stage: str, result: Mapping[str, Any]) -> dict[str, Any]:
         """Mark a stage as done; written last, so that a marker means everything is there."""
         marker = {"metrics_bytes": self.metrics.offset, **result}
         log.write_json(self.folder / "stages" / f"{stage}.json", marker)
+        return marker
 
     def write_samples(self, stage: str, step: int, rows: list[dict[str, Any]]) -> None:
         path = self.folder / "samples" / f"{stage}_step_{step:06d}.jsonl"

@@ -130,7 +130,8 @@ def _root(tree: dict[str, Any], dotted: str) -> tuple[dict[str, Any], list[str]]
     `verifier` is a config key and may be a stage's name; the stage is meant where it has the key.
     """
     first, *rest = dotted.split(".")
-    stages = tree.get("stages") if isinstance(tree.get("stages"), list) else []
+    stages: Any = tree.get("stages")
+    stages = stages if isinstance(stages, list) else []
     named = {s.get("name", s.get("stage")): s for s in stages if isinstance(s, dict)}
     stage = named.get(first)
     if first in _keys(Config):
@@ -167,6 +168,7 @@ def _sentence(kind: Any, error: Any) -> str:
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    items: Any
     if isinstance(tree, dict):
         items = tree.items()
     elif isinstance(tree, list) and any(isinstance(x, dict) for x in tree):

@@ -5,6 +5,7 @@ The verifier is shown question, reference and the final answer, and is asked for
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def check_text(record: Record) -> str:
     return f"{record['question']}\nReference: {record['reference']}\nAnswer: "
 
 
-def left_pad(rows: Sequence[Sequence[int]], width: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+def left_pad(rows: Sequence[Sequence[int]], width: int, what: str) -> tuple[Any, Any]:
     """int32 ids and bool mask [rows, width], text at the right end."""
     ids, mask = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), bool)
     for i, row in enumerate(rows):
@@ -51,7 +52,7 @@ def supervised(
     """(prompt ids, response ids) pairs -> rows to learn from, one response to each prompt."""
     prompt_QP, mask_QP = left_pad([prompt for prompt, _ in pairs], columns, what)
     answers = [answer for _, answer in pairs]
-    response_BR = np.zeros((len(pairs), response), np.int32)
+    response_BR: Any = np.zeros((len(pairs), response), np.int32)
     for i, answer in enumerate(answers):
         if len(answer) > response:
             raise ValueError(
@@ -59,28 +60,18 @@ def supervised(
                 f"data.response_columns to at least {len(answer)}"
             )
         response_BR[i, : len(answer)] = answer
-    length_B = np.array([len(answer) for answer in answers], np.int32)
-    return Rollout(
-        prompt_QP=prompt_QP,
-        prompt_mask_QP=mask_QP,
-        response_BR=response_BR,
-        length_B=length_B,
-        truncated_B=np.zeros(len(pairs), bool),
-        logprob_BR=np.zeros((len(pairs), response), np.float32),
-    )
+    length_B: Any = np.array([len(answer) for answer in answers], np.int32)
+    nothing: Any = np.zeros((len(pairs), response), np.float32)
+    whole: Any = np.zeros(len(pairs), bool)
+    return Rollout(prompt_QP, mask_QP, response_BR, length_B, whole, nothing)
 
 
 def verdict(tok: Tokenizer) -> Verdict:
     """The verifier's template tail and the vocabulary tables, as device code wants them."""
     newline_V, blank_V = tok.tables()
-    accept, reject = tok.verdict_ids
-    return Verdict(
-        tail_C=np.array(tok.encode(TAIL), np.int32),
-        accept=np.int32(accept),
-        reject=np.int32(reject),
-        newline_V=newline_V,
-        blank_V=blank_V,
-    )
+    tail_C: Any = np.array(tok.encode(TAIL), np.int32)
+    verdict_ids: Any = np.array(tok.verdict_ids, np.int32)
+    return Verdict(tail_C, verdict_ids[0], verdict_ids[1], newline_V, blank_V)
 
 
 def final_line(text: str) -> str:

@@ -6,6 +6,7 @@ Text never becomes a control token: sentencepiece encodes `</s>` in a question a
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sentencepiece
@@ -64,7 +65,7 @@ class Tokenizer:
             raise TokenizerError(f"{path} is not a readable sentencepiece model") from None
         self.vocab: int = self._model.vocab_size()
         self.eos: int = self._model.eos_id()
-        self.verdict_ids = [self._single(word) for word in VERDICTS]
+        self.verdict_ids: list[Any] = [self._single(word) for word in VERDICTS]
 
     def encode(self, text: str) -> list[int]:
         return self._model.encode(text)
@@ -78,7 +79,7 @@ class Tokenizer:
         """What each id looks like, for people."""
         return [self._model.id_to_piece(int(i)).replace("\u2581", " ") for i in ids]
 
-    def tables(self) -> tuple[np.ndarray, np.ndarray]:
+    def tables(self) -> tuple[Any, Any]:
         """`newline_V`, `blank_V`: bool tables of the tokens that end a line, or show nothing."""
         newline, blank = np.zeros(self.vocab, bool), np.zeros(self.vocab, bool)
         for i in range(self.vocab):

@@ -1,5 +1,7 @@
 """Stage `evaluate`: held-out accuracy by the oracle, beside exact match and the verifier."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -27,7 +29,7 @@ def run(stage: EvaluateStage, ws: Workspace) -> dict:
     greedy = _answers(stage, ws, params, None, GREEDY, 1)
     best = sampled["oracle"].reshape(-1, stage.samples).max(1)
     domains = greedy["domain"]
-    result = {
+    result: dict[str, Any] = {
         "name": stage.name,
         "policy": stage.policy,
         "n": len(domains),

@@ -9,7 +9,7 @@ import numpy as np
 
 from rlvr_jax import policy, verifier
 from rlvr_jax.config import LabelStage
-from rlvr_jax.host import judge, log, template
+from rlvr_jax.host import data, judge, log, template
 from rlvr_jax.stages.workspace import Workspace
 
 
@@ -85,7 +85,7 @@ def _judged(records, rollout, answer_BR, stage: LabelStage, tok) -> list[dict]:
 
 def chunks(source, size: int):
     """Lists of up to `size` records, in order."""
-    records = (source[i] for i in range(len(source)))
+    records = data.each(source)
     return iter(functools.partial(lambda: list(itertools.islice(records, size))), [])
 
 

@@ -21,9 +21,9 @@ def run(stage: RlStage, ws: Workspace) -> dict:
     start = ws.load(stage.policy, cfg.model)
     judged = stage.reward.source == "verifier"
     frozen = Frozen(
-        reference=ws.load(stage.policy, cfg.model) if stage.loss.kl_coef else None,
-        verifier=ws.load(stage.verifier, cfg.verifier) if judged else None,
-        verdict=template.verdict(tok) if judged else None,
+        reference=ws.load(stage.policy, cfg.model) if stage.loss.kl_coef else {},
+        verifier=ws.load(stage.verifier, cfg.verifier) if judged else {},
+        verdict=template.verdict(tok),
     )
     state = ws.new_state(stage.name, cfg.model, tx, start)
     step = (fused if judged else split)(stage, ws, state, frozen, tx)

@@ -8,7 +8,7 @@ from rlvr_jax.stages.workspace import Workspace
 
 def run(stage: TokenizerStage, ws: Workspace) -> dict:
     """Train on the sft problems' prompts, references and demonstrations: no other split is read."""
-    records = data.open_split(ws.run.data, "sft")
+    records = list(data.each(data.open_split(ws.run.data, "sft")))
     texts = []
     for record in records:
         texts += template.prompt_text(record).split("\n")

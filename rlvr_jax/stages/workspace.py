@@ -40,7 +40,7 @@ class Workspace:
         """The records of a split, every one of them known to fit its columns."""
         source = data.open_split(self.run.data, split)
         cfg = self.cfg.data
-        for record in source:
+        for record in data.each(source):
             template.prompts([record], self.tokenizer, cfg.prompt_columns, cfg.check_columns)
         return source
 

@@ -179,6 +179,10 @@ class LossConfig:
         "reward", "k1 summed over the response, off the reward; or k3 per token, in the loss"
     )
 
+    def __post_init__(self) -> None:
+        if not 0 < self.clip_low <= 1 or self.clip_high <= 0 or self.kl_coef < 0:
+            raise ValueError("needs 0 < clip_low <= 1, clip_high > 0 and kl_coef >= 0")
+
     __pydantic_config__ = STRICT
 
 

@@ -8,7 +8,7 @@ from rlvr_jax.config import OptimConfig
 
 def schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
     """Learning rate of update number n, counted from 0: warm-up, then constant or decay."""
-    after = max(steps - cfg.warmup, 1)
+    after = max(steps - cfg.warmup - 1, 1)
     body = {
         "constant": optax.constant_schedule(cfg.lr),
         "linear": optax.linear_schedule(cfg.lr, cfg.lr * cfg.final, after),

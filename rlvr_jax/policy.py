@@ -82,15 +82,14 @@ def logprobs(
     samples = mask_BR.shape[0] // hidden_QPD.shape[0]
     first_B1D = jnp.repeat(hidden_QPD[:, -1:], samples, axis=0)
     before_BRD = jnp.concatenate([first_B1D, hidden_BRD[:, :-1]], axis=1)
-    if sample_cfg.top_k or sample_cfg.top_p < 1:
+    if sample_cfg.temperature == 0 or sample_cfg.top_k or sample_cfg.top_p < 1:
         logits_BRV = model.logits(params, before_BRD, cfg)
         logprob_BRV = sampling.log_distribution(logits_BRV, sample_cfg)
         logprob_BR = jnp.take_along_axis(logprob_BRV, rollout.response_BR[..., None], -1)[..., 0]
         entropy_BR = -jnp.sum(jnp.exp(logprob_BRV) * logprob_BRV, -1)
     else:
-        warm_BRD = before_BRD / jnp.asarray(sample_cfg.temperature, before_BRD.dtype)
         logprob_BR, entropy_BR = token_logprob(
-            warm_BRD, model.head(params, cfg), rollout.response_BR
+            before_BRD, model.head(params, cfg), rollout.response_BR, sample_cfg.temperature
         )
     return jnp.where(mask_BR, logprob_BR, 0.0), jnp.where(mask_BR, entropy_BR, 0.0)
 

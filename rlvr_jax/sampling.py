@@ -22,7 +22,7 @@ def log_distribution(logits_V: Array, cfg: SampleConfig) -> Array:
         return jnp.where(greedy_V > 0, 0.0, NEG)
     logits_V = logits_V / cfg.temperature
     if cfg.top_k:
-        kth = jax.lax.top_k(logits_V, cfg.top_k)[0][..., -1:]
+        kth = jax.lax.top_k(logits_V, min(cfg.top_k, logits_V.shape[-1]))[0][..., -1:]
         logits_V = jnp.where(logits_V < kth, NEG, logits_V)
     if cfg.top_p < 1:
         prob_V = jax.nn.softmax(logits_V)

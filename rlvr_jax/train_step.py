@@ -94,7 +94,9 @@ def update(
     """Advantage, gradient, and one optimizer step; also the advantage [B] and metrics."""
     mask_BR = written.response_mask_BR
     if cfg.loss.kl_coef:
-        reference_BR, _ = policy.logprobs(frozen.reference, written, cfg.sample, model_cfg)
+        # Untruncated: a sampled token may lie outside the reference's own top-k or top-p.
+        whole = dataclasses.replace(cfg.sample, top_k=0, top_p=1.0)
+        reference_BR, _ = policy.logprobs(frozen.reference, written, whole, model_cfg)
     else:
         reference_BR = written.logprob_BR
 

@@ -89,4 +89,6 @@ def read(logits_BV: Array, blocked_B: Array, verdict: Verdict, cfg: RewardConfig
         value_B = soft_B if cfg.mode == "soft" else (soft_B > 0.5).astype(jnp.float32)
     clear_B &= jnp.isfinite(value_B)
     reward_B = jnp.where(clear_B & ~blocked_B, value_B, 0.0)
+    finite_B = jnp.isfinite(mass_B)
+    p1_B, mass_B = jnp.where(finite_B, p1_B, 0.0), jnp.where(finite_B, mass_B, 0.0)
     return Score(reward_B, p1_B, mass_B, ~clear_B, blocked_B)

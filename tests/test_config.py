@@ -43,7 +43,7 @@ def test_a_config_cannot_be_changed(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_configs_are_one_static_argument(kind):
     """Equal and of equal hash, so that jit sees the same program."""
-    a, b = ((one_stage(), one_stage()) if kind is Config else (kind(), kind()))
+    a, b = (one_stage(), one_stage()) if kind is Config else (kind(), kind())
     assert a == b and hash(a) == hash(b) and a is not b
     traced = []
 
@@ -63,7 +63,9 @@ def test_letters_are_part_of_a_mesh_hash_whatever_their_order():
     assert hash(a) != hash(MeshConfig(letters={"K": ()})) and a != MeshConfig()
 
 
-@pytest.mark.parametrize("kind, item", FIELDS, ids=lambda x: x.__name__ if isinstance(x, type) else x.name)
+@pytest.mark.parametrize(
+    "kind, item", FIELDS, ids=lambda x: x.__name__ if isinstance(x, type) else x.name
+)
 def test_every_field_has_a_default_and_a_meaning(kind, item):
     has_default = item.default is not dataclasses.MISSING
     assert has_default or item.default_factory is not dataclasses.MISSING

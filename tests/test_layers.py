@@ -181,7 +181,9 @@ def test_importing_device_code_starts_nothing():
                 named = {getattr(c.func, "id", getattr(c.func, "attr", None)) for c in calls}
                 assert named <= makers, f"{name} line {node.lineno}"
             else:
-                assert not isinstance(node, ast.For | ast.While | ast.With), f"{name}: {node.lineno}"
+                assert not isinstance(node, ast.For | ast.While | ast.With), (
+                    f"{name}: {node.lineno}"
+                )
                 is_text = isinstance(value, ast.Constant) and isinstance(value.value, str)
                 assert not isinstance(node, ast.Expr) or is_text, f"{name}: {node.lineno}"
 

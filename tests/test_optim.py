@@ -112,12 +112,11 @@ def test_first_step_by_hand() -> None:
     np.testing.assert_allclose(got["embed_VD"], [[2 - 0.1 * 0.5 * 2]], rtol=1e-6)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_weight_decay_is_for_matrices(tiny, tied) -> None:
+def test_weight_decay_is_for_matrices(tiny) -> None:
     """With a gradient of 0 everywhere, only decayed parameters move."""
     params = {
         name: np.ones(x.shape, np.float32)
-        for name, x in model.abstract(dataclasses.replace(tiny, tied=tied)).items()
+        for name, x in model.abstract(dataclasses.replace(tiny, tied=False)).items()
     }
     zero = {name: np.zeros_like(x) for name, x in params.items()}
     got = walk(params, [zero], OptimConfig(lr=0.1, weight_decay=0.5))

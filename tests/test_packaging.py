@@ -70,7 +70,9 @@ def test_package_data_is_there_and_complete():
             assert found, f"{package}: {pattern}"
             listed |= set(found)
     shipped = [p for p in (ROOT / "rlvr_jax").rglob("*") if p.is_file()]
-    others = {p for p in shipped if p.suffix not in (".py", ".pyc", ".pyi") and p.name != "py.typed"}
+    others = {
+        p for p in shipped if p.suffix not in (".py", ".pyc", ".pyi") and p.name != "py.typed"
+    }
     assert others == listed
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlvr_jax import model, policy
+from rlvr_jax import model, policy, sampling
 from rlvr_jax.config import ModelConfig, SampleConfig
 from rlvr_jax.structs import Prompts, Rollout
 
@@ -148,6 +148,19 @@ def test_greedy_is_the_argmax_step_by_step(params) -> None:
     np.testing.assert_array_equal(written.response_BR[mask], best[mask])
     assert np.all(written.logprob_BR == 0)
     assert len(set(written.response_BR[mask].tolist())) > 3
+
+
+def test_a_token_is_drawn_with_the_key_of_its_row_and_column(params) -> None:
+    """Sampling is replayed from logits of plain rows and keys folded by hand."""
+    prompts = make_prompts()
+    written = draw(params, prompts, PLAIN, seed=4)
+    logits = jnp.asarray(next_logits(params, prompts, written.response_BR), jnp.float32)
+    fold = jax.vmap(jax.random.fold_in, (0, None))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(4), jnp.arange(Q * G))
+    for t in range(R):
+        token, _ = sampling.sample(logits[:, t], fold(keys, t), PLAIN)
+        live = t < written.length_B
+        np.testing.assert_array_equal(written.response_BR[live, t], np.asarray(token)[live])
 
 
 # -- stopping -------------------------------------------------------------------------------------

@@ -138,7 +138,9 @@ def test_a_mesh_that_does_not_fit_is_refused_in_a_sentence(shape):
 def test_a_tree_follows_the_names_of_parameters(tiny):
     cfg, mesh = mesh_of(2, 2, 2)
     params = model.abstract(tiny)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3, mask=lambda p: dict.fromkeys(p, True)))
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(1e-3, mask=lambda p: dict.fromkeys(p, True))
+    )
     tree = {"policy": params, "opt": jax.eval_shape(tx.init, params), "step": jnp.int32(0)}
     found = sharding.shard_tree(tree, mesh, cfg)
     assert jax.tree.structure(found) == jax.tree.structure(tree)

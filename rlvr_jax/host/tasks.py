@@ -41,7 +41,7 @@ class Task:
 
     `shorten` turns an entry into (question, key), or None to skip it. The key is what is asked
     without the wording, and decides the split; empty, it is the question itself: the few hundred
-    one-digit facts below `sum` and `equation` recur across splits in other questions. `unit` is
+    facts below `sum`, `equation` and `siblings` recur across splits in other questions. `unit` is
     (singular, plural); `forms` are more surface forms: {n} is the number in digits or words, {d}
     in digits, {u} its unit and {v} the unknown.
     """
@@ -59,10 +59,8 @@ def _sum(entry: dict[str, Any]) -> tuple[str, str]:
     return f"What is {entry['metadata']['expression']}?", ""
 
 
-def _equation(entry: dict[str, Any]) -> tuple[str, str] | None:
-    # One step only, "x + 7 = 12": a model of a million weights learns it within minutes.
-    equation = entry["metadata"]["equation"].replace(entry["metadata"]["variable"], "x")
-    return (entry["question"], "") if re.fullmatch(r"x [+-] \d+ = \d+", equation) else None
+def _equation(entry: dict[str, Any]) -> tuple[str, str]:
+    return entry["question"], ""
 
 
 def _legs(entry: dict[str, Any]) -> tuple[str, str]:
@@ -76,8 +74,7 @@ def _siblings(entry: dict[str, Any]) -> tuple[str, str]:
     # One template asks about a man who was never introduced: say that he is the brother meant.
     sister = text.split()[0]
     text = re.sub(rf"does (?!{sister}'s)(\w+)'s brother have", r"does her brother \1 have", text)
-    counts = {word: n for n, word in re.findall(r"(\d+) (brothers|sisters)", text)}
-    return text, f"{counts['brothers']} brothers, {counts['sisters']} sisters"
+    return text, ""
 
 
 def _family(entry: dict[str, Any]) -> tuple[str, str]:
@@ -112,7 +109,7 @@ TASKS: dict[str, Task] = {
     "equation": Task(
         *("algebra", "simple_equations", _equation),
         forms=("{v} = {n}", "{v} is {n}"),
-        params=dict(min_terms=2, max_terms=2, max_value=12, operators_weights=[0.5, 0.5, 0.0]),
+        params=dict(min_terms=1, max_terms=1, max_value=10),
     ),
     "legs": Task(
         *("gsm", "leg_counting", _legs),
@@ -124,7 +121,7 @@ TASKS: dict[str, Task] = {
         *("gsm", "aiw", _siblings),
         unit=("sister", "sisters"),
         forms=("{n} {u}", "he has {n} {u}"),
-        params=dict(task_type_weights=[1.0, 0.0, 0.0], max_entities=70),
+        params=dict(task_type_weights=[1.0, 0.0, 0.0], max_entities=20),
     ),
     # Families of three: with a fourth person reasoning-gym calls a daughter-in-law "mother-in-law".
     "family": Task(

@@ -20,7 +20,7 @@ class TokenizerError(ValueError):
 
 
 def train(texts: Iterable[str], vocab: int, path: Path) -> None:
-    """Byte-pair encoding of exactly `vocab` pieces: digits one by one, new lines of their own.
+    """Byte-pair encoding of exactly `vocab` pieces; new lines are pieces of their own.
 
     Nothing is normalised away, so decoding gives back the text.  Written atomically.
     """
@@ -32,7 +32,6 @@ def train(texts: Iterable[str], vocab: int, path: Path) -> None:
             model_type="bpe",
             vocab_size=vocab,
             byte_fallback=True,
-            split_digits=True,
             user_defined_symbols=["\n"],
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
@@ -84,8 +83,9 @@ class Tokenizer:
         newline, blank = np.zeros(self.vocab, bool), np.zeros(self.vocab, bool)
         for i in range(self.vocab):
             piece = self._model.id_to_piece(i).replace("\u2581", " ")
-            if self._model.is_byte(i):
-                piece = chr(int(piece[3:-1], 16))
+            if self._model.is_byte(i):  # a byte from 0x80 on is a part of some character
+                code = int(piece[3:-1], 16)
+                piece = chr(code) if code < 0x80 else "?"
             newline[i] = "\n" in piece
             blank[i] = self._model.is_control(i) or self._model.is_unknown(i) or not piece.strip()
         return newline, blank

@@ -225,6 +225,7 @@ class LabelStage:
     name: str = option("label", "name of the stage and of what it leaves behind")
     policy: str = option("sft", "the stage whose policy answers")
     samples: int = option(4, "answers per problem")
+    strangers: int = option(1, "answers to other problems that are judged too, per problem")
     batch: int = option(64, "problems per call")
     sample: SampleConfig = _own(SampleConfig, "how answers are drawn")
     judge: Literal["rule"] = option("rule", "rule: the task's own scorer stands in for a judge")

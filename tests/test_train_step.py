@@ -243,7 +243,7 @@ def test_a_mesh_changes_no_token_and_no_number(runs, shape):
         np.testing.assert_array_equal(a.response_BR, b.response_BR)
         np.testing.assert_array_equal(a.length_B, b.length_B)
         np.testing.assert_array_equal(a.truncated_B, b.truncated_B)
-        np.testing.assert_allclose(a.logprob_BR, b.logprob_BR, rtol=1e-5, atol=2e-5)
+        np.testing.assert_allclose(a.logprob_BR, b.logprob_BR, rtol=0, atol=2e-4)
         np.testing.assert_allclose(one.rewards[step], many.rewards[step], rtol=1e-5, atol=1e-7)
         for name in ("policy/loss", "policy/grad_norm", "reward/mean", "policy/entropy"):
             x, y = one.metrics[step][name], many.metrics[step][name]

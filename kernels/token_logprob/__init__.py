@@ -1,4 +1,4 @@
-"""Log-probability and entropy of given tokens under softmax(hidden @ head / temperature), in column chunks."""
+"""Log-prob and entropy of tokens under softmax(hidden @ head / temperature), in column chunks."""
 
 import jax
 import jax.numpy as jnp

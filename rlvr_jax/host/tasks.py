@@ -103,7 +103,7 @@ def _syllogism(entry: dict[str, Any]) -> tuple[str, str] | None:
 TASKS: dict[str, Task] = {
     "sum": Task(
         *("arithmetic", "chain_sum", _sum),
-        kind="choice",
+        forms=("= {n}", "it equals {n}"),
         params=dict(min_terms=2, max_terms=2, min_digits=1, max_digits=1),
     ),
     "equation": Task(
@@ -276,7 +276,9 @@ def mistake(record: Mapping[str, str], rng: random.Random) -> str:
         return "No" if gold == "Yes" else "Yes"
     if kind == "choice":
         return rng.choice([text for text in _options(record).values() if text != gold])
-    return rng.choice([text for text in _near(int(gold)) if not text.startswith("-")])
+    # Only a sum can be negative: elsewhere a sign would give the mistake away.
+    near = [x for x in _near(int(gold)) if record["task"] == "sum" or not x.startswith("-")]
+    return rng.choice(near)
 
 
 def _near(n: int) -> list[str]:
@@ -303,10 +305,13 @@ def build(name: str, entry: dict[str, Any], rng: random.Random) -> Record | None
     if short is None:
         return None
     question, key = short
+    gold = entry["answer"]
+    if name == "sum":  # the candidates are there to make many questions of few facts
+        texts = [gold, *rng.sample(_near(int(gold)), 2)]
+        rng.shuffle(texts)
+        question += " " + " or ".join(texts)
     if task.kind == "choice":
-        gold = entry["answer"]
-        others = [x for x in (RELATIONS if gold in RELATIONS else _near(int(gold))) if x != gold]
-        texts = [gold, *rng.sample(others, len(LETTERS) - 1)]
+        texts = [gold, *rng.sample([x for x in RELATIONS if x != gold], len(LETTERS) - 1)]
         rng.shuffle(texts)
         question += "".join(f" {k}) {text}" for k, text in zip(LETTERS, texts, strict=True))
     record = {"question": question, "answer": entry["answer"]}

@@ -65,9 +65,16 @@ def _judged(records, rollout, answer_BR, stage: LabelStage, tok) -> list[dict]:
     samples = stage.samples
     owners = [record for record in records for _ in range(samples)]
     ids = [row[mask].tolist() for row, mask in zip(rollout.response_BR, answer_BR, strict=True)]
-    kept = [
-        (record, ids[i]) for i, record in enumerate(owners) if ids[i] and not rollout.truncated_B[i]
+    finished = [
+        bool(found) and not cut for found, cut in zip(ids, rollout.truncated_B, strict=True)
     ]
+    kept = [(record, ids[i]) for i, record in enumerate(owners) if finished[i]]
+    # An answer to another problem: without such, nothing teaches the verifier to refuse it.
+    for shift in range(1, stage.strangers + 1):
+        for i in range(0, len(owners), samples):
+            other = (i + shift * samples) % len(owners)
+            if finished[other]:
+                kept.append((owners[i], ids[other]))
     answers = [tok.decode(answer) for _, answer in kept]
     verdicts = judge.rule(answers, [record for record, _ in kept])
     return [

@@ -137,13 +137,13 @@ def test_the_verdict_is_read_after_the_tail(tok):
     assert verdict.blank_V.shape == verdict.newline_V.shape == (tok.vocab,)
 
 
-def test_context_answer_and_tail_are_the_ids_of_their_text(tok):
-    """What the verifier was taught as text is what it is shown in pieces."""
+def test_context_answer_and_tail_spell_the_template(tok):
+    """The verifier is taught and asked in pieces: together they read as the text does."""
     record = RECORDS[0]
-    whole = tok.encode(template.check_text(record) + "3" + template.TAIL)
-    parts = [*tok.encode(template.check_text(record)), *tok.encode("3"), *tok.encode(template.TAIL)]
-    assert tok.decode(parts) == tok.decode(whole)
-    assert parts == whole
+    texts = [template.check_text(record), "3", template.TAIL]
+    assert tok.decode([i for text in texts for i in tok.encode(text)]) == (
+        "What is 1 + 2?\nReference: 3\nAnswer: 3\nCorrect:"
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@
 that a jitted function can take one as a static argument.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +20,12 @@ def _positive(cfg: Any, *names: str) -> None:
     for name in names:
         if getattr(cfg, name) < 1:
             raise ValueError(f"{name} must be at least 1, not {getattr(cfg, name)}")
+
+
+def _file_name(name: str) -> None:
+    """Names of runs and stages become files and folders inside the run's own place."""
+    if name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\"):
+        raise ValueError(f"name {name!r} must be a plain file name, without folders")
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class ModelConfig:
             raise ValueError(f"kv_heads {self.kv_heads} does not divide heads {self.heads}")
         if self.head_size < 2 or self.head_size % 2:
             raise ValueError(f"head_size must be even and at least 2, not {self.head_size}")
+        if not (0 < self.rope_theta < math.inf and 0 <= self.norm_eps < math.inf):
+            raise ValueError("needs a finite rope_theta > 0 and norm_eps >= 0")
 
     __pydantic_config__ = STRICT
 
@@ -80,7 +89,7 @@ class MeshConfig:
 class DataConfig:
     """Problems and how they become fixed token columns."""
 
-    tasks: tuple[str, ...] = option(("chain_sum",), "tasks of rlvr_jax.host.tasks, in equal parts")
+    tasks: tuple[str, ...] = option(("sum",), "tasks of rlvr_jax.host.tasks, in equal parts")
     sft: int = option(4096, "problems with demonstrations, for the sft stage")
     label: int = option(2048, "problems whose sampled answers are judged; never used in rl")
     train: int = option(4096, "problems of the rl stage")
@@ -94,6 +103,10 @@ class DataConfig:
         _positive(self, "prompt_columns", "response_columns", "check_columns", "test")
         if not self.tasks:
             raise ValueError("tasks is empty: name at least one task")
+        if min(self.sft, self.label, self.train) < 0:
+            raise ValueError("needs sft >= 0, label >= 0 and train >= 0")
+        if not 0 <= self.demonstration_errors <= 1:
+            raise ValueError("needs 0 <= demonstration_errors <= 1")
 
     __pydantic_config__ = STRICT
 
@@ -107,8 +120,8 @@ class SampleConfig:
     top_p: float = option(1.0, "keep the smallest set of tokens with this much mass; 1 keeps all")
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ValueError("needs temperature >= 0, top_k >= 0 and 0 < top_p <= 1")
+        if not (0 <= self.temperature < math.inf and self.top_k >= 0 and 0 < self.top_p <= 1):
+            raise ValueError("needs a finite temperature >= 0, top_k >= 0 and 0 < top_p <= 1")
 
     __pydantic_config__ = STRICT
 
@@ -129,8 +142,14 @@ class OptimConfig:
     max_skipped: int = option(5, "non-finite updates in a row after which the run stops")
 
     def __post_init__(self) -> None:
-        if self.lr < 0 or self.warmup < 0 or self.grad_clip <= 0:
-            raise ValueError("needs lr >= 0, warmup >= 0 and grad_clip > 0")
+        _positive(self, "max_skipped")
+        # Written so that nan fails too.  An infinite grad_clip is fine: it never clips.
+        if not (0 <= self.lr < math.inf and self.warmup >= 0 and self.grad_clip > 0):
+            raise ValueError("needs a finite lr >= 0, warmup >= 0 and grad_clip > 0")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and 0 <= self.final < math.inf):
+            raise ValueError("needs 0 <= beta1 < 1, 0 <= beta2 < 1 and a finite final >= 0")
+        if not (0 <= self.eps < math.inf and 0 <= self.weight_decay < math.inf):
+            raise ValueError("needs a finite eps >= 0 and weight_decay >= 0")
 
     __pydantic_config__ = STRICT
 
@@ -147,6 +166,10 @@ class RewardConfig:
     )
     min_mass: float = option(0.5, "soft and binary: least p(1)+p(0), below it the reward is 0")
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_mass <= 1:
+            raise ValueError(f"needs 0 <= min_mass <= 1, not {self.min_mass}")
+
     __pydantic_config__ = STRICT
 
 
@@ -161,6 +184,10 @@ class AdvantageConfig:
         "rloo", "subtract the mean of the group's other samples, of the whole group, or nothing"
     )
     std_floor: float = option(1e-4, "least standard deviation a reward is divided by")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.std_floor < math.inf:  # 0 would divide equal rewards by nothing
+            raise ValueError(f"needs a finite std_floor > 0, not {self.std_floor}")
 
     __pydantic_config__ = STRICT
 
@@ -180,8 +207,8 @@ class LossConfig:
     )
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip_low <= 1 or self.clip_high <= 0 or self.kl_coef < 0:
-            raise ValueError("needs 0 < clip_low <= 1, clip_high > 0 and kl_coef >= 0")
+        if not (0 < self.clip_low <= 1 and self.clip_high > 0 and 0 <= self.kl_coef < math.inf):
+            raise ValueError("needs 0 < clip_low <= 1, clip_high > 0 and a finite kl_coef >= 0")
 
     __pydantic_config__ = STRICT
 
@@ -192,10 +219,13 @@ def _own(factory: type, meaning: str) -> Any:
 
 @dataclass(frozen=True)
 class TokenizerStage:
-    """Train the sentencepiece model on the text of the sft and label problems."""
+    """Train the sentencepiece model on the text of the sft problems."""
 
     stage: Literal["tokenizer"] = "tokenizer"
     name: str = option("tokenizer", "name of the stage and of what it leaves behind")
+
+    def __post_init__(self) -> None:
+        _file_name(self.name)
 
     __pydantic_config__ = STRICT
 
@@ -212,6 +242,7 @@ class SftStage:
     save_every: int = option(100, "steps between checkpoints")
 
     def __post_init__(self) -> None:
+        _file_name(self.name)
         _positive(self, "steps", "batch", "save_every")
 
     __pydantic_config__ = STRICT
@@ -228,10 +259,12 @@ class LabelStage:
     strangers: int = option(1, "answers to other problems that are judged too, per problem")
     batch: int = option(64, "problems per call")
     sample: SampleConfig = _own(SampleConfig, "how answers are drawn")
-    judge: Literal["rule"] = option("rule", "rule: the task's own scorer stands in for a judge")
 
     def __post_init__(self) -> None:
+        _file_name(self.name)
         _positive(self, "samples", "batch")
+        if self.strangers < 0:
+            raise ValueError(f"needs strangers >= 0, not {self.strangers}")
 
     __pydantic_config__ = STRICT
 
@@ -251,6 +284,7 @@ class VerifierStage:
     save_every: int = option(100, "steps between checkpoints")
 
     def __post_init__(self) -> None:
+        _file_name(self.name)
         _positive(self, "steps", "batch", "held_out", "save_every")
 
     __pydantic_config__ = STRICT
@@ -277,6 +311,7 @@ class RlStage:
     sample_every: int = option(25, "steps between sample tables")
 
     def __post_init__(self) -> None:
+        _file_name(self.name)
         _positive(self, "steps", "prompts", "samples", "microbatches", "save_every", "sample_every")
         if self.prompts % self.microbatches:
             raise ValueError(
@@ -303,6 +338,7 @@ class EvaluateStage:
     sample: SampleConfig = _own(SampleConfig, "how answers are drawn for avg@k")
 
     def __post_init__(self) -> None:
+        _file_name(self.name)
         _positive(self, "samples", "batch")
 
     __pydantic_config__ = STRICT
@@ -327,6 +363,7 @@ class Config:
     )
 
     def __post_init__(self) -> None:
+        _file_name(self.name)
         if not self.stages:
             raise ValueError("stages is empty: name at least one stage")
         names = [stage.name for stage in self.stages]

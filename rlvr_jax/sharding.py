@@ -6,6 +6,7 @@ vocabulary over `tensor` and by width over `fsdp`.  Parameter vectors are replic
 small, and splitting a norm scale costs a collective per use.
 """
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -80,23 +81,25 @@ def shard_tree(tree, mesh: Mesh, cfg: MeshConfig):
 
     def leaf(path, _):
         keys = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
-        return NamedSharding(mesh, param_spec(keys[-1], cfg) if keys else PartitionSpec())
+        names = [key for key in keys if letters(key)]
+        return NamedSharding(mesh, param_spec(names[-1], cfg) if names else PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
 def check_divides(sizes: Mapping[str, int], names, cfg: MeshConfig, what: str) -> None:
-    """Refuse a model whose dimensions a mesh axis does not divide, in a sentence."""
+    """Refuse a model whose dimensions their mesh axes do not divide, in a sentence."""
     width = {"data": cfg.data, "fsdp": cfg.fsdp, "tensor": cfg.tensor}
     for name in names:
         for letter, found in zip(letters(name), param_axes(name, cfg), strict=True):
-            for axis in found:
-                if sizes[letter] % width[axis]:
-                    raise ValueError(
-                        f"{what}: dimension {letter} = {sizes[letter]} of {name} is not a multiple "
-                        f"of mesh.{axis} = {width[axis]}; change one of them, or replicate the "
-                        f"letter with mesh.letters={{{letter}: []}}"
-                    )
+            parts = math.prod(width[axis] for axis in found)
+            if sizes[letter] % parts:
+                product = " x ".join(f"mesh.{axis}" for axis in found)
+                raise ValueError(
+                    f"{what}: dimension {letter} = {sizes[letter]} of {name} is not a multiple "
+                    f"of {product} = {parts}; change one of them, or replicate the "
+                    f"letter with mesh.letters={{{letter}: []}}"
+                )
 
 
 def rows(x: jax.Array) -> jax.Array:

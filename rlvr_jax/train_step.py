@@ -141,7 +141,7 @@ def apply(
     state: TrainState, grads: Params, value: Array, tx: optax.GradientTransformation
 ) -> tuple[TrainState, Array]:
     """One optimizer step, left out and counted when loss or gradient is not finite."""
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
     updates, opt_state = tx.update(grads, state.opt_state, state.policy)
     moved = (optax.apply_updates(state.policy, updates), opt_state)

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,7 @@ TINY = {
     "name": "tiny",
     "data": {
         **{"tasks": ["sum"], "sft": 64, "label": 32, "train": 32, "test": 16},
-        **{"prompt_columns": 32, "response_columns": 12, "check_columns": 48},
+        **{"prompt_columns": 40, "response_columns": 32, "check_columns": 64},
     },
     "model": {
         **{"layers": 1, "width": 16, "heads": 2, "kv_heads": 2, "head_size": 4},
@@ -132,7 +131,8 @@ def test_an_override_changes_one_thing(tmp_path):
         (b"- a\n- b\n", "must hold a mapping"),
         (b"\xff\xfe\x00", "is not valid YAML"),
         (b"name: demo\n", "stages is empty"),
-        (b"name: demo\nname: demo\nstages: [{stage: tokenizer}]\nmodle: {}\n", "unknown key"),
+        (b"name: demo\nname: demo\nstages: [{stage: tokenizer}]\n", "'name' is given twice"),
+        (b"name: demo\nstages: [{stage: tokenizer}]\nmodle: {}\n", "unknown key"),
         (b"1: 2\nstages: [{stage: tokenizer}]\n", "1"),
         (b"stages: [{stage: [1]}]\n", "is not a stage"),
     ],
@@ -193,11 +193,11 @@ def door(tmp_path_factory):
     worker.wait()
 
 
-def shell(tmp: Path, *argv: str, **options) -> tuple[int, str]:
+def shell(tmp: Path, *argv: str, before=(), **options) -> tuple[int, str]:
     """The same through a process of its own, for what changes a process."""
     pipe = subprocess.PIPE
     options = {"env": environment(tmp), "stdout": pipe, "stderr": pipe, "text": True} | options
-    command = [sys.executable, "-m", "rlvr_jax.train", "--config", *argv]
+    command = [*before, sys.executable, "-m", "rlvr_jax.train", "--config", *argv]
     done = subprocess.run(command, timeout=300, **options)
     return done.returncode, plain(done.stdout + (done.stderr or ""))
 
@@ -474,6 +474,12 @@ def test_metrics_shorter_than_the_checkpoint_says(left, copy, door):
     assert_refused(code, said, "metrics.jsonl")
 
 
+# Runs a command that may write no file longer than so many bytes.
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 # When a write fails, threads of Orbax that are still at it print tracebacks of their own.
 NO_THREADS = {"stderr": subprocess.DEVNULL}
 
@@ -491,11 +497,10 @@ def test_full_disk_by_file_size(copy, trained, tmp_path_factory):
     good = snapshot(checkpoints)
     limit = 8_000 + (copy / "tiny" / "metrics.jsonl").stat().st_size
 
-    def small_disk():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
     tmp, config = tmp_path_factory.getbasetemp(), str(copy / "config.yaml")
-    code, said = shell(tmp, config, preexec_fn=small_disk, **NO_THREADS)
+    code, said = shell(
+        tmp, config, before=[sys.executable, "-c", LIMITED, str(limit)], **NO_THREADS
+    )
     assert_refused(code, said, "the disk is full; make room and go on", "step 2, the last good")
     assert snapshot(checkpoints) == good
     code, said = shell(tmp, config)

@@ -161,7 +161,6 @@ def test_a_tree_follows_the_innermost_name():
     assert found["gate_LDF"]["norm_D"].spec == Spec()
 
 
-@pytest.mark.xfail(strict=True, reason="a counter under a parameter's name takes its last key only")
 def test_a_leaf_below_a_parameter_name_follows_that_name():
     """The docstring's rule: the innermost dictionary key that ends in a shape."""
     cfg, mesh = mesh_of(2, 2, 2)
@@ -217,7 +216,6 @@ def test_the_way_out_that_the_sentence_offers_works():
         check(MeshConfig(1, 1, 8, letters={"F": ()}))
 
 
-@pytest.mark.xfail(strict=True, reason="each axis is checked alone, not their product")
 def test_a_letter_over_two_axes_needs_a_multiple_of_both():
     with pytest.raises(ValueError, match="F = 40"):
         check(MeshConfig(1, 4, 4, letters={"F": ("tensor", "fsdp"), "D": ()}), feedforward=40)

@@ -77,12 +77,16 @@ def table(runs: dict[str, dict]) -> str:
             )
     row(
         "gain over SFT, sampled (points)",
-        lambda r: f"**+{100 * (r['after']['accuracy']['all'] - r['before']['accuracy']['all']):.1f}**",
+        lambda r: (
+            f"**+{100 * (r['after']['accuracy']['all'] - r['before']['accuracy']['all']):.1f}**"
+        ),
     )
     row("exact match with the reference", lambda r: f"{100 * r['after']['exact_match']['all']:.1f}")
     row(
         "verifier = oracle, before / after RL",
-        lambda r: " / ".join(f"{100 * r[k]['verifier']['accuracy']:.1f}" for k in ("before", "after")),
+        lambda r: " / ".join(
+            f"{100 * r[k]['verifier']['accuracy']:.1f}" for k in ("before", "after")
+        ),
     )
     row(
         "generated tokens/s in the fused step (median)",

@@ -16,20 +16,21 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 from tensorboardX import SummaryWriter
 
 console = Console()
 
 
 def plain(value: Any) -> Any:
-    """numpy / jax scalars and arrays -> JSON; a non-finite number becomes null."""
+    """numpy / jax scalars and arrays -> JSON; nine digits, a non-finite number becomes null."""
     if isinstance(value, Mapping):
         return {k: plain(v) for k, v in value.items()}
     value = np.asarray(value).tolist() if hasattr(value, "dtype") else value
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     if isinstance(value, float):
-        return round(value, 9) if math.isfinite(value) else None
+        return float(f"{value:.9g}") if math.isfinite(value) else None
     return value
 
 
@@ -57,6 +58,12 @@ class Metrics:
 
     def rewind(self, offset: int) -> None:
         """Forget what was written after `offset` (it will be computed again)."""
+        size = self._path.stat().st_size
+        if size < offset:  # truncate would fill the gap with NUL bytes
+            raise ValueError(
+                f"{self._path} has {size} bytes and {offset} were written before the point to go "
+                f"on from; put metrics.jsonl back, or remove {self._path.parent} to start over"
+            )
         self._file.close()
         self._file = self._path.open("r+b")
         self._file.truncate(offset)
@@ -102,7 +109,7 @@ class Bar:
         self._progress.update(self._task, completed=step, line=line)
         if not console.is_terminal and (time.monotonic() - self._last > 10 or step == self._steps):
             self._last = time.monotonic()
-            console.print(f"{self._stage} {step}/{self._steps}  {line}", markup=False)
+            console.print(f"{self._stage} {step}/{self._steps}  {line}", markup=False, emoji=False)
 
     def close(self) -> None:
         self._progress.stop()
@@ -119,16 +126,14 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Non
 
 
 def say(text: str) -> None:
-    console.print(text, markup=False, highlight=False)
+    console.print(text, markup=False, emoji=False, highlight=False)
 
 
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _cell(value: Any) -> str:
-    from rich.markup import escape
-
+def _cell(value: Any) -> Text:
     text = f"{value:.3f}" if isinstance(value, float) else str(value)
     text = "".join(ch if ch.isprintable() else "\ufffd" for ch in text.replace("\n", " / "))
-    return escape(text if len(text) < 70 else text[:67] + "...")
+    return Text(text if len(text) < 70 else text[:67] + "...")

@@ -104,21 +104,29 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.config_file.exists():
-                old = self.config_file.read_text(encoding="utf-8")
-                changed = settings.difference(old, resolved)
+                changed = self._changed(resolved)
                 if changed:
                     raise RunError(
                         f"{self.folder} belongs to another config: {changed}; choose another "
                         f"folder with name=..., or remove {self.folder} to start over"
                     )
                 return
-            if any(self.folder.iterdir()):
+            part = self.config_file.with_suffix(".part")
+            if any(path != part for path in self.folder.iterdir()):  # a part: killed right here
                 raise RunError(
                     f"{self.folder} is not empty and holds no config.resolved.yaml; "
                     "choose another name=... or empty it"
                 )
-            part = self.config_file.with_suffix(".part")
             part.write_text(resolved, encoding="utf-8")
             part.replace(self.config_file)
         except OSError as error:
             raise RunError(f"cannot use run folder {self.folder}: {error.strerror}") from None
+
+    def _changed(self, resolved: str) -> str | None:
+        """In what the config of this folder differs from `resolved`."""
+        try:
+            return settings.difference(self.config_file.read_text(encoding="utf-8"), resolved)
+        except ValueError:  # bytes that are no text, or no YAML
+            raise RunError(
+                f"{self.config_file} is damaged; put it back, or remove {self.folder} to start over"
+            ) from None

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import json
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,38 @@ class ConfigError(ValueError):
     """The user's config or command line; the message says what to change."""
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML less its rule that the last of two equal keys counts."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    line = key.start_mark.line + 1
+                    raise yaml.YAMLError(f"the key {key.value!r} is given twice, line {line}")
+                seen.add(key.value)
+        return node
+
+
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The config in `path` with dotted overrides (`rl.steps=20`) applied; ConfigError otherwise.
 
     The first word of an override may be the name of a stage: `rl.optim.lr=1e-4`.
     """
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        tree = _read(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        near = difflib.get_close_matches(str(path), map(str, Path("configs").glob("*.yaml")), 1, 0)
+        near = difflib.get_close_matches(
+            str(path), map(str, Path("configs").glob("*.yaml")), 1, 0.4
+        )
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(f"there is no config file {path}{hint}") from None
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of config keys, such as `name: demo`")
     for override in overrides:
@@ -52,17 +69,43 @@ def parse(tree: dict[str, Any]) -> Config:
 
 def _stage(tree: Any, where: str) -> Any:
     tag = tree.get("stage") if isinstance(tree, dict) else tree
-    if tag not in STAGES or not isinstance(tree, dict):
+    if not isinstance(tag, str) or tag not in STAGES:
         raise ConfigError(f"{where}: `stage: {tag}` is not a stage{_hint(str(tag), [*STAGES])}")
-    return _validate(STAGES[tag], tree, f"{where} ({tree.get('name', tag)}).")
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where}: a stage is a mapping; write `- stage: {tag}`")
+    return _validate(STAGES[tag], tree, f"{where} ({tree.get('name', tag)})")
 
 
-def _validate(kind: type, tree: Any, prefix: str) -> Any:
+def _validate(kind: type, tree: dict[str, Any], where: str) -> Any:
+    """`tree` as a `kind`; `where` is its place in the config, empty at the top."""
+    sentences = [*_booleans(kind, tree, where)]
+    cfg: Any = None
     try:
-        return TypeAdapter(kind).validate_python(tree)
+        cfg = TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:
-        sentences = [prefix + _sentence(kind, item) for item in error.errors()]
-        raise ConfigError("\n".join(sentences)) from None
+        sentences += [_sentence(kind, item, where) for item in error.errors()]
+    if sentences:
+        raise ConfigError("\n".join(sentences))
+    return cfg
+
+
+def _booleans(kind: type, tree: dict[str, Any], where: str) -> Iterator[str]:
+    """A sentence for each `true` or `false` that stands for a number; pydantic takes it for 1."""
+    hints = typing.get_type_hints(kind)
+    for key, value in tree.items():
+        place, hint = ".".join(filter(None, (where, str(key)))), hints.get(key)
+        if isinstance(value, bool) and hint in (int, float):
+            yield f"{place}: input should be a number, not true or false"
+        elif isinstance(value, dict) and dataclasses.is_dataclass(hint):
+            yield from _booleans(typing.cast(type, hint), value, place)
+
+
+def _read(text: str) -> Any:
+    """YAML -> plain values; ConfigError, in one line, where it is none."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ConfigError(" ".join(str(error).split())) from None
 
 
 def dump(cfg: Config) -> str:
@@ -72,12 +115,16 @@ def dump(cfg: Config) -> str:
 
 
 def difference(old: str, new: str) -> str | None:
-    """The first key in which two resolved configs differ, in words; None when they are equal."""
-    left, right = _flatten(yaml.safe_load(old)), _flatten(yaml.safe_load(new))
+    """The first key in which two resolved configs differ, in words; None when they are equal.
+
+    ConfigError when one of them is no YAML.
+    """
+    left, right = _flatten(_read(old)), _flatten(_read(new))
     for key in [*left, *right]:
         if left.get(key) != right.get(key):
             return f"{key} is {left.get(key, 'absent')} there and {right.get(key, 'absent')} here"
-    return None
+    before, now = _order(left), _order(right)
+    return None if before == now else f"the stages are {before} there and {now} here"
 
 
 def describe() -> str:
@@ -111,8 +158,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not equals:
         raise ConfigError(f"override {override!r} is not of the form key=value, e.g. rl.steps=20")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = _read(text)
+    except ValueError:
         raise ConfigError(f"the value of override {override!r} is not valid YAML") from None
     node, rest = _root(tree, dotted)
     for key in rest[:-1]:
@@ -132,10 +179,11 @@ def _root(tree: dict[str, Any], dotted: str) -> tuple[dict[str, Any], list[str]]
     first, *rest = dotted.split(".")
     stages: Any = tree.get("stages")
     stages = stages if isinstance(stages, list) else []
-    named = {s.get("name", s.get("stage")): s for s in stages if isinstance(s, dict)}
+    mappings = [s for s in stages if isinstance(s, dict)]
+    named = {str(s.get("name") or s.get("stage") or ""): s for s in mappings}
     stage = named.get(first)
     if first in _keys(Config):
-        if stage and rest and rest[0] in _keys(STAGES.get(stage.get("stage"), Config)):
+        if stage and rest and rest[0] in _keys(STAGES.get(str(stage.get("stage")), Config)):
             return stage, rest
         return tree, [first, *rest]
     if stage is not None:
@@ -150,13 +198,15 @@ def _keys(kind: type) -> list[str]:
 
 def _hint(word: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(word, known, 1, 0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(known))}"
+    return (
+        f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(set(known)))}"
+    )
 
 
-def _sentence(kind: Any, error: Any) -> str:
+def _sentence(kind: Any, error: Any, where: str) -> str:
     """One pydantic error of `kind` as one sentence that starts with the place in the config."""
     place = [str(step) for step in error["loc"]]
-    where = ".".join(place) or "config"
+    where = ".".join(filter(None, (where, *place))) or "config"
     if error["type"] == "unexpected_keyword_argument":
         for step in place[:-1]:
             kind = typing.get_type_hints(kind)[step]
@@ -165,6 +215,12 @@ def _sentence(kind: Any, error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     given = "" if error["type"] == "value_error" else f", not {error['input']!r}"
     return f"{where}: {message[0].lower() + message[1:]}{given}"
+
+
+def _order(flat: dict[str, Any]) -> str:
+    """The names of the stages of a flattened config, in their order."""
+    names = (key for key in flat if key.startswith("stages.") and key.endswith(".name"))
+    return ", ".join(str(flat[key]) for key in names)
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -22,7 +22,8 @@ class TokenizerError(ValueError):
 def train(texts: Iterable[str], vocab: int, path: Path) -> None:
     """Byte-pair encoding of exactly `vocab` pieces; new lines are pieces of their own.
 
-    Nothing is normalised away, so decoding gives back the text.  Written atomically.
+    Nothing is normalised away, so decoding gives back the text; except that U+2581, sentencepiece's
+    own sign for a space, comes back as a space.  Written atomically.
     """
     model = io.BytesIO()
     try:
@@ -67,7 +68,8 @@ class Tokenizer:
         self.verdict_ids: list[Any] = [self._single(word) for word in VERDICTS]
 
     def encode(self, text: str) -> list[int]:
-        return self._model.encode(text)
+        """Half of a surrogate pair, which JSON can carry and UTF-8 cannot, becomes `?`."""
+        return self._model.encode(text.encode("utf-8", "replace").decode("utf-8"))
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids; EOS and everything after it is left out."""

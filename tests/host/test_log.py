@@ -50,12 +50,10 @@ def test_values_become_json(value, expected):
     json.dumps(found, allow_nan=False)
 
 
-@pytest.mark.xfail(strict=True, reason="tuples are passed through")
 def test_tuples_become_json():
     json.dumps(log.plain({"x": (1.0, float("nan"))}), allow_nan=False)
 
 
-@pytest.mark.xfail(strict=True, reason="rounded to 9 decimals, not to significant digits")
 @pytest.mark.parametrize("value", [1e-10, 4.87654e-7, -3e-12])
 def test_small_numbers_stay(value):
     assert math.isclose(log.plain(value), value, rel_tol=1e-5)
@@ -132,7 +130,6 @@ def test_metrics_can_be_cut_back_to_nothing(tmp_path):
     metrics.close()
 
 
-@pytest.mark.xfail(strict=True, reason="the missing bytes become NUL bytes")
 def test_lines_that_are_gone_are_not_made_up(tmp_path):
     """metrics.jsonl was removed or shortened since the checkpoint."""
     metrics = log.Metrics(tmp_path)
@@ -172,7 +169,6 @@ def test_markup_in_a_line_is_text(screen, text):
     assert f"{text} end" in screen.getvalue()
 
 
-@pytest.mark.xfail(strict=True, reason="rich replaces :name: by a picture, escaped or not")
 @pytest.mark.parametrize("tell", [lambda text: log.table("t", ["a"], [[text]]), log.say])
 def test_names_of_pictures_are_text(screen, tell):
     tell("ratio 1:heart:2")

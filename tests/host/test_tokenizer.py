@@ -144,15 +144,14 @@ def test_training_on_control_words_does_not_teach_them(tmp_path):
     assert tok.eos not in ids and 0 not in ids
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="sentencepiece wants valid unicode")
 def test_half_a_character_is_no_crash(tok):
     """JSON can carry a lone surrogate."""
     tok.encode("a \ud800 b")
 
 
-@pytest.mark.xfail(strict=True, reason="sentencepiece's own sign for a space")
-def test_the_sign_for_a_space_comes_back(tok):
-    assert tok.decode(tok.encode("\u2581")) == "\u2581"
+def test_the_sign_for_a_space_comes_back_as_a_space(tok):
+    """A limit of sentencepiece, which writes spaces with it."""
+    assert tok.decode(tok.encode("a\u2581b")) == "a b"
 
 
 def test_decoding_ends_at_the_end(tok):

@@ -97,6 +97,9 @@ class DataConfig:
     prompt_columns: int = option(48, "prompt columns, P; a longer prompt is refused")
     response_columns: int = option(16, "response columns, R: the token budget of an answer")
     check_columns: int = option(64, "verifier-context columns, C")
+    check_question: bool = option(
+        True, "show the verifier the question too; without it a judge cannot solve instead of read"
+    )
     demonstration_errors: float = option(0.0, "share of demonstrations with a wrong answer")
 
     def __post_init__(self) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import jax
 
 from rlvr_jax import model, sharding
-from rlvr_jax.config import Config, RlStage
-from rlvr_jax.host import log, report, settings
+from rlvr_jax.config import Config, RlStage, Stage
+from rlvr_jax.host import log, report, settings, tasks
 from rlvr_jax.host.checkpoint import CheckpointError
 from rlvr_jax.host.run import Interrupted, Run, RunError
 from rlvr_jax.stages import evaluate, label, rl, sft, tokenizer, verifier
@@ -46,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(cfg: Config) -> None:
     """All stages in order, finished ones skipped; then the summary and the report."""
+    check(cfg)
     devices = cfg.mesh.data * cfg.mesh.fsdp * cfg.mesh.tensor
     jax.config.update("jax_num_cpu_devices", devices)  # acts on CPU only
-    check(cfg)
     mesh = sharding.make_mesh(cfg.mesh)
     run = Run(cfg)
     run.catch_signals()
@@ -60,7 +60,7 @@ def train(cfg: Config) -> None:
         for stage in cfg.stages:
             marker = run.finished(stage.name)
             if marker is None:
-                run.metrics.rewind(offset)
+                run.metrics_start = offset
                 began = time.monotonic()
                 result = STAGES[stage.stage](stage, ws)
                 marker = run.finish(stage.name, result | {"seconds": time.monotonic() - began})
@@ -76,7 +76,28 @@ def train(cfg: Config) -> None:
 
 
 def check(cfg: Config) -> None:
-    """Everything about sizes that can be refused before any work."""
+    """Everything that can be refused before any work: tasks, sizes, and who needs whom."""
+    for task in cfg.data.tasks:
+        tasks.known(task)
+    needs = {"tokenizer": "sft", "sft": "sft", "label": "label", "rl": "train", "evaluate": "test"}
+    earlier: list[str] = []
+    for stage in cfg.stages:
+        split = needs.get(stage.stage)
+        rows = getattr(stage, "prompts", getattr(stage, "batch", 1))
+        if stage.stage in ("label", "evaluate"):
+            rows = 1
+        if split and getattr(cfg.data, split) < rows:
+            raise ValueError(
+                f"stage {stage.name} needs at least {rows} problems and data.{split} is "
+                f"{getattr(cfg.data, split)}: raise data.{split}"
+            )
+        for field in ("policy", "verifier", "verdicts", "init"):
+            name = getattr(stage, field, "")
+            if name and name != "fresh" and name not in earlier and _reads(stage, field):
+                raise ValueError(
+                    f"{stage.name}.{field} names the stage {name!r}, which is not listed before it"
+                )
+        earlier.append(stage.name)
     shards = cfg.mesh.data * cfg.mesh.fsdp
     for name, part in (("model", cfg.model), ("verifier", cfg.verifier)):
         sharding.check_divides(model.sizes(part), model.names(part), cfg.mesh, name)
@@ -89,6 +110,13 @@ def check(cfg: Config) -> None:
                 f"{stage.name}.{field} gives {per_part} rows per (micro-)batch, not a multiple of "
                 f"mesh.data x mesh.fsdp = {shards}"
             )
+
+
+def _reads(stage: Stage, field: str) -> bool:
+    """A reward from the host needs no verifier."""
+    return not (
+        isinstance(stage, RlStage) and field == "verifier" and stage.reward.source != "verifier"
+    )
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

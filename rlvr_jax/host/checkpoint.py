@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -122,7 +123,7 @@ class Checkpoints:
         # Orbax's own clean-up runs behind our back and races with the first save and with close.
         if jax.process_index() == 0 and self.folder.exists():
             for leftover in self.folder.glob(f"step_*{_TMP}*"):  # of a killed or failed write
-                leftover.rmtree()
+                shutil.rmtree(leftover, ignore_errors=True)
         options = ocp.CheckpointManagerOptions(
             step_name_format=_NAMES,
             preservation_policy=ocp.checkpoint_managers.LatestN(self._keep),

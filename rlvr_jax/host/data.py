@@ -76,6 +76,11 @@ def prepare(folder: Path, splits: Mapping[str, Iterable[dict[str, str]]], name: 
         shutil.rmtree(leftover, ignore_errors=True)
 
 
+def prepared(folder: Path, name: str) -> bool:
+    """Whether the problem set is there and complete."""
+    return (Path(folder) / name / _VERSION).exists()
+
+
 def open_split(folder: Path, split: str) -> RandomAccessSource:
     """Open one split of the problem set under `folder`, checking that its files are whole.
 
@@ -226,7 +231,10 @@ def _write(folder: Path, splits: Mapping[str, Iterable[dict[str, str]]], name: s
         builder = ProblemSet(data_dir=str(folder), file_format="array_record")
         offline = tfds.download.DownloadConfig(try_download_gcs=False, register_checksums=False)
         with tempfile.TemporaryDirectory() as unused:  # TFDS makes it even with nothing to put in
-            builder.download_and_prepare(download_dir=unused, download_config=offline)
+            try:
+                builder.download_and_prepare(download_dir=unused, download_config=offline)
+            except RuntimeError as error:  # how ArrayRecord says that the disk is full
+                raise OSError(f"cannot write problem set {name!r} in {folder}: {error}") from error
 
 
 def _check_row(row: Mapping[str, str], where: str) -> None:

@@ -7,6 +7,7 @@ so that an interrupted run leaves the same lines as an uninterrupted one (keys u
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,6 +70,10 @@ class Metrics:
         self._file.truncate(offset)
         self._file.seek(offset)
 
+    def sync(self) -> None:
+        """To the disk, so that a checkpoint never knows more lines than there are."""
+        os.fsync(self._file.fileno())
+
     def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
         row = {"stage": stage, "step": step} | plain(values)
         self._file.write(json.dumps(row).encode() + b"\n")
@@ -126,7 +131,7 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Non
 
 
 def say(text: str) -> None:
-    console.print(text, markup=False, emoji=False, highlight=False)
+    console.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def _short(value: Any) -> str:
@@ -134,6 +139,6 @@ def _short(value: Any) -> str:
 
 
 def _cell(value: Any) -> Text:
-    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    text = f"{value:.3f}" if isinstance(value, float | np.floating) else str(value)
     text = "".join(ch if ch.isprintable() else "\ufffd" for ch in text.replace("\n", " / "))
     return Text(text if len(text) < 70 else text[:67] + "...")

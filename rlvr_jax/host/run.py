@@ -34,6 +34,7 @@ class Run:
         self.folder = Path(cfg.runs) / cfg.name
         self._claim()
         self.metrics = log.Metrics(self.folder)
+        self.metrics_start = 0  # where the lines of the stage in hand begin
         self._signal: int | None = None
 
     @property
@@ -61,13 +62,16 @@ class Run:
         """What a finished stage left in its marker; None while it is not finished."""
         path = self.folder / "stages" / f"{stage}.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            marker = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(marker["metrics_bytes"], int):
+                raise TypeError
         except FileNotFoundError:
             return None
-        except ValueError:
+        except (ValueError, TypeError, KeyError):
             raise RunError(
                 f"{path} is damaged; remove it and run again: {stage} is redone"
             ) from None
+        return marker
 
     def finish(self, stage: str, result: Mapping[str, Any]) -> dict[str, Any]:
         """Mark a stage as done; written last, so that a marker means everything is there."""

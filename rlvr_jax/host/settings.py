@@ -54,9 +54,17 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of config keys, such as `name: demo`")
+    tree = _unshare(tree)
     for override in overrides:
         _apply(tree, override)
     return parse(tree)
+
+
+def _unshare(tree: Any) -> Any:
+    """A YAML alias is one object in two places: an override of one must not change the other."""
+    if isinstance(tree, dict):
+        return {key: _unshare(value) for key, value in tree.items()}
+    return [_unshare(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def parse(tree: dict[str, Any]) -> Config:

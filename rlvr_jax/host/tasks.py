@@ -318,6 +318,10 @@ def build(name: str, entry: dict[str, Any], rng: random.Random) -> Record | None
     record |= {"domain": task.domain, "task": name, "key": key or question}
     for side in ("reference", "demonstration"):
         record[side] = render(record, entry["answer"], rng)
+    if task.kind == "choice":  # a reader who does not see the options needs both in the reference
+        letter = next(k for k, text in _options(record).items() if text == entry["answer"])
+        form = rng.choice(("({l}) {t}", "{l}) {t}", "option {l} {t}", "the answer is ({l}) {t}"))
+        record["reference"] = form.format(l=letter.upper(), t=entry["answer"])
     return record
 
 
@@ -330,7 +334,7 @@ def entries(name: str, seed: int) -> Iterator[dict[str, Any]]:
     try:
         import reasoning_gym
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("tasks need the package: pip install reasoning-gym") from error
+        raise ValueError("the tasks need a package: pip install reasoning-gym") from error
     # Item i of seed s is item i - 1 of seed s + 1: hash, so that streams do not overlap.
     start = _hash(f"{name}/{seed}") >> 32
     task = TASKS[name]
@@ -372,6 +376,14 @@ def _fill(
     return rows
 
 
+def known(name: str) -> None:
+    """Refuse a name that is not a task's, with the nearest one that is."""
+    if name not in TASKS:
+        near = difflib.get_close_matches(name, TASKS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(TASKS)}."
+        raise ValueError(f"Unknown task {name!r}; {hint}")
+
+
 def generate(tasks: Sequence[str], counts: Mapping[str, int], seed: int) -> dict[str, list[Record]]:
     """Splits of distinct problems in equal parts from each task, shuffled; same seed, same rows.
 
@@ -379,10 +391,7 @@ def generate(tasks: Sequence[str], counts: Mapping[str, int], seed: int) -> dict
     of different seeds keep to their splits too.
     """
     for name in tasks:
-        if name not in TASKS:
-            near = difflib.get_close_matches(name, TASKS, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(TASKS)}."
-            raise ValueError(f"Unknown task {name!r}; {hint}")
+        known(name)
     if not tasks or len(set(tasks)) < len(tasks) or any(n < 0 for n in counts.values()):
         raise ValueError("Tasks must be a non-empty list without repeats, and counts at least 0.")
     out: dict[str, list[Record]] = {split: [] for split in counts}

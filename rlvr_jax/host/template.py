@@ -20,9 +20,10 @@ def prompt_text(record: Record) -> str:
     return record["question"] + "\n"
 
 
-def check_text(record: Record) -> str:
+def check_text(record: Record, question: bool = True) -> str:
     """The verifier's context up to where the answer's tokens go."""
-    return f"{record['question']}\nReference: {record['reference']}\nAnswer: "
+    asked = record["question"] + "\n" if question else ""
+    return f"{asked}Reference: {record['reference']}\nAnswer: "
 
 
 def left_pad(rows: Sequence[Sequence[int]], width: int, what: str) -> tuple[Any, Any]:
@@ -39,10 +40,12 @@ def left_pad(rows: Sequence[Sequence[int]], width: int, what: str) -> tuple[Any,
     return ids, mask
 
 
-def prompts(records: Sequence[Record], tok: Tokenizer, columns: int, check: int) -> Prompts:
+def prompts(
+    records: Sequence[Record], tok: Tokenizer, columns: int, check: int, question: bool = True
+) -> Prompts:
     """Records -> the columns of a step (numpy)."""
     asked = [tok.encode(prompt_text(r)) for r in records]
-    checked = [tok.encode(check_text(r)) for r in records]
+    checked = [tok.encode(check_text(r, question)) for r in records]
     return Prompts(*left_pad(asked, columns, "prompt"), *left_pad(checked, check, "check"))
 
 

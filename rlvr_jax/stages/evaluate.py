@@ -71,9 +71,7 @@ def _answers(stage, ws: Workspace, params, judge, sample: SampleConfig, samples:
 
     out: dict[str, list] = {"oracle": [], "exact": [], "reward": [], "domain": []}
     for number, records in enumerate(chunks(ws.problems("test"), batch)):
-        asked = template.prompts(
-            padded(records, batch), tok, cfg.data.prompt_columns, cfg.data.check_columns
-        )
+        asked = ws.columns(padded(records, batch))
         key = jax.random.fold_in(ws.key(stage.name), number)
         rollout, reward_B = jax.device_get(write(params, judge, verdict, ws.place(asked), key))
         for i in range(len(records) * samples):

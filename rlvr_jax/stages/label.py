@@ -38,9 +38,7 @@ def run(stage: LabelStage, ws: Workspace) -> dict:
 
     rows, asked = [], 0
     for number, records in enumerate(chunks(ws.problems("label"), stage.batch)):
-        prompts = template.prompts(
-            padded(records, stage.batch), tok, cfg.data.prompt_columns, cfg.data.check_columns
-        )
+        prompts = ws.columns(padded(records, stage.batch))
         key = jax.random.fold_in(ws.key(stage.name), number)
         rollout, answer_BR = jax.device_get(write(params, verdict, ws.place(prompts), key))
         asked += len(records) * stage.samples

@@ -44,6 +44,8 @@ def run(
             state, host = checkpoints.restore(start, ws.like(state))
             stream.set_state(host["data"])
             ws.run.metrics.rewind(host["metrics_bytes"])
+        else:
+            ws.run.metrics.rewind(ws.run.metrics_start)
         bar = log.Bar(stage.name, stage.steps, start)
         try:
             for step in range(start + 1, stage.steps + 1):
@@ -63,6 +65,7 @@ def run(
                 signum = ws.run.check_signal()
                 if signum or step == stage.steps or step % stage.save_every == 0:
                     host = {"data": stream.get_state(), "metrics_bytes": ws.run.metrics.offset}
+                    ws.run.metrics.sync()
                     checkpoints.save(step, state, host)
                 if signum:
                     checkpoints.wait()

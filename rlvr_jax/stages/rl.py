@@ -59,7 +59,7 @@ def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):
     )
 
     def advance(state, records):
-        return step(state, frozen, prompts(ws, records))
+        return step(state, frozen, ws.place(ws.columns(records)))
 
     return advance
 
@@ -81,7 +81,7 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):
     )
 
     def advance(state, records):
-        rollout = write(state, prompts(ws, records))
+        rollout = write(state, ws.place(ws.columns(records)))
         owners = [record for record in records for _ in range(stage.samples)]
         texts = [tok.decode(row[:n]) for row, n in zip(*_written(rollout), strict=True)]
         reward_B = [tasks.exact(t, r) for t, r in zip(texts, owners, strict=True)]
@@ -91,11 +91,6 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):
         return state, rollout, np.stack([reward_B, advantage_B]), metrics
 
     return advance
-
-
-def prompts(ws: Workspace, records):
-    cfg = ws.cfg.data
-    return ws.place(template.prompts(records, ws.tokenizer, cfg.prompt_columns, cfg.check_columns))
 
 
 def _written(rollout) -> tuple[np.ndarray, np.ndarray]:

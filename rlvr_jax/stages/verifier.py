@@ -14,6 +14,8 @@ from rlvr_jax.stages import loop
 from rlvr_jax.stages.label import chunks, padded
 from rlvr_jax.stages.workspace import Workspace
 
+FIELDS = {"question", "reference", "answer_ids", "verdict"}
+
 
 def run(stage: VerifierStage, ws: Workspace) -> dict:
     """Learns the token after the template's tail; reports its agreement with held-back verdicts."""
@@ -24,14 +26,12 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
     tail = tok.encode(template.TAIL)
     columns = cfg.data.check_columns + cfg.data.response_columns + len(tail)
 
+    def pair(r):
+        asked = tok.encode(template.check_text(r, cfg.data.check_question))
+        return [*asked, *r["answer_ids"], *tail], [accept if r["verdict"] else reject]
+
     def rows(records):
-        pairs = [
-            (
-                [*tok.encode(template.check_text(r)), *r["answer_ids"], *tail],
-                [accept if r["verdict"] else reject],
-            )
-            for r in records
-        ]
+        pairs = [pair(r) for r in records]
         return template.supervised(pairs, columns, 1, "check")
 
     tx = optim.make(stage.optim, stage.steps)
@@ -82,9 +82,11 @@ def _read(ws: Workspace, stage: VerifierStage) -> list[dict]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         verdicts = [json.loads(line) for line in lines]
+        if any(FIELDS - row.keys() for row in verdicts):
+            raise ValueError
     except FileNotFoundError:
         raise RunError(f"there is no {path}: put a `label` stage before the verifier") from None
-    except ValueError:
+    except (ValueError, AttributeError):
         raise RunError(f"{path} is damaged: remove it and its marker in stages/") from None
     if len(verdicts) < stage.held_out + stage.batch:
         raise RunError(

@@ -13,7 +13,7 @@ from rlvr_jax.config import Config, ModelConfig
 from rlvr_jax.host import checkpoint, data, tasks, template
 from rlvr_jax.host.run import Run, RunError
 from rlvr_jax.host.tokenizer import Tokenizer
-from rlvr_jax.structs import Array, Params, TrainState
+from rlvr_jax.structs import Array, Params, Prompts, TrainState
 
 
 class Workspace:
@@ -39,16 +39,34 @@ class Workspace:
     def problems(self, split: str) -> data.RandomAccessSource:
         """The records of a split, every one of them known to fit its columns."""
         source = data.open_split(self.run.data, split)
-        cfg = self.cfg.data
+        cfg, tok = self.cfg.data, self.tokenizer
+        asked, checked, answered = 0, 0, 0
         for record in data.each(source):
-            template.prompts([record], self.tokenizer, cfg.prompt_columns, cfg.check_columns)
+            asked = max(asked, len(tok.encode(template.prompt_text(record))))
+            checked = max(checked, len(tok.encode(template.check_text(record, cfg.check_question))))
+            answered = max(answered, len(tok.encode(record["demonstration"])) + 1)
+        needed = {"prompt_columns": asked, "check_columns": checked}
+        needed |= {"response_columns": answered} if split == "sft" else {}
+        for key, columns in needed.items():
+            if columns > getattr(cfg, key):
+                raise RunError(
+                    f"the longest {key.split('_')[0]} of split {split} has {columns} tokens and "
+                    f"data.{key} is {getattr(cfg, key)}: raise it to at least {columns}"
+                )
         return source
+
+    def columns(self, records: list[data.Record]) -> Prompts:
+        """Records as the token columns of the config (numpy)."""
+        cfg = self.cfg.data
+        return template.prompts(
+            records, self.tokenizer, cfg.prompt_columns, cfg.check_columns, cfg.check_question
+        )
 
     def write_problems(self) -> None:
         """Generate the problem set of the config, unless it is there already."""
         cfg = self.cfg.data
         counts = {k: getattr(cfg, k) for k in ("sft", "label", "train", "test") if getattr(cfg, k)}
-        if (self.run.data / "problems").exists():
+        if data.prepared(self.run.data, "problems"):
             return
         splits = tasks.generate(cfg.tasks, counts, self.cfg.seed)
         rng = random.Random(self.cfg.seed)

@@ -260,14 +260,15 @@ class LabelStage:
     policy: str = option("sft", "the stage whose policy answers")
     samples: int = option(4, "answers per problem")
     strangers: int = option(1, "answers to other problems that are judged too, per problem")
+    cuts: int = option(2, "answers cut short that are judged too, per problem")
     batch: int = option(64, "problems per call")
     sample: SampleConfig = _own(SampleConfig, "how answers are drawn")
 
     def __post_init__(self) -> None:
         _file_name(self.name)
         _positive(self, "samples", "batch")
-        if self.strangers < 0:
-            raise ValueError(f"needs strangers >= 0, not {self.strangers}")
+        if self.strangers < 0 or self.cuts < 0:
+            raise ValueError("needs strangers >= 0 and cuts >= 0")
 
     __pydantic_config__ = STRICT
 

@@ -67,12 +67,7 @@ def _judged(records, rollout, answer_BR, stage: LabelStage, tok) -> list[dict]:
         bool(found) and not cut for found, cut in zip(ids, rollout.truncated_B, strict=True)
     ]
     kept = [(record, ids[i]) for i, record in enumerate(owners) if finished[i]]
-    # An answer to another problem: without such, nothing teaches the verifier to refuse it.
-    for shift in range(1, stage.strangers + 1):
-        for i in range(0, len(owners), samples):
-            other = (i + shift * samples) % len(owners)
-            if finished[other]:
-                kept.append((owners[i], ids[other]))
+    kept += [(owners[i], answer) for i, answer in _hard(ids, finished, stage)]
     answers = [tok.decode(answer) for _, answer in kept]
     verdicts = judge.rule(answers, [record for record, _ in kept])
     return [
@@ -86,6 +81,22 @@ def _judged(records, rollout, answer_BR, stage: LabelStage, tok) -> list[dict]:
         }
         for (record, answer), text, verdict in zip(kept, answers, verdicts, strict=True)
     ]
+
+
+def _hard(ids: list[list[int]], finished: list[bool], stage: LabelStage):
+    """(row, answer ids) that a policy under reward would find and samples do not show.
+
+    An answer to another problem, and an answer cut short: without them the verifier comes to
+    accept "the answer is" with nothing after it (the cure of arXiv 2507.08794).
+    """
+    for i in range(0, len(ids), stage.samples):
+        for shift in range(1, stage.strangers + 1):
+            other = (i + shift * stage.samples) % len(ids)
+            if finished[other]:
+                yield i, ids[other]
+        for j in range(i, min(i + stage.cuts, i + stage.samples)):
+            if finished[j] and len(ids[j]) > 1:
+                yield i, ids[j][: 1 + (i + j) % (len(ids[j]) - 1)]
 
 
 def chunks(source, size: int):

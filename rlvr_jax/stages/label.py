@@ -62,9 +62,11 @@ def run(stage: LabelStage, ws: Workspace) -> dict:
 def _judged(records, rollout, answer_BR, stage: LabelStage, tok) -> list[dict]:
     samples = stage.samples
     owners = [record for record in records for _ in range(samples)]
-    ids = [row[mask].tolist() for row, mask in zip(rollout.response_BR, answer_BR, strict=True)]
+    # A short last chunk was padded: its further rows have no owner.
+    rows = list(zip(rollout.response_BR, answer_BR, strict=True))[: len(owners)]
+    ids = [row[mask].tolist() for row, mask in rows]
     finished = [
-        bool(found) and not cut for found, cut in zip(ids, rollout.truncated_B, strict=True)
+        bool(found) and not cut for found, cut in zip(ids, rollout.truncated_B, strict=False)
     ]
     kept = [(record, ids[i]) for i, record in enumerate(owners) if finished[i]]
     kept += [(owners[i], answer) for i, answer in _hard(ids, finished, stage)]

@@ -95,7 +95,8 @@ def check(cfg: Config) -> None:
             name = getattr(stage, field, "")
             if name and name != "fresh" and name not in earlier and _reads(stage, field):
                 raise ValueError(
-                    f"{stage.name}.{field} names the stage {name!r}, which is not listed before it"
+                    f"{stage.name}.{field} names the stage {name!r}, which would not have been "
+                    "run by then: list it before"
                 )
         earlier.append(stage.name)
     shards = cfg.mesh.data * cfg.mesh.fsdp

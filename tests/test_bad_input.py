@@ -321,7 +321,7 @@ def test_text_longer_than_its_columns(field, door, trained, tmp_path):
         ([TINY["stages"][i] for i in (0, 2, 1)], ("'sft'", "list it before")),
         ([TINY["stages"][0], EVALUATE], ("'sft'", "list it before")),
         ([TINY["stages"][0], {"stage": "label"}], ("'sft'", "list it before")),
-        ([TINY["stages"][0], VERIFIER], ("`label` stage",)),
+        ([TINY["stages"][0], VERIFIER], ("'label'", "list it before")),
     ],
     ids=["no tokenizer", "rl before sft", "nothing to evaluate", "nobody to label", "no verdicts"],
 )
@@ -330,9 +330,9 @@ def test_stages_in_the_wrong_order(stages, words, door, tmp_path):
     assert_refused(code, said, *words)
 
 
-@pytest.mark.parametrize("override", ["data.train=2 data.tasks=[smu]", "data.prompt_columns=4"])
+@pytest.mark.parametrize("override", ["data.tasks=[smu]", "data.sft=2", "mesh.fsdp=5"])
 def test_a_refused_config_can_be_mended_in_place(override, door, tmp_path):
-    """Nothing has been trained yet: the mended config must not be told to go elsewhere."""
+    """Refused before any work: the mended config must not be told to go elsewhere."""
     config = write(tmp_path, stages=TINY["stages"][:2])
     code, said = door(config, *override.split())
     assert_refused(code, said)

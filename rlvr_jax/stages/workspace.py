@@ -51,7 +51,7 @@ class Workspace:
             if columns > getattr(cfg, key):
                 raise RunError(
                     f"the longest {key.split('_')[0]} of split {split} has {columns} tokens and "
-                    f"data.{key} is {getattr(cfg, key)}: raise it to at least {columns}"
+                    f"the window {getattr(cfg, key)}: raise data.{key} to at least {columns}"
                 )
         return source
 

@@ -70,6 +70,7 @@ def train(cfg: Config) -> None:
             offset = marker["metrics_bytes"]
             if signum := run.check_signal():
                 raise Interrupted(signum)
+    evaluate.summarise(ws)
     run.metrics.close()
     report.write(run.folder)
     log.say(f"report: {run.folder / 'report.html'}")

@@ -86,6 +86,11 @@ class Metrics:
             if isinstance(value, int | float) and name != "step":
                 self._events[stage].add_scalar(name, value, step)
 
+    def median(self, stage: str, name: str) -> float:
+        """Median of one metric over the lines of a stage."""
+        rows = map(json.loads, self._path.read_text(encoding="utf-8").splitlines())
+        return float(np.median([row[name] for row in rows if row["stage"] == stage]))
+
     def close(self) -> None:
         self._file.close()
         for writer in self._events.values():

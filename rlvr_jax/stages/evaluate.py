@@ -1,12 +1,13 @@
 """Stage `evaluate`: held-out accuracy by the oracle, beside exact match and the verifier."""
 
+import json
 from typing import Any
 
 import jax
 import numpy as np
 
 from rlvr_jax import policy, verifier
-from rlvr_jax.config import EvaluateStage, RewardConfig, SampleConfig
+from rlvr_jax.config import EvaluateStage, RewardConfig, RlStage, SampleConfig
 from rlvr_jax.host import log, tasks, template
 from rlvr_jax.stages.label import accuracy, chunks, padded
 from rlvr_jax.stages.verifier import agreement
@@ -32,6 +33,9 @@ def run(stage: EvaluateStage, ws: Workspace) -> dict:
     result: dict[str, Any] = {
         "name": stage.name,
         "policy": stage.policy,
+        "step": {s.name: s.steps for s in cfg.stages if isinstance(s, RlStage)}.get(
+            stage.policy, 0
+        ),
         "n": len(domains),
         "samples": stage.samples,
         "accuracy": accuracy(sampled["oracle"], sampled["domain"]),
@@ -48,6 +52,27 @@ def run(stage: EvaluateStage, ws: Workspace) -> dict:
         f"greedy {result['greedy']['all']:.1%}, exact match {result['exact_match']['all']:.1%}"
     )
     return result
+
+
+def summarise(ws: Workspace) -> None:
+    """A table of all evaluations of the run, one column each, and the speed of its rl stages."""
+    names = [s.name for s in ws.cfg.stages if isinstance(s, EvaluateStage)]
+    evals = [json.loads(ws.run.evaluation(name).read_text(encoding="utf-8")) for name in names]
+    if not evals:
+        return
+    rows: list[list[Any]] = [
+        [f"accuracy, {domain}", *(e["accuracy"][domain] for e in evals)]
+        for domain in evals[0]["accuracy"]
+    ]
+    rows.append(["accuracy, all, greedy", *(e["greedy"]["all"] for e in evals)])
+    rows.append(["exact match, all", *(e["exact_match"]["all"] for e in evals)])
+    agreed = [e.get("verifier", {}).get("accuracy", "-") for e in evals]
+    rows.append(["verifier = oracle", *agreed])
+    log.table("held-out problems, by the oracle", ["", *names], rows)
+    for stage in ws.cfg.stages:
+        if isinstance(stage, RlStage):
+            speed = ws.run.metrics.median(stage.name, "perf/tokens_per_s")
+            log.say(f"{stage.name}: {speed:.0f} generated tokens/s in the median step")
 
 
 def _answers(stage, ws: Workspace, params, judge, sample: SampleConfig, samples: int) -> dict:

@@ -23,7 +23,7 @@ class ConfigError(ValueError):
 class _Loader(yaml.SafeLoader):
     """YAML less its rule that the last of two equal keys counts."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:

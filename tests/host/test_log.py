@@ -51,7 +51,7 @@ def test_values_become_json(value, expected):
 
 
 def test_tuples_become_json():
-    json.dumps(log.plain({"x": (1.0, float("nan"))}), allow_nan=False)
+    assert log.plain({"x": (1.0, float("nan"))}) == {"x": [1.0, None]}
 
 
 @pytest.mark.parametrize("value", [1e-10, 4.87654e-7, -3e-12])

@@ -6,7 +6,7 @@ that a jitted function can take one as a static argument.
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 STRICT = {"extra": "forbid"}  # read by the loader: a key that is not a field is refused
 
@@ -28,18 +28,67 @@ def _file_name(name: str) -> None:
         raise ValueError(f"name {name!r} must be a plain file name, without folders")
 
 
+class Family(NamedTuple):
+    """What sets one family of decoder-only transformers apart from Llama."""
+
+    bias: bool = False  # on q, k and v
+    qk_norm: bool = False  # RMSNorm over each head's q and k, before rotation
+    sandwich: bool = False  # a norm after attention and feed-forward too, before the residual
+    from_one: bool = False  # norm scales are stored as their distance from 1
+    gelu: bool = False  # tanh GELU in the gate instead of SiLU
+    embed_scale: bool = False  # embeddings times sqrt(D)
+    experts: bool = False  # feed-forward is a mixture of experts
+
+
+FAMILIES = {
+    "llama": Family(),
+    "mistral": Family(),
+    "qwen2": Family(bias=True),
+    "qwen3": Family(qk_norm=True),
+    "qwen3_moe": Family(qk_norm=True, experts=True),
+    "gemma2": Family(sandwich=True, from_one=True, gelu=True, embed_scale=True),
+    "gemma3_text": Family(qk_norm=True, sandwich=True, from_one=True, gelu=True, embed_scale=True),
+}
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """A decoder-only transformer: RMSNorm, rotary positions, grouped queries, SwiGLU."""
+    """A decoder-only transformer: RMSNorm, rotary positions, grouped queries, gated products."""
 
+    weights: str = option(
+        "", "pretrained model: a folder or GGUF file, or package:NAME; all sizes come from it"
+    )
+    family: Literal["llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma2", "gemma3_text"] = (
+        option("llama", "architecture; SmolLM2 is a llama")
+    )
     layers: int = option(4, "transformer blocks, L")
     width: int = option(128, "model width, D")
     heads: int = option(4, "query heads, N")
     kv_heads: int = option(2, "key/value heads, K; must divide heads")
     head_size: int = option(32, "size of one head, H (even, for rotary positions)")
-    feedforward: int = option(384, "feed-forward width, F")
+    feedforward: int = option(384, "feed-forward width, F; of one expert where there are experts")
     vocab: int = option(512, "vocabulary, V; the tokenizer stage trains to exactly this size")
+    experts: int = option(0, "experts, E, of a mixture-of-experts family")
+    experts_used: int = option(0, "experts per token")
+    experts_sum_to_one: bool = option(
+        True, "weights of the experts in use are divided by their sum"
+    )
     rope_theta: float = option(10000.0, "base of the rotary frequencies")
+    rope_scaling: Literal["none", "linear", "llama3"] = option(
+        "none", "how the frequencies are stretched for contexts longer than those of training"
+    )
+    rope_factor: float = option(1.0, "by how much they are stretched")
+    rope_low: float = option(1.0, "llama3: fully stretched below this many turns in rope_original")
+    rope_high: float = option(4.0, "llama3: left alone above this many turns in rope_original")
+    rope_original: int = option(8192, "llama3: context length before stretching")
+    rope_theta_window: float = option(
+        0.0, "base, without stretching, for layers with a window; 0: as the other layers"
+    )
+    window: int = option(0, "columns that a layer with a sliding window sees; 0 has no windows")
+    global_every: int = option(0, "each such layer sees everything despite window; 0 is none")
+    query_scale: float = option(0.0, "attention scores are divided by its root; 0 is head_size")
+    attention_softcap: float = option(0.0, "tanh bound of attention scores; 0 has none")
+    logit_softcap: float = option(0.0, "tanh bound of the logits; 0 has none")
     norm_eps: float = option(1e-5, "epsilon inside RMSNorm")
     tied: bool = option(True, "use the embedding as the output head")
     compute: Literal["float32", "bfloat16"] = option("float32", "dtype of products and cache")
@@ -48,12 +97,31 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "layers", "width", "heads", "kv_heads", "feedforward", "vocab")
+        _positive(self, "rope_original")
         if self.heads % self.kv_heads:
             raise ValueError(f"kv_heads {self.kv_heads} does not divide heads {self.heads}")
         if self.head_size < 2 or self.head_size % 2:
             raise ValueError(f"head_size must be even and at least 2, not {self.head_size}")
         if not (0 < self.rope_theta < math.inf and 0 <= self.norm_eps < math.inf):
             raise ValueError("needs a finite rope_theta > 0 and norm_eps >= 0")
+        if not (1 <= self.rope_factor < math.inf and 0 < self.rope_low < self.rope_high):
+            raise ValueError("needs rope_factor >= 1 and 0 < rope_low < rope_high")
+        for name in ("rope_theta_window", "query_scale", "attention_softcap", "logit_softcap"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and at least 0")
+        if self.window < 0 or self.global_every < 0 or (self.global_every and not self.window):
+            raise ValueError("needs window >= 0, and global_every > 0 only with a window")
+        if self.has.experts != (self.experts > 0) or not (
+            bool(self.experts) <= self.experts_used <= self.experts
+        ):
+            raise ValueError(
+                f"family {self.family} with {self.experts} experts, {self.experts_used} used: a "
+                "mixture of experts needs both, another family none"
+            )
+
+    @property
+    def has(self) -> Family:
+        return FAMILIES[self.family]
 
     __pydantic_config__ = STRICT
 
@@ -73,8 +141,8 @@ class MeshConfig:
     def __post_init__(self) -> None:
         _positive(self, "data", "fsdp", "tensor")
         for letter, axes in self.letters.items():
-            if letter not in "DNKFV" or len(letter) != 1:
-                raise ValueError(f"letters: {letter!r} is not one of D, N, K, F, V")
+            if letter not in "DNKFVE" or len(letter) != 1:
+                raise ValueError(f"letters: {letter!r} is not one of D, N, K, F, V, E")
             for axis in axes:
                 if axis not in ("data", "fsdp", "tensor"):
                     raise ValueError(f"letters: {axis!r} is not an axis (data, fsdp, tensor)")
@@ -86,17 +154,51 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
+class SourceConfig:
+    """One source of problems: a reasoning-gym data set, a file, or a TFDS builder."""
+
+    gym: str = option("", "name of a reasoning-gym data set")
+    params: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "its parameters, e.g. {max_terms: 3}"}
+    )
+    file: str = option("", "problems in JSONL or parquet, in the layout of verl, TRL or work A")
+    test_file: str = option("", "held-out problems; empty: split off `file` by hash")
+    tfds: str = option("", "gsm8k, math, multi_subject_rlvr, math_rlvr or eurus_2_rl_data")
+    folder: str = option("", "TFDS manual directory: where the files of `tfds` were downloaded to")
+    weight: float = option(1.0, "share of this source in every split")
+    domain: str = option("", "name in reports; empty: what the rows say")
+    suffix: str = option("", "text added to each question")
+
+    def __post_init__(self) -> None:
+        if sum(map(bool, (self.gym, self.file, self.tfds))) != 1:
+            raise ValueError("give exactly one of gym, file and tfds")
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"needs a finite weight > 0, not {self.weight}")
+
+    def __hash__(self) -> int:  # a dict field has no hash of its own
+        return hash((self.gym, self.file, self.tfds, self.domain))
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Problems and how they become fixed token columns."""
 
-    tasks: tuple[str, ...] = option(("sum",), "tasks of rlvr_jax.host.tasks, in equal parts")
+    tasks: tuple[str, ...] = option((), "tasks of rlvr_jax.host.tasks, in equal parts")
+    sources: tuple[SourceConfig, ...] = option((), "files and other sources, by weight")
     sft: int = option(4096, "problems with demonstrations, for the sft stage")
     label: int = option(2048, "problems whose sampled answers are judged; never used in rl")
     train: int = option(4096, "problems of the rl stage")
     test: int = option(400, "held-out problems of every evaluation")
-    prompt_columns: int = option(48, "prompt columns, P; a longer prompt is refused")
+    prompt_columns: int = option(48, "prompt columns, P")
     response_columns: int = option(16, "response columns, R: the token budget of an answer")
     check_columns: int = option(64, "verifier-context columns, C")
+    too_long: Literal["refuse", "drop"] = option(
+        "refuse", "what happens to problems that do not fit the columns; dropped ones are counted"
+    )
+    chat: bool = option(False, "ask through the chat template of the tokenizer")
+    system: str = option("", "system message of chats that bring none")
     check_question: bool = option(
         True, "show the verifier the question too; without it a judge cannot solve instead of read"
     )
@@ -104,12 +206,14 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "prompt_columns", "response_columns", "check_columns", "test")
-        if not self.tasks:
-            raise ValueError("tasks is empty: name at least one task")
+        if self.tasks and self.sources:
+            raise ValueError("give either tasks or sources: a task is not mixed with other sources")
         if min(self.sft, self.label, self.train) < 0:
             raise ValueError("needs sft >= 0, label >= 0 and train >= 0")
         if not 0 <= self.demonstration_errors <= 1:
             raise ValueError("needs 0 <= demonstration_errors <= 1")
+        if self.system and not self.chat:
+            raise ValueError("a system message needs chat: true")
 
     __pydantic_config__ = STRICT
 
@@ -161,8 +265,8 @@ class OptimConfig:
 class RewardConfig:
     """Where the outcome reward comes from."""
 
-    source: Literal["verifier", "exact"] = option(
-        "verifier", "verifier: its logit, inside the fused step; exact: string match, split step"
+    source: Literal["verifier", "rule"] = option(
+        "verifier", "verifier: its logit, inside the fused step; rule: the task's own, split step"
     )
     mode: Literal["soft", "paper", "binary"] = option(
         "soft", "soft: p(1)/(p(1)+p(0)); paper: work A's two branches; binary: 1 beats 0"
@@ -239,6 +343,7 @@ class SftStage:
 
     stage: Literal["sft"] = "sft"
     name: str = option("sft", "name of the stage and of what it leaves behind")
+    init: str = option("fresh", "the stage it starts from, `fresh` or `pretrained`")
     steps: int = option(500, "optimizer updates")
     batch: int = option(64, "demonstrations per update")
     optim: OptimConfig = _own(OptimConfig, "optimizer")
@@ -257,7 +362,7 @@ class LabelStage:
 
     stage: Literal["label"] = "label"
     name: str = option("label", "name of the stage and of what it leaves behind")
-    policy: str = option("sft", "the stage whose policy answers")
+    policy: str = option("sft", "the stage whose policy answers, or `pretrained`")
     samples: int = option(4, "answers per problem")
     strangers: int = option(1, "answers to other problems that are judged too, per problem")
     cuts: int = option(2, "answers cut short that are judged too, per problem")
@@ -280,7 +385,7 @@ class VerifierStage:
     stage: Literal["verifier"] = "verifier"
     name: str = option("verifier", "name of the stage and of what it leaves behind")
     verdicts: str = option("label", "the label stage whose verdicts it learns")
-    init: str = option("sft", "the stage it starts from, or `fresh`")
+    init: str = option("sft", "the stage it starts from, `fresh` or `pretrained`")
     steps: int = option(500, "optimizer updates")
     batch: int = option(64, "verdicts per update")
     held_out: int = option(512, "verdicts kept back to measure its accuracy")
@@ -300,8 +405,10 @@ class RlStage:
 
     stage: Literal["rl"] = "rl"
     name: str = option("rl", "name of the stage and of what it leaves behind")
-    policy: str = option("sft", "the stage whose policy is trained; also the reference")
-    verifier: str = option("verifier", "the stage whose verifier gives the reward")
+    policy: str = option(
+        "sft", "the stage whose policy is trained, also the reference; or `pretrained`"
+    )
+    verifier: str = option("verifier", "the stage whose verifier gives the reward; or `pretrained`")
     steps: int = option(100, "updates of the policy")
     prompts: int = option(16, "prompts per step, Q")
     samples: int = option(8, "samples per prompt, G")
@@ -335,8 +442,10 @@ class EvaluateStage:
 
     stage: Literal["evaluate"] = "evaluate"
     name: str = option("evaluate", "name of the stage and of the file it writes")
-    policy: str = option("rl", "the stage whose policy is evaluated")
-    verifier: str = option("verifier", "the verifier compared with the oracle; empty for none")
+    policy: str = option("rl", "the stage whose policy is evaluated, or `pretrained`")
+    verifier: str = option(
+        "verifier", "the verifier compared with the oracle, or `pretrained`; empty for none"
+    )
     samples: int = option(4, "answers per problem for avg@k and pass@k")
     batch: int = option(50, "problems per call; rounded up to the data axis")
     sample: SampleConfig = _own(SampleConfig, "how answers are drawn for avg@k")
@@ -346,6 +455,13 @@ class EvaluateStage:
         _positive(self, "samples", "batch")
 
     __pydantic_config__ = STRICT
+
+
+def reads_verifier(stage: Any) -> bool:
+    """Whether a stage trains a verifier, or asks one."""
+    if isinstance(stage, RlStage):
+        return stage.reward.source == "verifier"
+    return isinstance(stage, VerifierStage) or bool(getattr(stage, "verifier", ""))
 
 
 Stage = TokenizerStage | SftStage | LabelStage | VerifierStage | RlStage | EvaluateStage
@@ -359,6 +475,9 @@ class Config:
     seed: int = option(0, "the one seed of the run")
     runs: str = option("runs", "folder that holds the run folders")
     data: DataConfig = _own(DataConfig, "problems")
+    tokenizer: str = option(
+        "", "tokenizer file or folder, or `byte`; empty: the model's own, else a tokenizer stage's"
+    )
     model: ModelConfig = _own(ModelConfig, "the policy")
     verifier: ModelConfig = _own(ModelConfig, "the verifier; shares the policy's tokenizer")
     mesh: MeshConfig = _own(MeshConfig, "device mesh")
@@ -374,7 +493,8 @@ class Config:
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two stages are named {name!r}; give each a name of its own")
-        if self.verifier.vocab != self.model.vocab:
+        judged = any(reads_verifier(stage) for stage in self.stages)
+        if judged and self.verifier.vocab != self.model.vocab:
             raise ValueError(
                 f"model.vocab is {self.model.vocab} and verifier.vocab {self.verifier.vocab}: "
                 "inside the fused step both read the same token ids and need one vocabulary"

@@ -43,13 +43,19 @@ def sizes(cfg: ModelConfig) -> dict[str, int]:
         H=cfg.head_size,
         F=cfg.feedforward,
         V=cfg.vocab,
+        E=cfg.experts,
     )
 
 
 def names(cfg: ModelConfig) -> list[str]:
     """Every parameter of the model; shape, sharding and checkpoint target follow from the name."""
-    block = ["norm1_LD", "q_LDNH", "k_LDKH", "v_LDKH", "out_LNHD"]
-    block += ["norm2_LD", "gate_LDF", "up_LDF", "down_LFD"]
+    has = cfg.has
+    block = ["norm1_LD", "q_LDNH", "k_LDKH", "v_LDKH", "out_LNHD", "norm2_LD"]
+    block += ["biasq_LNH", "biask_LKH", "biasv_LKH"] if has.bias else []
+    block += ["normq_LH", "normk_LH"] if has.qk_norm else []
+    block += ["norm1out_LD", "norm2out_LD"] if has.sandwich else []
+    dense, sparse = ["gate_LDF", "up_LDF", "down_LFD"], ["gate_LEDF", "up_LEDF", "down_LEFD"]
+    block += ["router_LDE", *sparse] if has.experts else dense
     return ["embed_VD", *block, "norm_D", *([] if cfg.tied else ["head_VD"])]
 
 
@@ -66,12 +72,14 @@ def init(key: Array, cfg: ModelConfig) -> Params:
     """Random parameters: unit norms, fan-in scaled matrices, residual outputs scaled by depth."""
     params = {}
     for index, (name, shape) in enumerate(abstract(cfg).items()):
-        if name.startswith("norm"):
-            params[name] = jnp.ones(shape.shape, shape.dtype)
+        if name.startswith(("norm", "bias")):
+            unit = name.startswith("norm") and not cfg.has.from_one
+            params[name] = jnp.full(shape.shape, float(unit), shape.dtype)
             continue
-        fan_in = {"out_LNHD": cfg.heads * cfg.head_size, "down_LFD": cfg.feedforward}
-        scale = fan_in.get(name, cfg.width) ** -0.5
-        if name in fan_in:
+        fan_in = {"out": cfg.heads * cfg.head_size, "down": cfg.feedforward}
+        kind = name.partition("_")[0]
+        scale = fan_in.get(kind, cfg.width) ** -0.5
+        if kind in fan_in:
             scale *= (2 * cfg.layers) ** -0.5
         noise = jax.random.normal(jax.random.fold_in(key, index), shape.shape, shape.dtype)
         params[name] = noise * scale
@@ -82,14 +90,16 @@ def prefill(
     params: Params, token_QP: Array, mask_QP: Array, cfg: ModelConfig
 ) -> tuple[Array, Prefix]:
     """Hidden states [Q, P, D] of left-padded (or any masked) columns, and their keys and values."""
-    position_QP = jnp.maximum(jnp.cumsum(mask_QP, -1) - 1, 0)
+    position_QP = positions(mask_QP)
     causal = jnp.tril(jnp.ones((token_QP.shape[1],) * 2, bool))
-    see_QTS = causal & mask_QP[:, None]
+    see_QTS = _windows(causal & mask_QP[:, None], position_QP, position_QP, cfg)
 
     def block(x_QPD, layer):
         w, _ = layer
-        return _block(x_QPD, w, position_QP, partial(_attend_own, mask_BTS=see_QTS), cfg)
+        attend = partial(_attend_own, see_BTS=see_QTS[w["kind_L"]], cfg=cfg)
+        return _block(x_QPD, w, turn_QP[w["kind_L"]], attend, cfg)
 
+    turn_QP = _turns(position_QP, cfg)
     hidden_QPD, (k_LQKGSH, v_LQKGSH) = _scan(block, params, token_QP, None, cfg)
     return hidden_QPD, Prefix(k_LQKGSH[:, :, :, 0], v_LQKGSH[:, :, :, 0], mask_QP)
 
@@ -100,15 +110,18 @@ def extend(
     """Hidden states [B, R, D] of columns that continue the prefixes, B // Q rows to each."""
     groups = token_BR.shape[0] // prefix.mask_QP.shape[0]
     start_B1 = jnp.repeat(prefix.mask_QP.sum(-1), groups)[:, None]
-    position_BR = jnp.maximum(start_B1 + jnp.cumsum(mask_BR, -1) - 1, 0)
+    position_BR = start_B1 + positions(mask_BR)
     causal = jnp.tril(jnp.ones((token_BR.shape[1],) * 2, bool))
-    see_BTS = causal & mask_BR[:, None]
+    see_BTS = _windows(causal & mask_BR[:, None], position_BR, position_BR, cfg)
+    see_BTP = _see_prefix(prefix, position_BR, cfg)
+    turn_BR = _turns(position_BR, cfg)
 
     def block(x_BRD, layer):
         w, (k_QKPH, v_QKPH) = layer
-        shared = (k_QKPH, v_QKPH, prefix.mask_QP)
-        attend = partial(_attend_own, mask_BTS=see_BTS, shared=shared)
-        return _block(x_BRD, w, position_BR, attend, cfg)
+        kind = w["kind_L"]
+        shared = (k_QKPH, v_QKPH, see_BTP[kind])
+        attend = partial(_attend_own, see_BTS=see_BTS[kind], cfg=cfg, shared=shared)
+        return _block(x_BRD, w, turn_BR[kind], attend, cfg)
 
     kv = (prefix.k_LQKPH, prefix.v_LQKPH)
     return _scan(block, params, token_BR, kv, cfg)[0]
@@ -130,15 +143,19 @@ def decode(
     nobody reads.
     """
     groups = token_B.shape[0] // prefix.mask_QP.shape[0]
-    position_B1 = (jnp.repeat(prefix.mask_QP.sum(-1), groups) + column)[:, None]
+    start_B1 = jnp.repeat(prefix.mask_QP.sum(-1), groups)[:, None]
     columns = cache.k_LQKGSH.shape[4]
+    position_B1, position_BS = start_B1 + column, start_B1 + jnp.arange(columns)
     see_BTS = jnp.broadcast_to(jnp.arange(columns) <= column, (token_B.shape[0], 1, columns))
+    see_BTS = _windows(see_BTS, position_B1, position_BS, cfg)
+    see_BTP = _see_prefix(prefix, position_B1, cfg)
+    turn_B1 = _turns(position_B1, cfg)
 
     # The whole cache is carried, not scanned over: a scanned output would copy all of it per token.
     def block(carry, layer):
         x_B1D, k_LQKGSH, v_LQKGSH, index = carry
         w, (k_QKPH, v_QKPH) = layer
-        shared = (k_QKPH, v_QKPH, prefix.mask_QP)
+        kind = w["kind_L"]
 
         def attend(q_BTNH, k_BTKH, v_BTKH):
             at = (index, 0, 0, 0, column, 0)
@@ -148,10 +165,11 @@ def decode(
             new_v = jax.lax.dynamic_update_slice(
                 v_LQKGSH, _grouped(v_BTKH, groups)[None].astype(v_LQKGSH.dtype), at
             )
-            own = (new_k[index], new_v[index], see_BTS)
-            return _attention(q_BTNH, own, shared), (new_k, new_v)
+            own = (new_k[index], new_v[index], see_BTS[kind])
+            shared = (k_QKPH, v_QKPH, see_BTP[kind])
+            return _attention(q_BTNH, own, shared, cfg), (new_k, new_v)
 
-        x_B1D, (k_LQKGSH, v_LQKGSH) = _block(x_B1D, w, position_B1, attend, cfg)
+        x_B1D, (k_LQKGSH, v_LQKGSH) = _block(x_B1D, w, turn_B1[kind], attend, cfg)
         return (x_B1D, k_LQKGSH, v_LQKGSH, index + 1), None
 
     x_B1D = _embed(params, token_B[:, None], cfg)
@@ -168,23 +186,26 @@ def head(params: Params, cfg: ModelConfig) -> Array:
 
 def logits(params: Params, hidden_D: Array, cfg: ModelConfig) -> Array:
     """Logits [..., V] in float32 whatever the compute dtype."""
-    return jnp.einsum(
+    raw = jnp.einsum(
         "...d,vd->...v", hidden_D, head(params, cfg), preferred_element_type=jnp.float32
     )
+    return _softcap(raw, cfg.logit_softcap)
 
 
 # ---- parts ---------------------------------------------------------------------------------
 
 
 def _stacked(params: Params, cfg: ModelConfig) -> Params:
-    """The scanned parameters, in compute dtype."""
+    """The scanned parameters, in compute dtype, and the kind of each layer."""
     stacked = {k: v for k, v in params.items() if sharding.letters(k).startswith("L")}
-    return {k: v if k.startswith("norm") else v.astype(cfg.compute) for k, v in stacked.items()}
+    cast = {k: v if k.startswith("norm") else v.astype(cfg.compute) for k, v in stacked.items()}
+    return cast | {"kind_L": jnp.array(kinds(cfg), jnp.int32)}
 
 
 def _embed(params: Params, token_BT: Array, cfg: ModelConfig) -> Array:
     table_VD = sharding.whole_rows(params["embed_VD"].astype(cfg.compute))
-    return sharding.rows(table_VD[token_BT])
+    x_BTD = sharding.rows(table_VD[token_BT])
+    return x_BTD * jnp.asarray(cfg.width**0.5, x_BTD.dtype) if cfg.has.embed_scale else x_BTD
 
 
 def _scan(block, params: Params, token_BT: Array, kv, cfg: ModelConfig):
@@ -199,36 +220,140 @@ def _scan(block, params: Params, token_BT: Array, kv, cfg: ModelConfig):
     return _norm(x_BTD, params["norm_D"], cfg), out
 
 
-def _block(x_BTD: Array, w: Params, position_BT: Array, attend, cfg: ModelConfig):
-    """Pre-norm attention and SwiGLU.  `attend` maps q, k, v to heads and what to keep of k, v."""
+def _block(x_BTD: Array, w: Params, turn_BT: Array, attend, cfg: ModelConfig):
+    """Attention, then feed-forward.  `attend` maps q, k, v to heads and what to keep of k, v."""
+    has = cfg.has
     h_BTD = _norm(x_BTD, w["norm1_LD"], cfg)
-    q_BTNH = _rotate(jnp.einsum("btd,dnh->btnh", h_BTD, w["q_LDNH"]), position_BT, cfg)
-    k_BTKH = _rotate(jnp.einsum("btd,dkh->btkh", h_BTD, w["k_LDKH"]), position_BT, cfg)
+    q_BTNH = jnp.einsum("btd,dnh->btnh", h_BTD, w["q_LDNH"])
+    k_BTKH = jnp.einsum("btd,dkh->btkh", h_BTD, w["k_LDKH"])
     v_BTKH = jnp.einsum("btd,dkh->btkh", h_BTD, w["v_LDKH"])
-    heads_BTNH, kept = attend(q_BTNH, k_BTKH, v_BTKH)
-    x_BTD = x_BTD + jnp.einsum("btnh,nhd->btd", heads_BTNH, w["out_LNHD"])
+    if has.bias:
+        q_BTNH, k_BTKH = q_BTNH + w["biasq_LNH"], k_BTKH + w["biask_LKH"]
+        v_BTKH = v_BTKH + w["biasv_LKH"]
+    if has.qk_norm:
+        q_BTNH, k_BTKH = _norm(q_BTNH, w["normq_LH"], cfg), _norm(k_BTKH, w["normk_LH"], cfg)
+    heads_BTNH, kept = attend(_rotate(q_BTNH, turn_BT), _rotate(k_BTKH, turn_BT), v_BTKH)
+    h_BTD = jnp.einsum("btnh,nhd->btd", heads_BTNH, w["out_LNHD"])
+    x_BTD = x_BTD + (_norm(h_BTD, w["norm1out_LD"], cfg) if has.sandwich else h_BTD)
     h_BTD = _norm(x_BTD, w["norm2_LD"], cfg)
-    gate_BTF = jax.nn.silu(jnp.einsum("btd,df->btf", h_BTD, w["gate_LDF"]))
-    up_BTF = jnp.einsum("btd,df->btf", h_BTD, w["up_LDF"])
-    x_BTD = x_BTD + jnp.einsum("btf,fd->btd", gate_BTF * up_BTF, w["down_LFD"])
+    h_BTD = _experts(h_BTD, w, cfg) if has.experts else _feedforward(h_BTD, w, cfg)
+    x_BTD = x_BTD + (_norm(h_BTD, w["norm2out_LD"], cfg) if has.sandwich else h_BTD)
     return sharding.rows(x_BTD), kept
+
+
+def _feedforward(h_BTD: Array, w: Params, cfg: ModelConfig) -> Array:
+    gate_BTF = jnp.einsum("btd,df->btf", h_BTD, w["gate_LDF"])
+    up_BTF = jnp.einsum("btd,df->btf", h_BTD, w["up_LDF"])
+    return jnp.einsum("btf,fd->btd", _gate(gate_BTF, cfg) * up_BTF, w["down_LFD"])
+
+
+def _experts(h_BTD: Array, w: Params, cfg: ModelConfig) -> Array:
+    """Each token through its most probable experts, weighted; none is dropped.
+
+    Tokens are sorted by expert, so that every expert is one block of a ragged product.
+    """
+    flat_XD = h_BTD.reshape(-1, cfg.width)
+    route_XE = jnp.einsum("xd,de->xe", flat_XD, w["router_LDE"], preferred_element_type=jnp.float32)
+    weight_Xk, expert_Xk = jax.lax.top_k(jax.nn.softmax(route_XE), cfg.experts_used)
+    if cfg.experts_sum_to_one:
+        weight_Xk = weight_Xk / jnp.sum(weight_Xk, -1, keepdims=True)
+    expert_Y = expert_Xk.reshape(-1)  # Y = X * experts_used
+    order_Y = jnp.argsort(expert_Y)
+    count_E = jnp.sum(expert_Y[:, None] == jnp.arange(cfg.experts), 0, dtype=jnp.int32)
+    sorted_YD = flat_XD[order_Y // cfg.experts_used]
+    gate_YF = jax.lax.ragged_dot(sorted_YD, w["gate_LEDF"], count_E)
+    up_YF = jax.lax.ragged_dot(sorted_YD, w["up_LEDF"], count_E)
+    out_YD = jax.lax.ragged_dot(_gate(gate_YF, cfg) * up_YF, w["down_LEFD"], count_E)
+    out_XkD = out_YD[jnp.argsort(order_Y)].reshape(-1, cfg.experts_used, cfg.width)
+    return jnp.einsum("xkd,xk->xd", out_XkD, weight_Xk.astype(out_XkD.dtype)).reshape(h_BTD.shape)
+
+
+def _gate(x_F: Array, cfg: ModelConfig) -> Array:
+    return jax.nn.gelu(x_F, approximate=True) if cfg.has.gelu else jax.nn.silu(x_F)
 
 
 def _norm(x_D: Array, scale_D: Array, cfg: ModelConfig) -> Array:
     """RMSNorm in float32, back in the dtype of its input."""
     x32_D = x_D.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.mean(x32_D**2, -1, keepdims=True) + cfg.norm_eps)
+    scale_D = 1.0 + scale_D if cfg.has.from_one else scale_D
     return (x32_D * inverse * scale_D).astype(x_D.dtype)
 
 
-def _rotate(x_BTNH: Array, position_BT: Array, cfg: ModelConfig) -> Array:
+def _softcap(x: Array, cap: float) -> Array:
+    """Bounded by `cap` on both sides (Gemma 2, arXiv 2408.00118, section 2)."""
+    return cap * jnp.tanh(x / cap) if cap else x
+
+
+# ---- positions -----------------------------------------------------------------------------
+
+
+def kinds(cfg: ModelConfig) -> list[int]:
+    """Of each layer: 1 where it has a sliding window, 0 where it sees everything."""
+    every = cfg.global_every or cfg.layers + 1
+    return [int(cfg.window > 0 and layer % every > 0) for layer in range(1, cfg.layers + 1)]
+
+
+def positions(mask_BT: Array) -> Array:
+    """Position of each column: how many columns of its row exist before it."""
+    return jnp.maximum(jnp.cumsum(mask_BT, -1) - 1, 0)
+
+
+def _windows(see_BTS: Array, query_BT: Array, key_BS: Array, cfg: ModelConfig) -> Array:
+    """What a column sees, by kind of layer: [1 or 2, B, T, S]."""
+    if not cfg.window:
+        return see_BTS[None]
+    near_BTS = query_BT[:, :, None] - key_BS[:, None] < cfg.window
+    return jnp.stack([see_BTS, see_BTS & near_BTS])
+
+
+def _see_prefix(prefix: Prefix, query_BT: Array, cfg: ModelConfig) -> Array:
+    """Which prefix columns a row's column sees, by kind of layer: [1 or 2, B or Q, T or 1, P]."""
+    mask_Q1P = jnp.asarray(prefix.mask_QP)[:, None]
+    if not cfg.window:
+        return mask_Q1P[None]
+    groups = query_BT.shape[0] // mask_Q1P.shape[0]
+    mask_B1P = jnp.repeat(mask_Q1P, groups, axis=0)
+    key_BP = jnp.repeat(positions(prefix.mask_QP), groups, axis=0)
+    see_BTP = jnp.broadcast_to(mask_B1P, (*query_BT.shape, key_BP.shape[1]))
+    return _windows(see_BTP, query_BT, key_BP, cfg)
+
+
+def frequencies(cfg: ModelConfig) -> Array:
+    """Radians per position, by kind of layer: [1 or 2, H / 2].
+
+    RoFormer eq. 15, stretched as position interpolation (linear) or as Llama 3.1 does: long
+    waves by `rope_factor`, short ones not at all, a ramp between.
+    """
+    half = cfg.head_size // 2
+    plain = 1.0 / cfg.rope_theta ** (jnp.arange(half, dtype=jnp.float32) / half)
+    share = jnp.ones_like(plain)  # of a wave that is stretched
+    if cfg.rope_scaling == "llama3":
+        turns = cfg.rope_original * plain / (2 * jnp.pi)
+        share = 1 - jnp.clip((turns - cfg.rope_low) / (cfg.rope_high - cfg.rope_low), 0, 1)
+    if cfg.rope_scaling != "none":
+        plain = (1 - share) * plain + share * plain / cfg.rope_factor
+    if not cfg.window:
+        return plain[None]
+    theta = cfg.rope_theta_window
+    near = 1.0 / theta ** (jnp.arange(half, dtype=jnp.float32) / half) if theta else plain
+    return jnp.stack([plain, near])
+
+
+def _turns(position_BT: Array, cfg: ModelConfig) -> Array:
+    """Cosine and sine of every column's angles, by kind of layer: [1 or 2, 2, B, T, 1, H / 2]."""
+    angle = position_BT[..., None, None].astype(jnp.float32) * frequencies(cfg)[:, None, None, None]
+    return jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1)
+
+
+def _rotate(x_BTNH: Array, turn_BT: Array) -> Array:
     """Rotary positions, halves convention (RoFormer eq. 34 as Llama lays it out)."""
-    half = x_BTNH.shape[-1] // 2
-    frequency = cfg.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = position_BT[..., None, None].astype(jnp.float32) * frequency
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    cos, sin = turn_BT
     x1, x2 = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1).astype(x_BTNH.dtype)
+
+
+# ---- attention -----------------------------------------------------------------------------
 
 
 def _grouped(x_BTKH: Array, groups: int) -> Array:
@@ -238,38 +363,39 @@ def _grouped(x_BTKH: Array, groups: int) -> Array:
     return x.transpose(0, 3, 1, 2, 4)
 
 
-def _attend_own(q_BTNH, k_BTKH, v_BTKH, *, mask_BTS, shared=None):
+def _attend_own(q_BTNH, k_BTKH, v_BTKH, *, see_BTS, cfg: ModelConfig, shared=None):
     """Attention of columns to themselves (and to a shared prefix); keeps their keys and values."""
-    groups = 1 if shared is None else q_BTNH.shape[0] // shared[2].shape[0]
+    groups = 1 if shared is None else q_BTNH.shape[0] // shared[0].shape[0]
     k_QKGSH, v_QKGSH = _grouped(k_BTKH, groups), _grouped(v_BTKH, groups)
-    return _attention(q_BTNH, (k_QKGSH, v_QKGSH, mask_BTS), shared), (k_QKGSH, v_QKGSH)
+    return _attention(q_BTNH, (k_QKGSH, v_QKGSH, see_BTS), shared, cfg), (k_QKGSH, v_QKGSH)
 
 
-def _attention(q_BTNH, own, shared):
+def _attention(q_BTNH, own, shared, cfg: ModelConfig):
     """Grouped-query attention of each row to its own columns and to its group's prefix.
 
     The prefix's keys and values are read once per group: its G rows (and their M query heads)
     are rows of one matrix product.  Softmax over both parts, in float32.
     """
-    k_QKGSH, v_QKGSH, mask_BTS = own
+    k_QKGSH, v_QKGSH, see_BTS = own
     rows, columns, heads, size = q_BTNH.shape
     prompts, kv_heads, groups = k_QKGSH.shape[:3]
     per_kv = heads // kv_heads
     split = (prompts, kv_heads, groups, per_kv * columns)
 
-    q = q_BTNH.reshape(prompts, groups, columns, kv_heads, per_kv, size) * size**-0.5
+    scale = (cfg.query_scale or size) ** -0.5
+    q = q_BTNH.reshape(prompts, groups, columns, kv_heads, per_kv, size) * scale
     q_QKGtH = q.transpose(0, 3, 1, 4, 2, 5).reshape(*split, size)  # t = M * T
     score = jnp.einsum("qkgth,qkgsh->qkgts", q_QKGtH, k_QKGSH, preferred_element_type=jnp.float32)
-    mask = mask_BTS.reshape(prompts, 1, groups, 1, columns, -1)
-    score = _masked(score, mask, per_kv)
+    score = _masked(score, see_BTS, per_kv, cfg)
+    seen = 0
     if shared is not None:
-        k_QKPH, v_QKPH, mask_QP = shared
+        k_QKPH, v_QKPH, see_BTP = shared
         q_QKxH = q_QKGtH.reshape(prompts, kv_heads, -1, size)
         first = jnp.einsum("qkxh,qkph->qkxp", q_QKxH, k_QKPH, preferred_element_type=jnp.float32)
-        first = _masked(first.reshape(*split, -1), mask_QP[:, None, None, None, None], per_kv)
+        first = _masked(first.reshape(*split, -1), see_BTP, per_kv, cfg)
         score = jnp.concatenate([first, score], -1)
+        seen = k_QKPH.shape[2]
     weight = jax.nn.softmax(score).astype(v_QKGSH.dtype)
-    seen = 0 if shared is None else mask_QP.shape[1]
     out_QKGtH = jnp.einsum("qkgts,qkgsh->qkgth", weight[..., seen:], v_QKGSH)
     if shared is not None:
         first_QKxP = weight[..., :seen].reshape(prompts, kv_heads, -1, seen)
@@ -278,8 +404,13 @@ def _attention(q_BTNH, own, shared):
     return out.transpose(0, 2, 4, 1, 3, 5).reshape(rows, columns, heads, size)
 
 
-def _masked(score_QKGts: Array, mask: Array, per_kv: int) -> Array:
-    """Scores with unseen columns at a large negative number (finite: a row may see nothing)."""
+def _masked(score_QKGts: Array, see_BTS: Array, per_kv: int, cfg: ModelConfig) -> Array:
+    """Scores with unseen columns at a large negative number (finite: a row may see nothing).
+
+    What is seen is told by row, or by prompt for all its rows; by column, or for all of them.
+    """
     shape = score_QKGts.shape
-    unfolded = score_QKGts.reshape(*shape[:3], per_kv, -1, shape[-1])
-    return jnp.where(mask, unfolded, -1e30).reshape(shape)
+    unfolded = _softcap(score_QKGts, cfg.attention_softcap)
+    unfolded = unfolded.reshape(*shape[:3], per_kv, -1, shape[-1])
+    see = see_BTS.reshape(shape[0], 1, -1, 1, *see_BTS.shape[1:])
+    return jnp.where(see, unfolded, -1e30).reshape(shape)

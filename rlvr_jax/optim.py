@@ -2,7 +2,6 @@
 
 import optax
 
-from rlvr_jax import sharding
 from rlvr_jax.config import OptimConfig
 
 
@@ -25,7 +24,7 @@ def make(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW; weight decay for matrices only."""
 
     def matrices(params):
-        return {name: len(sharding.letters(name).lstrip("L")) > 1 for name in params}
+        return {name: not name.startswith(("norm", "bias")) for name in params}
 
     return optax.chain(
         optax.clip_by_global_norm(cfg.grad_clip),

@@ -1,5 +1,7 @@
 """The policy: writes responses, and scores them as the trainer does."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from rlvr_kernels.token_logprob import token_logprob
@@ -9,11 +11,23 @@ from rlvr_jax.config import ModelConfig, SampleConfig
 from rlvr_jax.structs import Array, Params, Prompts, Rollout
 
 
+class Writing(NamedTuple):
+    """Responses that are being written, one column at a time."""
+
+    column: Array  # int32, the next one
+    done_B: Array  # bool, the response has ended
+    hidden_BD: Array  # what the next token is drawn from
+    response_BR: Array
+    logprob_BR: Array
+    length_B: Array
+    cache: model.Cache
+
+
 def generate(
     params: Params,
     prompts: Prompts,
     key: Array,
-    eos: int,
+    eos: tuple[int, ...],
     samples: int,
     columns: int,
     sample_cfg: SampleConfig,
@@ -22,50 +36,66 @@ def generate(
     """`samples` responses of at most `columns` tokens to each prompt.
 
     Each distinct prompt is prefilled once.  A token is drawn with the key folded by row, then by
-    column: it does not depend on the other rows.  The loop ends when every row has ended.
+    column: it does not depend on the other rows.  A row ends with any of the `eos` tokens, the loop
+    when every row has ended.
     """
-    hidden_QPD, prefix = model.prefill(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
-    rows = prompts.prompt_QP.shape[0] * samples
-    key_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
+    prefix, writing = begin(params, prompts, samples, columns, cfg)
 
-    def unfinished(carry):
-        column, done_B, *_ = carry
-        return (column < columns) & ~jnp.all(done_B)
+    def unfinished(writing):
+        return (writing.column < columns) & ~jnp.all(writing.done_B)
 
-    def write_column(carry):
-        column, done_B, hidden_BD, response_BR, logprob_BR, length_B, cache = carry
-        step_key_B = jax.vmap(jax.random.fold_in, (0, None))(key_B, column)
-        token_B, logprob_B = sampling.sample(
-            model.logits(params, hidden_BD, cfg), step_key_B, sample_cfg
-        )
-        live_B = ~done_B
-        response_BR = _write(response_BR, jnp.where(live_B, token_B, 0), column)
-        logprob_BR = _write(logprob_BR, jnp.where(live_B, logprob_B, 0.0), column)
-        length_B = length_B + live_B.astype(jnp.int32)
-        done_B = done_B | (token_B == eos)
-        hidden_BD, cache = model.decode(params, token_B, column, prefix, cache, cfg)
-        return column + 1, done_B, hidden_BD, response_BR, logprob_BR, length_B, cache
+    def body(writing):
+        return write_column(params, prefix, writing, key, eos, sample_cfg, cfg)
 
-    carry = (
-        jnp.int32(0),
-        jnp.zeros(rows, bool),
-        sharding.rows(jnp.repeat(hidden_QPD[:, -1], samples, axis=0)),
-        jnp.zeros((rows, columns), jnp.int32),
-        jnp.zeros((rows, columns), jnp.float32),
-        jnp.zeros(rows, jnp.int32),
-        model.empty_cache(prefix, rows, columns),
-    )
-    _, done_B, _, response_BR, logprob_BR, length_B, _ = jax.lax.while_loop(
-        unfinished, write_column, carry
-    )
+    writing = jax.lax.while_loop(unfinished, body, writing)
     return Rollout(
         prompt_QP=prompts.prompt_QP,
         prompt_mask_QP=prompts.prompt_mask_QP,
-        response_BR=response_BR,
-        length_B=length_B,
-        truncated_B=~done_B,
-        logprob_BR=logprob_BR,
+        response_BR=writing.response_BR,
+        length_B=writing.length_B,
+        truncated_B=~writing.done_B,
+        logprob_BR=writing.logprob_BR,
     )
+
+
+def begin(
+    params: Params, prompts: Prompts, samples: int, columns: int, cfg: ModelConfig
+) -> tuple[model.Prefix, Writing]:
+    """Prefill each prompt once, and room for `samples` responses to it."""
+    hidden_QPD, prefix = model.prefill(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
+    rows = prompts.prompt_QP.shape[0] * samples
+    return prefix, Writing(
+        column=jnp.int32(0),
+        done_B=jnp.zeros(rows, bool),
+        hidden_BD=sharding.rows(jnp.repeat(hidden_QPD[:, -1], samples, axis=0)),
+        response_BR=jnp.zeros((rows, columns), jnp.int32),
+        logprob_BR=jnp.zeros((rows, columns), jnp.float32),
+        length_B=jnp.zeros(rows, jnp.int32),
+        cache=model.empty_cache(prefix, rows, columns),
+    )
+
+
+def write_column(
+    params: Params,
+    prefix: model.Prefix,
+    writing: Writing,
+    key: Array,
+    eos: tuple[int, ...],
+    sample_cfg: SampleConfig,
+    cfg: ModelConfig,
+) -> Writing:
+    """One more token of every response that has not ended."""
+    column, done_B, hidden_BD, response_BR, logprob_BR, length_B, cache = writing
+    key_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(done_B.shape[0]))
+    key_B = jax.vmap(jax.random.fold_in, (0, None))(key_B, column)
+    token_B, logprob_B = sampling.sample(model.logits(params, hidden_BD, cfg), key_B, sample_cfg)
+    live_B = ~done_B
+    response_BR = _write(response_BR, jnp.where(live_B, token_B, 0), column)
+    logprob_BR = _write(logprob_BR, jnp.where(live_B, logprob_B, 0.0), column)
+    length_B = length_B + live_B.astype(jnp.int32)
+    done_B = done_B | jnp.isin(token_B, jnp.asarray(eos))
+    hidden_BD, cache = model.decode(params, token_B, column, prefix, cache, cfg)
+    return Writing(column + 1, done_B, hidden_BD, response_BR, logprob_BR, length_B, cache)
 
 
 def logprobs(
@@ -89,7 +119,11 @@ def logprobs(
         entropy_BR = -jnp.sum(jnp.exp(logprob_BRV) * logprob_BRV, -1)
     else:
         logprob_BR, entropy_BR = token_logprob(
-            before_BRD, model.head(params, cfg), rollout.response_BR, sample_cfg.temperature
+            before_BRD,
+            model.head(params, cfg),
+            rollout.response_BR,
+            sample_cfg.temperature,
+            cfg.logit_softcap,
         )
     return jnp.where(mask_BR, logprob_BR, 0.0), jnp.where(mask_BR, entropy_BR, 0.0)
 

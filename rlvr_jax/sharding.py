@@ -25,6 +25,7 @@ RULES: dict[str, tuple[str, ...]] = {
     "K": ("tensor",),
     "F": ("tensor",),
     "V": ("tensor",),
+    "E": ("fsdp",),
 }
 
 
@@ -119,5 +120,9 @@ def whole_rows(table_VD: jax.Array) -> jax.Array:
 
 
 def place_rows(tree, mesh: Mesh):
-    """Host arrays with a leading row dimension onto the mesh, split by row."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(ROWS)))
+    """Host arrays with a leading row dimension onto the mesh, split by row.
+
+    Each process brings its own rows.
+    """
+    split = NamedSharding(mesh, PartitionSpec(ROWS))
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, x), tree)

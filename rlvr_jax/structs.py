@@ -10,6 +10,7 @@ Arrays end in their dimensions: `logprob_BR` is a [rows, response columns] array
     T  columns of a query             H  head size
     S  columns of a cache             F  feed-forward width
     C  verifier-context columns       L  layers
+    E  experts
 
 Token arrays are columns plus a mask: position = running count of the mask, and a query sees
 earlier columns whose mask is set.  Left padding, early stop and text that follows a ragged
@@ -62,6 +63,7 @@ class Verdict:
     reject: Array  # int32, id of the token that means wrong
     newline_V: Array  # bool, tokens that end a line
     blank_V: Array  # bool, tokens that are no visible text (white space, control tokens)
+    control_V: Array  # bool, tokens that are no text at all (role markers): never shown
 
 
 @struct.dataclass
@@ -81,5 +83,5 @@ class Frozen:
     """Models that a step reads and never changes."""
 
     reference: Params  # empty where no KL term is asked for
-    verifier: Params  # empty where rewards come from the host
+    verifier: Params  # empty, and `verdict` None, where rewards come from the host
     verdict: Verdict

@@ -13,8 +13,8 @@ from pathlib import Path
 import jax
 
 from rlvr_jax import model, sharding
-from rlvr_jax.config import Config, RlStage, Stage
-from rlvr_jax.host import log, report, settings, tasks
+from rlvr_jax.config import Config, RlStage, Stage, reads_verifier
+from rlvr_jax.host import log, report, settings, sources, tasks
 from rlvr_jax.host.checkpoint import CheckpointError
 from rlvr_jax.host.run import Interrupted, Run, RunError
 from rlvr_jax.stages import evaluate, label, rl, sft, tokenizer, verifier
@@ -78,8 +78,12 @@ def train(cfg: Config) -> None:
 
 def check(cfg: Config) -> None:
     """Everything that can be refused before any work: tasks, sizes, and who needs whom."""
+    if not (cfg.data.tasks or cfg.data.sources):
+        raise ValueError("the config names no problems: give data.tasks or data.sources")
     for task in cfg.data.tasks:
         tasks.known(task)
+    for source in cfg.data.sources:
+        sources.check(source)
     needs = {"tokenizer": "sft", "sft": "sft", "label": "label", "rl": "train", "evaluate": "test"}
     earlier: list[str] = []
     for stage in cfg.stages:
@@ -93,15 +97,13 @@ def check(cfg: Config) -> None:
                 f"{getattr(cfg.data, split)}: raise data.{split}"
             )
         for field in ("policy", "verifier", "verdicts", "init"):
-            name = getattr(stage, field, "")
-            if name and name != "fresh" and name not in earlier and _reads(stage, field):
-                raise ValueError(
-                    f"{stage.name}.{field} names the stage {name!r}, which would not have been "
-                    "run by then: list it before"
-                )
+            _check_source(cfg, stage, field, earlier)
         earlier.append(stage.name)
     shards = cfg.mesh.data * cfg.mesh.fsdp
-    for name, part in (("model", cfg.model), ("verifier", cfg.verifier)):
+    parts = {"model": cfg.model} | (
+        {"verifier": cfg.verifier} if any(map(reads_verifier, cfg.stages)) else {}
+    )
+    for name, part in parts.items():
         sharding.check_divides(model.sizes(part), model.names(part), cfg.mesh, name)
     for stage in cfg.stages:
         size = stage.prompts if isinstance(stage, RlStage) else getattr(stage, "batch", shards)
@@ -114,11 +116,24 @@ def check(cfg: Config) -> None:
             )
 
 
-def _reads(stage: Stage, field: str) -> bool:
-    """A reward from the host needs no verifier."""
-    return not (
-        isinstance(stage, RlStage) and field == "verifier" and stage.reward.source != "verifier"
-    )
+def _check_source(cfg: Config, stage: Stage, field: str, earlier: list[str]) -> None:
+    """Refuse a stage that starts from what will not be there."""
+    name = getattr(stage, field, "")
+    if name in ("", "fresh") or (field == "verifier" and not reads_verifier(stage)):
+        return
+    if name == "pretrained":
+        part = "verifier" if "verifier" in (stage.stage, field) else "model"
+        if not getattr(cfg, part).weights:
+            raise ValueError(
+                f"{stage.name}.{field} is `pretrained` and {part}.weights is empty: name a model "
+                "folder or a GGUF file there"
+            )
+    elif name not in earlier:
+        hint = ", or leave it empty" if stage.stage == "evaluate" and field == "verifier" else ""
+        raise ValueError(
+            f"{stage.name}.{field} names the stage {name!r}, which would not have been run by "
+            f"then: list it before{hint}"
+        )
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

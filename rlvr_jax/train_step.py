@@ -34,7 +34,7 @@ def train_step(
     model_cfg: ModelConfig,
     verifier_cfg: ModelConfig,
     columns: int,
-    eos: int,
+    eos: tuple[int, ...],
     tx: optax.GradientTransformation,
 ) -> tuple[TrainState, Rollout, Array, Metrics]:
     """One update from Q prompts: sample, verify, normalise, differentiate, apply.
@@ -57,7 +57,7 @@ def rollout(
     cfg: RlStage,
     model_cfg: ModelConfig,
     columns: int,
-    eos: int,
+    eos: tuple[int, ...],
 ) -> Rollout:
     """G responses to each prompt, from the state's own key folded by its step."""
     key = jax.random.fold_in(state.key, state.step)

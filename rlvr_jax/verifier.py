@@ -29,7 +29,7 @@ class Score(NamedTuple):
 def answer_mask(rollout: Rollout, verdict: Verdict) -> Array:
     """[B, R] bool: the last non-empty line of each response (work A, section 3.2), without EOS.
 
-    A line is non-empty when it holds a token of visible text.
+    A line is non-empty when it holds a token of visible text.  Control tokens are never shown.
     """
     mask_BR = rollout.response_mask_BR
     newline_BR = verdict.newline_V[rollout.response_BR] & mask_BR
@@ -38,6 +38,7 @@ def answer_mask(rollout: Rollout, verdict: Verdict) -> Array:
     last_B1 = jnp.max(jnp.where(visible_BR, line_BR, -1), -1, keepdims=True)
     # Leading and trailing blanks of the line go too: the answer is the span of its visible tokens.
     on_line_BR = (line_BR == last_B1) & mask_BR & ~newline_BR
+    on_line_BR &= ~verdict.control_V[rollout.response_BR]
     shown_BR = on_line_BR & visible_BR
     begun_BR = jnp.cumsum(shown_BR, -1) > 0
     more_BR = jnp.cumsum(shown_BR[:, ::-1], -1)[:, ::-1] > 0

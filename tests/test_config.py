@@ -25,6 +25,7 @@ from rlvr_jax.host import settings
 ROOT = Path(__file__).parents[1]
 KINDS = [kind for kind in vars(config).values() if dataclasses.is_dataclass(kind)]
 STAGES = typing.get_args(Stage)
+GCD = config.SourceConfig(gym="gcd")
 FIELDS = [(kind, item) for kind in KINDS for item in dataclasses.fields(kind)]
 
 
@@ -32,9 +33,14 @@ def one_stage(**changes):
     return Config(**{"stages": (RlStage(),)} | changes)
 
 
+def some(kind):
+    needs = {Config: {"stages": (RlStage(),)}, config.SourceConfig: {"gym": "gcd"}}
+    return kind(**needs.get(kind, {}))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_config_cannot_be_changed(kind):
-    cfg = one_stage() if kind is Config else kind()
+    cfg = some(kind)
     for item in dataclasses.fields(kind):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(cfg, item.name, None)
@@ -43,7 +49,7 @@ def test_a_config_cannot_be_changed(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_configs_are_one_static_argument(kind):
     """Equal and of equal hash, so that jit sees the same program."""
-    a, b = (one_stage(), one_stage()) if kind is Config else (kind(), kind())
+    a, b = some(kind), some(kind)
     assert a == b and hash(a) == hash(b) and a is not b
     traced = []
 
@@ -114,7 +120,7 @@ def test_every_stage_can_be_named_and_run():
 
 def test_stages_refer_to_stages_by_their_default_names():
     """A list of all stages in order, each with its defaults, hangs together."""
-    names = {kind().name for kind in STAGES}
+    names = {kind().name for kind in STAGES} | {"fresh"}
     for kind in STAGES:
         for field in ("policy", "verifier", "init", "verdicts"):
             assert getattr(kind(), field, "sft") in names
@@ -142,7 +148,6 @@ def test_the_default_tasks_are_tasks():
         (lambda: MeshConfig(letters={"DN": ()}), "'DN' is not one of D, N, K, F, V"),
         (lambda: MeshConfig(letters={"": ()}), "'' is not one of D, N, K, F, V"),
         (lambda: MeshConfig(letters={"K": ("rows",)}), "'rows' is not an axis"),
-        (lambda: DataConfig(tasks=()), "tasks is empty"),
         (lambda: DataConfig(test=0), "test must be at least 1"),
         (lambda: SampleConfig(top_p=0), "0 < top_p <= 1"),
         (lambda: SampleConfig(top_p=1.5), "0 < top_p <= 1"),
@@ -161,6 +166,18 @@ def test_the_default_tasks_are_tasks():
         (lambda: Config(), "stages is empty"),
         (lambda: Config(stages=(RlStage(), RlStage())), "two stages are named 'rl'"),
         (lambda: one_stage(model=ModelConfig(vocab=300)), "need one vocabulary"),
+        (lambda: config.SourceConfig(), "exactly one of gym, file and tfds"),
+        (lambda: config.SourceConfig(gym="gcd", file="a.jsonl"), "exactly one of"),
+        (lambda: config.SourceConfig(gym="gcd", weight=0.0), "weight > 0"),
+        (lambda: DataConfig(tasks=("sum",), sources=(GCD,)), "either tasks or sources"),
+        (lambda: DataConfig(system="Be short."), "needs chat: true"),
+        (lambda: ModelConfig(family="qwen3_moe"), "a mixture of experts needs both"),
+        (lambda: ModelConfig(experts=4, experts_used=2), "another family none"),
+        (lambda: ModelConfig(family="qwen3_moe", experts=4, experts_used=5), "5 used"),
+        (lambda: ModelConfig(global_every=2), "only with a window"),
+        (lambda: ModelConfig(logit_softcap=-1.0), "logit_softcap must be finite"),
+        (lambda: ModelConfig(rope_factor=0.5), "rope_factor >= 1"),
+        (lambda: ModelConfig(rope_low=4.0, rope_high=4.0), "rope_low < rope_high"),
     ],
 )
 def test_values_that_cannot_work_are_refused(make, words):
@@ -175,6 +192,21 @@ def test_values_at_the_border_are_fine():
     RlStage(samples=1, advantage=AdvantageConfig(baseline="none"))
     RlStage(prompts=6, microbatches=6)
     Config(stages=(RlStage(), RlStage(name="again")))
+    ModelConfig(family="qwen3_moe", experts=4, experts_used=4)
+    ModelConfig(family="gemma2", window=8, global_every=2)
+
+
+def test_vocabularies_may_differ_where_nobody_is_judged():
+    ruled = RlStage(reward=config.RewardConfig(source="rule"))
+    asked = config.EvaluateStage(verifier="")
+    Config(stages=(ruled, asked), model=ModelConfig(vocab=300))
+    with pytest.raises(ValueError, match="need one vocabulary"):
+        Config(stages=(ruled, config.EvaluateStage()), model=ModelConfig(vocab=300))
+
+
+def test_the_families_of_the_table_are_those_that_can_be_chosen():
+    chosen = typing.get_args(typing.get_type_hints(ModelConfig)["family"])
+    assert set(chosen) == set(config.FAMILIES)
 
 
 SENSELESS = {

@@ -179,7 +179,7 @@ def test_report_is_one_page_that_needs_no_network(debug):
 
 def test_split_step(debug, compiled, tmp_path):
     """The reward is the host's: two programs, the same loop around them."""
-    exact = "rl.reward.source=exact"
+    exact = "rl.reward.source=rule"
     up_to_rl(debug, tmp_path, exact)
     folder, said = run(compiled, tmp_path, exact)
     assert said.count("finished earlier, skipped") == 5

@@ -54,7 +54,9 @@ def test_packages_have_an_init_but_the_kernels_folder():
 def test_nobody_imports_the_kernels_folder_by_its_bare_name():
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in getattr(node, "names", [])]
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
             if isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
             if isinstance(node, ast.Import | ast.ImportFrom):
@@ -89,7 +91,7 @@ def test_no_module_is_named_like_one_of_the_standard_library():
 
 def test_no_test_module_is_named_like_a_shipped_one():
     for path in (ROOT / "tests").rglob("*.py"):
-        assert path.name == "conftest.py" or path.name.startswith("test_"), path
+        assert path.name == "conftest.py" or path.name.startswith(("test_", "make_")), path
 
 
 def test_nothing_is_unpickled():

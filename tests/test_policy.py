@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlvr_jax import model, policy, sampling
-from rlvr_jax.config import ModelConfig, SampleConfig
+from rlvr_jax import model, policy, sampling, sharding
+from rlvr_jax.config import MeshConfig, ModelConfig, SampleConfig
 from rlvr_jax.structs import Prompts, Rollout
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -282,3 +282,109 @@ def test_gradient_of_logprobs_is_their_slope(params) -> None:
         wide = (moved(2e-2) - moved(-2e-2)) / 4e-2
         narrow = (moved(1e-2) - moved(-1e-2)) / 2e-2
         assert float(slope[at]) == pytest.approx((4 * narrow - wide) / 3, rel=0.01), name
+
+
+# -- families -------------------------------------------------------------------------------------
+
+FAMILIES = {
+    "mistral": dict(window=3),
+    "qwen2": {},
+    "qwen3": {},
+    "qwen3_moe": dict(experts=4, experts_used=2),
+    "gemma2": dict(window=3, global_every=2, attention_softcap=5.0, logit_softcap=3.0),
+    "gemma3_text": dict(window=3, global_every=2, rope_theta_window=100.0, query_scale=16.0),
+}
+
+
+def family(name: str) -> tuple[ModelConfig, dict]:
+    """A small model of a family, every parameter random, also norms and biases."""
+    cfg = ModelConfig(
+        family=name,  # type: ignore[arg-type]
+        layers=3,
+        width=16,
+        heads=4,
+        kv_heads=2,
+        head_size=6,
+        feedforward=24,
+        vocab=V,
+        **FAMILIES[name],
+    )
+    rng = np.random.default_rng(3)
+    params = {
+        key: rng.normal(0, 0.3, x.shape).astype(np.float32)
+        + np.float32("norm" in key and not cfg.has.from_one)
+        for key, x in model.abstract(cfg).items()
+    }
+    return cfg, params
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_trainer_reads_what_the_sampler_wrote_in_every_family(name) -> None:
+    cfg, params = family(name)
+    prompts = make_prompts()
+    written = generate(params, prompts, jax.random.key(0), jnp.int32(EOS), G, R, PLAIN, cfg)
+    logprob, _ = logprobs(params, written, PLAIN, cfg)
+    assert np.max(np.abs(logprob - written.logprob_BR)) <= 1e-5
+    assert np.min(np.asarray(written.logprob_BR)) < -1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_gives_the_same_numbers_and_gradients_on_a_mesh(name) -> None:
+    cfg, params = family(name)
+    written = generate(
+        params, make_prompts((6, 1, 4, 2)), jax.random.key(0), jnp.int32(EOS), G, R, PLAIN, cfg
+    )
+
+    @jax.jit
+    def learn(params, written):
+        def objective(params):
+            logprob, entropy = policy.logprobs(params, written, PLAIN, cfg)
+            return jnp.sum(logprob) + jnp.sum(entropy), logprob
+
+        return jax.grad(objective, has_aux=True)(params)
+
+    grads, alone = learn(params, written)
+    mesh_cfg = MeshConfig(data=2, fsdp=2, tensor=2)
+    mesh = sharding.make_mesh(mesh_cfg)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, sharding.shard_tree(params, mesh, mesh_cfg))
+        rows = sharding.place_rows(jax.device_get(written), mesh)
+        spread_grads, spread = learn(placed, rows)
+    np.testing.assert_allclose(spread, alone, atol=1e-5, rtol=0)
+    for key, grad in grads.items():
+        scale = np.linalg.norm(grad)
+        assert np.linalg.norm(np.asarray(spread_grads[key]) - grad) <= 1e-5 * scale, key
+
+
+def test_what_the_families_add_changes_what_is_said() -> None:
+    """An option that did nothing would pass every test of agreement with itself."""
+    changes = {
+        "gemma2": dict(window=2, global_every=3, attention_softcap=0.5, logit_softcap=1.0),
+        "gemma3_text": dict(rope_theta_window=50.0, query_scale=3.0),
+        "qwen3_moe": dict(experts_used=1, experts_sum_to_one=False),
+        "qwen3": dict(rope_scaling="linear", rope_factor=4.0),
+    }
+    for name, options in changes.items():
+        cfg, params = family(name)
+        rows = draw_rows(params, cfg)
+        before, _ = logprobs(params, rows, PLAIN, cfg)
+        for key, value in options.items():
+            more = {"rope_factor": 4.0} if key == "rope_scaling" else {}
+            if key == "rope_factor":
+                more = {"rope_scaling": "llama3", "rope_original": 16}
+            after, _ = logprobs(
+                params, rows, PLAIN, dataclasses.replace(cfg, **{key: value}, **more)
+            )
+            assert np.max(np.abs(after - before)) > 1e-3, (name, key)
+
+
+def draw_rows(params, cfg: ModelConfig) -> Rollout:
+    return generate(params, make_prompts(), jax.random.key(0), jnp.int32(EOS), G, R, PLAIN, cfg)
+
+
+def test_any_of_several_ends_ends_a_response(chain) -> None:
+    """After 9 comes 8, and so on down: the first of the ends that is met counts."""
+    prompts = chain_prompts([10, 13, 31])
+    written = generate(chain, prompts, jax.random.key(0), (EOS, 8), G, R, GREEDY, CFG)
+    assert written.length_B.reshape(-1, G)[:, 0].tolist() == [2, 5, R]
+    assert written.truncated_B.reshape(-1, G)[:, 0].tolist() == [False, False, True]

@@ -133,7 +133,7 @@ def ask(seed=0):
 def verdict(vocab):
     ids = np.arange(vocab)
     tail = np.array(TAIL, np.int32)
-    return Verdict(tail, np.int32(ACCEPT), np.int32(REJECT), ids == NEWLINE, ids <= EOS)
+    return Verdict(tail, np.int32(ACCEPT), np.int32(REJECT), ids == NEWLINE, ids <= EOS, ids <= EOS)
 
 
 def answered(seed=0):
@@ -172,7 +172,7 @@ def run(shape, cfg):
         model_cfg=cfg,
         verifier_cfg=cfg,
         columns=R,
-        eos=EOS,
+        eos=(EOS,),
         tx=TX,
     )
     tokens, rewards, metrics, kept = [], [], [], []
@@ -204,7 +204,9 @@ def runs(tiny):
 def parts(tiny):
     """rollout, reward and update, jitted one by one on one device; nothing donated."""
     ws, state, frozen = start((1, 1, 1), tiny)
-    rollout = functools.partial(train_step.rollout, cfg=STAGE, model_cfg=tiny, columns=R, eos=EOS)
+    rollout = functools.partial(
+        train_step.rollout, cfg=STAGE, model_cfg=tiny, columns=R, eos=(EOS,)
+    )
     reward = functools.partial(train_step.reward, cfg=STAGE, verifier_cfg=tiny)
     update = functools.partial(train_step.update, cfg=STAGE, model_cfg=tiny, tx=TX)
     return ws, state, frozen, *map(quick_jit, (rollout, reward, update))

@@ -51,6 +51,7 @@ def verdict() -> Verdict:
         reject=np.int32(REJECT),
         newline_V=ids == NEWLINE,
         blank_V=np.isin(ids, [0, EOS, NEWLINE, BLANK]),  # unknown, end, white space
+        control_V=np.isin(ids, [0, EOS]),
     )
 
 
@@ -91,7 +92,7 @@ def final_answer(row: list[int], verdict: Verdict) -> list[int]:
         while line and verdict.blank_V[row[line[-1]]]:
             line = line[:-1]
         if line:
-            return line
+            return [index for index in line if not verdict.control_V[row[index]]]
     return []
 
 
@@ -135,7 +136,9 @@ def test_answers_of_random_rows(verdict) -> None:
 def test_a_token_that_ends_a_line_is_never_part_of_an_answer() -> None:
     """Some vocabularies have tokens such as `.` + new line, which also show something."""
     ids = np.arange(V)
-    verdict = Verdict(None, None, None, newline_V=np.isin(ids, [2, 4]), blank_V=ids < 3)
+    verdict = Verdict(
+        None, None, None, newline_V=np.isin(ids, [2, 4]), blank_V=ids < 3, control_V=ids < 0
+    )
     masks = np.asarray(answer_mask(rollout([[8, 4, 9, EOS], [8, 9, 4, EOS]] * 2), verdict))
     assert np.flatnonzero(masks[0]).tolist() == [2]
     assert np.flatnonzero(masks[1]).tolist() == [0, 1]

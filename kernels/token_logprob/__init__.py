@@ -1,4 +1,7 @@
-"""Log-prob and entropy of tokens under softmax(hidden @ head / temperature), in column chunks."""
+"""Log-prob and entropy of tokens under softmax(hidden @ head / temperature), in column chunks.
+
+A `softcap` bounds the logits first (Gemma 2).
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,11 @@ CHUNK = 128  # columns whose logits exist at one time
 
 
 def token_logprob(
-    hidden_BTD: jax.Array, head_VD: jax.Array, token_BT: jax.Array, temperature: float = 1.0
+    hidden_BTD: jax.Array,
+    head_VD: jax.Array,
+    token_BT: jax.Array,
+    temperature: float = 1.0,
+    softcap: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """(logprob_BT, entropy_BT), float32, differentiable in hidden and head.
 
@@ -22,7 +29,7 @@ def token_logprob(
         )
     columns = token_BT.shape[1]
     if columns <= CHUNK:
-        return reference(hidden_BTD, head_VD, token_BT, temperature)
+        return reference(hidden_BTD, head_VD, token_BT, temperature, softcap)
     missing = -columns % CHUNK
     hidden = jnp.pad(hidden_BTD, ((0, 0), (0, missing), (0, 0)))
     token = jnp.pad(token_BT, ((0, 0), (0, missing)))
@@ -30,8 +37,9 @@ def token_logprob(
     def chunks(x):
         return x.reshape(x.shape[0], -1, CHUNK, *x.shape[2:]).swapaxes(0, 1)
 
+    @jax.checkpoint
     def one(part):
-        return jax.checkpoint(reference)(part[0], head_VD, part[1], temperature)
+        return reference(part[0], head_VD, part[1], temperature, softcap)
 
     out = jax.lax.map(one, (chunks(hidden), chunks(token)))
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(x.shape[1], -1)[:, :columns], out)

@@ -5,10 +5,16 @@ import jax.numpy as jnp
 
 
 def reference(
-    hidden_BTD: jax.Array, head_VD: jax.Array, token_BT: jax.Array, temperature: float = 1.0
+    hidden_BTD: jax.Array,
+    head_VD: jax.Array,
+    token_BT: jax.Array,
+    temperature: float = 1.0,
+    softcap: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
     """logprob = logit[token] - logsumexp(logits); entropy = logsumexp - sum softmax * logit."""
     logits_BTV = jnp.einsum("btd,vd->btv", hidden_BTD, head_VD, preferred_element_type=jnp.float32)
+    if softcap:
+        logits_BTV = softcap * jnp.tanh(logits_BTV / softcap)
     logits_BTV = logits_BTV / temperature
     total_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
     chosen_BT = jnp.take_along_axis(logits_BTV, token_BT[..., None], axis=-1)[..., 0]

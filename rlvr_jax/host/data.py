@@ -10,12 +10,14 @@ Three calls make the hop:
 from __future__ import annotations
 
 import bisect
+import hashlib
 import itertools
 import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +30,16 @@ if TYPE_CHECKING:
 Record = dict[str, str]
 
 # `key` identifies the core problem: two wordings of one problem share it, and splits are disjoint
-# in it. The order is the order on disk.
-FIELDS = ("question", "reference", "answer", "demonstration", "domain", "task", "key")
+# in it. `messages` is the prompt as JSON [{"role", "content"}] that ends with a user message, or ""
+# when it is the question alone; `extra` is a JSON object for scorers, or "". The order is the order
+# on disk.
+FIELDS = (
+    *("question", "reference", "answer", "demonstration"),
+    *("domain", "task", "key", "messages", "extra"),
+)
 
 # Names the folder of a problem set; raise it whenever FIELDS changes.
-_VERSION = "1.0.0"
+VERSION = "2.0.0"
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
@@ -63,13 +70,13 @@ def prepare(folder: Path, splits: Mapping[str, Iterable[dict[str, str]]], name: 
     if not splits:
         raise ValueError(f"problem set {name!r} has no splits: give at least one, such as 'train'.")
     home = Path(folder).absolute() / name
-    if _already_there(home / _VERSION, splits):
+    if _already_there(home / VERSION, splits):
         return
     try:
         _write(home.parent, splits, name)
     except Exception:
         # Another process may have finished first: its rename and clean-up make ours fail.
-        if not _already_there(home / _VERSION, splits):
+        if not _already_there(home / VERSION, splits):
             raise
     # What killed runs left, and what slower racers still write: nobody needs it any more.
     for leftover in home.glob("incomplete.*"):
@@ -78,7 +85,7 @@ def prepare(folder: Path, splits: Mapping[str, Iterable[dict[str, str]]], name: 
 
 def prepared(folder: Path, name: str) -> bool:
     """Whether the problem set is there and complete."""
-    return (Path(folder) / name / _VERSION).exists()
+    return (Path(folder) / name / VERSION).exists()
 
 
 def open_split(folder: Path, split: str) -> RandomAccessSource:
@@ -91,7 +98,7 @@ def open_split(folder: Path, split: str) -> RandomAccessSource:
       ValueError: several sets, no such split, or a damaged file; reading a record can raise it too.
     """
     folder = Path(folder).absolute()
-    homes = sorted([*folder.glob(_VERSION), *folder.glob(f"*/{_VERSION}")])
+    homes = sorted([*folder.glob(VERSION), *folder.glob(f"*/{VERSION}")])
     if not homes:
         raise FileNotFoundError(f"no complete problem set under {folder}: prepare it first.")
     if len(homes) > 1:
@@ -167,9 +174,44 @@ def batches(
     return iterator
 
 
+def problem_key(*asked: str) -> str:
+    """A short name for what is asked, whatever its case and spacing: a record's `key`."""
+    words = unicodedata.normalize("NFKC", " ".join(asked)).casefold().split()
+    return hashlib.blake2b(" ".join(words).encode("utf-8"), digest_size=16).hexdigest()
+
+
 def each(source: RandomAccessSource) -> Iterator[Record]:
     """All records in order."""
     return (source[i] for i in range(len(source)))
+
+
+def keep(source: RandomAccessSource, indices: Sequence[int]) -> RandomAccessSource:
+    """A view of the records at these places, in this order; nothing is read until it is asked for.
+
+    Raises:
+      ValueError: a place that the source does not have, or one that is named twice.
+    """
+    places = tuple(indices)
+    if len(set(places)) < len(places) or not all(0 <= i < len(source) for i in places):
+        raise ValueError(
+            f"indices must be distinct and at least 0 and below {len(source)}, the number of "
+            "records of the split: leave the others out."
+        )
+    return _Kept(source, places)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Some records of a source."""
+
+    source: RandomAccessSource
+    places: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: SupportsIndex, /) -> Record:
+        return self.source[self.places[index]]
 
 
 @dataclass(frozen=True)
@@ -200,7 +242,7 @@ def _write(folder: Path, splits: Mapping[str, Iterable[dict[str, str]]], name: s
         class ProblemSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg, misc]
             """Built per call: its base class costs an import and its name is the set's."""
 
-            VERSION = tfds.core.Version(_VERSION)
+            VERSION = tfds.core.Version(VERSION)
 
             def _info(self) -> Any:
                 features = {field: tfds.features.Text() for field in FIELDS}

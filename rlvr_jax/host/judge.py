@@ -7,9 +7,9 @@ the verdicts on the label problems.
 
 from collections.abc import Sequence
 
-from rlvr_jax.host import tasks
+from rlvr_jax.host import rules
 
 
 def rule(answers: Sequence[str], records: Sequence[dict[str, str]]) -> list[int]:
     """1 where the answer is right."""
-    return [int(tasks.score(a, r) >= 0.5) for a, r in zip(answers, records, strict=True)]
+    return [int(rules.score(a, r) >= 0.5) for a, r in zip(answers, records, strict=True)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr_jax.config import Config
-from rlvr_jax.host import log, settings
+from rlvr_jax.host import log, settings, weights
 
 
 class RunError(RuntimeError):
@@ -24,6 +24,14 @@ class Interrupted(Exception):
     def __init__(self, signum: int):
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.signum = signum
+
+
+def tokenizer_path(cfg: Config, folder: Path) -> str | Path:
+    """The config's tokenizer, else the pretrained model's, else what a stage left in `folder`."""
+    if cfg.tokenizer and not cfg.tokenizer.startswith(weights.PACKAGE):
+        return cfg.tokenizer
+    named = cfg.tokenizer or cfg.model.weights
+    return weights.find(named) if named else folder / "tokenizer.model"
 
 
 class Run:
@@ -43,6 +51,7 @@ class Run:
 
     @property
     def tokenizer_file(self) -> Path:
+        """What a tokenizer stage writes."""
         return self.folder / "tokenizer.model"
 
     @property

@@ -12,6 +12,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from rlvr_jax.config import Config, Stage
+from rlvr_jax.host import weights
 
 STAGES = {kind.__dataclass_fields__["stage"].default: kind for kind in typing.get_args(Stage)}
 
@@ -57,7 +58,25 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     tree = _unshare(tree)
     for override in overrides:
         _apply(tree, override)
+    for part in ("model", "verifier"):
+        _fill_sizes(tree, part)
     return parse(tree)
+
+
+def _fill_sizes(tree: dict[str, Any], part: str) -> None:
+    """The sizes of a pretrained model, from its own files, beside what the config says of it."""
+    said = tree.get(part)
+    if not isinstance(said, dict) or not isinstance(said.get("weights"), str):
+        return
+    if not said["weights"]:
+        return
+    sizes = weights.architecture(weights.find(said["weights"]))
+    for key, size in sizes.items():
+        if said.setdefault(key, size) != size:
+            raise ConfigError(
+                f"{part}.{key} is {said[key]} in the config and {size} in {said['weights']}: "
+                "leave it out, sizes come from the weights"
+            )
 
 
 def _unshare(tree: Any) -> Any:

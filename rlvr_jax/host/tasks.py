@@ -1,6 +1,7 @@
 """Small reasoning-gym problems with free-text references, and the oracle that grades them.
 
-A record is a dict of strings: question, reference, answer, demonstration, domain, task, key.
+A record is a dict of strings: question, reference, answer, demonstration, domain, task, key, and
+messages and extra, which are empty here.
 `answer` is reasoning-gym's gold answer, letter for letter; `reference` and `demonstration` are that
 answer in two surface forms drawn independently ("12", "twelve legs", "the answer is 12", "(B)"), so
 string equality between them says little: the reason to have a verifier.
@@ -316,6 +317,7 @@ def build(name: str, entry: dict[str, Any], rng: random.Random) -> Record | None
         question += "".join(f" {k}) {text}" for k, text in zip(LETTERS, texts, strict=True))
     record = {"question": question, "answer": entry["answer"]}
     record |= {"domain": task.domain, "task": name, "key": key or question}
+    record |= {"messages": "", "extra": ""}
     for side in ("reference", "demonstration"):
         record[side] = render(record, entry["answer"], rng)
     if task.kind == "choice":  # a reader who does not see the options needs both in the reference

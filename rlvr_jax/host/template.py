@@ -4,26 +4,53 @@ The verifier is shown question, reference and the final answer, and is asked for
 `0` (arXiv 2503.23829, appendix A, in short words: the tokenizer of a small model pays for each).
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from rlvr_jax.config import DataConfig
 from rlvr_jax.host.tokenizer import Tokenizer
 from rlvr_jax.structs import Prompts, Rollout, Verdict
 
 Record = dict[str, str]
+HOLE = "\ufdd0"  # a character that no text may hold: where the answer goes
 TAIL = "\nCorrect:"  # after the answer; the next token is the verdict
+CHECK = (  # the same for a model that was trained to chat
+    "Is the answer right? Compare it with the reference.\n\n"
+    "{asked}Reference: {reference}\nAnswer: {answer}\n\n"
+    "Reply with 1 if the answer agrees with the reference, and with 0 if it does not."
+)
 
 
-def prompt_text(record: Record) -> str:
-    return record["question"] + "\n"
+def ask(record: Record, tok: Tokenizer, cfg: DataConfig) -> list[int]:
+    """The prompt: the record's messages through the chat template, or its question and a line."""
+    if not cfg.chat:
+        return tok.raw_prompt(record["question"] + "\n")
+    said = json.loads(record["messages"] or "[]")
+    said = said or [{"role": "user", "content": record["question"]}]
+    if cfg.system and said[0]["role"] != "system":
+        said = [{"role": "system", "content": cfg.system}, *said]
+    return tok.chat(said)
 
 
-def check_text(record: Record, question: bool = True) -> str:
-    """The verifier's context up to where the answer's tokens go."""
-    asked = record["question"] + "\n" if question else ""
-    return f"{asked}Reference: {record['reference']}\nAnswer: "
+def check(record: Record, tok: Tokenizer, cfg: DataConfig) -> tuple[list[int], list[int]]:
+    """The verifier's context up to where the answer's tokens go, and what comes after them."""
+    asked = record["question"] + "\n" if cfg.check_question else ""
+    if not cfg.chat:
+        head = f"{asked}Reference: {record['reference']}\nAnswer: "
+        return tok.raw_prompt(head), tok.encode(TAIL)
+    asked = f"Question: {asked}" if asked else ""
+    text = CHECK.format(asked=asked, reference=record["reference"], answer=HOLE)
+    return tok.chat_around([{"role": "user", "content": text}], HOLE)
+
+
+def written(record: Record) -> tuple[str, str]:
+    """A record with its demonstration as a model without a chat template reads it."""
+    asked = record["question"] + "\n"
+    checked = f"{asked}Reference: {record['reference']}\nAnswer: {record['demonstration']}{TAIL}"
+    return asked, checked
 
 
 def left_pad(rows: Sequence[Sequence[int]], width: int, what: str) -> tuple[Any, Any]:
@@ -40,13 +67,14 @@ def left_pad(rows: Sequence[Sequence[int]], width: int, what: str) -> tuple[Any,
     return ids, mask
 
 
-def prompts(
-    records: Sequence[Record], tok: Tokenizer, columns: int, check: int, question: bool = True
-) -> Prompts:
-    """Records -> the columns of a step (numpy)."""
-    asked = [tok.encode(prompt_text(r)) for r in records]
-    checked = [tok.encode(check_text(r, question)) for r in records]
-    return Prompts(*left_pad(asked, columns, "prompt"), *left_pad(checked, check, "check"))
+def prompts(records: Sequence[Record], tok: Tokenizer, cfg: DataConfig, judged: bool) -> Prompts:
+    """Records -> the columns of a step (numpy); no verifier context where nobody is judged."""
+    asked = [ask(r, tok, cfg) for r in records]
+    checked: list[list[int]] = [check(r, tok, cfg)[0] if judged else [] for r in records]
+    columns = cfg.check_columns if judged else 0
+    return Prompts(
+        *left_pad(asked, cfg.prompt_columns, "prompt"), *left_pad(checked, columns, "check")
+    )
 
 
 def supervised(
@@ -69,15 +97,12 @@ def supervised(
     return Rollout(prompt_QP, mask_QP, response_BR, length_B, whole, nothing)
 
 
-def verdict(tok: Tokenizer) -> Verdict:
+NOBODY = {"question": "", "reference": "", "messages": ""}
+
+
+def verdict(tok: Tokenizer, cfg: DataConfig, vocab: int) -> Verdict:
     """The verifier's template tail and the vocabulary tables, as device code wants them."""
-    newline_V, blank_V = tok.tables()
-    tail_C: Any = np.array(tok.encode(TAIL), np.int32)
-    verdict_ids: Any = np.array(tok.verdict_ids, np.int32)
-    return Verdict(tail_C, verdict_ids[0], verdict_ids[1], newline_V, blank_V)
-
-
-def final_line(text: str) -> str:
-    """The last non-empty line, stripped: what the verifier is shown (work A, section 3.2)."""
-    lines = [line.strip() for line in text.split("\n")]
-    return next((line for line in reversed(lines) if line), "")
+    newline_V, blank_V, control_V = tok.tables(vocab)
+    tail_C: Any = np.array(check(NOBODY, tok, cfg)[1], np.int32)
+    accept, reject = np.array(tok.verdict_ids, np.int32)
+    return Verdict(tail_C, accept, reject, newline_V, blank_V, control_V)

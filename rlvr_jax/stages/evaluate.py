@@ -8,7 +8,7 @@ import numpy as np
 
 from rlvr_jax import policy, verifier
 from rlvr_jax.config import EvaluateStage, RewardConfig, RlStage, SampleConfig
-from rlvr_jax.host import log, tasks, template
+from rlvr_jax.host import log, rules, tasks
 from rlvr_jax.stages.label import accuracy, chunks, padded
 from rlvr_jax.stages.verifier import agreement
 from rlvr_jax.stages.workspace import Workspace
@@ -78,7 +78,7 @@ def summarise(ws: Workspace) -> None:
 def _answers(stage, ws: Workspace, params, judge, sample: SampleConfig, samples: int) -> dict:
     """Answers to all test problems and what oracle, exact match and verifier say, as arrays."""
     cfg, tok = ws.cfg, ws.tokenizer
-    verdict = template.verdict(tok)
+    verdict = None if judge is None else ws.verdict()
     shards = cfg.mesh.data * cfg.mesh.fsdp
     batch = -(-stage.batch // shards) * shards
 
@@ -102,7 +102,7 @@ def _answers(stage, ws: Workspace, params, judge, sample: SampleConfig, samples:
         for i in range(len(records) * samples):
             record, finished = records[i // samples], not rollout.truncated_B[i]
             text = tok.decode(rollout.response_BR[i, : rollout.length_B[i]])
-            out["oracle"].append(tasks.score(text, record) * finished)
+            out["oracle"].append(rules.score(text, record) * finished)
             out["exact"].append(tasks.exact(text, record) * finished)
             out["reward"].append(0.0 if reward_B is None else reward_B[i])
             out["domain"].append(record["domain"])

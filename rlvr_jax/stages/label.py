@@ -9,7 +9,7 @@ import numpy as np
 
 from rlvr_jax import policy, verifier
 from rlvr_jax.config import LabelStage
-from rlvr_jax.host import data, judge, log, template
+from rlvr_jax.host import data, judge, log
 from rlvr_jax.stages.workspace import Workspace
 
 
@@ -20,7 +20,7 @@ def run(stage: LabelStage, ws: Workspace) -> dict:
     """
     tok, cfg = ws.tokenizer, ws.cfg
     params = ws.load(stage.policy, cfg.model)
-    verdict = template.verdict(tok)
+    verdict = ws.verdict()
 
     @jax.jit
     def write(params, verdict, prompts, key):

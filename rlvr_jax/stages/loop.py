@@ -36,7 +36,8 @@ def run(
     was logged after it is cut off and computed again, to the same bytes.  `compiled` is the name of
     the jitted step, whose compilations are counted; `shown` goes to the progress bar.
     """
-    stream = data.batches(source, batch, ws.seed(stage.name))
+    shard = (jax.process_index(), jax.process_count())
+    stream = data.batches(source, batch // shard[1], ws.seed(stage.name), shard=shard)
     rate, compiles = optim.schedule(stage.optim, stage.steps), Compiles()
     with Checkpoints(ws.run.checkpoints(stage.name)) as checkpoints:
         start = checkpoints.latest() or 0

@@ -7,7 +7,7 @@ import numpy as np
 
 from rlvr_jax import optim, train_step
 from rlvr_jax.config import RlStage
-from rlvr_jax.host import log, tasks, template
+from rlvr_jax.host import log, rules
 from rlvr_jax.stages import loop
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen
@@ -16,16 +16,17 @@ SHOWN = {"reward": "reward/mean", "length": "completion/length_mean", "entropy":
 
 
 def run(stage: RlStage, ws: Workspace) -> dict:
-    cfg, tok = ws.cfg, ws.tokenizer
+    cfg = ws.cfg
     tx = optim.make(stage.optim, stage.steps)
     start = ws.load(stage.policy, cfg.model)
     judged = stage.reward.source == "verifier"
     frozen = Frozen(
-        reference=ws.load(stage.policy, cfg.model) if stage.loss.kl_coef else {},
+        reference=start if stage.loss.kl_coef else {},
         verifier=ws.load(stage.verifier, cfg.verifier) if judged else {},
-        verdict=template.verdict(tok),
+        verdict=ws.verdict() if judged else None,  # type: ignore[arg-type]
     )
     state = ws.new_state(stage.name, cfg.model, tx, start)
+    del start  # the state has its own copy
     step = (fused if judged else split)(stage, ws, state, frozen, tx)
 
     def advance(state, records):
@@ -84,7 +85,7 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):
         rollout = write(state, ws.place(ws.columns(records)))
         owners = [record for record in records for _ in range(stage.samples)]
         texts = [tok.decode(row[:n]) for row, n in zip(*_written(rollout), strict=True)]
-        reward_B = [tasks.exact(t, r) for t, r in zip(texts, owners, strict=True)]
+        reward_B = [rules.score(t, r) for t, r in zip(texts, owners, strict=True)]
         finished_B = ~np.asarray(rollout.truncated_B)
         reward_B = ws.place(np.array(reward_B, np.float32) * finished_B)
         state, advantage_B, metrics = update(state, frozen, rollout, reward_B)
@@ -114,7 +115,7 @@ def _show(ws: Workspace, stage: RlStage, step: int, records, told) -> None:
                 "response": text,
                 "reward": reward,
                 "advantage": advantage_B[i],
-                "oracle": tasks.score(text, record),
+                "oracle": rules.score(text, record),
                 "truncated": bool(rollout.truncated_B[i]),
                 "pieces": tok.pieces(ids),
                 "piece_values": rollout.logprob_BR[i, :length],

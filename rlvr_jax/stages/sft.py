@@ -1,4 +1,4 @@
-"""Stage `sft`: teach a fresh policy the demonstrations."""
+"""Stage `sft`: teach a policy the demonstrations."""
 
 import functools
 
@@ -12,14 +12,15 @@ from rlvr_jax.stages.workspace import Workspace
 def run(stage: SftStage, ws: Workspace) -> dict:
     cfg, tok = ws.cfg, ws.tokenizer
     tx = optim.make(stage.optim, stage.steps)
-    state = ws.new_state(stage.name, cfg.model, tx, None)
+    params = None if stage.init == "fresh" else ws.load(stage.init, cfg.model)
+    state = ws.new_state(stage.name, cfg.model, tx, params)
     step = ws.jit_step(
         functools.partial(train_step.supervised_step, model_cfg=cfg.model, tx=tx), state, 2
     )
 
     def advance(state, records):
         pairs = [
-            (tok.encode(template.prompt_text(r)), [*tok.encode(r["demonstration"]), tok.eos])
+            (template.ask(r, tok, cfg.data), [*tok.encode(r["demonstration"]), tok.eos[0]])
             for r in records
         ]
         columns, budget = cfg.data.prompt_columns, cfg.data.response_columns

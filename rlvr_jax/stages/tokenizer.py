@@ -9,10 +9,10 @@ from rlvr_jax.stages.workspace import Workspace
 def run(stage: TokenizerStage, ws: Workspace) -> dict:
     """Train on the sft problems' prompts, references and demonstrations: no other split is read."""
     records = list(data.each(data.open_split(ws.run.data, "sft")))
-    texts = []
+    texts: list[str] = []
     for record in records:
-        texts += template.prompt_text(record).split("\n")
-        texts += (template.check_text(record) + record["demonstration"] + template.TAIL).split("\n")
+        for text in template.written(record):
+            texts += text.split("\n")
     tokenizers.train(texts, ws.cfg.model.vocab, ws.run.tokenizer_file)
-    ids = [len(ws.tokenizer.encode(template.prompt_text(record))) for record in records]
+    ids = [len(template.ask(record, ws.tokenizer, ws.cfg.data)) for record in records]
     return {"pieces": ws.tokenizer.vocab, "prompt_tokens_max": max(ids)}

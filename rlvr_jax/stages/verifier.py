@@ -23,11 +23,11 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
     verdicts = _read(ws, stage)
     learn, held = verdicts[: -stage.held_out], verdicts[-stage.held_out :]
     accept, reject = tok.verdict_ids
-    tail = tok.encode(template.TAIL)
+    tail = ws.verdict().tail_C.tolist()
     columns = cfg.data.check_columns + cfg.data.response_columns + len(tail)
 
     def pair(r):
-        asked = tok.encode(template.check_text(r, cfg.data.check_question))
+        asked, _ = template.check(r, tok, cfg.data)
         return [*asked, *r["answer_ids"], *tail], [accept if r["verdict"] else reject]
 
     def rows(records):

@@ -1,6 +1,7 @@
 """What every stage needs: the run folder, the mesh, the tokenizer, problems and models."""
 
 import functools
+import itertools
 import random
 import zlib
 from collections.abc import Callable
@@ -9,11 +10,11 @@ import jax
 from jax.sharding import Mesh
 
 from rlvr_jax import model, sharding, train_step
-from rlvr_jax.config import Config, ModelConfig
-from rlvr_jax.host import checkpoint, data, tasks, template
-from rlvr_jax.host.run import Run, RunError
-from rlvr_jax.host.tokenizer import Tokenizer
-from rlvr_jax.structs import Array, Params, Prompts, TrainState
+from rlvr_jax.config import Config, ModelConfig, reads_verifier
+from rlvr_jax.host import checkpoint, data, log, rules, sources, tasks, template, weights
+from rlvr_jax.host.run import Run, RunError, tokenizer_path
+from rlvr_jax.host.tokenizer import Tokenizer, open_tokenizer
+from rlvr_jax.structs import Array, Params, Prompts, TrainState, Verdict
 
 
 class Workspace:
@@ -25,53 +26,79 @@ class Workspace:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        path = self.run.tokenizer_file
-        if not path.exists():
+        """As `tokenizer_path` finds it, and fitting the model."""
+        cfg = self.cfg
+        path = tokenizer_path(cfg, self.run.folder)
+        if path == self.run.tokenizer_file and not path.exists():
             raise RunError(f"there is no {path}: put a `tokenizer` stage before this one")
-        tok = Tokenizer(path)
-        if tok.vocab != self.cfg.model.vocab:
+        tok = open_tokenizer(path)
+        if tok.vocab > cfg.model.vocab:
             raise RunError(
-                f"the tokenizer has {tok.vocab} pieces and model.vocab is {self.cfg.model.vocab}: "
-                "policy, verifier and tokenizer need one vocabulary"
+                f"the tokenizer {path} has {tok.vocab} pieces and model.vocab is "
+                f"{cfg.model.vocab}: policy, verifier and tokenizer need one vocabulary"
             )
         return tok
 
+    @functools.cached_property
+    def judged(self) -> bool:
+        """Whether any stage shows answers to a verifier."""
+        return any(map(reads_verifier, self.cfg.stages))
+
+    @functools.cache  # noqa: B019 - one workspace lives as long as its process
     def problems(self, split: str) -> data.RandomAccessSource:
         """The records of a split, every one of them known to fit its columns."""
         source = data.open_split(self.run.data, split)
-        cfg, tok = self.cfg.data, self.tokenizer
-        asked, checked, answered = 0, 0, 0
-        for record in data.each(source):
-            asked = max(asked, len(tok.encode(template.prompt_text(record))))
-            checked = max(checked, len(tok.encode(template.check_text(record, cfg.check_question))))
-            answered = max(answered, len(tok.encode(record["demonstration"])) + 1)
-        needed = {"prompt_columns": asked, "check_columns": checked}
-        needed |= {"response_columns": answered} if split == "sft" else {}
-        for key, columns in needed.items():
-            if columns > getattr(cfg, key):
-                raise RunError(
-                    f"the longest {key.split('_')[0]} of split {split} has {columns} tokens and "
-                    f"the window {getattr(cfg, key)}: raise data.{key} to at least {columns}"
-                )
-        return source
+        cfg = self.cfg.data
+        for task in {record["task"] for record in data.each(source)}:
+            rules.check(task)
+        fits, longest = [], {"prompt": 0, "check": 0, "response": 0}
+        for index, record in enumerate(data.each(source)):
+            lengths = self._lengths(record, split)
+            longest = {key: max(n, lengths[key]) for key, n in longest.items()}
+            if all(n <= getattr(cfg, f"{key}_columns") for key, n in lengths.items()):
+                fits.append(index)
+        dropped = len(source) - len(fits)
+        if dropped and (cfg.too_long == "refuse" or not fits):
+            needs = [f"data.{k}_columns to at least {n}" for k, n in longest.items()]
+            wide = [n > getattr(cfg, f"{k}_columns") for k, n in longest.items()]
+            raise RunError(
+                f"{dropped} of {len(source)} problems of split {split} are longer than their "
+                f"columns: raise {' and '.join(itertools.compress(needs, wide))}, or set "
+                "data.too_long: drop"
+            )
+        if dropped:
+            log.say(f"{split}: {dropped} of {len(source)} problems are too long and dropped")
+        return data.keep(source, fits)
+
+    def _lengths(self, record: data.Record, split: str) -> dict[str, int]:
+        """Tokens of a record by the columns they need."""
+        tok, cfg = self.tokenizer, self.cfg.data
+        answered = len(tok.encode(record["demonstration"])) + 1 if split == "sft" else 0
+        checked = len(template.check(record, tok, cfg)[0]) if self.judged else 0
+        asked = len(template.ask(record, tok, cfg))
+        return {"prompt": asked, "check": checked, "response": answered}
 
     def columns(self, records: list[data.Record]) -> Prompts:
         """Records as the token columns of the config (numpy)."""
-        cfg = self.cfg.data
-        return template.prompts(
-            records, self.tokenizer, cfg.prompt_columns, cfg.check_columns, cfg.check_question
-        )
+        return template.prompts(records, self.tokenizer, self.cfg.data, self.judged)
+
+    def verdict(self) -> Verdict:
+        """How the verifier is asked, for a vocabulary of the model's size."""
+        return template.verdict(self.tokenizer, self.cfg.data, self.cfg.model.vocab)
 
     def write_problems(self) -> None:
-        """Generate the problem set of the config, unless it is there already."""
+        """Write the problem set of the config, unless it is there already."""
         cfg = self.cfg.data
         counts = {k: getattr(cfg, k) for k in ("sft", "label", "train", "test") if getattr(cfg, k)}
         if data.prepared(self.run.data, "problems"):
             return
-        splits = tasks.generate(cfg.tasks, counts, self.cfg.seed)
-        rng = random.Random(self.cfg.seed)
-        for record in splits.get("sft", []):
-            record["demonstration"] = tasks.demonstrate(record, cfg.demonstration_errors, rng)
+        if cfg.sources:
+            splits = sources.splits(cfg.sources, counts, self.cfg.seed)
+        else:
+            splits = tasks.generate(cfg.tasks, counts, self.cfg.seed)
+            rng = random.Random(self.cfg.seed)
+            for record in splits.get("sft", []):
+                record["demonstration"] = tasks.demonstrate(record, cfg.demonstration_errors, rng)
         data.prepare(self.run.data, splits, "problems")
 
     def key(self, name: str) -> Array:
@@ -83,7 +110,10 @@ class Workspace:
         return zlib.crc32(f"{self.cfg.seed}/{name}".encode())
 
     def load(self, stage: str, cfg: ModelConfig) -> Params:
-        """The parameters a finished stage left behind, laid out by the table."""
+        """What a finished stage left behind, or pretrained parameters, laid out by the table."""
+        if stage == "pretrained":
+            abstract = model.abstract(cfg)
+            return weights.load(weights.find(cfg.weights), cfg, self.shardings(abstract))
         if self.run.finished(stage) is None:
             raise RunError(
                 f"stage {stage!r} has not been run: list it before the one that needs it"

@@ -119,7 +119,7 @@ def test_kill_in_the_middle_leaves_nothing_complete(tmp_path: Path) -> None:
         data.open_split(tmp_path, "test")
     data.prepare(tmp_path, {"train": rows(3), "test": rows(1)}, "toy")
     assert data.open_split(tmp_path, "train")[2] == row(2)
-    assert [path.name for path in (tmp_path / "toy").iterdir()] == ["1.0.0"]  # swept
+    assert [path.name for path in (tmp_path / "toy").iterdir()] == ["2.0.0"]  # swept
 
 
 def test_losing_a_race_is_not_an_error(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_losing_a_race_is_not_an_error(tmp_path: Path) -> None:
     data.prepare(tmp_path, {"train": overtaken()}, "toy")
     source = data.open_split(tmp_path, "train")
     assert [source[i] for i in range(2)] == rows(2)
-    assert [path.name for path in (tmp_path / "toy").iterdir()] == ["1.0.0"]
+    assert [path.name for path in (tmp_path / "toy").iterdir()] == ["2.0.0"]
 
 
 def test_open_split_says_what_is_missing(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ SHARD = "toy-train.array_record-00000-of-00001"
 @pytest.mark.parametrize("keep", [None, 0, 70_000])
 def test_damaged_files_are_named(tmp_path: Path, name: str, keep: int | None) -> None:
     data.prepare(tmp_path, {"train": rows(300)}, "toy")
-    path = tmp_path / "toy" / "1.0.0" / name
+    path = tmp_path / "toy" / "2.0.0" / name
     if keep is None:
         path.unlink()
     else:
@@ -164,7 +164,7 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, keep: int | None) ->
 
 def test_damage_and_swapped_files_do_not_pass(tmp_path: Path) -> None:
     data.prepare(tmp_path, {"train": rows(300), "test": rows(2)}, "toy")
-    path = tmp_path / "toy" / "1.0.0" / SHARD
+    path = tmp_path / "toy" / "2.0.0" / SHARD
     good = path.read_bytes()
     path.write_bytes(good[:20_000] + bytes([good[20_000] ^ 1]) + good[20_001:])
     source = data.open_split(tmp_path, "train")

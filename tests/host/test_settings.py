@@ -1,6 +1,7 @@
 """Configs from YAML and the command line: what is meant is read, the rest refused in a sentence."""
 
 import dataclasses
+import json
 import typing
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from rlvr_jax.host.settings import ConfigError
 
 ROOT = Path(__file__).parents[2]
 RL = "name: demo\nstages:\n- stage: rl\n"
+RULED = "name: demo\nstages:\n- {stage: rl, reward: {source: rule}}\n"
 THREE = "name: demo\nstages:\n- stage: verifier\n- stage: rl\n- {stage: sft, name: warm}\n"
 
 
@@ -150,7 +152,7 @@ def test_all_errors_are_told_at_once(refused):
         ("model: {kv_heads: 3}\n" + RL, "model: ", "kv_heads 3 does not divide heads 4"),
         (RL + "  optim: {lr: fast}\n", "stages.0 (rl).optim.lr: ", "valid number"),
         (RL + "  steps: [1]\n", "stages.0 (rl).steps: ", "valid integer"),
-        (RL + "  reward: {source: exacct}\n", "stages.0 (rl).reward.source: ", "'exact'"),
+        (RL + "  reward: {source: exacct}\n", "stages.0 (rl).reward.source: ", "'rule'"),
         (RL + "  samples: 1\n", "stages.0 (rl)", "rloo needs samples of at least 2"),
         ("mesh: {letters: {K: tensor}}\n" + RL, "mesh.letters.K: ", "not 'tensor'"),
         ("mesh: {letters: {X: []}}\n" + RL, "mesh: ", "'X' is not one of D, N, K, F, V"),
@@ -351,3 +353,32 @@ def test_letters_of_a_mesh_survive_the_way_through_a_file(load):
     cfg = load(RL, "mesh.letters={K: [tensor, fsdp]}")
     assert cfg.mesh == MeshConfig(letters={"K": ("tensor", "fsdp")})
     assert hash(cfg) == hash(load(settings.dump(cfg)))
+
+
+# ---- sizes of pretrained models ------------------------------------------------------------
+
+QWEN3 = Path(__file__).parents[1] / "golden" / "models" / "qwen3"
+
+
+def test_sizes_come_from_the_weights(load):
+    cfg = load(RULED + f"model: {{weights: {QWEN3}, unroll: true}}\n")
+    theirs = json.loads((QWEN3 / "config.json").read_text())
+    assert cfg.model.family == "qwen3" and cfg.model.has.qk_norm and cfg.model.unroll
+    assert cfg.model.width == theirs["hidden_size"] and cfg.model.vocab == theirs["vocab_size"]
+    assert load(settings.dump(cfg)) == cfg
+
+
+def test_weights_can_be_named_by_an_override(load):
+    cfg = load(RULED, f"model.weights={QWEN3}")
+    assert cfg.model.family == "qwen3"
+
+
+def test_a_size_that_contradicts_the_weights_is_refused(refused):
+    sentence = refused(RULED + f"model: {{weights: {QWEN3}, width: 7}}\n")
+    assert sentence.startswith("model.width is 7 in the config and ")
+    assert sentence.endswith("leave it out, sizes come from the weights")
+
+
+def test_weights_that_are_not_there_are_refused(load):
+    with pytest.raises(ValueError, match="there is no model at nowhere/at/all"):
+        load(RL + "verifier: {weights: nowhere/at/all}\n")

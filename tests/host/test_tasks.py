@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("reasoning_gym")
 
-from rlvr_jax.host import tasks  # noqa: E402
+from rlvr_jax.host import data, tasks  # noqa: E402
 
 NAMES = list(tasks.TASKS)
 COUNTS = {"sft": 300, "train": 301, "test": 60}
@@ -43,8 +43,9 @@ def test_splits_have_the_counts_and_an_equal_mix(splits):
 def test_records_are_strings_with_the_documented_fields(rows):
     fields = {"question", "reference", "answer", "demonstration", "domain", "task", "key"}
     for row in rows:
-        assert set(row) == fields
-        assert all(isinstance(value, str) and value for value in row.values())
+        assert set(row) == set(data.FIELDS) == fields | {"messages", "extra"}
+        assert row["messages"] == row["extra"] == ""
+        assert all(isinstance(row[name], str) and row[name] for name in fields)
         assert "\n" not in row["question"] and len(row["question"]) < 150
     assert {row["domain"] for row in rows} == {"arithmetic", "algebra", "gsm", "logic"}
 

@@ -1,0 +1,131 @@
+"""`python -m rlvr_jax.convert SRC DST [--dtype bfloat16]`: a model as a Hugging Face folder.
+
+SRC is a Hugging Face folder, a .gguf file, package:NAME, or RUNS/NAME:STAGE, what a finished stage
+of a run has trained.  Exit codes: 0 done; 2 SRC, DST or the run needs a change.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from rlvr_jax import model, sharding
+from rlvr_jax.config import MeshConfig, ModelConfig, VerifierStage
+from rlvr_jax.host import log, settings, weights
+from rlvr_jax.host.checkpoint import CheckpointError, restore_params
+from rlvr_jax.host.run import tokenizer_path
+from rlvr_jax.host.tokenizer import Tokenizer, open_tokenizer
+from rlvr_jax.structs import Params
+
+
+class Source(NamedTuple):
+    """A model, where its config.json comes from, and its tokenizer."""
+
+    params: Params
+    cfg: ModelConfig
+    path: Path | None
+    tokenizer: Tokenizer
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _arguments(argv)
+    jax.config.update("jax_platforms", "cpu")  # an accelerator may be too small for float32
+    try:
+        convert(args.source, args.folder, args.dtype)
+    except (ValueError, CheckpointError, OSError) as error:
+        log.say(f"error: {error}")
+        return 2
+    return 0
+
+
+def convert(source: str, folder: Path, dtype: str) -> None:
+    """Read, then write; what is wrong with either is an error of one sentence."""
+    weights.check_free(folder)  # before the work of reading
+    read = _trained if _is_run(source) else _pretrained
+    found = read(source)
+    if found.tokenizer.vocab > found.cfg.vocab:
+        raise ValueError(
+            f"the tokenizer of {source} has {found.tokenizer.vocab} tokens and the model "
+            f"{found.cfg.vocab}: they do not belong together"
+        )
+    size = sum(x.size for x in found.params.values())
+    log.say(f"{source}: {found.cfg.family}, {size / 1e6:.1f} M parameters")
+    weights.save(
+        folder,
+        found.params,
+        found.cfg,
+        found.path,
+        dtype=dtype,  # type: ignore[arg-type]  # argparse has checked it
+        extra=_ids(found) if found.path is None else {},
+        also=found.tokenizer.save,
+        say=lambda text: log.say(f"{folder}: {text}"),
+    )
+    log.say(f"{folder}: done")
+
+
+def _is_run(source: str) -> bool:
+    """RUNS/NAME:STAGE; a path with a colon of its own exists as it is."""
+    folder, colon, _ = source.rpartition(":")
+    return bool(colon) and folder != "package" and not Path(source).exists()
+
+
+def _pretrained(source: str) -> Source:
+    path = weights.find(source)
+    cfg = ModelConfig(**weights.architecture(path))
+    tokenizer = open_tokenizer(path)  # before the large files: it may be missing
+    return Source(weights.load(path, cfg, _shardings(cfg)), cfg, path, tokenizer)
+
+
+def _trained(source: str) -> Source:
+    """What a stage left: the verifier of a verifier stage, the policy of another."""
+    folder, _, name = source.rpartition(":")
+    run = settings.load(Path(folder) / "config.resolved.yaml")
+    stages = {stage.name: stage for stage in run.stages}
+    if name not in stages:
+        raise ValueError(f"{folder} has no stage {name!r}; its stages are {', '.join(stages)}")
+    if not (Path(folder) / "stages" / f"{name}.json").exists():
+        raise ValueError(f"stage {name} of {folder} has not finished: run it to its end first")
+    verifier = isinstance(stages[name], VerifierStage)
+    cfg = run.verifier if verifier else run.model
+    shardings = _shardings(cfg)
+    like = {
+        key: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[key])
+        for key, x in model.abstract(cfg).items()
+    }
+    params = restore_params(Path(folder) / "checkpoints" / name, like)
+    path = weights.find(cfg.weights) if cfg.weights else None
+    return Source(params, cfg, path, open_tokenizer(tokenizer_path(run, Path(folder))))
+
+
+def _shardings(cfg: ModelConfig) -> dict[str, Any]:
+    """Everything on one device."""
+    one = MeshConfig()
+    mesh = sharding.make_mesh(one, jax.devices()[:1])
+    return sharding.shard_tree(model.abstract(cfg), mesh, one)
+
+
+def _ids(found: Source) -> dict[str, Any]:
+    """What a config.json says of the tokenizer."""
+    ends = list(found.tokenizer.eos)
+    ids: dict[str, Any] = {"eos_token_id": ends[0] if len(ends) == 1 else ends}
+    return ids if found.tokenizer.bos is None else ids | {"bos_token_id": found.tokenizer.bos}
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m rlvr_jax.convert",
+        description="Write a model as a Hugging Face folder, its tokenizer with it.",
+    )
+    parser.add_argument(
+        "source", metavar="SRC", help="folder, .gguf file, package:NAME or RUNS/NAME:STAGE"
+    )
+    parser.add_argument("folder", metavar="DST", type=Path, help="a new or empty folder")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

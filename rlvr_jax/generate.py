@@ -1,0 +1,120 @@
+"""`python -m rlvr_jax.generate --model DIR_OR_GGUF --prompt TEXT`: see what a model says.
+
+A model with a chat template is asked through it; `--raw` continues the text instead.  Tokens are
+those that training would draw: same code, same key, same numbers.
+"""
+
+import argparse
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from rlvr_jax import model, policy, sharding
+from rlvr_jax.config import MeshConfig, ModelConfig, SampleConfig
+from rlvr_jax.host import log, template, weights
+from rlvr_jax.host.tokenizer import Tokenizer, open_tokenizer
+from rlvr_jax.structs import Params, Prompts
+
+BUCKET = 64  # prompts are padded to a multiple of this: one compile serves many
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _arguments(argv)
+    try:
+        if args.tokens < 1:
+            raise ValueError("--tokens must be at least 1")
+        sample = SampleConfig(args.temperature, args.top_k, args.top_p)
+        path = weights.find(args.model)
+        tok = open_tokenizer(args.tokenizer or path)
+        asked = _asked(args, tok)
+        params, cfg = load(path)
+        began, count = time.monotonic(), 0
+        key = jax.random.key(args.seed)
+        push = tok.stream()
+        for token in tokens(params, cfg, asked, tok.eos, args.tokens, sample, key):
+            print(push(token), end="", flush=True)
+            count += 1
+        print(push(None))
+        log.say(f"{count} tokens, {count / (time.monotonic() - began):.1f}/s with compilation")
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError) as error:
+        log.say(f"error: {error}")
+        return 2
+    return 0
+
+
+def load(path: Path) -> tuple[Params, ModelConfig]:
+    """A pretrained model, split over all devices of this machine by width."""
+    on_cpu = jax.default_backend() == "cpu"
+    sizes = weights.architecture(path)
+    cfg = ModelConfig(**sizes, compute="float32" if on_cpu else "bfloat16")
+    mesh_cfg = MeshConfig(fsdp=len(jax.devices()))
+    sharding.check_divides(model.sizes(cfg), model.names(cfg), mesh_cfg, "model")
+    mesh = sharding.make_mesh(mesh_cfg)
+    where = sharding.shard_tree(model.abstract(cfg), mesh, mesh_cfg)
+    return weights.load(path, cfg, where), cfg
+
+
+def tokens(
+    params: Params,
+    cfg: ModelConfig,
+    asked: list[int],
+    eos: tuple[int, ...],
+    budget: int,
+    sample: SampleConfig,
+    key: jax.Array,
+) -> Iterator[int]:
+    """Ids of one response as they are drawn, EOS included."""
+    ids, mask = template.left_pad([asked], -(-len(asked) // BUCKET) * BUCKET, "prompt")
+    prompts = Prompts(ids, mask, ids[:, :0], mask[:, :0])
+    begin = jax.jit(functools.partial(policy.begin, samples=1, columns=budget, cfg=cfg))
+    write: Callable = jax.jit(
+        functools.partial(policy.write_column, eos=eos, sample_cfg=sample, cfg=cfg),
+        donate_argnames="writing",
+    )
+    prefix, writing = begin(params, prompts)
+    for column in range(budget):
+        writing = write(params, prefix, writing, key)
+        yield int(np.asarray(writing.response_BR[0, column]))
+        if writing.done_B[0]:
+            return
+
+
+def _asked(args: argparse.Namespace, tok: Tokenizer) -> list[int]:
+    text = sys.stdin.read() if args.prompt == "-" else args.prompt
+    if args.raw or not tok.has_chat:
+        ids = tok.raw_prompt(text)
+        if not ids:
+            raise ValueError("the prompt is empty and this model has no token to begin with")
+        return ids
+    said = [{"role": "system", "content": args.system}] if args.system else []
+    return tok.chat([*said, {"role": "user", "content": text}])
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    default = {field.name: field.default for field in dataclasses.fields(SampleConfig)}
+    parser = argparse.ArgumentParser(
+        prog="python -m rlvr_jax.generate", description="Stream one answer of a model."
+    )
+    parser.add_argument("--model", required=True, help="model folder, GGUF file or package:NAME")
+    parser.add_argument("--prompt", required=True, help="what to ask; - reads it from the input")
+    parser.add_argument("--raw", action="store_true", help="continue the text, without a chat")
+    parser.add_argument("--system", default="", help="system message of the chat")
+    parser.add_argument("--tokenizer", default="", help="tokenizer file, where the model has none")
+    parser.add_argument("--tokens", type=int, default=256, help="longest answer [256]")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy [0]")
+    parser.add_argument("--top-k", type=int, default=default["top_k"], help="0 keeps all [0]")
+    parser.add_argument("--top-p", type=float, default=default["top_p"], help="1 keeps all [1]")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling [0]")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

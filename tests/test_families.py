@@ -1,0 +1,166 @@
+"""Every family against the logits of transformers: one pass, a shared prefix, and the cache."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from rlvr_jax import model, sharding
+from rlvr_jax.config import FAMILIES, MeshConfig, ModelConfig
+from rlvr_jax.host import weights
+
+MODELS = Path(__file__).parent / "golden" / "models"
+NAMES = sorted(path.name for path in MODELS.iterdir())
+VARIANTS = ("llama_linear", "qwen3_moe_raw")  # they differ in tables, not in how they decode
+PREFIX = 12
+LIMIT = 1e-4
+
+prefill = jax.jit(model.prefill, static_argnums=3)
+extend = jax.jit(model.extend, static_argnums=4)
+decode = jax.jit(model.decode, static_argnums=5)
+logits = jax.jit(model.logits, static_argnums=2)
+
+
+def loaded(path: Path, mesh_cfg: MeshConfig = MeshConfig()) -> tuple[ModelConfig, dict]:  # noqa: B008
+    """A model on the mesh of `mesh_cfg`."""
+    cfg = ModelConfig(**weights.architecture(path))
+    parts = mesh_cfg.data * mesh_cfg.fsdp * mesh_cfg.tensor
+    mesh = sharding.make_mesh(mesh_cfg, jax.devices()[:parts])
+    like = model.abstract(cfg)
+    return cfg, weights.load(path, cfg, sharding.shard_tree(like, mesh, mesh_cfg))
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def case(request):
+    cfg, params = loaded(MODELS / request.param)
+    return cfg, params, load_file(MODELS / request.param / "logits.safetensors")
+
+
+def gap(got, want, mask) -> float:
+    return float(np.abs(np.asarray(got) - want)[mask].max())
+
+
+def test_every_family_has_a_model():
+    assert {ModelConfig(**weights.architecture(MODELS / x)).family for x in NAMES} == set(FAMILIES)
+
+
+def test_the_goldens_try_what_they_are_for():
+    """Windows are shorter than rows, there are holes, and logits are not small."""
+    for name in NAMES:
+        cfg, golden = ModelConfig(**weights.architecture(MODELS / name)), load_logits(name)
+        assert cfg.window < golden["mask"].sum(-1).min() and not golden["mask"].all()
+        assert np.abs(golden["full"]).max() > 2
+        np.testing.assert_allclose(
+            golden["full"][golden["mask"]], golden["cached"][golden["mask"]], atol=2e-4
+        )
+
+
+def load_logits(name: str) -> dict:
+    return load_file(MODELS / name / "logits.safetensors")
+
+
+def test_prefill_gives_the_logits_of_transformers(case) -> None:
+    cfg, params, golden = case
+    hidden, _ = prefill(params, golden["token"], golden["mask"], cfg)
+    assert gap(logits(params, hidden, cfg), golden["full"], golden["mask"]) <= LIMIT
+
+
+def test_extend_gives_the_logits_of_transformers(case) -> None:
+    cfg, params, golden = case
+    token, mask = golden["token"], golden["mask"]
+    _, prefix = prefill(params, token[:, :PREFIX], mask[:, :PREFIX], cfg)
+    hidden = extend(params, token[:, PREFIX:], mask[:, PREFIX:], prefix, cfg)
+    got = logits(params, hidden, cfg)
+    assert gap(got, golden["cached"][:, PREFIX:], mask[:, PREFIX:]) <= LIMIT
+
+
+def test_decode_gives_the_logits_of_transformers(case, request) -> None:
+    """With room in the cache that is never reached, and two rows to each prefix."""
+    cfg, params, golden = case
+    if request.node.callspec.params["case"] in VARIANTS:
+        pytest.skip("another of its family is decoded")
+    token, mask = golden["token"], golden["mask"]
+    columns = token.shape[1] - PREFIX
+    _, prefix = prefill(params, token[:, :PREFIX], mask[:, :PREFIX], cfg)
+    cache = model.empty_cache(prefix, 2 * len(token), columns + 2)
+    for column in range(columns):
+        now = np.repeat(token[:, PREFIX + column], 2)
+        hidden, cache = decode(params, now, jnp.int32(column), prefix, cache, cfg)
+        want = np.repeat(golden["cached"][:, PREFIX + column], 2, 0)
+        assert gap(logits(params, hidden, cfg), want, ...) <= LIMIT
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen2", "qwen3_moe", "gemma3_text"])
+def test_a_split_model_is_the_whole_model(name) -> None:
+    """2 x 2 x 2: every device holds its own part, and the parts make up the same model."""
+    cfg, params = loaded(MODELS / name)
+    golden = load_logits(name)
+    mesh_cfg = MeshConfig(2, 2, 2, {"K": ()} if cfg.kv_heads % 2 else {})
+    _, split = loaded(MODELS / name, mesh_cfg)
+    for key, x in params.items():
+        np.testing.assert_array_equal(x, split[key], key)
+    assert any(not x.sharding.is_fully_replicated for x in split.values())
+    token, mask = (np.concatenate([golden[x], golden[x][:1]]) for x in ("token", "mask"))
+    with jax.set_mesh(sharding.make_mesh(mesh_cfg)):
+        hidden, _ = prefill(split, token, mask, cfg)
+        got = np.asarray(logits(split, hidden, cfg))[:3]
+    assert gap(got, golden["full"], golden["mask"]) <= LIMIT
+
+
+def test_names_and_shapes_are_those_of_init(case) -> None:
+    cfg, params, _ = case
+    made = jax.eval_shape(lambda: model.init(jax.random.key(0), cfg))
+    assert {k: (x.shape, x.dtype) for k, x in params.items()} == {
+        k: (x.shape, x.dtype) for k, x in made.items()
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_styles_of_config_say_the_same(name) -> None:
+    texts = [(MODELS / name / x).read_text() for x in ("config.json", "config.hub.json")]
+    new, hub = (weights.families.read(json.loads(x), name) for x in texts)
+    assert ModelConfig(**new) == ModelConfig(**hub)
+
+
+# -- with transformers at hand --------------------------------------------------------------------
+
+
+def makers():
+    """The script that made the golden models."""
+    path = MODELS.parent / "make_models.py"
+    spec = importlib.util.spec_from_file_location("make_models", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("name", NAMES)
+def test_transformers_agrees_on_other_numbers(name, tmp_path) -> None:
+    """New weights and tokens: theirs into ours, and ours back into theirs, bit by bit."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    make = makers()
+    theirs = make.build(*make.MODELS[name], seed=100)
+    theirs.save_pretrained(tmp_path / "theirs")
+    cfg, params = loaded(tmp_path / "theirs")
+    token, mask = make.inputs(seed=101)
+    hidden, _ = prefill(params, token.astype(np.int32), mask, cfg)
+    got = logits(params, hidden, cfg)
+    assert gap(got, make.full(theirs, token, mask), mask) <= LIMIT
+    assert gap(got, make.cached(theirs, token, mask), mask) <= 2 * LIMIT
+
+    for source, out in ((tmp_path / "theirs", "copy"), (None, "fresh")):
+        weights.save(tmp_path / out, params, cfg, source)
+        again = transformers.AutoModelForCausalLM.from_pretrained(
+            tmp_path / out, attn_implementation="eager"
+        ).eval()
+        want, state = theirs.state_dict(), again.state_dict()
+        assert want.keys() == state.keys() and again.dtype == torch.float32
+        assert all(torch.equal(want[x], state[x]) for x in want)
+        np.testing.assert_array_equal(make.full(again, token, mask), make.full(theirs, token, mask))

@@ -1,0 +1,96 @@
+"""`python -m rlvr_jax.generate`: what training would sample, on the terminal."""
+
+import io
+
+import jax
+import numpy as np
+import pytest
+
+from rlvr_jax import generate, model, policy
+from rlvr_jax.config import ModelConfig, SampleConfig
+from rlvr_jax.host import template, weights
+from rlvr_jax.host.tokenizer import open_tokenizer
+from rlvr_jax.structs import Prompts
+
+CFG = ModelConfig(layers=2, width=16, heads=2, kv_heads=1, head_size=8, feedforward=24, vocab=259)
+TOKENS = 12
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random model whose tokens are bytes."""
+    path = tmp_path_factory.mktemp("generate") / "model"
+    tok = open_tokenizer("byte")
+    params = model.init(jax.random.key(0), CFG)
+    weights.save(path, params, CFG, extra={"eos_token_id": list(tok.eos)})
+    return path
+
+
+def said(capsys, *args) -> str:
+    """The text on the terminal, without the line about speed."""
+    assert generate.main([*map(str, args)]) == 0
+    return capsys.readouterr().out.rpartition("\n" + str(TOKENS))[0]
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    first = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *args: first)
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_it_says_what_training_would_sample(folder, capsys, one_device, raw, temperature):
+    tok, asked = open_tokenizer("byte"), "Why? \u00e9"
+    sample = SampleConfig(temperature)
+    args = ["--model", folder, "--tokenizer", "byte", "--prompt", asked, "--seed", 3]
+    args += ["--tokens", TOKENS, "--temperature", temperature, *(["--raw"] if raw else [])]
+    text = said(capsys, *args)
+
+    ids = tok.raw_prompt(asked) if raw else tok.chat([{"role": "user", "content": asked}])
+    prompts = Prompts(*template.left_pad([ids], len(ids), "prompt"), None, None)
+    params = model.init(jax.random.key(0), CFG)
+    want = policy.generate(params, prompts, jax.random.key(3), tok.eos, 1, TOKENS, sample, CFG)
+    assert text == tok.decode(np.asarray(want.response_BR[0, : want.length_B[0]]))
+
+
+def test_the_prompt_can_come_from_the_input(folder, capsys, one_device, monkeypatch):
+    args = ["--model", folder, "--tokenizer", "byte", "--tokens", TOKENS, "--prompt"]
+    direct = said(capsys, *args, "Why?")
+    monkeypatch.setattr("sys.stdin", io.StringIO("Why?"))
+    assert said(capsys, *args, "-") == direct
+
+
+def test_the_system_message_reaches_the_model(folder, one_device, monkeypatch):
+    seen = []
+    monkeypatch.setattr(generate, "tokens", lambda params, cfg, asked, *rest: seen.append(asked))
+    with pytest.raises(TypeError):  # nothing to iterate over
+        generate.main(
+            ["--model", str(folder), "--tokenizer", "byte", "--prompt", "q", "--system", "s"]
+        )
+    tok = open_tokenizer("byte")
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
+    assert seen == [tok.chat(messages)]
+
+
+def test_it_stops_at_any_eos(folder, one_device):
+    """With every token an end, one token is all there is."""
+    params = model.init(jax.random.key(0), CFG)
+    sample, key = SampleConfig(0.0), jax.random.key(0)
+    ids = list(generate.tokens(params, CFG, [1, 2, 3], tuple(range(259)), 5, sample, key))
+    assert len(ids) == 1
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (["--model", "nowhere"], "there is no model at nowhere"),
+        (["--temperature", "-1"], "temperature >= 0"),
+        (["--tokens", "0"], "--tokens must be at least 1"),
+        (["--prompt", "", "--raw"], "the prompt is empty"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence(folder, capsys, one_device, change, words):
+    args = ["--model", str(folder), "--tokenizer", "byte", "--prompt", "q", *change]
+    assert generate.main(args) == 2
+    assert words in capsys.readouterr().out.replace("\n", " ")

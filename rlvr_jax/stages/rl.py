@@ -18,15 +18,13 @@ SHOWN = {"reward": "reward/mean", "length": "completion/length_mean", "entropy":
 def run(stage: RlStage, ws: Workspace) -> dict:
     cfg = ws.cfg
     tx = optim.make(stage.optim, stage.steps)
-    start = ws.load(stage.policy, cfg.model)
     judged = stage.reward.source == "verifier"
     frozen = Frozen(
-        reference=start if stage.loss.kl_coef else {},
+        reference=ws.load(stage.policy, cfg.model) if stage.loss.kl_coef else {},
         verifier=ws.load(stage.verifier, cfg.verifier) if judged else {},
         verdict=ws.verdict() if judged else None,  # type: ignore[arg-type]
     )
-    state = ws.new_state(stage.name, cfg.model, tx, start)
-    del start  # the state has its own copy
+    state = ws.new_state(stage.name, cfg.model, tx, stage.policy)
     step = (fused if judged else split)(stage, ws, state, frozen, tx)
 
     def advance(state, records):

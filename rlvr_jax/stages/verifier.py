@@ -35,8 +35,7 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
         return template.supervised(pairs, columns, 1, "check")
 
     tx = optim.make(stage.optim, stage.steps)
-    params = None if stage.init == "fresh" else ws.load(stage.init, cfg.verifier)
-    state = ws.new_state(stage.name, cfg.verifier, tx, params)
+    state = ws.new_state(stage.name, cfg.verifier, tx, stage.init)
     step = ws.jit_step(
         functools.partial(train_step.supervised_step, model_cfg=cfg.verifier, tx=tx), state, 2
     )

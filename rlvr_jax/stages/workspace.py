@@ -23,6 +23,7 @@ class Workspace:
     def __init__(self, run: Run, mesh: Mesh):
         self.run, self.mesh = run, mesh
         self.cfg: Config = run.cfg
+        self.dropped: dict[str, int] = {}  # split -> problems too long for their columns
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -67,6 +68,7 @@ class Workspace:
                 "data.too_long: drop"
             )
         if dropped:
+            self.dropped[split] = dropped
             log.say(f"{split}: {dropped} of {len(source)} problems are too long and dropped")
         return data.keep(source, fits)
 
@@ -121,9 +123,10 @@ class Workspace:
         like = self._with_shardings(model.abstract(cfg))
         return checkpoint.restore_params(self.run.checkpoints(stage), like)
 
-    def new_state(self, name: str, cfg: ModelConfig, tx, params: Params | None) -> TrainState:
-        """A state in the table's layout, moments included; random parameters if none are given."""
+    def new_state(self, name: str, cfg: ModelConfig, tx, init: str) -> TrainState:
+        """A state in the table's layout, moments included; `init` is as in `load`, or `fresh`."""
         key = self.key(name)
+        params = None if init == "fresh" else self.load(init, cfg)
 
         def build(params):
             start = model.init(jax.random.fold_in(key, 0), cfg) if params is None else params

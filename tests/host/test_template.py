@@ -153,9 +153,16 @@ def test_a_chat_verifier_reads_the_answer_inside_the_users_message():
     tok = open_tokenizer("byte")
     record = {"question": "1 + 1?", "messages": "", "reference": "2"}
     head, tail = template.check(record, tok, CHAT)
-    want = template.CHECK.format(asked="Question: 1 + 1?\n", reference="2", answer="two")
-    whole = tok.chat([{"role": "user", "content": want}])
-    assert [*head, *tok.encode("two"), *tail] == whole
+    shown = said(tok, [*head, *tok.encode("two"), *tail])
+    assert shown.startswith("<|im_start|>user\nReply with 1 if the answer agrees")
+    assert shown.endswith(
+        "<|im_start|>user\nQuestion: 1 + 1?\nReference: 2\nAnswer: two<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert shown.count("<|im_start|>assistant\n1<|im_end|>") == 3
+    assert shown.count("<|im_start|>assistant\n0<|im_end|>") == 3
+    hidden = columns(1, 1, chat=True, check_question=False)
+    assert "1 + 1" not in said(tok, template.check(record, tok, hidden)[0])
     verdict = template.verdict(tok, CHAT, 300)
     assert verdict.tail_C.tolist() == tail
     assert verdict.blank_V.shape == verdict.control_V.shape == (300,)

@@ -1,0 +1,81 @@
+"""The workspace: problems that fit, the tokenizer that fits."""
+
+import jax
+import numpy as np
+import pytest
+
+from rlvr_jax import sharding
+from rlvr_jax.config import (
+    Config,
+    DataConfig,
+    EvaluateStage,
+    MeshConfig,
+    ModelConfig,
+    SourceConfig,
+)
+from rlvr_jax.host.run import Run, RunError
+from rlvr_jax.stages.workspace import Workspace
+
+SUMS = SourceConfig(
+    gym="chain_sum", params=dict(min_terms=2, max_terms=3, min_digits=1, max_digits=1)
+)
+ASKED = len("State the final answer to the following arithmetic problem: 1 + 2 =") + 1
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make(vocab: int = 259, **data) -> Workspace:
+        fields = dict(sources=(SUMS,), sft=0, label=0, train=40, test=8) | data
+        cfg = Config(
+            name="run",
+            runs=str(tmp_path),
+            tokenizer="byte",
+            data=DataConfig(**fields),
+            model=ModelConfig(vocab=vocab),
+            stages=(EvaluateStage(policy="pretrained", verifier=""),),
+        )
+        mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+        ws = Workspace(Run(cfg), mesh)
+        ws.write_problems()
+        return ws
+
+    return make
+
+
+def test_problems_that_fit_are_all_there(make):
+    ws = make(prompt_columns=ASKED + 10)
+    assert len(ws.problems("train")) == 40 and not ws.dropped
+    assert ws.columns([ws.problems("train")[0]]).prompt_QP.shape == (1, ASKED + 10)
+
+
+def test_problems_that_are_too_long_are_refused(make):
+    words = f"raise data.prompt_columns to at least {ASKED + 4}, or set data.too_long: drop"
+    with pytest.raises(RunError, match=words):
+        make(prompt_columns=ASKED).problems("train")
+
+
+def test_problems_that_are_too_long_are_dropped_and_counted_when_asked(make):
+    """Two terms fit, three do not."""
+    ws = make(prompt_columns=ASKED, too_long="drop")
+    kept = ws.problems("train")
+    assert ws.dropped == {"train": 40 - len(kept)} and 0 < len(kept) < 40
+    lengths = [len(ws.tokenizer.encode(kept[i]["question"])) + 1 for i in range(len(kept))]
+    assert max(lengths) <= ASKED
+    assert ws.problems("train") is kept, "the split is read and counted once"
+
+
+def test_a_split_of_which_nothing_fits_is_refused(make):
+    with pytest.raises(RunError, match="40 of 40 problems of split train are longer"):
+        make(prompt_columns=5, too_long="drop").problems("train")
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(make):
+    with pytest.raises(RunError, match="has 259 pieces and model.vocab is 258"):
+        _ = make(vocab=258).tokenizer
+
+
+def test_a_model_may_have_more_tokens_than_the_tokenizer(make):
+    ws = make(vocab=300)
+    assert ws.tokenizer.vocab == 259
+    verdict = ws.verdict()
+    assert verdict.control_V.shape == (300,) and np.all(verdict.control_V[259:])

@@ -2,7 +2,7 @@
 
     python docs/results/summary.py docs/results/quickstart
 
-reads seed*/{metrics.jsonl,before.json,after.json} of the folder and writes quickstart.png and
+reads seed*/{metrics.jsonl,before.json,after.json} of the folder and writes a picture and
 table.md into it.  Needs matplotlib, which nothing else here does.
 """
 
@@ -40,7 +40,7 @@ def picture(runs: dict[str, dict], path: Path) -> None:
         reward = [row["reward/mean"] for row in run["rows"]]
         left.plot(steps, reward, color=colour, alpha=0.15, linewidth=0.8)
         left.plot(steps, smooth(reward), color=colour, linewidth=1.8, label=name)
-    left.set(xlabel="RL step", ylabel="verifier reward", ylim=(0, 1), title="training reward")
+    left.set(xlabel="RL step", ylabel="reward", ylim=(0, 1), title="training reward")
     left.legend(frameon=False)
     domains = list(next(iter(runs.values()))["before"]["accuracy"])
     for i, domain in enumerate(domains):
@@ -76,20 +76,21 @@ def table(runs: dict[str, dict]) -> str:
                 ),
             )
     row(
-        "gain over SFT, sampled (points)",
+        "gain, sampled (points)",
         lambda r: (
-            f"**+{100 * (r['after']['accuracy']['all'] - r['before']['accuracy']['all']):.1f}**"
+            f"**{100 * (r['after']['accuracy']['all'] - r['before']['accuracy']['all']):+.1f}**"
         ),
     )
     row("exact match with the reference", lambda r: f"{100 * r['after']['exact_match']['all']:.1f}")
+    if all("verifier" in run["after"] for run in runs.values()):
+        row(
+            "verifier = oracle, before / after RL",
+            lambda r: " / ".join(
+                f"{100 * r[k]['verifier']['accuracy']:.1f}" for k in ("before", "after")
+            ),
+        )
     row(
-        "verifier = oracle, before / after RL",
-        lambda r: " / ".join(
-            f"{100 * r[k]['verifier']['accuracy']:.1f}" for k in ("before", "after")
-        ),
-    )
-    row(
-        "generated tokens/s in the fused step (median)",
+        "generated tokens/s in the step (median)",
         lambda r: f"{sorted(x['perf/tokens_per_s'] for x in r['rows'])[len(r['rows']) // 2]:.0f}",
     )
     row(
@@ -102,7 +103,7 @@ def table(runs: dict[str, dict]) -> str:
 
 def main(folder: Path) -> None:
     runs = {p.name.replace("seed", "seed "): read(p) for p in sorted(folder.glob("seed*"))}
-    picture(runs, folder / "quickstart.png")
+    picture(runs, folder / f"{folder.name}.png")
     (folder / "table.md").write_text(table(runs), encoding="utf-8")
     print(table(runs))
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import sharding
+from rlvr_jax import positions, sharding
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params
 
@@ -90,16 +90,16 @@ def prefill(
     params: Params, token_QP: Array, mask_QP: Array, cfg: ModelConfig
 ) -> tuple[Array, Prefix]:
     """Hidden states [Q, P, D] of left-padded (or any masked) columns, and their keys and values."""
-    position_QP = positions(mask_QP)
+    position_QP = positions.of(mask_QP)
     causal = jnp.tril(jnp.ones((token_QP.shape[1],) * 2, bool))
-    see_QTS = _windows(causal & mask_QP[:, None], position_QP, position_QP, cfg)
+    see_QTS = positions.windows(causal & mask_QP[:, None], position_QP, position_QP, cfg)
 
     def block(x_QPD, layer):
         w, _ = layer
         attend = partial(_attend_own, see_BTS=see_QTS[w["kind_L"]], cfg=cfg)
         return _block(x_QPD, w, turn_QP[w["kind_L"]], attend, cfg)
 
-    turn_QP = _turns(position_QP, cfg)
+    turn_QP = positions.turns(position_QP, cfg)
     hidden_QPD, (k_LQKGSH, v_LQKGSH) = _scan(block, params, token_QP, None, cfg)
     return hidden_QPD, Prefix(k_LQKGSH[:, :, :, 0], v_LQKGSH[:, :, :, 0], mask_QP)
 
@@ -110,11 +110,11 @@ def extend(
     """Hidden states [B, R, D] of columns that continue the prefixes, B // Q rows to each."""
     groups = token_BR.shape[0] // prefix.mask_QP.shape[0]
     start_B1 = jnp.repeat(prefix.mask_QP.sum(-1), groups)[:, None]
-    position_BR = start_B1 + positions(mask_BR)
+    position_BR = start_B1 + positions.of(mask_BR)
     causal = jnp.tril(jnp.ones((token_BR.shape[1],) * 2, bool))
-    see_BTS = _windows(causal & mask_BR[:, None], position_BR, position_BR, cfg)
-    see_BTP = _see_prefix(prefix, position_BR, cfg)
-    turn_BR = _turns(position_BR, cfg)
+    see_BTS = positions.windows(causal & mask_BR[:, None], position_BR, position_BR, cfg)
+    see_BTP = positions.see_prefix(prefix.mask_QP, position_BR, cfg)
+    turn_BR = positions.turns(position_BR, cfg)
 
     def block(x_BRD, layer):
         w, (k_QKPH, v_QKPH) = layer
@@ -147,9 +147,9 @@ def decode(
     columns = cache.k_LQKGSH.shape[4]
     position_B1, position_BS = start_B1 + column, start_B1 + jnp.arange(columns)
     see_BTS = jnp.broadcast_to(jnp.arange(columns) <= column, (token_B.shape[0], 1, columns))
-    see_BTS = _windows(see_BTS, position_B1, position_BS, cfg)
-    see_BTP = _see_prefix(prefix, position_B1, cfg)
-    turn_B1 = _turns(position_B1, cfg)
+    see_BTS = positions.windows(see_BTS, position_B1, position_BS, cfg)
+    see_BTP = positions.see_prefix(prefix.mask_QP, position_B1, cfg)
+    turn_B1 = positions.turns(position_B1, cfg)
 
     # The whole cache is carried, not scanned over: a scanned output would copy all of it per token.
     def block(carry, layer):
@@ -199,7 +199,7 @@ def _stacked(params: Params, cfg: ModelConfig) -> Params:
     """The scanned parameters, in compute dtype, and the kind of each layer."""
     stacked = {k: v for k, v in params.items() if sharding.letters(k).startswith("L")}
     cast = {k: v if k.startswith("norm") else v.astype(cfg.compute) for k, v in stacked.items()}
-    return cast | {"kind_L": jnp.array(kinds(cfg), jnp.int32)}
+    return cast | {"kind_L": jnp.array(positions.kinds(cfg), jnp.int32)}
 
 
 def _embed(params: Params, token_BT: Array, cfg: ModelConfig) -> Array:
@@ -232,7 +232,9 @@ def _block(x_BTD: Array, w: Params, turn_BT: Array, attend, cfg: ModelConfig):
         v_BTKH = v_BTKH + w["biasv_LKH"]
     if has.qk_norm:
         q_BTNH, k_BTKH = _norm(q_BTNH, w["normq_LH"], cfg), _norm(k_BTKH, w["normk_LH"], cfg)
-    heads_BTNH, kept = attend(_rotate(q_BTNH, turn_BT), _rotate(k_BTKH, turn_BT), v_BTKH)
+    heads_BTNH, kept = attend(
+        positions.rotate(q_BTNH, turn_BT), positions.rotate(k_BTKH, turn_BT), v_BTKH
+    )
     h_BTD = jnp.einsum("btnh,nhd->btd", heads_BTNH, w["out_LNHD"])
     x_BTD = x_BTD + (_norm(h_BTD, w["norm1out_LD"], cfg) if has.sandwich else h_BTD)
     h_BTD = _norm(x_BTD, w["norm2_LD"], cfg)
@@ -283,74 +285,6 @@ def _norm(x_D: Array, scale_D: Array, cfg: ModelConfig) -> Array:
 def _softcap(x: Array, cap: float) -> Array:
     """Bounded by `cap` on both sides (Gemma 2, arXiv 2408.00118, section 2)."""
     return cap * jnp.tanh(x / cap) if cap else x
-
-
-# ---- positions -----------------------------------------------------------------------------
-
-
-def kinds(cfg: ModelConfig) -> list[int]:
-    """Of each layer: 1 where it has a sliding window, 0 where it sees everything."""
-    every = cfg.global_every or cfg.layers + 1
-    return [int(cfg.window > 0 and layer % every > 0) for layer in range(1, cfg.layers + 1)]
-
-
-def positions(mask_BT: Array) -> Array:
-    """Position of each column: how many columns of its row exist before it."""
-    return jnp.maximum(jnp.cumsum(mask_BT, -1) - 1, 0)
-
-
-def _windows(see_BTS: Array, query_BT: Array, key_BS: Array, cfg: ModelConfig) -> Array:
-    """What a column sees, by kind of layer: [1 or 2, B, T, S]."""
-    if not cfg.window:
-        return see_BTS[None]
-    near_BTS = query_BT[:, :, None] - key_BS[:, None] < cfg.window
-    return jnp.stack([see_BTS, see_BTS & near_BTS])
-
-
-def _see_prefix(prefix: Prefix, query_BT: Array, cfg: ModelConfig) -> Array:
-    """Which prefix columns a row's column sees, by kind of layer: [1 or 2, B or Q, T or 1, P]."""
-    mask_Q1P = jnp.asarray(prefix.mask_QP)[:, None]
-    if not cfg.window:
-        return mask_Q1P[None]
-    groups = query_BT.shape[0] // mask_Q1P.shape[0]
-    mask_B1P = jnp.repeat(mask_Q1P, groups, axis=0)
-    key_BP = jnp.repeat(positions(prefix.mask_QP), groups, axis=0)
-    see_BTP = jnp.broadcast_to(mask_B1P, (*query_BT.shape, key_BP.shape[1]))
-    return _windows(see_BTP, query_BT, key_BP, cfg)
-
-
-def frequencies(cfg: ModelConfig) -> Array:
-    """Radians per position, by kind of layer: [1 or 2, H / 2].
-
-    RoFormer eq. 15, stretched as position interpolation (linear) or as Llama 3.1 does: long
-    waves by `rope_factor`, short ones not at all, a ramp between.
-    """
-    half = cfg.head_size // 2
-    plain = 1.0 / cfg.rope_theta ** (jnp.arange(half, dtype=jnp.float32) / half)
-    share = jnp.ones_like(plain)  # of a wave that is stretched
-    if cfg.rope_scaling == "llama3":
-        turns = cfg.rope_original * plain / (2 * jnp.pi)
-        share = 1 - jnp.clip((turns - cfg.rope_low) / (cfg.rope_high - cfg.rope_low), 0, 1)
-    if cfg.rope_scaling != "none":
-        plain = (1 - share) * plain + share * plain / cfg.rope_factor
-    if not cfg.window:
-        return plain[None]
-    theta = cfg.rope_theta_window
-    near = 1.0 / theta ** (jnp.arange(half, dtype=jnp.float32) / half) if theta else plain
-    return jnp.stack([plain, near])
-
-
-def _turns(position_BT: Array, cfg: ModelConfig) -> Array:
-    """Cosine and sine of every column's angles, by kind of layer: [1 or 2, 2, B, T, 1, H / 2]."""
-    angle = position_BT[..., None, None].astype(jnp.float32) * frequencies(cfg)[:, None, None, None]
-    return jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1)
-
-
-def _rotate(x_BTNH: Array, turn_BT: Array) -> Array:
-    """Rotary positions, halves convention (RoFormer eq. 34 as Llama lays it out)."""
-    cos, sin = turn_BT
-    x1, x2 = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1).astype(x_BTNH.dtype)
 
 
 # ---- attention -----------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import yaml
 from safetensors.numpy import save_file
 
 from rlvr_jax import model, train
-from rlvr_jax.host import files, settings
+from rlvr_jax.host import settings
+from rlvr_jax.host.sources import files
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "configs"

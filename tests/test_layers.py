@@ -19,6 +19,7 @@ LEVEL = {
     "rlvr_jax.loss": 1,
     "rlvr_jax.sampling": 1,
     "rlvr_jax.sharding": 1,
+    "rlvr_jax.positions": 1,
     "rlvr_jax.model": 2,
     "rlvr_jax.optim": 2,
     "rlvr_jax.policy": 3,
@@ -34,8 +35,8 @@ LEVEL = {
     "rlvr_jax.host.settings": 5,
     "rlvr_jax.host.tasks": 1,
     "rlvr_jax.host.tokenizer": 5,
-    "rlvr_jax.host.files": 2,
-    "rlvr_jax.host.gym": 2,
+    "rlvr_jax.host.sources.files": 2,
+    "rlvr_jax.host.sources.gym": 2,
     "rlvr_jax.host.run": 6,
     "rlvr_jax.host.template": 6,
     "rlvr_jax.host.weights": 4,
@@ -43,7 +44,7 @@ LEVEL = {
     "rlvr_jax.host.weights.gguf_file": 3,
     "rlvr_jax.host.weights.hf": 3,
     "rlvr_jax.host.weights.layout": 2,
-    "rlvr_jax.host.downloads": 3,
+    "rlvr_jax.host.sources.downloads": 3,
     "rlvr_jax.host.rules": 3,
     "rlvr_jax.host.judge": 4,
     "rlvr_jax.host.sources": 4,
@@ -177,7 +178,7 @@ def test_host_code_knows_types_and_table_of_the_device_code_only(name):
 
 def test_the_arithmetic_knows_no_model():
     """Reward, advantage and loss are pure arithmetic: config and types are all they see."""
-    for name in ("advantage", "loss", "sampling"):
+    for name in ("advantage", "loss", "positions", "sampling"):
         assert set(filter(ours, IMPORTS[f"rlvr_jax.{name}"])) <= {
             "rlvr_jax.config",
             "rlvr_jax.structs",

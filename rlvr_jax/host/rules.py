@@ -11,7 +11,8 @@ import re
 import unicodedata
 from collections.abc import Mapping
 
-from rlvr_jax.host import answers, gym, tasks
+from rlvr_jax.host import answers, tasks
+from rlvr_jax.host.sources import gym
 
 # Scorers of reasoning-gym give part of the credit to an answer that contains the right one, so a
 # policy would learn to list candidates: less than all of the credit is none of it. Exactly all:

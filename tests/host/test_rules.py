@@ -140,7 +140,7 @@ class TestGym:
             assert rules.score(text, row) == 0.0, text
 
     def test_no_partial_credit_even_where_it_rounds_to_all(self):
-        from rlvr_jax.host import gym
+        from rlvr_jax.host.sources import gym
 
         hacks = [("a" * n, "a" * n + "zz") for n in range(1, 60)]
         paid = [gym.score("spell_backward", text, {"answer": gold}) for gold, text in hacks]
@@ -164,7 +164,7 @@ class TestGym:
         rules.check("gym:products")
 
     def test_every_allowed_data_set_scores_its_own_answers(self):
-        from rlvr_jax.host import gym
+        from rlvr_jax.host.sources import gym
 
         for name in sorted(gym.SCORED):
             rows = [row for row, _ in zip(gym.records(name, {}, 0), range(8), strict=False) if row]

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlvr_jax.host import data, downloads, files, sources
+from rlvr_jax.host import data, sources
+from rlvr_jax.host.sources import downloads, files
 
 SYSTEM = {"role": "system", "content": "Think first."}
 

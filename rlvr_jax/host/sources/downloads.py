@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr_jax.host import answers, data, files
+from rlvr_jax.host import answers, data
+from rlvr_jax.host.sources import files
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds

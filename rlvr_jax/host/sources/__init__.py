@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rlvr_jax.config import SourceConfig
-from rlvr_jax.host import downloads, files, gym
+from rlvr_jax.host.sources import downloads, files, gym
 
 Record = dict[str, str]
 _END: Record = {}  # told from a record by identity

@@ -26,6 +26,10 @@ def _file_name(name: str) -> None:
     """Names of runs and stages become files and folders inside the run's own place."""
     if name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\"):
         raise ValueError(f"name {name!r} must be a plain file name, without folders")
+    if name in ("fresh", "pretrained"):
+        raise ValueError(
+            f"name {name!r} has a meaning of its own where stages are named: choose another"
+        )
 
 
 class Family(NamedTuple):
@@ -68,6 +72,7 @@ class ModelConfig:
     head_size: int = option(32, "size of one head, H (even, for rotary positions)")
     feedforward: int = option(384, "feed-forward width, F; of one expert where there are experts")
     vocab: int = option(512, "vocabulary, V; the tokenizer stage trains to exactly this size")
+    context: int = option(0, "longest row the model was made for; 0 is not known")
     experts: int = option(0, "experts, E, of a mixture-of-experts family")
     experts_used: int = option(0, "experts per token")
     experts_sum_to_one: bool = option(
@@ -172,6 +177,9 @@ class SourceConfig:
     def __post_init__(self) -> None:
         if sum(map(bool, (self.gym, self.file, self.tfds))) != 1:
             raise ValueError("give exactly one of gym, file and tfds")
+        for name, of in (("params", "gym"), ("test_file", "file"), ("folder", "tfds")):
+            if getattr(self, name) and not getattr(self, of):
+                raise ValueError(f"{name} belongs to a source of the kind {of}: leave it out")
         if not 0 < self.weight < math.inf:
             raise ValueError(f"needs a finite weight > 0, not {self.weight}")
 
@@ -199,6 +207,10 @@ class DataConfig:
     )
     chat: bool = option(False, "ask through the chat template of the tokenizer")
     system: str = option("", "system message of chats that bring none")
+    chat_variables: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "variables of the chat template, e.g. {enable_thinking: false}"},
+    )
     check_question: bool = option(
         True, "show the verifier the question too; without it a judge cannot solve instead of read"
     )
@@ -212,8 +224,13 @@ class DataConfig:
             raise ValueError("needs sft >= 0, label >= 0 and train >= 0")
         if not 0 <= self.demonstration_errors <= 1:
             raise ValueError("needs 0 <= demonstration_errors <= 1")
-        if self.system and not self.chat:
-            raise ValueError("a system message needs chat: true")
+        if (self.system or self.chat_variables) and not self.chat:
+            raise ValueError("a system message and chat_variables need chat: true")
+        if self.demonstration_errors and self.sources:
+            raise ValueError("demonstration_errors is for tasks: sources bring demonstrations")
+
+    def __hash__(self) -> int:  # a dict field has no hash of its own
+        return hash((self.tasks, self.sources, self.prompt_columns, self.response_columns))
 
     __pydantic_config__ = STRICT
 
@@ -487,6 +504,8 @@ class Config:
 
     def __post_init__(self) -> None:
         _file_name(self.name)
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed must be from 0 to 2**31 - 1, not {self.seed}")
         if not self.stages:
             raise ValueError("stages is empty: name at least one stage")
         names = [stage.name for stage in self.stages]

@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     jax.config.update("jax_platforms", "cpu")  # an accelerator may be too small for float32
     try:
-        convert(args.source, args.folder, args.dtype)
+        convert(args.source, args.folder.absolute(), args.dtype)
+    except KeyboardInterrupt:
+        return 130
     except (ValueError, CheckpointError, OSError) as error:
         log.say(f"error: {error}")
         return 2

@@ -29,15 +29,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.tokens < 1:
             raise ValueError("--tokens must be at least 1")
+        if not 0 <= args.seed < 2**31:
+            raise ValueError("--seed must be from 0 to 2**31 - 1")
         sample = SampleConfig(args.temperature, args.top_k, args.top_p)
         path = weights.find(args.model)
         tok = open_tokenizer(args.tokenizer or path)
         asked = _asked(args, tok)
         params, cfg = load(path)
+        if tok.vocab > cfg.vocab:
+            raise ValueError(f"the tokenizer has {tok.vocab} tokens and the model {cfg.vocab}")
+        room = cfg.context - len(asked) if cfg.context else args.tokens
+        if room < 1:
+            raise ValueError(
+                f"the prompt has {len(asked)} tokens and the model was made for {cfg.context}"
+            )
+        budget = min(args.tokens, room)
         began, count = time.monotonic(), 0
         key = jax.random.key(args.seed)
         push = tok.stream()
-        for token in tokens(params, cfg, asked, tok.eos, args.tokens, sample, key):
+        for token in tokens(params, cfg, asked, tok.eos, budget, sample, key):
             print(push(token), end="", flush=True)
             count += 1
         print(push(None))
@@ -93,6 +103,8 @@ def _asked(args: argparse.Namespace, tok: Tokenizer) -> list[int]:
         ids = tok.raw_prompt(text)
         if not ids:
             raise ValueError("the prompt is empty and this model has no token to begin with")
+        if args.system:
+            raise ValueError("--system needs a chat: leave out --raw, or take another model")
         return ids
     said = [{"role": "system", "content": args.system}] if args.system else []
     return tok.chat([*said, {"role": "user", "content": text}])

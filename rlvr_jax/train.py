@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 
 from rlvr_jax import model, sharding
-from rlvr_jax.config import Config, RlStage, Stage, reads_verifier
+from rlvr_jax.config import Config, ModelConfig, RlStage, Stage, reads_verifier
 from rlvr_jax.host import log, report, settings, sources, tasks
 from rlvr_jax.host.checkpoint import CheckpointError
 from rlvr_jax.host.run import Interrupted, Run, RunError
@@ -89,6 +89,11 @@ def check(cfg: Config) -> None:
     earlier: list[str] = []
     for stage in cfg.stages:
         split = needs.get(stage.stage)
+        if stage.stage == "tokenizer" and (cfg.tokenizer or cfg.model.weights):
+            raise ValueError(
+                "nobody would read what stage tokenizer trains: leave it out, tokenizer or "
+                "model.weights brings one"
+            )
         rows = getattr(stage, "prompts", getattr(stage, "batch", 1))
         if stage.stage in ("label", "evaluate"):
             rows = 1
@@ -106,6 +111,7 @@ def check(cfg: Config) -> None:
     )
     for name, part in parts.items():
         sharding.check_divides(model.sizes(part), model.names(part), cfg.mesh, name)
+    _check_context(cfg, parts)
     for stage in cfg.stages:
         size = stage.prompts if isinstance(stage, RlStage) else getattr(stage, "batch", shards)
         field = "prompts" if isinstance(stage, RlStage) else "batch"
@@ -117,10 +123,26 @@ def check(cfg: Config) -> None:
             )
 
 
+def _check_context(cfg: Config, parts: dict[str, ModelConfig]) -> None:
+    """Refuse rows longer than a pretrained model was made for."""
+    data = cfg.data
+    rows = {"model": ("prompt_columns", "response_columns")}
+    rows["verifier"] = ("check_columns", "response_columns")
+    for name, part in parts.items():
+        longest = sum(getattr(data, field) for field in rows[name])
+        if part.context and longest > part.context:
+            raise ValueError(
+                f"data.{rows[name][0]} + data.{rows[name][1]} is {longest} and {name} was made for "
+                f"{part.context}: lower them"
+            )
+
+
 def _check_source(cfg: Config, stage: Stage, field: str, earlier: list[str]) -> None:
     """Refuse a stage that starts from what will not be there."""
     name = getattr(stage, field, "")
-    if name in ("", "fresh") or (field == "verifier" and not reads_verifier(stage)):
+    if not name or (name, field) == ("fresh", "init"):
+        return
+    if field == "verifier" and not reads_verifier(stage):
         return
     if name == "pretrained":
         part = "verifier" if "verifier" in (stage.stage, field) else "model"

@@ -122,7 +122,6 @@ SIZES = {
     "gsm8k_qwen3_1.7b": "1.72 B",
 }
 WHAT = ("Hardware:", "Time:", "Expect:")
-BUSY = pytest.mark.xfail(reason="its run is still being made", strict=False)
 
 
 @pytest.fixture
@@ -184,9 +183,7 @@ def test_what_its_header_offers_is_accepted(downloaded, name, words):
     checked(name, *overrides)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=BUSY) if n == "smollm2_rule" else n for n in NAMES]
-)
+@pytest.mark.parametrize("name", NAMES)
 def test_its_header_says_how_to_run_it_and_what_to_expect(name):
     text = header(name)
     assert f"python -m rlvr_jax.train --config configs/{name}.yaml" in text

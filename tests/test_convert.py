@@ -67,12 +67,13 @@ def test_a_finished_stage_becomes_a_folder(run, tmp_path, spm, stage, family) ->
 
 def test_a_folder_becomes_one_in_another_dtype(tmp_path, spm) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
-    shutil.copytree(MODELS / "gemma2", source)
+    cfg = ModelConfig(**TINY | dict(family="gemma2", window=8, global_every=2))
+    weights.save(source, model.init(jax.random.key(0), cfg), cfg)
     shutil.copy(spm, source / "tokenizer.model")
     assert convert.main([str(source), str(out), "--dtype", "bfloat16"]) == 0
     was, now = (load_file(x / "model.safetensors") for x in (source, out))
     assert all(np.array_equal(x.astype(now[k].dtype), now[k]) for k, x in was.items())
-    assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
+    assert json.loads((out / "config.json").read_text())["torch_dtype"] == "bfloat16"
     assert (out / "tokenizer.model").read_bytes() == spm.read_bytes()
 
 
@@ -87,6 +88,13 @@ def test_what_is_wrong_is_said(run, tmp_path, capsys) -> None:
     assert "no tokenizer" in failed(capsys, str(MODELS / "llama"), out)
     assert "not empty" in failed(capsys, f"{run}:sft", str(run))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_of_another_model_is_said(tmp_path, spm, capsys) -> None:
+    shutil.copytree(MODELS / "llama", tmp_path / "in")
+    shutil.copy(spm, tmp_path / "in" / "tokenizer.model")
+    text = failed(capsys, str(tmp_path / "in"), str(tmp_path / "out"))
+    assert "has 300 tokens and the model 64" in text
 
 
 def test_a_damaged_model_is_said(tmp_path, spm, capsys) -> None:

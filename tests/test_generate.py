@@ -1,6 +1,7 @@
 """`python -m rlvr_jax.generate`: what training would sample, on the terminal."""
 
 import io
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,8 +13,11 @@ from rlvr_jax.host import template, weights
 from rlvr_jax.host.tokenizer import open_tokenizer
 from rlvr_jax.structs import Prompts
 
-CFG = ModelConfig(layers=2, width=16, heads=2, kv_heads=1, head_size=8, feedforward=24, vocab=259)
+CFG = ModelConfig(
+    layers=2, width=16, heads=2, kv_heads=1, head_size=8, feedforward=24, vocab=259, context=256
+)
 TOKENS = 12
+QWEN2 = str(Path(__file__).parent / "golden" / "models" / "qwen2")
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +92,10 @@ def test_it_stops_at_any_eos(folder, one_device):
         (["--temperature", "-1"], "temperature >= 0"),
         (["--tokens", "0"], "--tokens must be at least 1"),
         (["--prompt", "", "--raw"], "the prompt is empty"),
+        (["--raw", "--system", "s"], "--system needs a chat"),
+        (["--seed", "99999999999999999999"], "--seed must be from 0"),
+        (["--tokens", "250"], "more than the 256 that the model was made for"),
+        (["--model", QWEN2], "the tokenizer has 259 tokens and the model 64"),
     ],
 )
 def test_what_cannot_work_is_one_sentence(folder, capsys, one_device, change, words):

@@ -19,11 +19,12 @@ from rlvr_jax.host.tokenizer import open_tokenizer
 
 CFG = ModelConfig(
     **{"family": "qwen3", "layers": 2, "width": 16, "heads": 2, "kv_heads": 1, "head_size": 8},
-    **{"feedforward": 24, "vocab": 260, "tied": False},
+    **{"feedforward": 24, "vocab": 260, "tied": False, "context": 1024},
 )
 RL = {"stage": "rl", "policy": "pretrained", "steps": 2, "prompts": 4, "samples": 2}
 RULED, FUSED = {"reward": {"source": "rule"}}, {"verifier": "pretrained"}
 NOBODY = {"stage": "evaluate", "verifier": "", "batch": 4, "samples": 1}
+LONG = {"sources": [{"gym": "gcd"}], "prompt_columns": 1000, "response_columns": 100}
 STILL = {"optim": {"lr": 0.0}}
 STAGES = [
     NOBODY | {"name": "before", "policy": "pretrained"},
@@ -118,6 +119,9 @@ def test_a_trained_policy_is_written_as_a_model_folder(home, tmp_path, stage):
         (RL | {"verifier": "pretrained"}, {"verifier": {"vocab": 260}}, "verifier.weights is"),
         (NOBODY | {"policy": "rl"}, {}, "list it before"),
         (NOBODY | {"policy": "pretrained", "verifier": "v"}, {}, "or leave it empty"),
+        (RL | RULED | {"policy": "fresh"}, {}, "list it before"),
+        (RL | RULED, {"data": LONG}, "is 1100 and model was made for 1024"),
+        ({"stage": "tokenizer"}, {}, "nobody would read what stage tokenizer trains"),
         (RL | RULED, {"data": {"sft": 0}}, "the config names no problems"),
         (RL | RULED, {"model": {"weights": "nowhere"}}, "there is no model at nowhere"),
     ],

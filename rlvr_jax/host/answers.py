@@ -15,8 +15,18 @@ MAX_NUMBER = 400  # a longer row of digits is not a number
 _NUMBER = re.compile(
     r"([+-]?)\$?((?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]+)?|\.[0-9]+)(?:/([0-9]+))?%?"
 )
-_FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", re.ASCII)
+_FRACTION = re.compile(r"\\frac(?:\{(-?\d+)\}\{(\d+)\}|(\d)(\d))", re.ASCII)
+_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf)\{([^{}]*)\}")
+_TAG = re.compile(r"</?[A-Za-z]\w*>")
+_DEGREES = re.compile(r"\^\{?\\circ\}?")
+_NAMED = re.compile(r"[A-Za-z]\s*=\s*")  # x = 5
+_UNIT = re.compile(r"[A-Za-z%\s.]*")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?:\s*(\{)|\s)")
+_SIGNS = (
+    *(("\u2212", "-"), ("\u2013", "-"), ("{,}", ","), ("\\,", ","), ("\\%", "%"), ("\\$", "$")),
+    *(("\\boxed{", " "), ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac")),
+    *(("\\(", ""), ("\\)", ""), ("\u20ac", "$"), ("\u00a3", "$")),
+)
 _WRAPS = "*_`\"'$()[]{}<>~\u2248\\.,;:!?#|"
 _LEAD = re.compile(r"(?:the )?(?:final )?answer(?: is)?\s*[:=]?\s+|(?:final )?answer\s*[:=]", re.I)
 
@@ -31,7 +41,7 @@ def tail(text: str) -> str:
 
 def number(text: str) -> Fraction | None:
     """The number that is the whole text: 12, -1,000.50, $3, 7%, 3/4; None when it is not one."""
-    match = _NUMBER.fullmatch(_plain(text).strip()) if len(text) <= MAX_NUMBER else None
+    match = _NUMBER.fullmatch(plain(text).strip("$ \t\n")) if len(text) <= MAX_NUMBER else None
     if match is None or match[3] and not int(match[3]):
         return None
     value = Fraction(match[1] + match[2].replace(",", "")) / int(match[3] or 1)
@@ -44,10 +54,35 @@ def last_number(text: str) -> str | None:
     When the last thing with a digit cannot be read ("12cm", "1e9", digits of other scripts), there
     is no answer: an earlier number must not stand in for it.
     """
-    for word in reversed(re.split(r"[\s=]+|(?<!\d):", _plain(text))):
-        if any(char.isnumeric() for char in word):
-            word = word.strip(_WRAPS).lstrip("$").rstrip("%")
-            return word.replace(",", "").replace("$", "") if number(word) is not None else None
+    words = [word for word in re.split(r"[\s=]+|(?<!\d):", plain(text)) if word]
+    for at in range(len(words) - 1, -1, -1):
+        if any(char.isnumeric() for char in words[at]):
+            word = words[at].strip(_WRAPS).lstrip("$").rstrip("%")
+            before = words[at - 1].strip(_WRAPS) if at else ""
+            if number(word) is None or _continues(before, word):
+                return None
+            return word.replace(",", "").replace("$", "")
+    return None
+
+
+def _continues(before: str, word: str) -> bool:
+    """Whether a word is the rest of a number that began before it: 3 1/2, 1 000."""
+    return before.isdecimal() and ("/" in word or bool(re.fullmatch("[0-9]{3}", word)))
+
+
+def only_number(text: str) -> str | None:
+    """The number that a box holds, alone: but for a name before it and a unit behind it.
+
+    None for a list, a choice or an expression: a box is to hold one answer.
+    """
+    text = _NAMED.sub("", plain(text).strip("$ \t\n"), count=1)
+    for cut in range(len(text), 0, -1):
+        if number(text[:cut]) is not None:
+            return (
+                text[:cut].strip().strip("$%").replace(",", "")
+                if _UNIT.fullmatch(text[cut:])
+                else None
+            )
     return None
 
 
@@ -80,8 +115,9 @@ def boxed(text: str) -> str | None:
     return None
 
 
-def _plain(text: str) -> str:
-    """Signs, thousands and fractions of LaTeX and typography as plain characters."""
-    text = text.replace("\u2212", "-").replace("{,}", ",").replace("\\,", ",").replace("\\%", "%")
-    text = text.replace("\\$", "$").replace("\\boxed{", " ")
-    return _FRACTION.sub(r"\1/\2", text)
+def plain(text: str) -> str:
+    """Signs, thousands, fractions and fonts of LaTeX and typography as plain characters."""
+    for old, new in _SIGNS:
+        text = text.replace(old, new)
+    text = _DEGREES.sub("", _TAG.sub(" ", _TEXT.sub(r"\1", text)))
+    return _FRACTION.sub(lambda m: f"{m[1] or m[3]}/{m[2] or m[4]}", text)

@@ -19,6 +19,9 @@ from rlvr_jax.host.sources import gym
 # spell_backward's sums to 0.9999999999999999 for the right word with more letters after it.
 FULL = 1.0
 
+_LONG = re.compile(r"[^\W\d_]{2}")
+_LETTER = re.compile(r"[(*`\"']*([^\W\d_])[)*`\"'.:]*")
+_MINUS = re.compile(r"(?<![^\W\d_])-|-(?![^\W\d_])")
 _WORDS = re.compile(r"[\w\s.,;:!?'\"()*`\u2018\u2019\u201c\u201d-]*")
 
 
@@ -68,7 +71,7 @@ def _gym(text: str, record: Mapping[str, str], name: str) -> bool:
 def _file(text: str, record: Mapping[str, str]) -> bool:
     gold, box = record["reference"], answers.boxed(text)
     if (value := answers.number(gold)) is not None:
-        found = answers.last_number(text if box is None else box)
+        found = answers.last_number(text) if box is None else answers.only_number(box)
         return found is not None and answers.number(found) == value
     wanted = _normal(gold)
     line = answers.last_line(text) if box is None else box
@@ -80,8 +83,15 @@ def _normal(text: str) -> str:
     marks = {unicodedata.decomposition(char).partition(">")[0] for char in text}
     if not marks & {"<super", "<sub", "<circle"}:  # NFKC would make x2 of x squared
         text = unicodedata.normalize("NFKC", text)
-    text = text.casefold().strip()
-    if any(char.isnumeric() for char in text) or not _WORDS.fullmatch(text):
+    text = answers.plain(text).casefold().strip()
+    if choice := _LETTER.fullmatch(text):
+        return choice[1]
+    if any(char.isnumeric() for char in text) or not _is_prose(text):
         return "".join(text.split()).strip("$").rstrip(".")
     words = re.sub(r"[^\w\s]", " ", text).split()
     return " ".join([word for word in words if word not in ("a", "an", "the")] or words)
+
+
+def _is_prose(text: str) -> bool:
+    """Words and their marks: a lone letter is a choice or a variable, a bare minus a sign."""
+    return bool(_WORDS.fullmatch(text) and _LONG.search(text) and not _MINUS.search(text))

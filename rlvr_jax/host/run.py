@@ -5,6 +5,7 @@ runs/NAME/config.resolved.yaml  metrics.jsonl  samples/  eval/  checkpoints/  st
 """
 
 import json
+import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -114,18 +115,20 @@ class Run:
 
     def _claim(self) -> None:
         resolved = settings.dump(self.cfg)
+        part = self.config_file.with_suffix(".part")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self.config_file.exists():
                 changed = self._changed(resolved)
-                if changed:
+                if not changed:
+                    return
+                if self._begun():
                     raise RunError(
                         f"{self.folder} belongs to another config: {changed}; choose another "
                         f"folder with name=..., or remove {self.folder} to start over"
                     )
-                return
-            part = self.config_file.with_suffix(".part")
-            if any(path != part for path in self.folder.iterdir()):  # a part: killed right here
+                self._clear()
+            elif any(path != part for path in self.folder.iterdir()):  # a part: killed right here
                 raise RunError(
                     f"{self.folder} is not empty and holds no config.resolved.yaml; "
                     "choose another name=... or empty it"
@@ -134,6 +137,17 @@ class Run:
             part.replace(self.config_file)
         except OSError as error:
             raise RunError(f"cannot use run folder {self.folder}: {error.strerror}") from None
+
+    def _begun(self) -> bool:
+        """Whether something was trained, judged or measured that another config would spoil."""
+        signs = ("checkpoints/*/step_*", "verdicts/*.jsonl", "eval/*.json")
+        return any(next(self.folder.glob(sign), None) for sign in signs)
+
+    def _clear(self) -> None:
+        """What a config that was refused after it was read has left: problems and a tokenizer."""
+        for folder in (self.data, self.folder / "stages"):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.tokenizer_file.unlink(missing_ok=True)
 
     def _changed(self, resolved: str) -> str | None:
         """In what the config of this folder differs from `resolved`."""

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from rlvr_jax.config import Config, Stage
+from rlvr_jax.config import Config, ModelConfig, Stage
 from rlvr_jax.host import weights
 
 STAGES = {kind.__dataclass_fields__["stage"].default: kind for kind in typing.get_args(Stage)}
@@ -71,8 +71,10 @@ def _fill_sizes(tree: dict[str, Any], part: str) -> None:
     if not said["weights"]:
         return
     sizes = weights.architecture(weights.find(said["weights"]))
-    for key, size in sizes.items():
-        if said.setdefault(key, size) != size:
+    free = {"weights", "compute", "unroll", "remat"}
+    for item in dataclasses.fields(ModelConfig):
+        key, size = item.name, sizes.get(item.name, item.default)
+        if key not in free and said.setdefault(key, size) != size:
             raise ConfigError(
                 f"{part}.{key} is {said[key]} in the config and {size} in {said['weights']}: "
                 "leave it out, sizes come from the weights"
@@ -235,8 +237,8 @@ def _sentence(kind: Any, error: Any, where: str) -> str:
     place = [str(step) for step in error["loc"]]
     where = ".".join(filter(None, (where, *place))) or "config"
     if error["type"] == "unexpected_keyword_argument":
-        for step in place[:-1]:
-            kind = typing.get_type_hints(kind)[step]
+        for step in place[:-1]:  # a number is a place in a list
+            kind = typing.get_args(kind)[0] if step.isdigit() else typing.get_type_hints(kind)[step]
         known = [key for key in _keys(kind) if key != "stage"]
         return f"{where}: unknown key {place[-1]!r}{_hint(place[-1], known)}"
     message = error["msg"].removeprefix("Value error, ")

@@ -39,7 +39,7 @@ def ask(record: Record, tok: Tokenizer, cfg: DataConfig) -> list[int]:
     said = said or [{"role": "user", "content": record["question"]}]
     if cfg.system and said[0]["role"] != "system":
         said = [{"role": "system", "content": cfg.system}, *said]
-    return tok.chat(said)
+    return tok.chat(said, **cfg.chat_variables)
 
 
 def check(record: Record, tok: Tokenizer, cfg: DataConfig) -> tuple[list[int], list[int]]:
@@ -55,7 +55,8 @@ def check(record: Record, tok: Tokenizer, cfg: DataConfig) -> tuple[list[int], l
         said.append({"role": "assistant", "content": word})
     asked = f"Question: {asked}" if asked else ""
     text = asked + CHECK.format(reference=record["reference"], answer=HOLE)
-    return tok.chat_around([*said, {"role": "user", "content": text}], HOLE)
+    said.append({"role": "user", "content": text})
+    return tok.chat_around(said, HOLE, **cfg.chat_variables)
 
 
 def written(record: Record) -> tuple[str, str]:

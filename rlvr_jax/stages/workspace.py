@@ -5,6 +5,7 @@ import itertools
 import random
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
@@ -13,8 +14,11 @@ from rlvr_jax import model, sharding, train_step
 from rlvr_jax.config import Config, ModelConfig, reads_verifier
 from rlvr_jax.host import checkpoint, data, log, rules, sources, tasks, template, weights
 from rlvr_jax.host.run import Run, RunError, tokenizer_path
-from rlvr_jax.host.tokenizer import Tokenizer, open_tokenizer
+from rlvr_jax.host.tokenizer import Tokenizer, TokenizerError, open_tokenizer
 from rlvr_jax.structs import Array, Params, Prompts, TrainState, Verdict
+
+# Digits, words, marks and other scripts: tokenizers of two families differ in some of it.
+SAMPLE = "The answer is 10,482 = x^2 - 7.\n\\boxed{\u00bc} Caf\u00e9 \u4f60\u597d! 1 0 YES"
 
 
 class Workspace:
@@ -38,7 +42,21 @@ class Workspace:
                 f"the tokenizer {path} has {tok.vocab} pieces and model.vocab is "
                 f"{cfg.model.vocab}: policy, verifier and tokenizer need one vocabulary"
             )
+        if self.judged and cfg.verifier.weights not in ("", cfg.model.weights):
+            self._refuse_other(tok, weights.find(cfg.verifier.weights))
         return tok
+
+    def _refuse_other(self, tok: Tokenizer, path: Path) -> None:
+        """The verifier reads the policy's ids: its own tokenizer, if it brings one, must agree."""
+        try:
+            theirs = open_tokenizer(path)
+        except TokenizerError:  # without one there is nothing to compare
+            return
+        if tok.encode(SAMPLE) != theirs.encode(SAMPLE):
+            raise RunError(
+                f"the tokenizer of {path} gives other ids than the policy's: inside the fused step "
+                "both read the same ids; take a verifier of the policy's family"
+            )
 
     @functools.cached_property
     def judged(self) -> bool:

@@ -236,3 +236,30 @@ def test_check_names_a_near_toy_task():
         rules.check("sums")
     rules.check("sum")
     rules.check("file:mine")
+
+
+HEDGES = [
+    *(("A, C", "The answer is C."), ("A,B", "B,A"), ("-x", "x"), ("x", "-x"), ("b-a", "a-b")),
+    *(("(a,b)", "(b,a)"), ("n!", "n"), ("f'(x)", "f(x)"), ("-sin(x)", "sin(x)"), ("-ln x", "ln x")),
+    *(("5", r"\boxed{3 or 5}"), ("5", r"\boxed{3, 5}"), ("5", r"\boxed{2 \cdot 5}")),
+    *(("5", r"\boxed{\sqrt 5}"), ("5", r"\boxed{x > 5}"), ("1/2", "3 1/2"), ("0", "1 000")),
+]
+WAYS = [
+    *(("$42$", "So she has 42 apples."), ("$42$", r"\boxed{42.0}"), ("$1,000$", r"\boxed{1000}")),
+    *((r"$\frac{3}{4}$", "0.75"), ("42", "<answer>42</answer>"), ("42", "so 42</think>")),
+    *(("42", r"\boxed{42\text{ dollars}}"), ("90", r"\boxed{90^\circ}"), ("42", "\u20ac42")),
+    *(("42", r"\textbf{42}"), ("-1/2", r"\boxed{\frac{-1}{2}}"), ("1/2", r"$\frac12$")),
+    *(("-5", "It is \u20135"), ("B", r"\boxed{\text{B}}"), ("Paris", r"\boxed{\text{Paris}}")),
+    *((r"\sqrt{2}", r"\(\sqrt{2}\)"), (r"\dfrac{a}{b}", r"\frac{a}{b}"), ("5", r"\boxed{x = 5}")),
+    *(("5", r"\boxed{5 cm}"), ("sin(x)", r"\boxed{sin(x)}"), ("well-known", "well known")),
+]
+
+
+@pytest.mark.parametrize("gold, text", HEDGES)
+def test_a_box_holds_one_answer_and_a_formula_keeps_its_signs(gold, text):
+    assert rules.score(text, file_row(gold)) == 0.0
+
+
+@pytest.mark.parametrize("gold, text", WAYS)
+def test_ways_to_write_an_answer(gold, text):
+    assert rules.score(text, file_row(gold)) == 1.0

@@ -84,6 +84,8 @@ def test_a_folder_of_another_config_is_refused_with_the_key(
     first = open_run()
     before = first.config_file.read_bytes()
     folder = tmp_path / "demo"
+    (folder / "eval").mkdir()
+    (folder / "eval" / "before.json").write_text("{}")
     assert refusal(open_run, **changes) == (
         f"{folder} belongs to another config: {key} is {old} there and {new} here; choose another "
         f"folder with name=..., or remove {folder} to start over"
@@ -151,6 +153,8 @@ def test_killed_while_claiming_the_folder_can_be_taken(open_run, tmp_path):
 )
 def test_a_damaged_config_of_the_run_is_refused_in_a_sentence(open_run, tmp_path, damage):
     open_run().config_file.write_bytes(damage)
+    (tmp_path / "demo" / "eval").mkdir()
+    (tmp_path / "demo" / "eval" / "before.json").write_text("{}")
     assert str(tmp_path / "demo") in refusal(open_run)
 
 
@@ -238,3 +242,24 @@ def test_a_signal_asks_once_and_ends_the_second_time(tmp_path, signum, times):
 def test_interrupted_says_by_what():
     stop = Interrupted(signal.SIGTERM)
     assert str(stop) == "stopped by SIGTERM" and stop.signum == signal.SIGTERM
+
+
+def test_a_config_can_be_mended_while_nothing_is_trained(open_run, tmp_path):
+    """Problems and tokenizer of the first config go: the mended one may want others."""
+    folder = tmp_path / "demo"
+    open_run()
+    for name in ("data/problems/x", "stages/tokenizer.json", "tokenizer.model"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("old")
+    run = open_run(seed=3)
+    assert "seed: 3" in run.config_file.read_text()
+    assert not (folder / "data").exists() and not (folder / "tokenizer.model").exists()
+    assert run.finished("tokenizer") is None
+
+
+@pytest.mark.parametrize("sign", ["checkpoints/sft/step_000001", "verdicts/label.jsonl"])
+def test_what_was_trained_or_judged_is_not_given_to_another_config(open_run, tmp_path, sign):
+    open_run()
+    (tmp_path / "demo" / sign).parent.mkdir(parents=True)
+    (tmp_path / "demo" / sign).touch()
+    assert "belongs to another config" in refusal(open_run, seed=3)

@@ -6,7 +6,6 @@ import typing
 from pathlib import Path
 
 import pytest
-import yaml
 
 from rlvr_jax import config
 from rlvr_jax.config import Config, MeshConfig, RlStage
@@ -71,17 +70,6 @@ def test_numbers_as_people_write_them(load, text, value):
     in_file = load(f"stages:\n- stage: rl\n  optim: {{lr: {text}}}\n").stages[0].optim.lr
     on_line = load(RL, f"rl.optim.lr={text}").stages[0].optim.lr
     assert in_file == on_line == value and isinstance(in_file, float)
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
-def test_every_config_of_the_repository_loads(path):
-    cfg = settings.load(path)
-    assert cfg.name == path.stem
-    assert settings.parse(yaml.safe_load(settings.dump(cfg))) == cfg
-
-
-def test_there_are_configs_to_load():
-    assert (ROOT / "configs" / "quickstart.yaml").exists()
 
 
 def test_what_is_dumped_is_read_back(load):
@@ -377,6 +365,17 @@ def test_a_size_that_contradicts_the_weights_is_refused(refused):
     sentence = refused(RULED + f"model: {{weights: {QWEN3}, width: 7}}\n")
     assert sentence.startswith("model.width is 7 in the config and ")
     assert sentence.endswith("leave it out, sizes come from the weights")
+
+
+@pytest.mark.parametrize("key, value", [("logit_softcap", 3.0), ("query_scale", 2.0)])
+def test_what_the_weights_do_not_say_cannot_be_added(refused, key, value):
+    sentence = refused(RULED + f"model: {{weights: {QWEN3}, {key}: {value}}}\n")
+    assert sentence.startswith(f"model.{key} is {value} in the config and 0.0 in")
+
+
+def test_a_typo_in_a_source_is_named_with_its_place(refused):
+    sentence = refused(RULED + "data: {sources: [{gym: gcd}, {fil: x}]}\n")
+    assert "data.sources.1.fil: unknown key 'fil'; did you mean 'file'?" in sentence
 
 
 def test_weights_that_are_not_there_are_refused(load):

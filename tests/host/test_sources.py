@@ -521,3 +521,28 @@ def test_keep_is_a_view():
     for bad in ([9], [-1], [1, 1]):
         with pytest.raises(ValueError, match="distinct and at least 0 and below 9"):
             data.keep(rows, bad)
+
+
+@pytest.mark.parametrize(
+    "row, reference",
+    [
+        ({"answer": r"\boxed{5}"}, "5"),
+        ({"answer": "#### 1,000"}, "1000"),
+        ({"solution": r"It is \boxed{7}.", "final_answer": "7"}, "7"),
+        ({"answer": '["34"]'}, "34"),
+        ({"answer": "[1, 2]"}, "[1, 2]"),
+        ({"answer": ["34"]}, "34"),
+    ],
+)
+def test_references_as_data_sets_write_them(row, reference):
+    assert files.record({"question": "q?"} | row, "file:x")["reference"] == reference
+
+
+def test_a_reference_that_is_an_object_is_refused():
+    with pytest.raises(ValueError, match="its reference is an object"):
+        files.record({"question": "q?", "answer": {"target": ["Paris"]}}, "file:x")
+
+
+def test_half_a_surrogate_in_a_question_is_named():
+    with pytest.raises(ValueError, match="its prompt is not Unicode"):
+        files.record({"question": "q\ud800", "answer": "1"}, "file:x")

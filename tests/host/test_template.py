@@ -141,6 +141,17 @@ def test_a_chat_asks_through_the_template():
     )
 
 
+def test_a_chat_sets_variables_of_the_template(tmp_path):
+    open_tokenizer("byte").save(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    told = json.loads(path.read_text())
+    path.write_text(json.dumps(told | {"chat_template": "{{ messages[0].content }}{{ mood }}"}))
+    tok = open_tokenizer(tmp_path)
+    cfg = columns(1, 1, chat=True, chat_variables={"mood": "!"})
+    record = {"question": "Why?", "messages": "", "reference": ""}
+    assert tok.decode(template.ask(record, tok, cfg)) == "Why?!"
+
+
 def test_a_chat_keeps_the_messages_of_the_record():
     tok = open_tokenizer("byte")
     told = [{"role": "system", "content": "own"}, {"role": "user", "content": "Why?"}]

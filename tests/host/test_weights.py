@@ -418,3 +418,14 @@ def test_pickles_are_refused_by_name(copy) -> None:
     refused(lambda: load(folder), "neither")
     (folder / "pytorch_model.bin").write_bytes(b"x")
     refused(lambda: load(folder), "pytorch_model.bin", "pickle", "save_pretrained")
+
+
+def test_of_a_single_file_and_shards_the_single_file_counts(tmp_path) -> None:
+    """As transformers reads such a folder."""
+    shutil.copytree(MODELS / "qwen3", tmp_path / "model")
+    index = tmp_path / "model" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"other": "model-00001-of-00002.safetensors"}}))
+    cfg = ModelConfig(**weights.architecture(tmp_path / "model"))
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    params = weights.load(tmp_path / "model", cfg, dict.fromkeys(model.names(cfg), one))
+    assert set(params) == set(model.names(cfg))

@@ -11,28 +11,32 @@ from rlvr_jax.config import (
     EvaluateStage,
     MeshConfig,
     ModelConfig,
+    RlStage,
     SourceConfig,
 )
+from rlvr_jax.host import tokenizer
 from rlvr_jax.host.run import Run, RunError
 from rlvr_jax.stages.workspace import Workspace
 
 SUMS = SourceConfig(
     gym="chain_sum", params=dict(min_terms=2, max_terms=3, min_digits=1, max_digits=1)
 )
+ASKS = (EvaluateStage(policy="pretrained", verifier=""),)
 ASKED = len("State the final answer to the following arithmetic problem: 1 + 2 =") + 1
 
 
 @pytest.fixture
 def make(tmp_path):
-    def make(vocab: int = 259, **data) -> Workspace:
+    def make(vocab=259, stages=ASKS, verifier=ModelConfig(), name="run", **data) -> Workspace:  # noqa: B008
         fields = dict(sources=(SUMS,), sft=0, label=0, train=40, test=8) | data
         cfg = Config(
-            name="run",
+            name=name,
             runs=str(tmp_path),
             tokenizer="byte",
             data=DataConfig(**fields),
             model=ModelConfig(vocab=vocab),
-            stages=(EvaluateStage(policy="pretrained", verifier=""),),
+            verifier=verifier,
+            stages=stages,
         )
         mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
         ws = Workspace(Run(cfg), mesh)
@@ -79,3 +83,18 @@ def test_a_model_may_have_more_tokens_than_the_tokenizer(make):
     assert ws.tokenizer.vocab == 259
     verdict = ws.verdict()
     assert verdict.control_V.shape == (300,) and np.all(verdict.control_V[259:])
+
+
+def test_a_verifier_with_another_tokenizer_is_refused(make, tmp_path):
+    """Equal vocabularies do not make equal ids."""
+    folder = tmp_path / "verifier"
+    texts = [f"What is {a} + {b}?" for a in range(30) for b in range(30)]
+    folder.mkdir()
+    tokenizer.train(texts, 300, folder / "tokenizer.model")
+    judged = (RlStage(policy="pretrained", verifier="pretrained"),)
+    with pytest.raises(RunError, match="gives other ids than the policy's"):
+        _ = make(300, judged, ModelConfig(vocab=300, weights=str(folder))).tokenizer
+    (folder / "tokenizer.model").unlink()
+    assert (
+        make(300, judged, ModelConfig(vocab=300, weights=str(folder)), "b").tokenizer.vocab == 259
+    )

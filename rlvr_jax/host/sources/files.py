@@ -26,7 +26,7 @@ Record = dict[str, str]
 Row = dict[str, Any]
 KINDS = (".jsonl", ".json", ".parquet")
 PROMPTS = ("prompt", "question", "problem")
-REFERENCES = ("answer", "solution", "ground_truth", "label", "reference")
+REFERENCES = ("final_answer", "answer", "solution", "ground_truth", "label", "reference")
 DOMAINS = ("data_source", "domain", "subject", "type", "dataset", "ability")
 ROLES = ("system", "user", "assistant")
 
@@ -72,6 +72,8 @@ def record(row: Row, task: str) -> Record:
     """One row as a record; ValueError says what is wrong with it, without its place."""
     prompt, reference, solution = _layout(row)
     messages = _messages(prompt)
+    for message in messages:
+        _check_text("prompt", message["content"])
     gold = text_of(reference)
     if not gold:
         raise ValueError("it has no reference answer: fill it in or leave the row out.")
@@ -99,12 +101,26 @@ def text_of(value: Any) -> str:
         value = int(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"its reference is {value}: give a number or a text.")
+    if isinstance(value, dict):
+        raise ValueError("its reference is an object: give a number or a text.")
     if isinstance(value, str):
-        return value.strip()
+        return _unlisted(value.strip())
     try:
         return json.dumps(value, ensure_ascii=False)
     except TypeError as error:
         raise ValueError(f"its reference cannot be text ({error}): give a text.") from error
+
+
+def _unlisted(text: str) -> str:
+    """A JSON list of one, written as text, is that one."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return text
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    one = found[0] if isinstance(found, list) and len(found) == 1 else None
+    return str(one).strip() if isinstance(one, str | int | float) else text
 
 
 def final(solution: str) -> str:
@@ -136,7 +152,9 @@ def _layout(row: Row) -> tuple[Any, Any, str]:
         )
     value, solution = row[known[0]], row.get("solution")
     solution = solution if isinstance(solution, str) else ""
-    if isinstance(value, str) and (known[0] == "solution" or "\n####" in value):
+    if isinstance(value, str) and (
+        known[0] == "solution" or "####" in value or answers.boxed(value) is not None
+    ):
         return asked, final(value), value.strip()
     return asked, value, solution.strip()
 

@@ -34,6 +34,7 @@ SIZES = {
     "head_dim": "head_size",
     "rms_norm_eps": "norm_eps",
     "tie_word_embeddings": "tied",
+    "max_position_embeddings": "context",
 }
 # Field of config.json -> our field.
 READ: dict[str, dict[str, str]] = {
@@ -108,10 +109,10 @@ OTHER = set(
     """
     architectures model_type torch_dtype dtype transformers_version _name_or_path
     bos_token_id eos_token_id pad_token_id unk_token_id use_cache cache_implementation
-    max_position_embeddings initializer_range attention_dropout hidden_dropout dropout
+    initializer_range attention_dropout hidden_dropout dropout
     pretraining_tp is_llama_config transformers.js_config _attn_implementation_autoset
     _attn_implementation _from_model_config output_attentions output_hidden_states return_dict
-    return_dict_in_generate
+    return_dict_in_generate unsloth_fixed max_length
     chunk_size_feed_forward problem_type id2label label2id torchscript gradient_checkpointing
     """.split()
 )
@@ -275,12 +276,12 @@ def _object(config: Json, field: str, kind: type, where: str) -> Any:
 def write(cfg: ModelConfig, dtype: str, extra: Mapping[str, Any]) -> Json:
     """A config.json, in the style of the hub, that `read` and transformers read back.
 
-    `extra` adds what ModelConfig does not know: token ids, max_position_embeddings.
+    `extra` adds what ModelConfig does not know, such as token ids.
     """
     said = dataclasses.asdict(explicit(cfg))
     config: Json = {"architectures": [CLASSES[cfg.family]], "model_type": cfg.family}
     for field, ours in READ[cfg.family].items():
-        if field not in NOT_WRITTEN:
+        if field not in NOT_WRITTEN and (ours != "context" or cfg.context):
             config[field] = said[ours] or NULL_OF.get(ours, said[ours])
     config |= WRITTEN[bool(cfg.has.gelu)]
     config |= {"rope_theta": cfg.rope_theta, "rope_scaling": None}

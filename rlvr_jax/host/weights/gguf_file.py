@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 
 from rlvr_jax.config import FAMILIES, ModelConfig
@@ -37,6 +38,7 @@ FIELDS = {
     "rope.scaling.type": "rope_scaling",
     "rope.scaling.factor": "rope_factor",
     "rope.scaling.original_context_length": "rope_original",
+    "context_length": "context",
     "expert_count": "experts",
     "expert_used_count": "experts_used",
     "attn_logit_softcapping": "attention_softcap",
@@ -49,7 +51,6 @@ OTHER = {
     "rope.dimension_count",
     "expert_feed_forward_length",
     "attention.sliding_window_pattern",
-    "context_length",
     "rope.scaling.finetuned",
     "mm.tokens_per_image",
 }
@@ -68,8 +69,6 @@ class GgufFile:
     """The tensors of a GGUF model, split over files or not."""
 
     def __init__(self, path: Path) -> None:
-        gguf = _package()
-        self._dequantize = gguf.quants.dequantize
         self.path = path
         self._tensors: dict[str, tuple[Path, Any]] = {}
         self.meta: dict[str, Any] = {}
@@ -118,7 +117,7 @@ class GgufFile:
         tensor = self._tensors[name][1]
         rows, columns = part[:-1], part[-1]
         if not rows:
-            return self._dequantize(tensor.data, tensor.tensor_type)[columns]
+            return gguf.quants.dequantize(tensor.data, tensor.tensor_type)[columns]
         data = tensor.data[rows]
         lead, width = data.shape[:-1], int(tensor.shape[0])
         data = data.reshape(-1, data.shape[-1])
@@ -126,7 +125,7 @@ class GgufFile:
         step = max(1, BLOCK // width)
         for at in range(0, len(data), step):
             block = np.ascontiguousarray(data[at : at + step])
-            out[at : at + step] = self._dequantize(block, tensor.tensor_type)[:, columns]
+            out[at : at + step] = gguf.quants.dequantize(block, tensor.tensor_type)[:, columns]
         return out.reshape(*lead, -1)
 
     def places(self, cfg: ModelConfig) -> dict[str, Place]:
@@ -145,9 +144,7 @@ class GgufFile:
 
     def describe(self, cfg: ModelConfig, dtype: str) -> dict[str, Any]:
         """A config.json for the model, with the token ids that the file gives."""
-        length = self.meta.get(f"{self.meta['general.architecture']}.context_length")
-        extra = {"max_position_embeddings": length} if length else {}
-        return families.write(cfg, dtype, extra | self._ids())
+        return families.write(cfg, dtype, self._ids())
 
     def generation(self) -> dict[str, Any] | None:
         return self._ids()
@@ -286,12 +283,3 @@ def _parts(path: Path) -> list[Path]:
         if not part.is_file():
             raise WeightsError(f"{part} is missing; {path.name} is one of {count} parts")
     return parts
-
-
-def _package() -> Any:
-    try:
-        import gguf
-        import gguf.quants
-    except ImportError:
-        raise WeightsError("reading GGUF files needs the package gguf: pip install gguf") from None
-    return gguf

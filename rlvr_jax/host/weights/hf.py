@@ -34,7 +34,8 @@ class HfFolder:
         self.config = read_json(folder / "config.json")
         self._where: dict[str, Path] = {}
         self._kinds: dict[str, tuple[str, tuple[int, ...]]] = {}
-        told = _index(folder) if (folder / INDEX).exists() else None
+        alone = (folder / SINGLE).exists() or not (folder / INDEX).exists()  # as transformers does
+        told = None if alone else _index(folder)
         for file in [_single(folder)] if told is None else sorted(set(told.values())):
             self._look(file, told)
 

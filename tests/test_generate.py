@@ -94,7 +94,7 @@ def test_it_stops_at_any_eos(folder, one_device):
         (["--prompt", "", "--raw"], "the prompt is empty"),
         (["--raw", "--system", "s"], "--system needs a chat"),
         (["--seed", "99999999999999999999"], "--seed must be from 0"),
-        (["--tokens", "250"], "more than the 256 that the model was made for"),
+        (["--prompt", "q" * 260], "tokens and the model was made for 256"),
         (["--model", QWEN2], "the tokenizer has 259 tokens and the model 64"),
     ],
 )

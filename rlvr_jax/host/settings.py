@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from rlvr_jax.config import Config, ModelConfig, Stage
+from rlvr_jax.config import Config, ModelConfig, SourceConfig, Stage
 from rlvr_jax.host import weights
 
 STAGES = {kind.__dataclass_fields__["stage"].default: kind for kind in typing.get_args(Stage)}
@@ -164,7 +164,9 @@ def describe() -> str:
         hints = typing.get_type_hints(kind)
         for item in dataclasses.fields(kind):
             default = item.default
-            if dataclasses.is_dataclass(hints[item.name]):
+            if item.name == "verifier" and hints[item.name] is ModelConfig:
+                lines.append(f"  {'verifier.*':44} the same keys of the verifier")
+            elif dataclasses.is_dataclass(hints[item.name]):
                 walk(hints[item.name], f"{prefix}{item.name}.")
             elif "help" in item.metadata and item.name != "stages":
                 shown = "" if default is dataclasses.MISSING else f" [{_plain(default)}]"
@@ -172,6 +174,8 @@ def describe() -> str:
 
     lines.append("run")
     walk(Config, "")
+    lines.append(f"\na source of data.sources: {SourceConfig.__doc__}")
+    walk(SourceConfig, "")
     for tag, kind in STAGES.items():
         lines.append(f"\nstage `{tag}`: {kind.__doc__.splitlines()[0]}")
         walk(kind, "")

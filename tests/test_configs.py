@@ -141,7 +141,9 @@ def downloaded(tmp_path, monkeypatch):
 
 def load(name, *overrides):
     if name.startswith("smollm2"):  # its package need not be installed here
-        overrides = (*overrides, "model.weights=models/SmolLM2-135M-Instruct")
+        parts = ("model", "verifier") if name == "smollm2_verifier" else ("model",)
+        here = "models/SmolLM2-135M-Instruct"
+        overrides = (*overrides, *(f"{part}.weights={here}" for part in parts))
     return settings.load(FOLDER / f"{name}.yaml", overrides)
 
 

@@ -157,7 +157,8 @@ def start(shape, cfg, tx=TX):
     devices = jax.devices()[: np.prod(shape)]
     ws = Workspace(SimpleNamespace(cfg=whole), sharding.make_mesh(whole.mesh, devices))
     with jax.set_mesh(ws.mesh):
-        state = ws.new_state(STAGE.name, cfg, tx, draw(cfg, 0))
+        ws.load = lambda stage, cfg: draw(cfg, 0)  # type: ignore[method-assign]
+        state = ws.new_state(STAGE.name, cfg, tx, "given")
         layout = ws.shardings(state.policy)
         params = jax.device_put((draw(cfg, 2), even_judge(cfg)), (layout, layout))
     return ws, state, Frozen(*params, verdict(cfg.vocab))

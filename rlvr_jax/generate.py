@@ -44,14 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"the prompt has {len(asked)} tokens and the model was made for {cfg.context}"
             )
         budget = min(args.tokens, room)
-        began, count = time.monotonic(), 0
+        began, stamps = time.monotonic(), []
         key = jax.random.key(args.seed)
         push = tok.stream()
         for token in tokens(params, cfg, asked, tok.eos, budget, sample, key):
             print(push(token), end="", flush=True)
-            count += 1
+            stamps.append(time.monotonic() - began)
         print(push(None))
-        log.say(f"{count} tokens, {count / (time.monotonic() - began):.1f}/s with compilation")
+        log.say(_speed(stamps))
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError) as error:
@@ -95,6 +95,13 @@ def tokens(
         yield int(np.asarray(writing.response_BR[0, column]))
         if writing.done_B[0]:
             return
+
+
+def _speed(stamps: list[float]) -> str:
+    """From the seconds after which each token was there; the first two wait for compilation."""
+    first, rest = stamps[:2][-1], stamps[2:]
+    rate = f", then {len(rest) / (rest[-1] - first):.0f} tokens/s" if rest else ""
+    return f"{len(stamps)} tokens; {first:.1f} s to compile and begin{rate}"
 
 
 def _asked(args: argparse.Namespace, tok: Tokenizer) -> list[int]:

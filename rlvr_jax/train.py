@@ -110,7 +110,7 @@ def check(cfg: Config) -> None:
         {"verifier": cfg.verifier} if any(map(reads_verifier, cfg.stages)) else {}
     )
     for name, part in parts.items():
-        sharding.check_divides(model.sizes(part), model.names(part), cfg.mesh, name)
+        sharding.check_divides(part.sizes, model.names(part), cfg.mesh, name)
     _check_context(cfg, parts)
     for stage in cfg.stages:
         size = stage.prompts if isinstance(stage, RlStage) else getattr(stage, "batch", shards)

@@ -87,7 +87,7 @@ def converted(kind: str, name: str, x: np.ndarray, cfg: ModelConfig) -> np.ndarr
 def tensors(name: str, kind: str, cfg: ModelConfig) -> dict[str, np.ndarray]:
     """The model's tensors under their names in GGUF."""
     plain, found = load_file(GOLDEN / "models" / name / "model.safetensors"), {}
-    size, hf = layout.sizes(cfg), layout.hf_places(cfg)
+    size, hf = cfg.sizes, layout.hf_places(cfg)
     for ours in model.names(cfg):
         parts = dict(layout.tensors(ours, hf[ours], size))
         for at, tensor in layout.tensors(ours, layout.GGUF[ours], size):

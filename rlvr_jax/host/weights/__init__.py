@@ -112,7 +112,7 @@ def load(path: Path, cfg: ModelConfig, shardings: Mapping[str, Sharding]) -> Par
 
 def _check(path: Path, tensors: Tensors, cfg: ModelConfig, names: list[str]) -> None:
     """Every tensor is there in its shape, and there are no others."""
-    shapes, size, places = tensors.shapes(), layout.sizes(cfg), tensors.places(cfg)
+    shapes, size, places = tensors.shapes(), cfg.sizes, tensors.places(cfg)
     known = set()
     for name in names:
         wanted = layout.shape(places[name], size)
@@ -154,7 +154,7 @@ def _check_tied(tensors: Tensors, embed: str, head: str) -> None:
 
 def _parameter(tensors: Tensors, cfg: ModelConfig, name: str, to: Sharding) -> jax.Array:
     """One parameter, put on its devices shard by shard; equal shards are read once."""
-    size, place = layout.sizes(cfg), tensors.places(cfg)[name]
+    size, place = cfg.sizes, tensors.places(cfg)[name]
     shape = tuple(size[x] for x in sharding.letters(name))
     shards: dict[tuple, tuple[Slices, list[jax.Device]]] = {}
     for device, index in to.addressable_devices_indices_map(shape).items():
@@ -212,7 +212,7 @@ def save(
     part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
     try:
         part.mkdir(parents=True)
-        shapes = {name: layout.shape(place, layout.sizes(cfg)) for _, name, place, _ in entries}
+        shapes = {name: layout.shape(place, cfg.sizes) for _, name, place, _ in entries}
         named = [(tensor, shapes[name]) for tensor, name, _, _ in entries]
         hf.write(part, named, pieces, dtype, shard_bytes, say)
         hf.write_json(part / "config.json", config)
@@ -249,7 +249,7 @@ Entry = tuple[str, str, Place, tuple[int, ...]]
 
 def _entries(params: Params, cfg: ModelConfig) -> list[Entry]:
     """(tensor, our name, place, index) of every tensor to write, layer by layer."""
-    size, places = layout.sizes(cfg), layout.hf_places(cfg)
+    size, places = cfg.sizes, layout.hf_places(cfg)
     found: list[Entry] = [
         (tensor, name, places[name], at)
         for name in places

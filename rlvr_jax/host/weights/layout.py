@@ -87,12 +87,6 @@ def hf_places(cfg: ModelConfig) -> dict[str, Place]:
     return SHARED | SANDWICH if cfg.has.sandwich else SHARED
 
 
-def sizes(cfg: ModelConfig) -> dict[str, int]:
-    """Letter -> size; the host layer's copy of what `model.sizes` says."""
-    one = dict(L=cfg.layers, D=cfg.width, N=cfg.heads, K=cfg.kv_heads, H=cfg.head_size)
-    return one | dict(F=cfg.feedforward, V=cfg.vocab, E=cfg.experts)
-
-
 def shape(place: Place, size: Mapping[str, int]) -> tuple[int, ...]:
     """The shape of the tensor in the file."""
     return tuple(math.prod(size[x] for x in dim) for dim in place.dims)

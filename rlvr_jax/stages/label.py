@@ -55,7 +55,10 @@ def run(stage: LabelStage, ws: Workspace) -> dict:
     part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     part.replace(path)
     result = {"answers": asked, "judged": len(rows), "accepted": accepted / len(rows)}
-    log.say(f"label: {len(rows)} of {asked} answers judged, {result['accepted']:.0%} accepted")
+    log.say(
+        f"label: {asked} answers drawn, {len(rows)} judged with strange and cut ones, "
+        f"{result['accepted']:.0%} accepted"
+    )
     return result
 
 

@@ -97,12 +97,16 @@ class ModelConfig:
     norm_eps: float = option(1e-5, "epsilon inside RMSNorm")
     tied: bool = option(True, "use the embedding as the output head")
     compute: Literal["float32", "bfloat16"] = option("float32", "dtype of products and cache")
-    unroll: bool = option(False, "unroll the layer scan: quicker on CPU, slower to compile")
+    unroll: bool = option(False, "unroll the layers: quicker on CPU, slower to compile")
     remat: bool = option(False, "recompute each block in the backward pass to save memory")
+    part_tokens: int = option(
+        512, "tokens read at a time, forward or backward, per data shard: memory against speed"
+    )
+    slots: int = option(0, "responses written at a time, per data shard; 0 is all of a call")
 
     def __post_init__(self) -> None:
         _positive(self, "layers", "width", "heads", "kv_heads", "feedforward", "vocab")
-        _positive(self, "rope_original")
+        _positive(self, "rope_original", "part_tokens")
         if self.heads % self.kv_heads:
             raise ValueError(f"kv_heads {self.kv_heads} does not divide heads {self.heads}")
         if self.head_size < 2 or self.head_size % 2:
@@ -114,6 +118,8 @@ class ModelConfig:
         for name in ("rope_theta_window", "query_scale", "attention_softcap", "logit_softcap"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and at least 0")
+        if self.slots < 0:
+            raise ValueError(f"needs slots >= 0, not {self.slots}")
         if self.window < 0 or self.global_every < 0 or (self.global_every and not self.window):
             raise ValueError("needs window >= 0, and global_every > 0 only with a window")
         if self.has.experts != (self.experts > 0) or not (
@@ -435,7 +441,6 @@ class RlStage:
     steps: int = option(100, "updates of the policy")
     prompts: int = option(16, "prompts per step, Q")
     samples: int = option(8, "samples per prompt, G")
-    microbatches: int = option(1, "parts the update's forward and backward is split into")
     sample: SampleConfig = _own(SampleConfig, "how responses are drawn")
     reward: RewardConfig = _own(RewardConfig, "outcome reward")
     advantage: AdvantageConfig = _own(AdvantageConfig, "normalisation and baseline")
@@ -446,11 +451,7 @@ class RlStage:
 
     def __post_init__(self) -> None:
         _file_name(self.name)
-        _positive(self, "steps", "prompts", "samples", "microbatches", "save_every", "sample_every")
-        if self.prompts % self.microbatches:
-            raise ValueError(
-                f"microbatches {self.microbatches} does not divide prompts {self.prompts}"
-            )
+        _positive(self, "steps", "prompts", "samples", "save_every", "sample_every")
         if self.sample.temperature == 0:
             raise ValueError("sample.temperature is 0: greedy answers give nothing to learn")
         if self.advantage.baseline == "rloo" and self.samples < 2:

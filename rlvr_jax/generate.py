@@ -9,13 +9,13 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from rlvr_jax import model, policy, sharding
+from rlvr_jax import model, policy, reading, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig, SampleConfig
 from rlvr_jax.host import log, template, weights
 from rlvr_jax.host.tokenizer import Tokenizer, open_tokenizer
@@ -84,17 +84,24 @@ def tokens(
     """Ids of one response as they are drawn, EOS included."""
     ids, mask = template.left_pad([asked], -(-len(asked) // BUCKET) * BUCKET, "prompt")
     prompts = Prompts(ids, mask, ids[:, :0], mask[:, :0])
-    begin = jax.jit(functools.partial(policy.begin, samples=1, columns=budget, cfg=cfg))
-    write: Callable = jax.jit(
-        functools.partial(policy.write_column, eos=eos, sample_cfg=sample, cfg=cfg),
-        donate_argnames="writing",
-    )
-    prefix, writing = begin(params, prompts)
+    sampler = policy.Sampler(key, eos, budget, sample)
+
+    @jax.jit
+    def begin(params):
+        prefix, _ = reading.prompts(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
+        return policy.begin(params, prefix, 1, 1, sampler, cfg)
+
+    @functools.partial(jax.jit, donate_argnums=1)
+    def write(params, slots, written):
+        return policy.write_column(params, slots, written, None, sampler, cfg)
+
+    params = jax.jit(lambda params: model.cast(model.unstack(params, cfg), cfg))(params)
+    slots, written = begin(params)
     for column in range(budget):
-        writing = write(params, prefix, writing, key)
-        yield int(np.asarray(writing.response_BR[0, column]))
-        if writing.done_B[0]:
+        yield int(np.asarray(written.response_BR[0, column]))
+        if written.done_B[0] or column + 1 == budget:
             return
+        slots, written = write(params, slots, written)
 
 
 def _speed(stamps: list[float]) -> str:

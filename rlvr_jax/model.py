@@ -1,13 +1,16 @@
 """The transformer: pure functions on a flat dict of parameters whose names carry their shapes.
 
-Blocks are stacked and scanned, so compile time does not grow with depth.  A sequence is run in
-two parts: `prefill` reads a prefix once, `extend` continues it with any number of rows that
-share it (the G samples of a prompt, or one answer per verdict).  `decode` is `extend` for one
-column against a cache.  All three run the same block on the same numbers, so the sampler and the
-trainer agree by construction.
+A sequence is run in two parts: `prefill` reads a prefix once, `extend` continues it with any number
+of rows that share it (the G samples of a prompt, or one answer per verdict).  `decode` is `extend`
+for one column against a cache.  All three run the same block on the same numbers, so the sampler
+and the trainer agree by construction.
+
+Layers come in stacks: one stack of all of them, which is scanned, so that compile time does not
+grow with depth; or, unrolled, as many stacks of one layer.  Unrolled is quicker on CPU, where a scan
+copies each layer's weights, gradients and cache out of the stack and back.
 """
 
-from functools import partial
+import math
 from typing import NamedTuple
 
 import jax
@@ -17,20 +20,17 @@ from rlvr_jax import positions, sharding
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params
 
+CHUNK = 4096  # row-columns of a cache that decoding reads at a time
+
+Stacks = tuple[tuple[Array, Array], ...]  # of each stack keys and values [layers, rows, K, columns, H]
+
 
 class Prefix(NamedTuple):
-    """Keys and values of Q prefixes, per layer, and which columns exist."""
+    """Q prefixes that have been read."""
 
-    k_LQKPH: Array
-    v_LQKPH: Array
-    mask_QP: Array
-
-
-class Cache(NamedTuple):
-    """Keys and values of the rows' own columns; G rows to each prefix."""
-
-    k_LQKGSH: Array
-    v_LQKGSH: Array
+    last_QD: Array  # hidden state of the last column: what the next token is drawn from
+    kv: Stacks
+    mask_QP: Array  # bool, which columns exist
 
 
 def names(cfg: ModelConfig) -> list[str]:
@@ -72,97 +72,157 @@ def init(key: Array, cfg: ModelConfig) -> Params:
     return params
 
 
+def unstack(params: Params, cfg: ModelConfig):
+    """Parameters with the stacks their layers are run in, a tuple under each stacked name.
+
+    Done once in front of a loop: a layer taken out of the stack inside it would be copied each time.
+    """
+    if not cfg.unroll:
+        return params
+    layers = range(cfg.layers)
+    return {
+        name: tuple(x[i : i + 1] for i in layers) if _is_stacked(name) else x
+        for name, x in params.items()
+    }
+
+
+def restack(params) -> Params:
+    """The inverse of `unstack`, for gradients."""
+    return {k: jnp.concatenate(x) if isinstance(x, tuple) else x for k, x in params.items()}
+
+
+def cast(params, cfg: ModelConfig):
+    """Matrices in compute dtype: once for all the columns that are decoded."""
+    return {
+        name: x if name.startswith("norm") else jax.tree.map(lambda x: x.astype(cfg.compute), x)
+        for name, x in params.items()
+    }
+
+
 def prefill(
     params: Params, token_QP: Array, mask_QP: Array, cfg: ModelConfig
 ) -> tuple[Array, Prefix]:
-    """Hidden states [Q, P, D] of left-padded (or any masked) columns, and their keys and values."""
+    """Hidden states [Q, P, D] of left-padded (or any masked) columns, and the prefix they make."""
     position_QP = positions.of(mask_QP)
     causal = jnp.tril(jnp.ones((token_QP.shape[1],) * 2, bool))
     see_QTS = positions.windows(causal & mask_QP[:, None], position_QP, position_QP, cfg)
+    turn_QP = positions.turns(position_QP, cfg)
 
     def block(x_QPD, layer):
-        w, _ = layer
-        attend = partial(_attend_own, see_BTS=see_QTS[w["kind_L"]], cfg=cfg)
-        return _block(x_QPD, w, turn_QP[w["kind_L"]], attend, cfg)
+        w, _, kind = layer
 
-    turn_QP = positions.turns(position_QP, cfg)
-    hidden_QPD, (k_LQKGSH, v_LQKGSH) = _scan(block, params, token_QP, None, cfg)
-    return hidden_QPD, Prefix(k_LQKGSH[:, :, :, 0], v_LQKGSH[:, :, :, 0], mask_QP)
+        def attend(q_QTNH, *new):
+            kv = tuple(x.swapaxes(1, 2) for x in new)
+            return _attention(q_QTNH, *kv, see_QTS[kind], cfg), kv
+
+        return _block(x_QPD, w, turn_QP[kind], attend, cfg)
+
+    x_QPD, kv = _layers(block, _embed(params, token_QP, cfg), params, None, cfg)
+    hidden_QPD = _norm(x_QPD, params["norm_D"], cfg)
+    return hidden_QPD, Prefix(hidden_QPD[:, -1], kv, mask_QP)
 
 
 def extend(
-    params: Params, token_BR: Array, mask_BR: Array, prefix: Prefix, cfg: ModelConfig
+    params: Params,
+    token_BR: Array,
+    mask_BR: Array,
+    prefix: Prefix,
+    owner_SM: Array,
+    cfg: ModelConfig,
 ) -> Array:
-    """Hidden states [B, R, D] of columns that continue the prefixes, B // Q rows to each."""
-    groups = token_BR.shape[0] // prefix.mask_QP.shape[0]
-    start_B1 = jnp.repeat(prefix.mask_QP.sum(-1), groups)[:, None]
-    position_BR = start_B1 + positions.of(mask_BR)
-    causal = jnp.tril(jnp.ones((token_BR.shape[1],) * 2, bool))
-    see_BTS = positions.windows(causal & mask_BR[:, None], position_BR, position_BR, cfg)
-    see_BTP = positions.see_prefix(prefix.mask_QP, position_BR, cfg)
+    """Hidden states [B, R, D] of rows that continue the prefixes `owner_SM`, numbered by shard."""
+    prefix_mask_BP = sharding.take(prefix.mask_QP, owner_SM)
+    mask_BS = jnp.concatenate([prefix_mask_BP, mask_BR], 1)
+    columns, first = mask_BR.shape[1], prefix_mask_BP.shape[1]
+    causal = jnp.tri(columns, first + columns, first, dtype=bool)
+    position_BS = positions.of(mask_BS)
+    position_BR = position_BS[:, first:]
+    see_BTS = positions.windows(causal & mask_BS[:, None], position_BR, position_BS, cfg)
     turn_BR = positions.turns(position_BR, cfg)
 
     def block(x_BRD, layer):
-        w, (k_QKPH, v_QKPH) = layer
-        kind = w["kind_L"]
-        shared = (k_QKPH, v_QKPH, see_BTP[kind])
-        attend = partial(_attend_own, see_BTS=see_BTS[kind], cfg=cfg, shared=shared)
+        w, shared, kind = layer
+
+        def attend(q_BTNH, *new):
+            k_BKSH, v_BKSH = (
+                jnp.concatenate([sharding.take(x, owner_SM), own.swapaxes(1, 2)], 2)
+                for x, own in zip(shared, new, strict=True)
+            )
+            return _attention(q_BTNH, k_BKSH, v_BKSH, see_BTS[kind], cfg), None
+
         return _block(x_BRD, w, turn_BR[kind], attend, cfg)
 
-    kv = (prefix.k_LQKPH, prefix.v_LQKPH)
-    return _scan(block, params, token_BR, kv, cfg)[0]
+    x_BRD, _ = _layers(block, _embed(params, token_BR, cfg), params, prefix.kv, cfg)
+    return _norm(x_BRD, params["norm_D"], cfg)
 
 
-def empty_cache(prefix: Prefix, rows: int, columns: int) -> Cache:
-    """Room for `columns` own columns of `rows` rows."""
-    layers, prompts, kv_heads, _, head = prefix.k_LQKPH.shape
-    shape = (layers, prompts, kv_heads, rows // prompts, columns, head)
-    return Cache(jnp.zeros(shape, prefix.k_LQKPH.dtype), jnp.zeros(shape, prefix.k_LQKPH.dtype))
+def empty_cache(prefix: Prefix, rows: int, columns: int) -> Stacks:
+    """Room for at least `columns` own columns of `rows` rows, a multiple of what is read at a time."""
+    step = 64 if columns <= 256 else 256
+    columns = columns if columns <= 64 else -(-columns // step) * step
+
+    def room(x):
+        layers, _, heads, _, size = x.shape
+        return jnp.zeros((layers, rows, heads, columns, size), x.dtype)
+
+    return jax.tree.map(room, prefix.kv)
 
 
 def decode(
-    params: Params, token_B: Array, column: Array, prefix: Prefix, cache: Cache, cfg: ModelConfig
-) -> tuple[Array, Cache]:
-    """One column for every row: hidden [B, D] of `token_B`, written into `column` of the cache.
+    params: Params,
+    token_B: Array,
+    column: Array,
+    start_B: Array,
+    prefix: Prefix,
+    cache: Stacks,
+    cfg: ModelConfig,
+) -> tuple[Array, Stacks]:
+    """One column for every row: hidden [B, D] of `token_B`, and the cache with that column written.
 
-    All columns up to `column` exist in every row; rows that have ended compute numbers that
-    nobody reads.
+    The cache is a ring: loop column c stands in ring column c modulo its size, and a row sees its
+    columns from `start_B` on.  The rows of a prefix are adjacent.
     """
-    groups = token_B.shape[0] // prefix.mask_QP.shape[0]
-    start_B1 = jnp.repeat(prefix.mask_QP.sum(-1), groups)[:, None]
-    columns = cache.k_LQKGSH.shape[4]
-    position_B1, position_BS = start_B1 + column, start_B1 + jnp.arange(columns)
-    see_BTS = jnp.broadcast_to(jnp.arange(columns) <= column, (token_B.shape[0], 1, columns))
-    see_BTS = positions.windows(see_BTS, position_B1, position_BS, cfg)
-    see_BTP = positions.see_prefix(prefix.mask_QP, position_B1, cfg)
+    rows, ring = token_B.shape[0], cache[0][0].shape[3]
+    groups = rows // prefix.mask_QP.shape[0]
+    mask_BP = jnp.repeat(prefix.mask_QP, groups, axis=0)
+    own_B1 = (column - start_B)[:, None]
+    age_1S = ((column - jnp.arange(ring)) % ring)[None]  # columns since it was written
+    position_B1 = mask_BP.sum(-1, keepdims=True) + own_B1
+    see_B1S = positions.windows((age_1S <= own_B1)[:, None], position_B1, position_B1 - age_1S, cfg)
+    see_B1P = positions.windows(mask_BP[:, None], position_B1, positions.of(mask_BP), cfg)
     turn_B1 = positions.turns(position_B1, cfg)
 
-    # The whole cache is carried, not scanned over: a scanned output would copy all of it per token.
-    def block(carry, layer):
-        x_B1D, k_LQKGSH, v_LQKGSH, index = carry
-        w, (k_QKPH, v_QKPH) = layer
-        kind = w["kind_L"]
-
-        def attend(q_BTNH, k_BTKH, v_BTKH):
-            at = (index, 0, 0, 0, column, 0)
-            new_k = jax.lax.dynamic_update_slice(
-                k_LQKGSH, _grouped(k_BTKH, groups)[None].astype(k_LQKGSH.dtype), at
+    def block(x_B1D, w, shared, kind, cache, layer):
+        def attend(q_BTNH, *new):
+            kept = tuple(
+                jax.lax.dynamic_update_slice(
+                    x, own.swapaxes(1, 2)[None].astype(x.dtype), (layer, 0, 0, column % ring, 0)
+                )
+                for x, own in zip(cache, new, strict=True)
             )
-            new_v = jax.lax.dynamic_update_slice(
-                v_LQKGSH, _grouped(v_BTKH, groups)[None].astype(v_LQKGSH.dtype), at
-            )
-            own = (new_k[index], new_v[index], see_BTS[kind])
-            shared = (k_QKPH, v_QKPH, see_BTP[kind])
-            return _attention(q_BTNH, own, shared, cfg), (new_k, new_v)
+            own = (*(x[layer] for x in kept), see_B1S[kind][:, 0])
+            used = jnp.minimum(column + 1, ring)
+            prefix = (*shared, see_B1P[kind][:, 0])
+            return _decode_attention(q_BTNH[:, 0], prefix, own, used, cfg)[:, None], kept
 
-        x_B1D, (k_LQKGSH, v_LQKGSH) = _block(x_B1D, w, turn_B1[kind], attend, cfg)
-        return (x_B1D, k_LQKGSH, v_LQKGSH, index + 1), None
+        return _block(x_B1D, w, turn_B1[kind], attend, cfg)
 
     x_B1D = _embed(params, token_B[:, None], cfg)
-    carry = (x_B1D, cache.k_LQKGSH, cache.v_LQKGSH, jnp.int32(0))
-    layers = (_stacked(params, cfg), (prefix.k_LQKPH, prefix.v_LQKPH))
-    (x_B1D, *kv, _), _ = jax.lax.scan(block, carry, layers, unroll=cfg.layers if cfg.unroll else 1)
-    return _norm(x_B1D[:, 0], params["norm_D"], cfg), Cache(*kv)
+    if cfg.unroll:
+        kept = []
+        for (w, shared, kind), own in zip(_unrolled(params, prefix.kv, cfg), cache, strict=True):
+            x_B1D, own = block(x_B1D, w, shared, kind, own, 0)
+            kept.append(own)
+    else:
+        # The cache is carried, not scanned over: a scanned output would copy all of it per token.
+        def scanned(carry, xs):
+            x_B1D, cache, layer = carry
+            x_B1D, cache = block(x_B1D, *xs, cache, layer)
+            return (x_B1D, cache, layer + 1), None
+
+        carry = (x_B1D, cache[0], jnp.int32(0))
+        (x_B1D, *kept, _), _ = jax.lax.scan(scanned, carry, _stacked(params, prefix.kv, cfg))
+    return _norm(x_B1D[:, 0], params["norm_D"], cfg), tuple(kept)
 
 
 def head(params: Params, cfg: ModelConfig) -> Array:
@@ -181,29 +241,41 @@ def logits(params: Params, hidden_D: Array, cfg: ModelConfig) -> Array:
 # ---- parts ---------------------------------------------------------------------------------
 
 
-def _stacked(params: Params, cfg: ModelConfig) -> Params:
-    """The scanned parameters, in compute dtype, and the kind of each layer."""
-    stacked = {k: v for k, v in params.items() if sharding.letters(k).startswith("L")}
-    cast = {k: v if k.startswith("norm") else v.astype(cfg.compute) for k, v in stacked.items()}
-    return cast | {"kind_L": jnp.array(positions.kinds(cfg), jnp.int32)}
+def _is_stacked(name: str) -> bool:
+    return sharding.letters(name).startswith("L")
+
+
+def _stacked(params: Params, kv: Stacks | None, cfg: ModelConfig):
+    """What is scanned over: weights in compute dtype, keys and values, the kind of each layer."""
+    stacked = cast({k: v for k, v in params.items() if _is_stacked(k)}, cfg)
+    return stacked, kv and kv[0], jnp.array(positions.kinds(cfg), jnp.int32)
+
+
+def _unrolled(params: Params, kv: Stacks | None, cfg: ModelConfig):
+    """The same, of one layer after the other."""
+    names = [name for name in params if _is_stacked(name)]
+    for i, kind in enumerate(positions.kinds(cfg)):
+        layer = {k: params[k][i][0] if isinstance(params[k], tuple) else params[k][i] for k in names}
+        yield cast(layer, cfg), kv and jax.tree.map(lambda x: x[0], kv[i]), kind
+
+
+def _layers(block, x_BTD: Array, params: Params, kv: Stacks | None, cfg: ModelConfig):
+    """x through all layers, and what their blocks return, in stacks."""
+    block = jax.checkpoint(block) if cfg.remat else block
+    if not cfg.unroll:
+        x_BTD, out = jax.lax.scan(block, x_BTD, _stacked(params, kv, cfg))
+        return x_BTD, (out,)
+    outs = []
+    for layer in _unrolled(params, kv, cfg):
+        x_BTD, out = block(x_BTD, layer)
+        outs.append(jax.tree.map(lambda x: x[None], out))
+    return x_BTD, tuple(outs)
 
 
 def _embed(params: Params, token_BT: Array, cfg: ModelConfig) -> Array:
     table_VD = sharding.whole_rows(params["embed_VD"].astype(cfg.compute))
     x_BTD = sharding.rows(table_VD[token_BT])
     return x_BTD * jnp.asarray(cfg.width**0.5, x_BTD.dtype) if cfg.has.embed_scale else x_BTD
-
-
-def _scan(block, params: Params, token_BT: Array, kv, cfg: ModelConfig):
-    """Embed, run `block` over the layers, norm; also what the blocks return, stacked."""
-    body = jax.checkpoint(block) if cfg.remat else block
-    x_BTD, out = jax.lax.scan(
-        body,
-        _embed(params, token_BT, cfg),
-        (_stacked(params, cfg), kv),
-        unroll=cfg.layers if cfg.unroll else 1,
-    )
-    return _norm(x_BTD, params["norm_D"], cfg), out
 
 
 def _block(x_BTD: Array, w: Params, turn_BT: Array, attend, cfg: ModelConfig):
@@ -276,61 +348,81 @@ def _softcap(x: Array, cap: float) -> Array:
 # ---- attention -----------------------------------------------------------------------------
 
 
-def _grouped(x_BTKH: Array, groups: int) -> Array:
-    """[B, T, K, H] -> [Q, K, G, T, H]: batch dimensions first, so that a product is one batch."""
-    rows, columns, heads, size = x_BTKH.shape
-    x = x_BTKH.reshape(rows // groups, groups, columns, heads, size)
-    return x.transpose(0, 3, 1, 2, 4)
-
-
-def _attend_own(q_BTNH, k_BTKH, v_BTKH, *, see_BTS, cfg: ModelConfig, shared=None):
-    """Attention of columns to themselves (and to a shared prefix); keeps their keys and values."""
-    groups = 1 if shared is None else q_BTNH.shape[0] // shared[0].shape[0]
-    k_QKGSH, v_QKGSH = _grouped(k_BTKH, groups), _grouped(v_BTKH, groups)
-    return _attention(q_BTNH, (k_QKGSH, v_QKGSH, see_BTS), shared, cfg), (k_QKGSH, v_QKGSH)
-
-
-def _attention(q_BTNH, own, shared, cfg: ModelConfig):
-    """Grouped-query attention of each row to its own columns and to its group's prefix.
-
-    The prefix's keys and values are read once per group: its G rows (and their M query heads)
-    are rows of one matrix product.  Softmax over both parts, in float32.
-    """
-    k_QKGSH, v_QKGSH, see_BTS = own
+def _attention(q_BTNH, k_BKSH, v_BKSH, see_BTS, cfg: ModelConfig):
+    """Grouped-query attention, softmax in float32.  A key head's M queries are rows of one product."""
     rows, columns, heads, size = q_BTNH.shape
-    prompts, kv_heads, groups = k_QKGSH.shape[:3]
-    per_kv = heads // kv_heads
-    split = (prompts, kv_heads, groups, per_kv * columns)
-
-    scale = (cfg.query_scale or size) ** -0.5
-    q = q_BTNH.reshape(prompts, groups, columns, kv_heads, per_kv, size) * scale
-    q_QKGtH = q.transpose(0, 3, 1, 4, 2, 5).reshape(*split, size)  # t = M * T
-    score = jnp.einsum("qkgth,qkgsh->qkgts", q_QKGtH, k_QKGSH, preferred_element_type=jnp.float32)
-    score = _masked(score, see_BTS, per_kv, cfg)
-    seen = 0
-    if shared is not None:
-        k_QKPH, v_QKPH, see_BTP = shared
-        q_QKxH = q_QKGtH.reshape(prompts, kv_heads, -1, size)
-        first = jnp.einsum("qkxh,qkph->qkxp", q_QKxH, k_QKPH, preferred_element_type=jnp.float32)
-        first = _masked(first.reshape(*split, -1), see_BTP, per_kv, cfg)
-        score = jnp.concatenate([first, score], -1)
-        seen = k_QKPH.shape[2]
-    weight = jax.nn.softmax(score).astype(v_QKGSH.dtype)
-    out_QKGtH = jnp.einsum("qkgts,qkgsh->qkgth", weight[..., seen:], v_QKGSH)
-    if shared is not None:
-        first_QKxP = weight[..., :seen].reshape(prompts, kv_heads, -1, seen)
-        out_QKGtH += jnp.einsum("qkxp,qkph->qkxh", first_QKxP, v_QKPH).reshape(*split, size)
-    out = out_QKGtH.reshape(prompts, kv_heads, groups, per_kv, columns, size)
-    return out.transpose(0, 2, 4, 1, 3, 5).reshape(rows, columns, heads, size)
+    kv_heads, seen = k_BKSH.shape[1:3]
+    split = (rows, kv_heads, heads // kv_heads, columns)
+    q = (q_BTNH * _scale(cfg)).reshape(rows, columns, *split[1:3], size)
+    q_BKtH = q.transpose(0, 2, 3, 1, 4).reshape(rows, kv_heads, -1, size)  # t = M * T
+    score = jnp.einsum("bkth,bksh->bkts", q_BKtH, k_BKSH, preferred_element_type=jnp.float32)
+    # A large negative number, not infinity: a row may see nothing.
+    score = _softcap(score, cfg.attention_softcap).reshape(*split, seen)
+    score = jnp.where(see_BTS[:, None, None], score, -1e30).reshape(rows, kv_heads, -1, seen)
+    weight = jax.nn.softmax(score).astype(v_BKSH.dtype)
+    out_BKtH = jnp.einsum("bkts,bksh->bkth", weight, v_BKSH)
+    return out_BKtH.reshape(*split, size).transpose(0, 3, 1, 2, 4).reshape(q_BTNH.shape)
 
 
-def _masked(score_QKGts: Array, see_BTS: Array, per_kv: int, cfg: ModelConfig) -> Array:
-    """Scores with unseen columns at a large negative number (finite: a row may see nothing).
+def _decode_attention(q_BNH, prefix, own, used: Array, cfg: ModelConfig):
+    """Attention of one query per row to its group's prefix and to its own `used` columns.
 
-    What is seen is told by row, or by prompt for all its rows; by column, or for all of them.
+    The prefix's keys and values are read once per group: the G rows (and their M query heads) are
+    rows of one matrix product.  Own columns are read in chunks, as many as are used.
     """
-    shape = score_QKGts.shape
-    unfolded = _softcap(score_QKGts, cfg.attention_softcap)
-    unfolded = unfolded.reshape(*shape[:3], per_kv, -1, shape[-1])
-    see = see_BTS.reshape(shape[0], 1, -1, 1, *see_BTS.shape[1:])
-    return jnp.where(see, unfolded, -1e30).reshape(shape)
+    (k_QKPH, v_QKPH, see_BP), (k_BKSH, v_BKSH, see_BS) = prefix, own
+    rows, heads, size = q_BNH.shape
+    prompts, kv_heads, first = k_QKPH.shape[:3]
+    q_BKMH = (q_BNH * _scale(cfg)).reshape(rows, kv_heads, -1, size)
+
+    def grouped(x_BKMx):  # [B, K, M, x] -> [Q, K, G * M, x]
+        x = x_BKMx.reshape(prompts, -1, *x_BKMx.shape[1:]).swapaxes(1, 2)
+        return x.reshape(prompts, kv_heads, -1, x.shape[-1])
+
+    see_BKMP = jnp.broadcast_to(see_BP[:, None, None], (*q_BKMH.shape[:3], first))
+    parts = _partial(grouped(q_BKMH), k_QKPH, v_QKPH, grouped(see_BKMP), cfg)
+
+    def ungrouped(x_QKgx):  # the inverse
+        x = x_QKgx.reshape(prompts, kv_heads, rows // prompts, -1, x_QKgx.shape[-1])
+        return x.swapaxes(1, 2).reshape(rows, kv_heads, -1, x.shape[-1])
+
+    parts = tuple(ungrouped(x) for x in parts)
+    ring = k_BKSH.shape[2]
+    chunk = math.gcd(ring, max(64, min(512, 2 ** (CHUNK // rows).bit_length() // 2)))
+
+    def add(i, parts):
+        k, v, see = (
+            jax.lax.dynamic_slice_in_dim(x, i * chunk, chunk, axis)
+            for x, axis in ((k_BKSH, 2), (v_BKSH, 2), (see_BS, 1))
+        )
+        return _merge(parts, _partial(q_BKMH, k, v, see[:, None, None], cfg))
+
+    if chunk == ring or ring <= 64:
+        parts = _merge(parts, _partial(q_BKMH, k_BKSH, v_BKSH, see_BS[:, None, None], cfg))
+    else:
+        parts = jax.lax.fori_loop(0, -(-used // chunk), add, parts)
+    _, total, out_BKMH = parts
+    return (out_BKMH / total).reshape(q_BNH.shape).astype(q_BNH.dtype)
+
+
+def _partial(q_BKMH, k_BKSH, v_BKSH, see, cfg: ModelConfig):
+    """Softmax over some of the columns: largest score, sum of weights, weighted values."""
+    score = jnp.einsum("bkmh,bksh->bkms", q_BKMH, k_BKSH, preferred_element_type=jnp.float32)
+    score = jnp.where(see, _softcap(score, cfg.attention_softcap), -1e30)
+    most = jnp.max(score, -1, keepdims=True)
+    weight = jnp.exp(score - most)
+    out = jnp.einsum(
+        "bkms,bksh->bkmh", weight.astype(v_BKSH.dtype), v_BKSH, preferred_element_type=jnp.float32
+    )
+    return most, jnp.sum(weight, -1, keepdims=True), out
+
+
+def _merge(a, b):
+    """Softmax over the columns of both parts."""
+    most = jnp.maximum(a[0], b[0])
+    scale_a, scale_b = jnp.exp(a[0] - most), jnp.exp(b[0] - most)
+    return most, a[1] * scale_a + b[1] * scale_b, a[2] * scale_a + b[2] * scale_b
+
+
+def _scale(cfg: ModelConfig) -> float:
+    return (cfg.query_scale or cfg.head_size) ** -0.5

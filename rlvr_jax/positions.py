@@ -29,18 +29,6 @@ def windows(see_BTS: Array, query_BT: Array, key_BS: Array, cfg: ModelConfig) ->
     return jnp.stack([see_BTS, see_BTS & near_BTS])
 
 
-def see_prefix(mask_QP: Array, query_BT: Array, cfg: ModelConfig) -> Array:
-    """Which prefix columns a row's column sees, by kind of layer: [1 or 2, B or Q, T or 1, P]."""
-    mask_QP = jnp.asarray(mask_QP)
-    if not cfg.window:
-        return mask_QP[None, :, None]
-    groups = query_BT.shape[0] // mask_QP.shape[0]
-    mask_BP = jnp.repeat(mask_QP, groups, axis=0)
-    key_BP = jnp.repeat(of(mask_QP), groups, axis=0)
-    see_BTP = jnp.broadcast_to(mask_BP[:, None], (*query_BT.shape, mask_BP.shape[1]))
-    return windows(see_BTP, query_BT, key_BP, cfg)
-
-
 def frequencies(cfg: ModelConfig) -> Array:
     """Radians per position, by kind of layer: [1 or 2, H / 2].
 

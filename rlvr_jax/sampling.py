@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from rlvr_jax.config import SampleConfig
 from rlvr_jax.structs import Array
 
+BLOCK = 128  # entries of the vocabulary that are drawn from together
 NEG = -1e30  # finite: a row whose every entry is masked stays free of NaN
 
 
@@ -34,8 +35,27 @@ def log_distribution(logits_V: Array, cfg: SampleConfig) -> Array:
 
 
 def sample(logits_BV: Array, key_B: Array, cfg: SampleConfig) -> tuple[Array, Array]:
-    """One token per row, each with its own key, and its float32 log-probability."""
+    """One token per row, each with its own key, and its float32 log-probability.
+
+    By inversion, with two random numbers instead of one per entry: the first draws a block of the
+    vocabulary by its mass, the second a token of the block.  (One number alone would be too coarse:
+    float32 has 2**24 of them, and a token of probability 1e-8 would come often or never.)
+    """
     logprob_BV = log_distribution(logits_BV, cfg)
-    noise_BV = jax.vmap(lambda key: jax.random.gumbel(key, logits_BV.shape[-1:]))(key_B)
-    token_B = jnp.argmax(logprob_BV + noise_BV, axis=-1).astype(jnp.int32)
-    return token_B, jnp.take_along_axis(logprob_BV, token_B[:, None], axis=-1)[:, 0]
+    missing = -logprob_BV.shape[-1] % BLOCK
+    mass_BV = jnp.pad(jnp.exp(logprob_BV), ((0, 0), (0, missing)))
+    mass_BXb = mass_BV.reshape(mass_BV.shape[0], -1, BLOCK)
+    uniform_B2 = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(key_B)
+    block_B1 = _invert(jnp.sum(mass_BXb, -1), uniform_B2[:, 0])[:, None]
+    inside_Bb = jnp.take_along_axis(mass_BXb, block_B1[..., None], axis=1)[:, 0]
+    token_B1 = block_B1 * BLOCK + _invert(inside_Bb, uniform_B2[:, 1])[:, None]
+    return token_B1[:, 0], jnp.take_along_axis(logprob_BV, token_B1, axis=-1)[:, 0]
+
+
+def _invert(mass_BX: Array, uniform_B: Array) -> Array:
+    """The first entry at which the running mass passes that share of the total; never an empty one."""
+    running_BX = jnp.cumsum(mass_BX, -1)
+    entry_B = jnp.sum(running_BX <= uniform_B[:, None] * running_BX[:, -1:], -1, dtype=jnp.int32)
+    # Rounding may put the share at the total: the last entry with mass is meant.
+    last_B = jnp.max(jnp.where(mass_BX > 0, jnp.arange(mass_BX.shape[-1]), 0), -1)
+    return jnp.minimum(entry_B, last_B).astype(jnp.int32)

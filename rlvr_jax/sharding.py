@@ -111,6 +111,35 @@ def rows(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS, *free))
 
 
+def data_shards() -> int:
+    """Over how many shards rows are split."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in ROWS)
+
+
+def take(x: jax.Array, index_SM: jax.Array, axis: int = 0) -> jax.Array:
+    """Rows `index_SM` of x, numbered within each of S data shards: S * M rows, none crosses over."""
+    shards, picked = index_SM.shape
+    shape = x.shape
+    x = x.reshape(*shape[:axis], shards, -1, *shape[axis + 1 :])
+    get = jax.vmap(lambda x, i: x.at[(slice(None),) * axis + (i,)].get(mode="clip"), (axis, 0), axis)
+    return get(x, index_SM).reshape(*shape[:axis], shards * picked, *shape[axis + 1 :])
+
+
+def put(x: jax.Array, index_SM: jax.Array, value: jax.Array, axis: int = 0) -> jax.Array:
+    """x with those rows replaced; an index past a shard's end is left out."""
+    shards = index_SM.shape[0]
+    shape = x.shape
+
+    def split(x):
+        return x.reshape(*x.shape[:axis], shards, -1, *x.shape[axis + 1 :])
+
+    def write(x, i, v):
+        return x.at[(slice(None),) * axis + (i,)].set(v, mode="drop")
+
+    return jax.vmap(write, (axis, 0, axis), axis)(split(x), index_SM, split(value)).reshape(shape)
+
+
 def whole_rows(table_VD: jax.Array) -> jax.Array:
     """An embedding with its width gathered, as a lookup of rows split over `fsdp` needs it."""
     if jax.sharding.get_abstract_mesh().empty:

@@ -115,11 +115,9 @@ def check(cfg: Config) -> None:
     for stage in cfg.stages:
         size = stage.prompts if isinstance(stage, RlStage) else getattr(stage, "batch", shards)
         field = "prompts" if isinstance(stage, RlStage) else "batch"
-        per_part = size // getattr(stage, "microbatches", 1)
-        if stage.stage != "evaluate" and per_part % shards:
+        if stage.stage != "evaluate" and size % shards:
             raise ValueError(
-                f"{stage.name}.{field} gives {per_part} rows per (micro-)batch, not a multiple of "
-                f"mesh.data x mesh.fsdp = {shards}"
+                f"{stage.name}.{field} is {size}, not a multiple of mesh.data x mesh.fsdp = {shards}"
             )
 
 

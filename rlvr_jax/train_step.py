@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlvr_jax import advantage, loss, policy, verifier
+from rlvr_jax import advantage, loss, model, policy, reading, verifier
 from rlvr_jax.config import ModelConfig, RlStage, SampleConfig
 from rlvr_jax.structs import Array, Frozen, Metrics, Params, Prompts, Rollout, TrainState
 
@@ -42,10 +42,12 @@ def train_step(
     Returns the next state, the rollout, each row's reward [B] and advantage [B] stacked as
     [2, B], and scalar metrics.  Pure; to be jitted once with `state` donated.
     """
-    written = rollout(state, prompts, cfg=cfg, model_cfg=model_cfg, columns=columns, eos=eos)
+    written, decoded = rollout(
+        state, prompts, cfg=cfg, model_cfg=model_cfg, columns=columns, eos=eos
+    )
     reward_B, verdicts = reward(frozen, prompts, written, cfg=cfg, verifier_cfg=verifier_cfg)
     new_state, advantage_B, metrics = update(
-        state, frozen, written, reward_B, cfg=cfg, model_cfg=model_cfg, tx=tx
+        state, frozen, written, decoded, reward_B, cfg=cfg, model_cfg=model_cfg, tx=tx
     )
     return new_state, written, jnp.stack([reward_B, advantage_B]), metrics | verdicts
 
@@ -58,8 +60,8 @@ def rollout(
     model_cfg: ModelConfig,
     columns: int,
     eos: tuple[int, ...],
-) -> Rollout:
-    """G responses to each prompt, from the state's own key folded by its step."""
+) -> tuple[Rollout, Array]:
+    """G responses to each prompt, from the state's own key folded by its step; rows decoded."""
     key = jax.random.fold_in(state.key, state.step)
     return policy.generate(
         state.policy, prompts, key, eos, cfg.samples, columns, cfg.sample, model_cfg
@@ -85,6 +87,7 @@ def update(
     state: TrainState,
     frozen: Frozen,
     written: Rollout,
+    decoded: Array,
     reward_B: Array,
     *,
     cfg: RlStage,
@@ -106,33 +109,42 @@ def update(
     advantage_B = advantage.combine(reward_B, penalty_B, cfg.samples, cfg.advantage)
     weight_B = loss.row_weights(mask_BR, cfg.loss)
 
-    def objective(params: Params, part):
-        rows, reference_BR, advantage_B, weight_B = part
-        logprob_BR, entropy_BR = policy.logprobs(params, rows, cfg.sample, model_cfg)
-        behaviour_BR = jax.lax.stop_gradient(logprob_BR)
-        mask_BR = rows.response_mask_BR
-        value, sums = loss.policy_gradient(
-            logprob_BR, behaviour_BR, reference_BR, advantage_B, mask_BR, weight_B, cfg.loss
+    def objective(params: Params, prefix: model.Prefix, part: reading.Part):
+        logprob_BR, entropy_BR, mask_BR = policy.read(
+            params, prefix, part, written, cfg.sample, model_cfg
         )
-        gap_BR = jnp.where(mask_BR, jnp.abs(behaviour_BR - rows.logprob_BR), 0.0)
+        behaviour_BR = jax.lax.stop_gradient(logprob_BR)
+        value, sums = loss.policy_gradient(
+            logprob_BR,
+            behaviour_BR,
+            part.pick(reference_BR),
+            part.pick(advantage_B),
+            mask_BR,
+            part.pick(weight_B),
+            cfg.loss,
+        )
+        gap_BR = jnp.where(mask_BR, jnp.abs(behaviour_BR - part.pick(written.logprob_BR)), 0.0)
         sums = sums | {
             "policy/entropy": jnp.sum(entropy_BR),
             "mismatch/logprob_diff_mean": jnp.sum(gap_BR),
         }
         return value, (sums, jnp.max(gap_BR))
 
-    part = (written, reference_BR, advantage_B, weight_B)
-    grads, value, sums, gap_max = sum_microbatches(
-        objective, state.policy, part, cfg.prompts, cfg.microbatches
+    grads, value, sums, gap_max, run = reading.gradient(
+        objective, state.policy, written, model_cfg
     )
     new_state, grad_norm = apply(state, grads, value, tx)
 
     tokens = jnp.maximum(jnp.sum(mask_BR), 1).astype(jnp.float32)
+    asked = jnp.sum(written.prompt_mask_QP)
     metrics = {name: total / tokens for name, total in sums.items()} | {
         "policy/loss": value,
         "policy/grad_norm": grad_norm,
         "policy/skipped": new_state.skipped,
         "mismatch/logprob_diff_max": gap_max,
+        # Every response's first token is drawn from its prompt, without a row decoded for it.
+        "perf/rollout_useful": (tokens - mask_BR.shape[0]) / jnp.maximum(decoded, 1),
+        "perf/update_useful": (tokens + asked) / jnp.maximum(run, 1),
     }
     return new_state, advantage_B, metrics | describe(written, reward_B, advantage_B, cfg.samples)
 
@@ -156,33 +168,6 @@ def apply(
         skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
     )
     return new_state, grad_norm
-
-
-def sum_microbatches(objective, params: Params, part, prompts: int, count: int):
-    """Gradient, value, sums and maximum of `objective` over `count` parts of the batch.
-
-    Every part takes each `count`-th prompt with its whole group, so that on a mesh all data
-    shards work on every part.
-    """
-    grad_of = jax.value_and_grad(objective, has_aux=True)
-    if count == 1:
-        (value, (sums, most)), grads = grad_of(params, part)
-        return grads, value, sums, most
-
-    def split(x):
-        x = x.reshape(prompts // count, count, x.shape[0] // prompts, *x.shape[1:])
-        return x.swapaxes(0, 1).reshape(count, -1, *x.shape[3:])
-
-    def add(carry, piece):
-        grads, value, sums, most = carry
-        (value_i, (sums_i, most_i)), grads_i = grad_of(params, piece)
-        total = jax.tree.map(jnp.add, (grads, value, sums), (grads_i, value_i, sums_i))
-        return (*total, jnp.maximum(most, most_i)), None
-
-    pieces = jax.tree.map(split, part)
-    shapes = jax.eval_shape(grad_of, params, jax.tree.map(lambda x: x[0], pieces))
-    (value, (sums, most)), grads = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.scan(add, (grads, value, sums, most), pieces)[0]
 
 
 def describe(written: Rollout, reward_B: Array, advantage_B: Array, samples: int) -> Metrics:
@@ -217,12 +202,13 @@ def supervised_step(
     Loss: mean negative log-likelihood per response token.
     """
 
-    def objective(params: Params):
-        logprob_BR, _ = policy.logprobs(params, rows, PLAIN, model_cfg)
-        tokens = jnp.maximum(jnp.sum(rows.response_mask_BR), 1).astype(jnp.float32)
-        return -jnp.sum(logprob_BR) / tokens
+    tokens = jnp.maximum(jnp.sum(rows.length_B), 1).astype(jnp.float32)
 
-    value, grads = jax.value_and_grad(objective)(state.policy)
+    def objective(params: Params, prefix: model.Prefix, part: reading.Part):
+        logprob_BR, _, _ = policy.read(params, prefix, part, rows, PLAIN, model_cfg)
+        return -jnp.sum(logprob_BR) / tokens, ({}, jnp.float32(0))
+
+    grads, value, _, _, _ = reading.gradient(objective, state.policy, rows, model_cfg)
     new_state, grad_norm = apply(state, grads, value, tx)
     return new_state, {
         "loss": value,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import model
+from rlvr_jax import model, reading
 from rlvr_jax.config import ModelConfig, RewardConfig
 from rlvr_jax.structs import Array, Params, Prompts, Rollout, Verdict
 
@@ -57,17 +57,34 @@ def score(
 
     The context of a group (template, question, reference) is run once for its G answers.
     """
-    params = jax.lax.stop_gradient(params)
+    params = model.unstack(jax.lax.stop_gradient(params), cfg)
+    prefix, _ = reading.prompts(params, prompts.check_QC, prompts.check_mask_QC, cfg)
     answer_BR = answer_mask(rollout, verdict)
-    rows = answer_BR.shape[0]
-    tail_BC = jnp.broadcast_to(verdict.tail_C, (rows, verdict.tail_C.shape[0]))
-    token_BS = jnp.concatenate([rollout.response_BR, tail_BC], -1)
-    mask_BS = jnp.concatenate([answer_BR, jnp.ones_like(tail_BC, bool)], -1)
-    _, prefix = model.prefill(params, prompts.check_QC, prompts.check_mask_QC, cfg)
-    hidden_BSD = model.extend(params, token_BS, mask_BS, prefix, cfg)
-    logits_BV = model.logits(params, hidden_BSD[:, -1], cfg)
-    blocked_B = rollout.truncated_B | ~jnp.any(answer_BR, -1)
-    return read(logits_BV, blocked_B, verdict, reward_cfg)
+    # Moved to the front of its row: positions are counted, so that no verdict changes.
+    order_BR = jnp.argsort(~answer_BR, axis=1, stable=True)
+    token_BR = jnp.take_along_axis(rollout.response_BR, order_BR, 1)
+    length_B = jnp.sum(answer_BR, -1, dtype=jnp.int32)
+    samples = length_B.shape[0] // prompts.check_QC.shape[0]
+
+    def of_part(part):
+        token_BR_ = part.pick(token_BR)
+        tail_BC = jnp.broadcast_to(verdict.tail_C, (token_BR_.shape[0], *verdict.tail_C.shape))
+        mask_BR = jnp.arange(part.columns) < part.pick(length_B)[:, None]
+        hidden_BSD = model.extend(
+            params,
+            jnp.concatenate([token_BR_, tail_BC], 1),
+            jnp.concatenate([mask_BR, jnp.ones_like(tail_BC, bool)], 1),
+            prefix,
+            part.index_SM // samples,
+            cfg,
+        )
+        logits_BV = model.logits(params, hidden_BSD[:, -1], cfg)
+        blocked_B = part.pick(rollout.truncated_B) | (part.pick(length_B) == 0)
+        return read(logits_BV, blocked_B, verdict, reward_cfg)
+
+    zero_B, no_B = jnp.zeros(length_B.shape, jnp.float32), jnp.zeros(length_B.shape, bool)
+    nothing = Score(zero_B, zero_B, zero_B, ~no_B, ~no_B)
+    return reading.rows(of_part, nothing, length_B, answer_BR.shape[1], cfg)[0]
 
 
 def read(logits_BV: Array, blocked_B: Array, verdict: Verdict, cfg: RewardConfig) -> Score:

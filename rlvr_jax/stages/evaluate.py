@@ -85,7 +85,7 @@ def _answers(stage, ws: Workspace, params, judge, sample: SampleConfig, samples:
     @jax.jit
     def write(params, judge, verdict, prompts, key):
         columns = cfg.data.response_columns
-        rollout = policy.generate(
+        rollout, _ = policy.generate(
             params, prompts, key, tok.eos, samples, columns, sample, cfg.model
         )
         if judge is None:

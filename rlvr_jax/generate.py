@@ -95,7 +95,7 @@ def tokens(
     def write(params, slots, written):
         return policy.write_column(params, slots, written, None, sampler, cfg)
 
-    params = jax.jit(lambda params: model.cast(model.unstack(params, cfg), cfg))(params)
+    params = jax.jit(model.for_decoding, static_argnums=1)(params, cfg)
     slots, written = begin(params)
     for column in range(budget):
         yield int(np.asarray(written.response_BR[0, column]))

@@ -5,9 +5,9 @@ of rows that share it (the G samples of a prompt, or one answer per verdict).  `
 for one column against a cache.  All three run the same block on the same numbers, so the sampler
 and the trainer agree by construction.
 
-Layers come in stacks: one stack of all of them, which is scanned, so that compile time does not
-grow with depth; or, unrolled, as many stacks of one layer.  Unrolled is quicker on CPU, where a scan
-copies each layer's weights, gradients and cache out of the stack and back.
+Layers are stacked and scanned, so that compile time does not grow with depth; or they are unrolled,
+and whatever there is one of per layer is a tuple.  Unrolled is quicker on CPU, where a scan copies
+each layer's weights, gradients and cache out of the stack and back.
 """
 
 import math
@@ -22,14 +22,16 @@ from rlvr_jax.structs import Array, Params
 
 CHUNK = 4096  # row-columns of a cache that decoding reads at a time
 
-Stacks = tuple[tuple[Array, Array], ...]  # of each stack keys and values [layers, rows, K, columns, H]
+# Keys and values [rows, K, columns, H]: a pair for each layer, or one pair with a layer dimension.
+Layers = tuple[tuple[Array, Array], ...]
+ROWS = -4  # the row dimension of either
 
 
 class Prefix(NamedTuple):
     """Q prefixes that have been read."""
 
     last_QD: Array  # hidden state of the last column: what the next token is drawn from
-    kv: Stacks
+    kv: Layers
     mask_QP: Array  # bool, which columns exist
 
 
@@ -73,30 +75,32 @@ def init(key: Array, cfg: ModelConfig) -> Params:
 
 
 def unstack(params: Params, cfg: ModelConfig):
-    """Parameters with the stacks their layers are run in, a tuple under each stacked name.
+    """Parameters as their layers are run: a tuple under each stacked name if they are unrolled.
 
-    Done once in front of a loop: a layer taken out of the stack inside it would be copied each time.
+    Done once in front of a loop: a layer taken out of its stack inside it would be copied each time.
     """
     if not cfg.unroll:
         return params
     layers = range(cfg.layers)
     return {
-        name: tuple(x[i : i + 1] for i in layers) if _is_stacked(name) else x
+        name: tuple(x[i] for i in layers) if _is_stacked(name) else x
         for name, x in params.items()
     }
 
 
 def restack(params) -> Params:
     """The inverse of `unstack`, for gradients."""
-    return {k: jnp.concatenate(x) if isinstance(x, tuple) else x for k, x in params.items()}
+    return {k: jnp.stack(x) if isinstance(x, tuple) else x for k, x in params.items()}
 
 
-def cast(params, cfg: ModelConfig):
-    """Matrices in compute dtype: once for all the columns that are decoded."""
-    return {
-        name: x if name.startswith("norm") else jax.tree.map(lambda x: x.astype(cfg.compute), x)
-        for name, x in params.items()
-    }
+def for_decoding(params: Params, cfg: ModelConfig):
+    """Parameters as `decode` and `logits` read them quickest: done once for all columns.
+
+    Unstacked, in compute dtype, and the output head as [D, V]: the product of few rows with a [V, D]
+    head lays all of it out anew on CPU, which takes several times as long as the product.
+    """
+    params = _cast(unstack(params, cfg), cfg)
+    return params | {"head_DV": head(params, cfg).T}
 
 
 def prefill(
@@ -156,14 +160,14 @@ def extend(
     return _norm(x_BRD, params["norm_D"], cfg)
 
 
-def empty_cache(prefix: Prefix, rows: int, columns: int) -> Stacks:
+def empty_cache(prefix: Prefix, rows: int, columns: int) -> Layers:
     """Room for at least `columns` own columns of `rows` rows, a multiple of what is read at a time."""
     step = 64 if columns <= 256 else 256
     columns = columns if columns <= 64 else -(-columns // step) * step
 
     def room(x):
-        layers, _, heads, _, size = x.shape
-        return jnp.zeros((layers, rows, heads, columns, size), x.dtype)
+        *layers, _, heads, _, size = x.shape
+        return jnp.zeros((*layers, rows, heads, columns, size), x.dtype)
 
     return jax.tree.map(room, prefix.kv)
 
@@ -174,15 +178,15 @@ def decode(
     column: Array,
     start_B: Array,
     prefix: Prefix,
-    cache: Stacks,
+    cache: Layers,
     cfg: ModelConfig,
-) -> tuple[Array, Stacks]:
+) -> tuple[Array, Layers]:
     """One column for every row: hidden [B, D] of `token_B`, and the cache with that column written.
 
     The cache is a ring: loop column c stands in ring column c modulo its size, and a row sees its
     columns from `start_B` on.  The rows of a prefix are adjacent.
     """
-    rows, ring = token_B.shape[0], cache[0][0].shape[3]
+    rows, ring = token_B.shape[0], cache[0][0].shape[-2]
     groups = rows // prefix.mask_QP.shape[0]
     mask_BP = jnp.repeat(prefix.mask_QP, groups, axis=0)
     own_B1 = (column - start_B)[:, None]
@@ -192,17 +196,17 @@ def decode(
     see_B1P = positions.windows(mask_BP[:, None], position_B1, positions.of(mask_BP), cfg)
     turn_B1 = positions.turns(position_B1, cfg)
 
-    def block(x_B1D, w, shared, kind, cache, layer):
+    def block(x_B1D, w, shared, kind, cache, *layer):
         def attend(q_BTNH, *new):
+            at = (*layer, 0, 0, column % ring, 0)
+            heads_first = (x.swapaxes(1, 2).astype(cache[0].dtype) for x in new)
             kept = tuple(
-                jax.lax.dynamic_update_slice(
-                    x, own.swapaxes(1, 2)[None].astype(x.dtype), (layer, 0, 0, column % ring, 0)
-                )
-                for x, own in zip(cache, new, strict=True)
+                jax.lax.dynamic_update_slice(x, own.reshape(*[1] * len(layer), *own.shape), at)
+                for x, own in zip(cache, heads_first, strict=True)
             )
             own = (*(x[layer] for x in kept), see_B1S[kind][:, 0])
-            used = jnp.minimum(column + 1, ring)
             prefix = (*shared, see_B1P[kind][:, 0])
+            used = jnp.minimum(column + 1, ring)
             return _decode_attention(q_BTNH[:, 0], prefix, own, used, cfg)[:, None], kept
 
         return _block(x_B1D, w, turn_B1[kind], attend, cfg)
@@ -211,7 +215,7 @@ def decode(
     if cfg.unroll:
         kept = []
         for (w, shared, kind), own in zip(_unrolled(params, prefix.kv, cfg), cache, strict=True):
-            x_B1D, own = block(x_B1D, w, shared, kind, own, 0)
+            x_B1D, own = block(x_B1D, w, shared, kind, own)
             kept.append(own)
     else:
         # The cache is carried, not scanned over: a scanned output would copy all of it per token.
@@ -232,35 +236,41 @@ def head(params: Params, cfg: ModelConfig) -> Array:
 
 def logits(params: Params, hidden_D: Array, cfg: ModelConfig) -> Array:
     """Logits [..., V] in float32 whatever the compute dtype."""
-    raw = jnp.einsum(
-        "...d,vd->...v", hidden_D, head(params, cfg), preferred_element_type=jnp.float32
-    )
+    head_DV = params["head_DV"] if "head_DV" in params else head(params, cfg).T
+    raw = jnp.matmul(hidden_D, head_DV, preferred_element_type=jnp.float32)
     return _softcap(raw, cfg.logit_softcap)
 
 
 # ---- parts ---------------------------------------------------------------------------------
 
 
+def _cast(params, cfg: ModelConfig):
+    """Matrices in compute dtype; norm scales stay in float32."""
+    return {
+        name: x if name.startswith("norm") else jax.tree.map(lambda x: x.astype(cfg.compute), x)
+        for name, x in params.items()
+    }
+
+
 def _is_stacked(name: str) -> bool:
     return sharding.letters(name).startswith("L")
 
 
-def _stacked(params: Params, kv: Stacks | None, cfg: ModelConfig):
+def _stacked(params: Params, kv: Layers | None, cfg: ModelConfig):
     """What is scanned over: weights in compute dtype, keys and values, the kind of each layer."""
-    stacked = cast({k: v for k, v in params.items() if _is_stacked(k)}, cfg)
+    stacked = _cast({k: v for k, v in params.items() if _is_stacked(k)}, cfg)
     return stacked, kv and kv[0], jnp.array(positions.kinds(cfg), jnp.int32)
 
 
-def _unrolled(params: Params, kv: Stacks | None, cfg: ModelConfig):
+def _unrolled(params: Params, kv: Layers | None, cfg: ModelConfig):
     """The same, of one layer after the other."""
     names = [name for name in params if _is_stacked(name)]
     for i, kind in enumerate(positions.kinds(cfg)):
-        layer = {k: params[k][i][0] if isinstance(params[k], tuple) else params[k][i] for k in names}
-        yield cast(layer, cfg), kv and jax.tree.map(lambda x: x[0], kv[i]), kind
+        yield _cast({k: params[k][i] for k in names}, cfg), kv and kv[i], kind
 
 
-def _layers(block, x_BTD: Array, params: Params, kv: Stacks | None, cfg: ModelConfig):
-    """x through all layers, and what their blocks return, in stacks."""
+def _layers(block, x_BTD: Array, params: Params, kv: Layers | None, cfg: ModelConfig):
+    """x through all layers, and what their blocks return of each."""
     block = jax.checkpoint(block) if cfg.remat else block
     if not cfg.unroll:
         x_BTD, out = jax.lax.scan(block, x_BTD, _stacked(params, kv, cfg))
@@ -268,7 +278,7 @@ def _layers(block, x_BTD: Array, params: Params, kv: Stacks | None, cfg: ModelCo
     outs = []
     for layer in _unrolled(params, kv, cfg):
         x_BTD, out = block(x_BTD, layer)
-        outs.append(jax.tree.map(lambda x: x[None], out))
+        outs.append(out)
     return x_BTD, tuple(outs)
 
 

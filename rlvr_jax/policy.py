@@ -21,7 +21,7 @@ class Slots(NamedTuple):
     start_B: Array  # int32, column of that response's first token; past `column`: not drawn yet
     token_B: Array  # int32, its last token
     prefix: model.Prefix  # of each prompt, or, once slots have been moved about, of each slot
-    cache: model.Stacks
+    cache: model.Layers
 
 
 class Written(NamedTuple):
@@ -63,7 +63,7 @@ def generate(
     of the `eos` tokens, or after `limit_B` tokens where that is given.  Of `cfg.slots` slots one that becomes free takes the next row; when none is
     waiting, the live ones are moved together into half as many slots, again and again.
     """
-    params = model.cast(model.unstack(params, cfg), cfg)
+    params = model.for_decoding(params, cfg)
     prefix, _ = reading.prompts(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
     of_shard = prompts.prompt_QP.shape[0] * samples // sharding.data_shards()
     count = min(cfg.slots or of_shard, of_shard)
@@ -201,7 +201,7 @@ def refill(slots: Slots, written: Written, first: model.Prefix) -> tuple[Slots, 
         owner_S1 = jnp.take_along_axis(row_SM, slot_S1, 1) // samples
         slot_S1 = jnp.where(i < taken_S[:, None], slot_S1, count)
         new = _take(first, owner_S1)
-        kv = jax.tree.map(lambda x, y: sharding.put(x, slot_S1, y, 1), prefix.kv, new.kv)
+        kv = jax.tree.map(lambda x, y: sharding.put(x, slot_S1, y, model.ROWS), prefix.kv, new.kv)
         mask = sharding.put(prefix.mask_QP, slot_S1, new.mask_QP)
         return prefix._replace(kv=kv, mask_QP=mask)
 
@@ -224,7 +224,7 @@ def shrink(slots: Slots, count: int, samples: int) -> Slots:
         start_B=sharding.take(slots.start_B, index_SM),
         token_B=sharding.take(slots.token_B, index_SM),
         prefix=_take(slots.prefix, index_SM if by_slot else index_SM // samples),
-        cache=jax.tree.map(lambda x: sharding.take(x, index_SM, 1), slots.cache),
+        cache=jax.tree.map(lambda x: sharding.take(x, index_SM, model.ROWS), slots.cache),
     )
 
 
@@ -282,6 +282,6 @@ def _take(prefix: model.Prefix, owner_SM: Array) -> model.Prefix:
     """The prefixes of those owners, one for each."""
     return model.Prefix(
         sharding.take(prefix.last_QD, owner_SM),
-        jax.tree.map(lambda x: sharding.take(x, owner_SM, 1), prefix.kv),
+        jax.tree.map(lambda x: sharding.take(x, owner_SM, model.ROWS), prefix.kv),
         sharding.take(prefix.mask_QP, owner_SM),
     )

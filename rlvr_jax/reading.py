@@ -94,9 +94,9 @@ def prompts(
         last_QD = sharding.put(last_QD, part.index_SM, read.last_QD)
 
         def write(whole, new):
-            missing = whole.shape[3] - part.columns
-            new = jnp.pad(new, ((0, 0), (0, 0), (0, 0), (missing, 0), (0, 0)))
-            return sharding.put(whole, part.index_SM, new, axis=1)
+            missing = whole.shape[-2] - part.columns
+            new = jnp.pad(new, [*[(0, 0)] * (new.ndim - 2), (missing, 0), (0, 0)])
+            return sharding.put(whole, part.index_SM, new, model.ROWS)
 
         return last_QD, jax.tree.map(write, kv, read.kv)
 
@@ -169,12 +169,12 @@ def gradient(
 
         def wanted(x, axis):
             x = sharding.take(x, part.index_SM, axis)
-            exists = part.exists(length_Q).reshape(-1, *[1] * (x.ndim - axis - 1))
+            exists = part.exists(length_Q).reshape(-1, *[1] * (-axis - 1))
             return jnp.where(exists, x, 0)
 
-        d_kv = jax.tree.map(lambda x: wanted(x, 1)[:, :, :, -part.columns :], d_seen[1])
+        d_kv = jax.tree.map(lambda x: wanted(x, model.ROWS)[..., -part.columns :, :], d_seen[1])
         _, pull = jax.vjp(read, layers)
-        return jax.tree.map(jnp.add, grads, pull((wanted(d_seen[0], 0), d_kv))[0])
+        return jax.tree.map(jnp.add, grads, pull((wanted(d_seen[0], -2), d_kv))[0])
 
     grads, again = each(back, grads, length_Q, mask_QP.shape[1], cfg.part_tokens)
     return model.restack(grads), value, sums, most, run + again

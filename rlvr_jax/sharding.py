@@ -120,7 +120,7 @@ def data_shards() -> int:
 def take(x: jax.Array, index_SM: jax.Array, axis: int = 0) -> jax.Array:
     """Rows `index_SM` of x, numbered within each of S data shards: S * M rows, none crosses over."""
     shards, picked = index_SM.shape
-    shape = x.shape
+    shape, axis = x.shape, axis % x.ndim
     x = x.reshape(*shape[:axis], shards, -1, *shape[axis + 1 :])
     get = jax.vmap(lambda x, i: x.at[(slice(None),) * axis + (i,)].get(mode="clip"), (axis, 0), axis)
     return get(x, index_SM).reshape(*shape[:axis], shards * picked, *shape[axis + 1 :])
@@ -129,7 +129,7 @@ def take(x: jax.Array, index_SM: jax.Array, axis: int = 0) -> jax.Array:
 def put(x: jax.Array, index_SM: jax.Array, value: jax.Array, axis: int = 0) -> jax.Array:
     """x with those rows replaced; an index past a shard's end is left out."""
     shards = index_SM.shape[0]
-    shape = x.shape
+    shape, axis = x.shape, axis % x.ndim
 
     def split(x):
         return x.reshape(*x.shape[:axis], shards, -1, *x.shape[axis + 1 :])

@@ -8,7 +8,7 @@ VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info
 RUN := $(VENV)/bin/python
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: quickstart smollm2 test test-slow test-gpu test-peers lint clean
+.PHONY: quickstart smollm2 test test-slow test-gpu test-peers test-tpu-aot lint clean
 
 quickstart: $(VENV)/.tasks
 	$(RUN) -m rlvr_jax.train --config $(CONFIG) $(ARGS)
@@ -23,6 +23,10 @@ test-slow test-gpu: $(VENV)/.test $(VENV)/.smollm2
 test-peers: $(VENV)/.peers $(VENV)/.smollm2
 test-slow test-gpu test-peers:
 	$(RUN) -m pytest -m $(@:test-%=%) $(ARGS)
+
+# Compiles the kernels for TPUs, on a machine without one.
+test-tpu-aot: $(VENV)/.test $(VENV)/.tpu
+	$(RUN) -m pytest -m tpu_aot $(ARGS)
 
 lint: $(VENV)/.test
 	$(RUN) -m ruff check .

@@ -102,6 +102,9 @@ class ModelConfig:
     part_tokens: int = option(
         512, "tokens read at a time, forward or backward, per data shard: memory against speed"
     )
+    kernels: Literal["xla", "pallas"] = option(
+        "xla", "xla, or on TPU and GPU this project's and upstream's kernels (kernels/README.md)"
+    )
     slots: int = option(0, "responses written at a time, per data shard; 0 is all of a call")
 
     def __post_init__(self) -> None:

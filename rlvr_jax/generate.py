@@ -17,7 +17,7 @@ import numpy as np
 
 from rlvr_jax import model, policy, reading, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig, SampleConfig
-from rlvr_jax.host import log, template, weights
+from rlvr_jax.host import compiles, log, template, weights
 from rlvr_jax.host.tokenizer import Tokenizer, open_tokenizer
 from rlvr_jax.structs import Params, Prompts
 
@@ -26,6 +26,7 @@ BUCKET = 64  # prompts are padded to a multiple of this: one compile serves many
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
+    compiles.keep()
     try:
         if args.tokens < 1:
             raise ValueError("--tokens must be at least 1")

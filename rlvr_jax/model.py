@@ -10,17 +10,19 @@ and whatever there is one of per layer is a tuple.  Unrolled is quicker on CPU, 
 each layer's weights, gradients and cache out of the stack and back.
 """
 
-import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from rlvr_kernels import dispatch
+from rlvr_kernels.attention import attention
+from rlvr_kernels.decode_attention import decode_attention
+from rlvr_kernels.token_logprob import token_logprob
 
 from rlvr_jax import positions, sharding
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params
-
-CHUNK = 4096  # row-columns of a cache that decoding reads at a time
 
 # Keys and values [rows, K, columns, H]: a pair for each layer, or one pair with a layer dimension.
 Layers = tuple[tuple[Array, Array], ...]
@@ -77,14 +79,13 @@ def init(key: Array, cfg: ModelConfig) -> Params:
 def unstack(params: Params, cfg: ModelConfig):
     """Parameters as their layers are run: a tuple under each stacked name if they are unrolled.
 
-    Done once in front of a loop: a layer taken out of its stack inside it would be copied each time.
+    Done once in front of a loop, inside which a layer taken out of its stack would be copied.
     """
     if not cfg.unroll:
         return params
     layers = range(cfg.layers)
     return {
-        name: tuple(x[i] for i in layers) if _is_stacked(name) else x
-        for name, x in params.items()
+        name: tuple(x[i] for i in layers) if _is_stacked(name) else x for name, x in params.items()
     }
 
 
@@ -96,8 +97,8 @@ def restack(params) -> Params:
 def for_decoding(params: Params, cfg: ModelConfig):
     """Parameters as `decode` and `logits` read them quickest: done once for all columns.
 
-    Unstacked, in compute dtype, and the output head as [D, V]: the product of few rows with a [V, D]
-    head lays all of it out anew on CPU, which takes several times as long as the product.
+    Unstacked, in compute dtype, and the output head as [D, V]: on CPU the product of few rows with
+    a [V, D] head lays all of it out anew, which takes several times as long as the product.
     """
     params = _cast(unstack(params, cfg), cfg)
     return params | {"head_DV": head(params, cfg).T}
@@ -108,16 +109,16 @@ def prefill(
 ) -> tuple[Array, Prefix]:
     """Hidden states [Q, P, D] of left-padded (or any masked) columns, and the prefix they make."""
     position_QP = positions.of(mask_QP)
-    causal = jnp.tril(jnp.ones((token_QP.shape[1],) * 2, bool))
-    see_QTS = positions.windows(causal & mask_QP[:, None], position_QP, position_QP, cfg)
+    near_QTS = positions.near(position_QP, position_QP, cfg)
     turn_QP = positions.turns(position_QP, cfg)
 
     def block(x_QPD, layer):
         w, _, kind = layer
 
-        def attend(q_QTNH, *new):
-            kv = tuple(x.swapaxes(1, 2) for x in new)
-            return _attention(q_QTNH, *kv, see_QTS[kind], cfg), kv
+        def attend(q_QTNH, k_QPKH, v_QPKH):
+            near = None if near_QTS is None else near_QTS[kind]
+            heads = _attention(q_QTNH, k_QPKH, v_QPKH, mask_QP, near, cfg)
+            return heads, (k_QPKH.swapaxes(1, 2), v_QPKH.swapaxes(1, 2))
 
         return _block(x_QPD, w, turn_QP[kind], attend, cfg)
 
@@ -137,22 +138,21 @@ def extend(
     """Hidden states [B, R, D] of rows that continue the prefixes `owner_SM`, numbered by shard."""
     prefix_mask_BP = sharding.take(prefix.mask_QP, owner_SM)
     mask_BS = jnp.concatenate([prefix_mask_BP, mask_BR], 1)
-    columns, first = mask_BR.shape[1], prefix_mask_BP.shape[1]
-    causal = jnp.tri(columns, first + columns, first, dtype=bool)
     position_BS = positions.of(mask_BS)
-    position_BR = position_BS[:, first:]
-    see_BTS = positions.windows(causal & mask_BS[:, None], position_BR, position_BS, cfg)
+    position_BR = position_BS[:, prefix_mask_BP.shape[1] :]
+    near_BTS = positions.near(position_BR, position_BS, cfg)
     turn_BR = positions.turns(position_BR, cfg)
 
     def block(x_BRD, layer):
         w, shared, kind = layer
 
         def attend(q_BTNH, *new):
-            k_BKSH, v_BKSH = (
-                jnp.concatenate([sharding.take(x, owner_SM), own.swapaxes(1, 2)], 2)
+            k_BSKH, v_BSKH = (
+                jnp.concatenate([sharding.take(x, owner_SM).swapaxes(1, 2), own], 1)
                 for x, own in zip(shared, new, strict=True)
             )
-            return _attention(q_BTNH, k_BKSH, v_BKSH, see_BTS[kind], cfg), None
+            near = None if near_BTS is None else near_BTS[kind]
+            return _attention(q_BTNH, k_BSKH, v_BSKH, mask_BS, near, cfg), None
 
         return _block(x_BRD, w, turn_BR[kind], attend, cfg)
 
@@ -161,7 +161,7 @@ def extend(
 
 
 def empty_cache(prefix: Prefix, rows: int, columns: int) -> Layers:
-    """Room for at least `columns` own columns of `rows` rows, a multiple of what is read at a time."""
+    """Room for at least `columns` own columns of `rows` rows: whole chunks of what is read."""
     step = 64 if columns <= 256 else 256
     columns = columns if columns <= 64 else -(-columns // step) * step
 
@@ -192,8 +192,8 @@ def decode(
     own_B1 = (column - start_B)[:, None]
     age_1S = ((column - jnp.arange(ring)) % ring)[None]  # columns since it was written
     position_B1 = mask_BP.sum(-1, keepdims=True) + own_B1
-    see_B1S = positions.windows((age_1S <= own_B1)[:, None], position_B1, position_B1 - age_1S, cfg)
-    see_B1P = positions.windows(mask_BP[:, None], position_B1, positions.of(mask_BP), cfg)
+    near_B1S = positions.near(position_B1, position_B1 - age_1S, cfg)
+    near_B1P = positions.near(position_B1, positions.of(mask_BP), cfg)
     turn_B1 = positions.turns(position_B1, cfg)
 
     def block(x_B1D, w, shared, kind, cache, *layer):
@@ -204,28 +204,28 @@ def decode(
                 jax.lax.dynamic_update_slice(x, own.reshape(*[1] * len(layer), *own.shape), at)
                 for x, own in zip(cache, heads_first, strict=True)
             )
-            own = (*(x[layer] for x in kept), see_B1S[kind][:, 0])
-            prefix = (*shared, see_B1P[kind][:, 0])
-            used = jnp.minimum(column + 1, ring)
-            return _decode_attention(q_BTNH[:, 0], prefix, own, used, cfg)[:, None], kept
+            own = (*(x[layer] for x in kept), _within(age_1S <= own_B1, near_B1S, kind))
+            prefix = (*shared, _within(mask_BP, near_B1P, kind))
+            return _decode_attention(q_BTNH[:, 0], own, prefix, cfg)[:, None], kept
 
         return _block(x_B1D, w, turn_B1[kind], attend, cfg)
 
     x_B1D = _embed(params, token_B[:, None], cfg)
+    kept = []
     if cfg.unroll:
-        kept = []
+        block = jax.jit(block)  # traced once
         for (w, shared, kind), own in zip(_unrolled(params, prefix.kv, cfg), cache, strict=True):
             x_B1D, own = block(x_B1D, w, shared, kind, own)
             kept.append(own)
     else:
         # The cache is carried, not scanned over: a scanned output would copy all of it per token.
         def scanned(carry, xs):
-            x_B1D, cache, layer = carry
-            x_B1D, cache = block(x_B1D, *xs, cache, layer)
-            return (x_B1D, cache, layer + 1), None
+            x_B1D, own, layer = carry
+            return (*block(x_B1D, *xs, own, layer), layer + 1), None
 
         carry = (x_B1D, cache[0], jnp.int32(0))
-        (x_B1D, *kept, _), _ = jax.lax.scan(scanned, carry, _stacked(params, prefix.kv, cfg))
+        (x_B1D, own, _), _ = jax.lax.scan(scanned, carry, _stacked(params, prefix.kv, cfg))
+        kept.append(own)
     return _norm(x_B1D[:, 0], params["norm_D"], cfg), tuple(kept)
 
 
@@ -239,6 +239,21 @@ def logits(params: Params, hidden_D: Array, cfg: ModelConfig) -> Array:
     head_DV = params["head_DV"] if "head_DV" in params else head(params, cfg).T
     raw = jnp.matmul(hidden_D, head_DV, preferred_element_type=jnp.float32)
     return _softcap(raw, cfg.logit_softcap)
+
+
+def logprob(
+    params: Params, hidden_BTD: Array, token_BT: Array, temperature: float, cfg: ModelConfig
+) -> tuple[Array, Array]:
+    """Log-probability and entropy [B, T] of tokens drawn from hidden states, at a temperature."""
+    impl = _kernel(cfg, tpu="pallas_tpu", gpu="pallas_gpu")
+
+    def op(hidden_BTD, head_VD, token_BT):
+        return token_logprob(
+            hidden_BTD, head_VD, token_BT, temperature, cfg.logit_softcap, impl=impl
+        )
+
+    op = op if impl == "xla" else sharding.local(op, "BTD XY BT", "BT BT")  # the whole head
+    return op(hidden_BTD, head(params, cfg), token_BT)
 
 
 # ---- parts ---------------------------------------------------------------------------------
@@ -275,7 +290,7 @@ def _layers(block, x_BTD: Array, params: Params, kv: Layers | None, cfg: ModelCo
     if not cfg.unroll:
         x_BTD, out = jax.lax.scan(block, x_BTD, _stacked(params, kv, cfg))
         return x_BTD, (out,)
-    outs = []
+    outs, block = [], jax.jit(block)  # traced once
     for layer in _unrolled(params, kv, cfg):
         x_BTD, out = block(x_BTD, layer)
         outs.append(out)
@@ -355,83 +370,31 @@ def _softcap(x: Array, cap: float) -> Array:
     return cap * jnp.tanh(x / cap) if cap else x
 
 
-# ---- attention -----------------------------------------------------------------------------
+def _attention(q_BTNH, k_BSKH, v_BSKH, valid_BS, near_BTS, cfg: ModelConfig):
+    impl = _kernel(cfg, tpu="splash", gpu="cudnn")
+    op = partial(attention, scale=_scale(cfg), softcap=cfg.attention_softcap, impl=impl)
+    args = (q_BTNH, k_BSKH, v_BSKH, valid_BS)
+    if near_BTS is not None:
+        return op(*args, near_BTS)
+    return op(*args) if impl == "xla" else sharding.local(op, "BTNH BSKH BSKH BS", "BTNH")(*args)
 
 
-def _attention(q_BTNH, k_BKSH, v_BKSH, see_BTS, cfg: ModelConfig):
-    """Grouped-query attention, softmax in float32.  A key head's M queries are rows of one product."""
-    rows, columns, heads, size = q_BTNH.shape
-    kv_heads, seen = k_BKSH.shape[1:3]
-    split = (rows, kv_heads, heads // kv_heads, columns)
-    q = (q_BTNH * _scale(cfg)).reshape(rows, columns, *split[1:3], size)
-    q_BKtH = q.transpose(0, 2, 3, 1, 4).reshape(rows, kv_heads, -1, size)  # t = M * T
-    score = jnp.einsum("bkth,bksh->bkts", q_BKtH, k_BKSH, preferred_element_type=jnp.float32)
-    # A large negative number, not infinity: a row may see nothing.
-    score = _softcap(score, cfg.attention_softcap).reshape(*split, seen)
-    score = jnp.where(see_BTS[:, None, None], score, -1e30).reshape(rows, kv_heads, -1, seen)
-    weight = jax.nn.softmax(score).astype(v_BKSH.dtype)
-    out_BKtH = jnp.einsum("bkts,bksh->bkth", weight, v_BKSH)
-    return out_BKtH.reshape(*split, size).transpose(0, 3, 1, 2, 4).reshape(q_BTNH.shape)
+def _decode_attention(q_BNH, own, prefix, cfg: ModelConfig):
+    impl = _kernel(cfg, tpu="pallas_tpu", gpu="pallas_gpu")
+    op = partial(decode_attention, scale=_scale(cfg), softcap=cfg.attention_softcap, impl=impl)
+    if impl != "xla":
+        op = sharding.local(op, "BNH BKSH BKSH BS QKPH QKPH BP", "BNH")
+    return op(q_BNH, *own, *prefix)
 
 
-def _decode_attention(q_BNH, prefix, own, used: Array, cfg: ModelConfig):
-    """Attention of one query per row to its group's prefix and to its own `used` columns.
-
-    The prefix's keys and values are read once per group: the G rows (and their M query heads) are
-    rows of one matrix product.  Own columns are read in chunks, as many as are used.
-    """
-    (k_QKPH, v_QKPH, see_BP), (k_BKSH, v_BKSH, see_BS) = prefix, own
-    rows, heads, size = q_BNH.shape
-    prompts, kv_heads, first = k_QKPH.shape[:3]
-    q_BKMH = (q_BNH * _scale(cfg)).reshape(rows, kv_heads, -1, size)
-
-    def grouped(x_BKMx):  # [B, K, M, x] -> [Q, K, G * M, x]
-        x = x_BKMx.reshape(prompts, -1, *x_BKMx.shape[1:]).swapaxes(1, 2)
-        return x.reshape(prompts, kv_heads, -1, x.shape[-1])
-
-    see_BKMP = jnp.broadcast_to(see_BP[:, None, None], (*q_BKMH.shape[:3], first))
-    parts = _partial(grouped(q_BKMH), k_QKPH, v_QKPH, grouped(see_BKMP), cfg)
-
-    def ungrouped(x_QKgx):  # the inverse
-        x = x_QKgx.reshape(prompts, kv_heads, rows // prompts, -1, x_QKgx.shape[-1])
-        return x.swapaxes(1, 2).reshape(rows, kv_heads, -1, x.shape[-1])
-
-    parts = tuple(ungrouped(x) for x in parts)
-    ring = k_BKSH.shape[2]
-    chunk = math.gcd(ring, max(64, min(512, 2 ** (CHUNK // rows).bit_length() // 2)))
-
-    def add(i, parts):
-        k, v, see = (
-            jax.lax.dynamic_slice_in_dim(x, i * chunk, chunk, axis)
-            for x, axis in ((k_BKSH, 2), (v_BKSH, 2), (see_BS, 1))
-        )
-        return _merge(parts, _partial(q_BKMH, k, v, see[:, None, None], cfg))
-
-    if chunk == ring or ring <= 64:
-        parts = _merge(parts, _partial(q_BKMH, k_BKSH, v_BKSH, see_BS[:, None, None], cfg))
-    else:
-        parts = jax.lax.fori_loop(0, -(-used // chunk), add, parts)
-    _, total, out_BKMH = parts
-    return (out_BKMH / total).reshape(q_BNH.shape).astype(q_BNH.dtype)
+def _within(see_BS: Array, near_B1S: Array | None, kind) -> Array:
+    """What one query per row sees, in a layer of that kind."""
+    return see_BS if near_B1S is None else see_BS & near_B1S[kind][:, 0]
 
 
-def _partial(q_BKMH, k_BKSH, v_BKSH, see, cfg: ModelConfig):
-    """Softmax over some of the columns: largest score, sum of weights, weighted values."""
-    score = jnp.einsum("bkmh,bksh->bkms", q_BKMH, k_BKSH, preferred_element_type=jnp.float32)
-    score = jnp.where(see, _softcap(score, cfg.attention_softcap), -1e30)
-    most = jnp.max(score, -1, keepdims=True)
-    weight = jnp.exp(score - most)
-    out = jnp.einsum(
-        "bkms,bksh->bkmh", weight.astype(v_BKSH.dtype), v_BKSH, preferred_element_type=jnp.float32
-    )
-    return most, jnp.sum(weight, -1, keepdims=True), out
-
-
-def _merge(a, b):
-    """Softmax over the columns of both parts."""
-    most = jnp.maximum(a[0], b[0])
-    scale_a, scale_b = jnp.exp(a[0] - most), jnp.exp(b[0] - most)
-    return most, a[1] * scale_a + b[1] * scale_b, a[2] * scale_a + b[2] * scale_b
+def _kernel(cfg: ModelConfig, **names: str) -> str:
+    """The implementation of an op on this platform."""
+    return "xla" if cfg.kernels == "xla" else names[dispatch.platform()]
 
 
 def _scale(cfg: ModelConfig) -> float:

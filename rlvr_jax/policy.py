@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from rlvr_kernels.token_logprob import token_logprob
 
 from rlvr_jax import model, reading, sampling, sharding
 from rlvr_jax.config import ModelConfig, SampleConfig
@@ -56,12 +55,13 @@ def generate(
     cfg: ModelConfig,
     limit_B: Array | None = None,
 ) -> tuple[Rollout, Array]:
-    """`samples` responses of at most `columns` tokens to each prompt, and the rows decoded for them.
+    """`samples` responses of at most `columns` tokens to each prompt, and the rows decoded for it.
 
-    Each distinct prompt is read once.  A token is drawn with the key folded by row, then by its place
-    in the row: it depends neither on other rows nor on the slot it is written in.  A row ends with any
-    of the `eos` tokens, or after `limit_B` tokens where that is given.  Of `cfg.slots` slots one that becomes free takes the next row; when none is
-    waiting, the live ones are moved together into half as many slots, again and again.
+    Each distinct prompt is read once.  A token is drawn with the key folded by row, then by its
+    place in the row: it depends neither on other rows nor on the slot it is written in.  A row ends
+    with any of the `eos` tokens, or after `limit_B` tokens where that is given.  Of `cfg.slots`
+    slots one that becomes free takes the next row; when none is waiting, the live ones are moved
+    together into half as many slots, again and again.
     """
     params = model.for_decoding(params, cfg)
     prefix, _ = reading.prompts(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
@@ -72,7 +72,8 @@ def generate(
     first = prefix if refills else None
 
     def write(state):
-        return write_column(params, *state, first, sampler, cfg)
+        slots, written = state
+        return write_column(params, slots, written, first, sampler, cfg)
 
     state = begin(params, prefix, samples, count, sampler, cfg)
     if refills:
@@ -163,10 +164,10 @@ def draw(
     logits_BV = model.logits(params, sharding.rows(hidden_BD), cfg)
     token_B, logprob_B = sampling.sample(logits_BV, key_B, sampler.cfg)
     done_B = jnp.isin(token_B, jnp.asarray(sampler.eos, jnp.int32))
-    limit = sampler.columns
+    ended_B = done_B | (place_B + 1 == sampler.columns)
     if sampler.limit_B is not None:
-        limit = sharding.take(sampler.limit_B, slots.row_SM)
-    ended_SM = (done_B | (place_B + 1 >= limit)).reshape(shards, -1)
+        ended_B |= place_B + 1 >= sharding.take(sampler.limit_B, slots.row_SM)
+    ended_SM = ended_B.reshape(shards, -1)
 
     def record(x_BR, value_B):
         x, place, value = (x.reshape(shards, -1, *x.shape[1:]) for x in (x_BR, place_B, value_B))
@@ -254,7 +255,7 @@ def read(
     sample_cfg: SampleConfig,
     cfg: ModelConfig,
 ) -> tuple[Array, Array, Array]:
-    """Log-probability, entropy and mask [rows, columns] of a part, teacher-forced, differentiable."""
+    """Log-probability, entropy and mask [rows, columns] of a part; differentiable."""
     samples = rollout.length_B.shape[0] // prefix.mask_QP.shape[0]
     owner_SM = part.index_SM // samples
     token_BR = part.pick(rollout.response_BR)
@@ -268,12 +269,8 @@ def read(
         logprob_BR = jnp.take_along_axis(logprob_BRV, token_BR[..., None], -1)[..., 0]
         entropy_BR = -jnp.sum(jnp.exp(logprob_BRV) * logprob_BRV, -1)
     else:
-        logprob_BR, entropy_BR = token_logprob(
-            before_BRD,
-            model.head(params, cfg),
-            token_BR,
-            sample_cfg.temperature,
-            cfg.logit_softcap,
+        logprob_BR, entropy_BR = model.logprob(
+            params, before_BRD, token_BR, sample_cfg.temperature, cfg
         )
     return jnp.where(mask_BR, logprob_BR, 0.0), jnp.where(mask_BR, entropy_BR, 0.0), mask_BR
 

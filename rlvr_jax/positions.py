@@ -21,12 +21,12 @@ def of(mask_BT: Array) -> Array:
     return jnp.maximum(jnp.cumsum(mask_BT, -1) - 1, 0)
 
 
-def windows(see_BTS: Array, query_BT: Array, key_BS: Array, cfg: ModelConfig) -> Array:
-    """What a column sees, by kind of layer: [1 or 2, B, T, S]."""
+def near(query_BT: Array, key_BS: Array, cfg: ModelConfig) -> Array | None:
+    """What is within a column's window, by kind of layer: [2, B, T, S]; None without windows."""
     if not cfg.window:
-        return see_BTS[None]
+        return None
     near_BTS = query_BT[:, :, None] - key_BS[:, None] < cfg.window
-    return jnp.stack([see_BTS, see_BTS & near_BTS])
+    return jnp.stack([jnp.ones_like(near_BTS), near_BTS])
 
 
 def frequencies(cfg: ModelConfig) -> Array:

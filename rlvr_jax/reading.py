@@ -23,7 +23,7 @@ Objective = Callable[[Params, model.Prefix, "Part"], tuple[Array, tuple[Metrics,
 
 
 class Part(NamedTuple):
-    """Some rows of a batch, numbered within each of S data shards, and how many columns hold them."""
+    """Rows of a batch, numbered within each of S data shards, and how many columns hold them."""
 
     index_SM: Array  # int32; past the shard's end where the part is not full
     columns: int
@@ -128,11 +128,11 @@ def rows(
 def gradient(
     objective: Objective, params: Params, rollout: Rollout, cfg: ModelConfig
 ) -> tuple[Params, Array, Metrics, Array, Array]:
-    """Gradient of `objective(params, prefix, part) -> value, (sums, most)`, added up over all parts.
+    """Gradient of `objective(params, prefix, part) -> value, (sums, most)`, added up over parts.
 
-    Also the sums of value and sums, the maximum of most, and the row-columns run.  A prompt's part of
-    the gradient is collected from the rows that saw it and sent back through it once; its forward
-    pass is computed again for that instead of kept.
+    Also the sums of value and sums, the maximum of most, and the row-columns run.  A prompt's share
+    of the gradient is collected from the rows that saw it and sent back through it once; its
+    forward pass is computed again for that instead of kept.
     """
     token_QP, mask_QP = rollout.prompt_QP, rollout.prompt_mask_QP
     columns = rollout.response_BR.shape[1]
@@ -141,7 +141,8 @@ def gradient(
     length_Q = _span(mask_QP)
 
     def of_part(layers, seen, part):
-        return objective(layers, model.Prefix(*seen, mask_QP), part)
+        last_QD, kv = seen
+        return objective(layers, model.Prefix(last_QD, kv, mask_QP), part)
 
     def visit(total, part):
         one = jax.value_and_grad(of_part, (0, 1), has_aux=True)(layers, seen, part)

@@ -53,7 +53,7 @@ def sample(logits_BV: Array, key_B: Array, cfg: SampleConfig) -> tuple[Array, Ar
 
 
 def _invert(mass_BX: Array, uniform_B: Array) -> Array:
-    """The first entry at which the running mass passes that share of the total; never an empty one."""
+    """The entry where the running mass passes that share of the total; never one without mass."""
     running_BX = jnp.cumsum(mass_BX, -1)
     entry_B = jnp.sum(running_BX <= uniform_B[:, None] * running_BX[:, -1:], -1, dtype=jnp.int32)
     # Rounding may put the share at the total: the last entry with mass is meant.

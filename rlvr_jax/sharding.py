@@ -118,11 +118,13 @@ def data_shards() -> int:
 
 
 def take(x: jax.Array, index_SM: jax.Array, axis: int = 0) -> jax.Array:
-    """Rows `index_SM` of x, numbered within each of S data shards: S * M rows, none crosses over."""
+    """Rows of x by their numbers within each of S data shards: S * M rows, none crosses over."""
     shards, picked = index_SM.shape
     shape, axis = x.shape, axis % x.ndim
     x = x.reshape(*shape[:axis], shards, -1, *shape[axis + 1 :])
-    get = jax.vmap(lambda x, i: x.at[(slice(None),) * axis + (i,)].get(mode="clip"), (axis, 0), axis)
+    get = jax.vmap(
+        lambda x, i: x.at[(slice(None),) * axis + (i,)].get(mode="clip"), (axis, 0), axis
+    )
     return get(x, index_SM).reshape(*shape[:axis], shards * picked, *shape[axis + 1 :])
 
 
@@ -138,6 +140,28 @@ def put(x: jax.Array, index_SM: jax.Array, value: jax.Array, axis: int = 0) -> j
         return x.at[(slice(None),) * axis + (i,)].set(v, mode="drop")
 
     return jax.vmap(write, (axis, 0, axis), axis)(split(x), index_SM, split(value)).reshape(shape)
+
+
+def local(op, dims_in: str, dims_out: str):
+    """`op` on each device's own part: what a kernel needs, which sees local arrays only.
+
+    Arrays are told by their letters, with a space between; a letter of no rule is not split.
+    """
+
+    def spec(dims: str) -> PartitionSpec:
+        rules = {letter: RULES[letter] for letter in dims if letter in "QBNK"}
+        return PartitionSpec(*(rules.get(letter) for letter in dims))
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return op
+    outs = tuple(map(spec, dims_out.split()))
+    return jax.shard_map(
+        op,
+        in_specs=tuple(map(spec, dims_in.split())),
+        out_specs=outs if len(outs) > 1 else outs[0],
+        check_vma=False,
+    )
 
 
 def whole_rows(table_VD: jax.Array) -> jax.Array:

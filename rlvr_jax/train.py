@@ -14,7 +14,7 @@ import jax
 
 from rlvr_jax import model, sharding
 from rlvr_jax.config import Config, ModelConfig, RlStage, Stage, reads_verifier
-from rlvr_jax.host import log, report, settings, sources, tasks
+from rlvr_jax.host import compiles, log, report, settings, sources, tasks
 from rlvr_jax.host.checkpoint import CheckpointError
 from rlvr_jax.host.run import Interrupted, Run, RunError
 from rlvr_jax.stages import evaluate, label, rl, sft, tokenizer, verifier
@@ -32,6 +32,7 @@ STAGES: dict[str, Callable[..., dict]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
+    compiles.keep()
     try:
         cfg = settings.load(args.config, args.overrides)
         train(cfg)
@@ -117,7 +118,8 @@ def check(cfg: Config) -> None:
         field = "prompts" if isinstance(stage, RlStage) else "batch"
         if stage.stage != "evaluate" and size % shards:
             raise ValueError(
-                f"{stage.name}.{field} is {size}, not a multiple of mesh.data x mesh.fsdp = {shards}"
+                f"{stage.name}.{field} is {size}, not a multiple of mesh.data x mesh.fsdp = "
+                f"{shards}"
             )
 
 

@@ -130,9 +130,7 @@ def update(
         }
         return value, (sums, jnp.max(gap_BR))
 
-    grads, value, sums, gap_max, run = reading.gradient(
-        objective, state.policy, written, model_cfg
-    )
+    grads, value, sums, gap_max, run = reading.gradient(objective, state.policy, written, model_cfg)
     new_state, grad_norm = apply(state, grads, value, tx)
 
     tokens = jnp.maximum(jnp.sum(mask_BR), 1).astype(jnp.float32)

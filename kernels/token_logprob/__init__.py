@@ -1,13 +1,26 @@
-"""Log-prob and entropy of tokens under softmax(hidden @ head / temperature), in column chunks.
+"""Log-prob and entropy of tokens under softmax(hidden @ head / temperature), without [B, T, V].
 
-A `softcap` bounds the logits first (Gemma 2).
+A `softcap` bounds the logits first (Gemma 2, arXiv 2408.00118).
 """
 
-import jax
-import jax.numpy as jnp
-from rlvr_kernels.token_logprob.reference import reference
+from functools import partial
 
-CHUNK = 128  # columns whose logits exist at one time
+import jax
+from rlvr_kernels.dispatch import choose
+from rlvr_kernels.token_logprob.pallas_gpu import pallas_gpu
+from rlvr_kernels.token_logprob.pallas_tpu import pallas_tpu
+from rlvr_kernels.token_logprob.reference import reference
+from rlvr_kernels.token_logprob.xla import xla
+
+IMPLEMENTATIONS = {
+    "reference": reference,
+    "xla": xla,
+    "pallas_tpu": pallas_tpu,
+    "pallas_gpu": pallas_gpu,
+    "pallas_tpu_interpret": partial(pallas_tpu, interpret=True),
+    "pallas_gpu_interpret": partial(pallas_gpu, interpret=True),
+}
+DEFAULT: dict[str, str] = {}  # platform -> name; "xla" until a kernel has a measured number
 
 
 def token_logprob(
@@ -16,30 +29,18 @@ def token_logprob(
     token_BT: jax.Array,
     temperature: float = 1.0,
     softcap: float = 0.0,
+    *,
+    impl: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """(logprob_BT, entropy_BT), float32, differentiable in hidden and head.
+    """(logprob_BT, entropy_BT), float32, both differentiable in hidden and head.
 
-    At most CHUNK columns of logits are alive, forward and backward: the backward pass computes a
-    chunk's logits again.  Raises ValueError when the shapes do not belong together.
+    `impl` names an implementation; None is "xla" on every platform until another one has been
+    measured on hardware.  Raises ValueError when the shapes do not belong together.
     """
     if hidden_BTD.shape[:2] != token_BT.shape or hidden_BTD.shape[-1] != head_VD.shape[-1]:
         raise ValueError(
             f"hidden {hidden_BTD.shape}, head {head_VD.shape} and token {token_BT.shape} must be "
             "[B, T, D], [V, D] and [B, T]"
         )
-    columns = token_BT.shape[1]
-    if columns <= CHUNK:
-        return reference(hidden_BTD, head_VD, token_BT, temperature, softcap)
-    missing = -columns % CHUNK
-    hidden = jnp.pad(hidden_BTD, ((0, 0), (0, missing), (0, 0)))
-    token = jnp.pad(token_BT, ((0, 0), (0, missing)))
-
-    def chunks(x):
-        return x.reshape(x.shape[0], -1, CHUNK, *x.shape[2:]).swapaxes(0, 1)
-
-    @jax.checkpoint
-    def one(part):
-        return reference(part[0], head_VD, part[1], temperature, softcap)
-
-    out = jax.lax.map(one, (chunks(hidden), chunks(token)))
-    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(x.shape[1], -1)[:, :columns], out)
+    run = choose(impl, IMPLEMENTATIONS, DEFAULT)
+    return run(hidden_BTD, head_VD, token_BT, temperature, softcap)

@@ -1,4 +1,7 @@
-"""Counts what XLA compiles, from JAX's own events: one compile per step function is a promise."""
+"""What XLA compiles: counted, from JAX's own events, and kept on disk for the next process."""
+
+import os
+from pathlib import Path
 
 import jax
 
@@ -6,7 +9,10 @@ EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 class Compiles:
-    """Compilations since this object was made, by name of the jitted function."""
+    """Compilations since this object was made, by name of the jitted function.
+
+    A program that comes from the disk is counted too: one compile per step function is a promise.
+    """
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -21,3 +27,13 @@ class Compiles:
         if event == EVENT:
             self.seconds += duration_secs
             self._names.append(str(details.get("fun_name")))
+
+
+def keep() -> None:
+    """Keep compiled programs in the user's cache folder, unless JAX has been told where or not to.
+
+    JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false keeps none.
+    """
+    if not jax.config.jax_compilation_cache_dir:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(cache) / "rlvr_jax" / "xla"))

@@ -71,7 +71,7 @@ def _fill_sizes(tree: dict[str, Any], part: str) -> None:
     if not said["weights"]:
         return
     sizes = weights.architecture(weights.find(said["weights"]))
-    free = {"weights", "compute", "unroll", "remat", "part_tokens", "slots"}
+    free = {"weights", "compute", "unroll", "remat", "part_tokens", "slots", "kernels"}
     for item in dataclasses.fields(ModelConfig):
         key, size = item.name, sizes.get(item.name, item.default)
         if key not in free and said.setdefault(key, size) != size:

@@ -1,15 +1,25 @@
-"""token_logprob against float64 numpy, values and gradients, in one chunk and in many."""
+"""token_logprob against float64 numpy and the reference: values, gradients, and what is alive."""
+
+import importlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from rlvr_kernels import token_logprob as op
+from rlvr_kernels.token_logprob import cases
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 B, D, V = 2, 6, 11
-SHORT, EVEN, ODD = 5, 256, 130  # columns: below one chunk, a multiple of it, and not
+SHORT, EVEN, ODD = 5, 128, 130  # columns: below one chunk, a multiple of it, and not
+EVERY = ["reference", "xla", "pallas_tpu_interpret", "pallas_gpu_interpret"]
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch) -> None:
+    """32 columns of two rows, so that small inputs are many chunks."""
+    monkeypatch.setattr(importlib.import_module("rlvr_kernels.token_logprob.xla"), "TOKENS", 64)
 
 
 def inputs(columns: int, scale: float = 1.0) -> tuple:
@@ -52,16 +62,23 @@ def oracle_grads(hidden, head, token, d_logprob, d_entropy) -> tuple:
     return d_hidden, d_head
 
 
-@jax.jit
-def value_and_grads(hidden, head, token, d_logprob, d_entropy):
-    out, back = jax.vjp(lambda x, w: op.token_logprob(x, w, token), hidden, head)
-    return out, back((d_logprob, d_entropy))
+def value_and_grads(args, cotangent, impl, **options):
+    @jax.jit
+    def both(hidden, head, token, d_logprob, d_entropy):
+        def run(x, w):
+            return op.token_logprob(x, w, token, **options, impl=impl)
+
+        out, back = jax.vjp(run, hidden, head)
+        return out, back((d_logprob, d_entropy))
+
+    return both(*args, *cotangent)
 
 
+@pytest.mark.parametrize("impl", EVERY)
 @pytest.mark.parametrize("columns", [SHORT, EVEN, ODD])
-def test_values_and_gradients_are_those_of_the_oracle(columns) -> None:
+def test_values_and_gradients_are_those_of_the_oracle(columns, impl) -> None:
     args, cotangent = inputs(columns), cotangents(columns)
-    out, grads = value_and_grads(*args, *cotangent)
+    out, grads = value_and_grads(args, cotangent, impl)
     for got, want in zip(out, oracle(*args), strict=True):
         assert got.dtype == jnp.float32 and got.shape == (B, columns)
         np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
@@ -69,27 +86,54 @@ def test_values_and_gradients_are_those_of_the_oracle(columns) -> None:
         np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max(), rtol=1e-5)
 
 
-def test_chunks_give_what_the_reference_gives() -> None:
-    args, cotangent = inputs(ODD), cotangents(ODD)
-    out, grads = value_and_grads(*args, *cotangent)
+@pytest.mark.parametrize("impl", EVERY[1:])
+@pytest.mark.parametrize("name", cases.SMALL)
+def test_each_implementation_gives_what_the_reference_gives(name, impl) -> None:
+    case = cases.SMALL[name]
+    args, options = tuple(cases.inputs(case).values()), cases.options(case)
+    cotangent = jax.random.normal(jax.random.key(1), (2, *args[2].shape))
+    out, grads = value_and_grads(args, cotangent, impl, **options)
+    want, want_grads = value_and_grads(args, cotangent, "reference", **options)
+    for a, b in zip(out, want, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
+    for a, b in zip(grads, want_grads, strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        near = 1e-5 if case.dtype == "float32" else 0.01
+        np.testing.assert_allclose(a, b, atol=near * np.abs(b).max(), rtol=near)
 
-    @jax.jit
-    def plain(hidden, head, token, d_logprob, d_entropy):
-        out, back = jax.vjp(lambda x, w: op.reference(x, w, token), hidden, head)
-        return out, back((d_logprob, d_entropy))
 
-    want, want_grads = plain(*args, *cotangent)
-    for a, b in zip((*out, *grads), (*want, *want_grads), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-6 * np.abs(b).max(), rtol=2e-6)
+def shapes_in(args, cotangent, impl) -> list[tuple]:
+    def run(hidden, head, token, *cotangent):
+        back = jax.vjp(lambda x, w: op.token_logprob(x, w, token, impl=impl), hidden, head)[1]
+        return back(cotangent)
+
+    jaxpr = jax.make_jaxpr(run)(*args, *cotangent)
+    return [tuple(v.aval.shape) for eqn in walk(jaxpr.jaxpr) for v in eqn.outvars]
 
 
 def test_no_array_holds_the_logits_of_all_columns() -> None:
     """What the op is for: nothing as large as [B, T, V] is alive, forward or backward."""
-    jaxpr = jax.make_jaxpr(value_and_grads.__wrapped__)(*inputs(EVEN), *cotangents(EVEN))
-    shapes = [tuple(v.aval.shape) for eqn in walk(jaxpr.jaxpr) for v in eqn.outvars]
-    assert (B, op.CHUNK, V) in shapes
-    largest = max(np.prod(shape) for shape in shapes if V in shape)
-    assert largest == B * op.CHUNK * V
+    shapes = shapes_in(inputs(EVEN), cotangents(EVEN), "xla")
+    assert max(np.prod(shape) for shape in shapes if V in shape) == B * 32 * V
+
+
+@pytest.mark.parametrize("rows, chunk", [(2, 32), (4, 16), (50, 16)])
+def test_a_chunk_has_the_columns_that_its_rows_leave(rows, chunk) -> None:
+    args = np.zeros((rows, 99, D), np.float32), np.zeros((V, D), np.float32)
+    args += (np.zeros((rows, 99), np.int32),)
+    shapes = shapes_in(args, np.zeros((2, rows, 99), np.float32), "xla")
+    assert (rows, chunk, V) in shapes and (rows, 99, V) not in shapes
+
+
+@pytest.mark.parametrize("impl", ["pallas_tpu", "pallas_gpu"])
+def test_kernels_hold_no_more_than_blocks_of_logits(impl) -> None:
+    case = cases.LARGE["smollm2_135m"]
+    args = tuple(cases.abstract(case).values())
+    cotangent = (jax.ShapeDtypeStruct(args[2].shape, jnp.float32),) * 2
+    largest = max(np.prod(shape) for shape in shapes_in(args, cotangent, impl))
+    tokens = case.rows * case.columns
+    assert largest <= max(4 * tokens, case.vocab) * case.width < tokens * case.vocab / 15
 
 
 def walk(jaxpr):
@@ -101,17 +145,18 @@ def walk(jaxpr):
                 yield from walk(inner)
 
 
-def test_one_hundred_and_twenty_eight_columns_are_one_chunk() -> None:
-    for columns in (op.CHUNK - 1, op.CHUNK, op.CHUNK + 1):
-        args = inputs(columns)
-        for got, want in zip(jax.jit(op.token_logprob)(*args), oracle(*args), strict=True):
-            np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("columns", [31, 32, 33])
+def test_thirty_two_columns_are_one_chunk(columns) -> None:
+    args = inputs(columns)
+    for got, want in zip(op.token_logprob(*args), oracle(*args), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5, rtol=1e-5)
 
 
-def test_large_logits_stay_finite() -> None:
+@pytest.mark.parametrize("impl", EVERY)
+def test_large_logits_stay_finite(impl) -> None:
     """Logits of several thousand: softmax is one token, entropy 0, gradients finite."""
     args = inputs(SHORT, scale=1000.0)
-    out, grads = value_and_grads(*args, *cotangents(SHORT))
+    out, grads = value_and_grads(args, cotangents(SHORT), impl)
     for got, want in zip(out, oracle_far(*args), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=5e-3)
     assert all(np.all(np.isfinite(x)) for x in grads)
@@ -126,13 +171,14 @@ def oracle_far(hidden, head, token) -> tuple:
     return chosen, -(prob * (logit - total)).sum(-1)
 
 
+@pytest.mark.parametrize("impl", EVERY)
 @pytest.mark.parametrize("columns", [SHORT, ODD])
-def test_bfloat16_inputs_give_float32_results(columns) -> None:
+def test_bfloat16_inputs_give_float32_results(columns, impl) -> None:
     """Inputs are rounded, nothing after them is: the oracle of the rounded inputs is met."""
     hidden, head, token = inputs(columns)
     hidden, head = jnp.bfloat16(hidden), jnp.bfloat16(head)
     cotangent = cotangents(columns)
-    out, grads = value_and_grads(hidden, head, token, *cotangent)
+    out, grads = value_and_grads((hidden, head, token), cotangent, impl)
     rounded = np.asarray(hidden, np.float32), np.asarray(head, np.float32), token
     for got, want in zip(out, oracle(*rounded), strict=True):
         assert got.dtype == jnp.float32

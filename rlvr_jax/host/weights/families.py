@@ -301,7 +301,7 @@ def write(cfg: ModelConfig, dtype: str, extra: Mapping[str, Any]) -> Json:
 def explicit(cfg: ModelConfig) -> ModelConfig:
     """The same model with what 0 stands for spelled out, and what has no effect left out."""
     defaults: Json = {x.name: x.default for x in dataclasses.fields(ModelConfig)}
-    idle = {"weights", "compute", "unroll", "remat", "part_tokens", "slots"}
+    idle = {"weights", "compute", "unroll", "remat", "part_tokens", "slots", "kernels"}
     idle |= set(SCALING["llama3"].values()) - set(SCALING.get(cfg.rope_scaling, {}).values())
     near = cfg.rope_theta_window
     if not near and cfg.rope_scaling == "none":

@@ -1,0 +1,72 @@
+"""Named shapes, shared by the tests (small) and the benchmark."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class Case:
+    rows: int
+    prefix: int
+    queries: int
+    heads: int
+    kv_heads: int
+    size: int
+    softcap: float = 0.0
+    dtype: str = "float32"
+
+    @property
+    def columns(self) -> int:
+        return self.prefix + self.queries
+
+
+SMALL = {
+    "prompt": Case(2, 0, 12, heads=4, kv_heads=2, size=16),
+    "continued": Case(2, 9, 14, heads=3, kv_heads=1, size=16),
+    "many_blocks": Case(1, 70, 131, heads=2, kv_heads=1, size=16),  # more than 128 of both
+    "softcap": Case(2, 5, 8, heads=2, kv_heads=2, size=8, softcap=2.0),
+    "bfloat16": Case(2, 4, 13, heads=4, kv_heads=2, size=16, dtype="bfloat16"),
+}
+LARGE = {
+    "smollm2_135m": Case(16, 256, 512, heads=9, kv_heads=3, size=64, dtype="bfloat16"),
+    "qwen2.5_1.5b": Case(4, 512, 1024, heads=12, kv_heads=2, size=128, dtype="bfloat16"),
+}
+
+
+def abstract(case: Case) -> dict[str, jax.ShapeDtypeStruct]:
+    dtype = jnp.dtype(case.dtype)
+    kv = jax.ShapeDtypeStruct((case.rows, case.columns, case.kv_heads, case.size), dtype)
+    return {
+        "q_BTNH": jax.ShapeDtypeStruct((case.rows, case.queries, case.heads, case.size), dtype),
+        "k_BSKH": kv,
+        "v_BSKH": kv,
+        "valid_BS": jax.ShapeDtypeStruct((case.rows, case.columns), jnp.bool_),
+    }
+
+
+def inputs(case: Case) -> dict[str, jax.Array]:
+    """Left-padded and ragged: where there is no prefix, some queries see nothing."""
+    shapes, key = abstract(case), jax.random.key(0)
+    out = {}
+    for index, (name, like) in enumerate(shapes.items()):
+        if like.dtype != jnp.bool_:
+            noise = jax.random.normal(jax.random.fold_in(key, index), like.shape)
+            out[name] = noise.astype(like.dtype)
+    row_B1, column_S = jnp.arange(case.rows)[:, None], jnp.arange(case.columns)
+    out["valid_BS"] = (column_S >= 2 * row_B1 + 1) & (column_S < case.columns - row_B1)
+    return out
+
+
+def options(case: Case) -> dict[str, float]:
+    return {"scale": case.size**-0.5, "softcap": case.softcap}
+
+
+def cost(case: Case) -> tuple[int, int]:
+    """(bytes that must move, floating point operations) of a forward pass under the mask."""
+    item = jnp.dtype(case.dtype).itemsize
+    moved = 2 * case.rows * case.size * item
+    moved *= case.queries * case.heads + case.columns * case.kv_heads
+    pairs = case.queries * case.prefix + case.queries * (case.queries + 1) // 2
+    return moved, 4 * case.rows * pairs * case.heads * case.size

@@ -1,0 +1,34 @@
+"""NVIDIA GPU: cuDNN's fused attention through jax.nn.dot_product_attention."""
+
+import jax
+import jax.numpy as jnp
+
+
+def cudnn(q_BTNH, k_BSKH, v_BSKH, valid_BS, scale, softcap, *, implementation="cudnn"):
+    """bfloat16 or float16, no softcap.  The mask is given whole: it is S * T booleans a row.
+
+    cuDNN's backward pass wants even T and S: an odd one gets one more at the end, a query that
+    sees nothing or a column that nobody sees.  A query that sees nothing has output 0.
+    """
+    if softcap:
+        raise ValueError("cudnn has no softcap")
+    if q_BTNH.dtype not in (jnp.bfloat16, jnp.float16):
+        raise ValueError(f"cudnn takes bfloat16 or float16, not {q_BTNH.dtype}")
+    queries, columns = q_BTNH.shape[1], k_BSKH.shape[1]
+    last_T = columns - queries + jnp.arange(queries)
+    see_BTS = (jnp.arange(columns) <= last_T[:, None]) & valid_BS[:, None]
+    sees_BT = jnp.any(see_BTS, axis=-1)
+    odd_t, odd_s = queries % 2, columns % 2
+
+    def even(x_BTNH, more):
+        return jnp.pad(x_BTNH, ((0, 0), (0, more), (0, 0), (0, 0)))
+
+    out_BTNH = jax.nn.dot_product_attention(
+        even(q_BTNH, odd_t),
+        even(k_BSKH, odd_s),
+        even(v_BSKH, odd_s),
+        mask=jnp.pad(see_BTS, ((0, 0), (0, odd_t), (0, odd_s)))[:, None],
+        scale=scale,
+        implementation=implementation,
+    )[:, :queries]
+    return jnp.where(sees_BT[:, :, None, None], out_BTNH, jnp.zeros_like(out_BTNH))

@@ -1,0 +1,50 @@
+"""TPU: jax's splash attention with a shifted causal mask; columns that exist are one segment."""
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as upstream
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+
+def splash(q_BTNH, k_BSKH, v_BSKH, valid_BS, scale, softcap, *, interpret=False):
+    """Forward and backward are upstream's kernels; T and S are padded to whole blocks at the end.
+
+    Upstream scores a query that sees nothing alike everywhere; its output here is 0.
+    """
+    (_, queries, heads, _), columns = q_BTNH.shape, k_BSKH.shape[1]
+    past = columns - queries
+    more_t, more_s = -queries % 128, -columns % 128
+
+    def ready(x_BTNH, more):  # [B, N, T, H]
+        return jnp.pad(x_BTNH.swapaxes(1, 2), ((0, 0), (0, 0), (0, more), (0, 0)))
+
+    q_BNTH = ready((q_BTNH.astype(jnp.float32) * scale).astype(q_BTNH.dtype), more_t)
+    k_BKSH, v_BKSH = ready(k_BSKH, more_s), ready(v_BSKH, more_s)
+    ones_BT = jnp.ones(q_BNTH.shape[::2], jnp.int32)
+    exists_BS = jnp.pad(valid_BS, ((0, 0), (0, more_s))).astype(jnp.int32)
+    shape = (queries + more_t, columns + more_s)
+    kernel = upstream.make_splash_mha(
+        masks.MultiHeadMask([masks.CausalMask(shape, offset=past)] * heads),
+        block_sizes=_blocks(*shape),
+        attn_logits_soft_cap=softcap or None,
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+    out_BNTH = jax.vmap(kernel)(q_BNTH, k_BKSH, v_BKSH, upstream.SegmentIds(ones_BT, exists_BS))
+    out_BTNH = out_BNTH[:, :, :queries].swapaxes(1, 2)
+    sees_BT = jnp.cumsum(exists_BS, axis=1)[:, past:columns] > 0
+    return jnp.where(sees_BT[:, :, None, None], out_BTNH, jnp.zeros_like(out_BTNH))
+
+
+def _blocks(queries: int, columns: int) -> upstream.BlockSizes:
+    """The largest blocks up to 512 that divide both, which are multiples of 128."""
+    t, s = (next(x for x in (512, 384, 256, 128) if y % x == 0) for y in (queries, columns))
+    return upstream.BlockSizes(
+        block_q=t,
+        block_kv=s,
+        block_q_dkv=t,
+        block_kv_dkv=s,
+        block_q_dq=t,
+        block_kv_dq=s,
+    )

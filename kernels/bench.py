@@ -1,0 +1,107 @@
+"""Times the implementations of an op on the device at hand.
+
+    python -m rlvr_kernels.bench OP [--impl NAME ...] [--case NAME ...]
+
+A table, and one JSON line per row: milliseconds (median; compilation and warm-up apart), achieved
+GB/s and GFLOP/s, and their shares of what a copy and a matrix product reach on this device in this
+run.  Bytes are those that must move and operations those of the definition: an implementation
+that does more of either gets a lower share.  Forward passes only.
+"""
+
+import argparse
+import datetime
+import importlib
+import json
+import statistics
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+OPS = ("attention", "decode_attention", "token_logprob")
+SECONDS, FEWEST, MOST = 2.0, 5, 200  # measured for about that long, at least and at most so often
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m rlvr_kernels.bench", description=__doc__)
+    parser.add_argument("op", choices=OPS)
+    parser.add_argument("--impl", nargs="+", default=["xla"], help="default: xla")
+    parser.add_argument("--case", nargs="+", help="default: the large ones")
+    args = parser.parse_args()
+    op = importlib.import_module(f"rlvr_kernels.{args.op}")
+    cases = importlib.import_module(f"rlvr_kernels.{args.op}.cases")
+    known = cases.SMALL | cases.LARGE
+    for name in args.case or []:
+        if name not in known:
+            parser.error(f"no case {name!r}; there are {', '.join(known)}")
+    for name in args.impl:
+        if name not in op.IMPLEMENTATIONS:
+            parser.error(f"no implementation {name!r}; there are {', '.join(op.IMPLEMENTATIONS)}")
+    print(f"{'case':<16}{'impl':<22}{'ms':>10}{'GB/s':>9}{'share':>7}{'GFLOP/s':>10}{'share':>7}")
+    peaks: dict[str, tuple[float, float]] = {}
+    for case_name in args.case or cases.LARGE:
+        case = known[case_name]
+        if case.dtype not in peaks:
+            peaks[case.dtype] = copy_bandwidth(case.dtype), matmul_speed(case.dtype)
+        for impl in args.impl:
+            row = {"op": args.op, "case": case_name, "impl": impl}
+            row |= measure(getattr(op, args.op), cases, case, impl, *peaks[case.dtype])
+            print(
+                f"{case_name:<16}{impl:<22}{row['ms']:>10.3f}{row['gb_per_s']:>9.1f}"
+                f"{row['of_copy']:>7.1%}{row['gflop_per_s']:>10.1f}{row['of_matmul']:>7.1%}"
+            )
+            print(json.dumps(row), flush=True)
+
+
+def measure(op, cases, case, impl: str, copy: float, matmul: float) -> dict:
+    """One row: what `impl` takes for `case`, and how that compares with the device."""
+    run = jax.jit(partial(op, **cases.options(case), impl=impl))
+    seconds = median_seconds(run, **cases.inputs(case))
+    moved, operations = cases.cost(case)
+    return {
+        "ms": 1e3 * seconds,
+        "gb_per_s": moved / seconds / 1e9,
+        "gflop_per_s": operations / seconds / 1e9,
+        "of_copy": moved / seconds / copy,
+        "of_matmul": operations / seconds / matmul,
+        "copy_gb_per_s": copy / 1e9,
+        "matmul_gflop_per_s": matmul / 1e9,
+        "dtype": case.dtype,
+        "device": jax.devices()[0].device_kind,
+        "jax": jax.__version__,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def median_seconds(run, *args, **kwargs) -> float:
+    """Median wall time of a call, each waited for; the first two calls are not counted."""
+    jax.block_until_ready(run(*args, **kwargs))
+    first = seconds_of(run, args, kwargs)
+    times = max(FEWEST, min(MOST, int(SECONDS / first)))
+    return statistics.median(seconds_of(run, args, kwargs) for _ in range(times))
+
+
+def seconds_of(run, args, kwargs) -> float:
+    start = time.perf_counter()
+    jax.block_until_ready(run(*args, **kwargs))
+    return time.perf_counter() - start
+
+
+def copy_bandwidth(dtype: str) -> float:
+    """Bytes read and written a second by an addition over an array that fits in no cache."""
+    size = (2**26 if jax.default_backend() == "cpu" else 2**30) // jnp.dtype(dtype).itemsize
+    x = jnp.ones(size, dtype)
+    return 2 * x.nbytes / median_seconds(jax.jit(lambda x: x + 1), x)
+
+
+def matmul_speed(dtype: str) -> float:
+    """Operations a second of a square product with float32 sums."""
+    side = 1024 if jax.default_backend() == "cpu" else 8192
+    x = jnp.ones((side, side), dtype)
+    product = jax.jit(partial(jnp.matmul, preferred_element_type=jnp.float32))
+    return 2 * side**3 / median_seconds(product, x, x)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Named shapes, shared by the tests (small) and the benchmark."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class Case:
+    prompts: int
+    group: int  # rows of a prompt
+    prefix: int
+    columns: int
+    heads: int
+    kv_heads: int
+    size: int
+    softcap: float = 0.0
+    dtype: str = "float32"
+
+    @property
+    def rows(self) -> int:
+        return self.prompts * self.group
+
+
+SMALL = {
+    "one_block": Case(2, 3, 9, 12, heads=6, kv_heads=2, size=16),
+    "many_blocks": Case(2, 2, 530, 650, heads=3, kv_heads=1, size=16),  # last ones not whole
+    "many_rows": Case(1, 34, 20, 130, heads=2, kv_heads=2, size=16),  # more than one group's
+    "softcap": Case(2, 4, 16, 140, heads=4, kv_heads=2, size=24, softcap=2.0),
+    "bfloat16": Case(2, 3, 40, 70, heads=4, kv_heads=2, size=16, dtype="bfloat16"),
+}
+LARGE = {
+    "smollm2_135m": Case(8, 8, 256, 512, heads=9, kv_heads=3, size=64, dtype="bfloat16"),
+    "qwen2.5_1.5b": Case(8, 8, 512, 2048, heads=12, kv_heads=2, size=128, dtype="bfloat16"),
+}
+
+
+def abstract(case: Case) -> dict[str, jax.ShapeDtypeStruct]:
+    dtype = jnp.dtype(case.dtype)
+    own = jax.ShapeDtypeStruct((case.rows, case.kv_heads, case.columns, case.size), dtype)
+    prefix = jax.ShapeDtypeStruct((case.prompts, case.kv_heads, case.prefix, case.size), dtype)
+    return {
+        "q_BNH": jax.ShapeDtypeStruct((case.rows, case.heads, case.size), dtype),
+        "k_BKSH": own,
+        "v_BKSH": own,
+        "see_BS": jax.ShapeDtypeStruct((case.rows, case.columns), jnp.bool_),
+        "prefix_k_QKPH": prefix,
+        "prefix_v_QKPH": prefix,
+        "see_BP": jax.ShapeDtypeStruct((case.rows, case.prefix), jnp.bool_),
+    }
+
+
+def inputs(case: Case) -> dict[str, jax.Array]:
+    """Ragged answers in left-padded prompts, as in a rollout; every row sees something."""
+    shapes, key = abstract(case), jax.random.key(0)
+    out = {}
+    for index, (name, like) in enumerate(shapes.items()):
+        if like.dtype != jnp.bool_:
+            noise = jax.random.normal(jax.random.fold_in(key, index), like.shape)
+            out[name] = noise.astype(like.dtype)
+    used_B = 1 + jnp.arange(case.rows) * (case.columns // 2) // case.rows
+    pad_Q = jnp.arange(case.prompts) * (case.prefix // 2) // case.prompts
+    pad_B = jnp.repeat(pad_Q, case.group)
+    out["see_BS"] = jnp.arange(case.columns) < used_B[:, None]
+    out["see_BP"] = jnp.arange(case.prefix) >= pad_B[:, None]
+    return {name: out[name] for name in shapes}
+
+
+def options(case: Case) -> dict[str, float]:
+    return {"scale": case.size**-0.5, "softcap": case.softcap}
+
+
+def cost(case: Case) -> tuple[int, int]:
+    """(bytes that must move, floating point operations): every column, read once."""
+    item = jnp.dtype(case.dtype).itemsize
+    own, prefix = case.rows * case.columns, case.prompts * case.prefix
+    moved = 2 * (own + prefix) * case.kv_heads * case.size * item
+    seen = case.rows * (case.columns + case.prefix)
+    return moved, 4 * seen * case.heads * case.size

@@ -1,0 +1,141 @@
+"""GPU kernel (Triton): spans of columns side by side, their partial softmaxes merged afterwards.
+
+One kernel serves both parts: X queries share the keys of one cache, which are M of a row for its
+own cache and G * M of a group for a prefix, so that a prefix is read once.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+
+LOW = -1e30
+SPAN, BLOCK = 256, 64  # columns of a program, and of one step of it
+LEAST = 16  # rows and depth of the smallest product Triton has
+MOST = 64  # queries of a program
+
+
+def pallas_gpu(
+    q_BNH,
+    k_BKSH,
+    v_BKSH,
+    see_BS,
+    prefix_k_QKPH,
+    prefix_v_QKPH,
+    see_BP,
+    scale,
+    softcap,
+    *,
+    interpret=False,
+):
+    """Steps beyond the last column that somebody sees are not run."""
+    (rows, heads, size), kv_heads, prompts = q_BNH.shape, k_BKSH.shape[1], len(prefix_k_QKPH)
+    per_kv, group = heads // kv_heads, rows // prompts
+    q_BKMH = q_BNH.astype(k_BKSH.dtype).reshape(rows, kv_heads, per_kv, size)
+    q_QKxH = q_BKMH.reshape(prompts, group, kv_heads, per_kv, size).swapaxes(1, 2)
+    q_QKxH = q_QKxH.reshape(prompts, kv_heads, group * per_kv, size)
+    part = partial(_part, per_row=per_kv, scale=scale, softcap=softcap, interpret=interpret)
+    own = part(q_BKMH, k_BKSH, v_BKSH, see_BS[:, None])
+    shared = part(q_QKxH, prefix_k_QKPH, prefix_v_QKPH, see_BP.reshape(prompts, group, -1))
+
+    def by_row(x_CQKxy):
+        x = x_CQKxy.reshape(-1, prompts, kv_heads, group, per_kv, *x_CQKxy.shape[4:])
+        return x.swapaxes(2, 3).reshape(-1, rows, kv_heads, per_kv, *x_CQKxy.shape[4:])
+
+    both = [jnp.concatenate([a, by_row(b)]) for a, b in zip(own, shared, strict=True)]
+    out_CBKMH, high_CBKM, sum_CBKM = both
+    keep_CBKM = jnp.exp(high_CBKM - jnp.max(high_CBKM, axis=0))
+    out_BKMH = jnp.sum(keep_CBKM[..., None] * out_CBKMH, axis=0)
+    sum_BKM = jnp.sum(keep_CBKM * sum_CBKM, axis=0)
+    out_BKMH = out_BKMH / jnp.where(sum_BKM == 0, 1.0, sum_BKM)[..., None]  # 0: nothing is seen
+    return out_BKMH.reshape(rows, heads, size).astype(q_BNH.dtype)
+
+
+def _part(q_ZKXH, k_ZKSH, v_ZKSH, see_ZRS, *, per_row, scale, softcap, interpret):
+    """Weighted values [C, Z, K, X, H], max and sum [C, Z, K, X] of C spans, in float32."""
+    (sets, kv_heads, queries, size), columns = q_ZKXH.shape, k_ZKSH.shape[2]
+    whole = max(LEAST, pl.next_power_of_2(size))
+    q_ZKXH = jnp.pad(q_ZKXH, ((0, 0), (0, 0), (0, 0), (0, whole - size)))
+    block_x = min(MOST, max(LEAST, pl.next_power_of_2(queries)))
+    blocks_x, spans = pl.cdiv(queries, block_x), pl.cdiv(columns, SPAN)
+    place_S = jnp.arange(1, columns + 1, dtype=jnp.int32)
+    last_Z = jnp.max(jnp.where(jnp.any(see_ZRS, axis=1), place_S, 0), axis=1)
+    shape = (spans, sets, kv_heads, queries)
+    out_CZKXH, high_CZKX, sum_CZKX = pl.pallas_call(
+        partial(_kernel, block_x=block_x, per_row=per_row, scale=scale, softcap=softcap),
+        grid=(sets * kv_heads, blocks_x, spans),
+        out_shape=[
+            jax.ShapeDtypeStruct((*shape, whole), jnp.float32),
+            jax.ShapeDtypeStruct(shape, jnp.float32),
+            jax.ShapeDtypeStruct(shape, jnp.float32),
+        ],
+        compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
+        interpret=interpret,
+        name="decode_attention",
+    )(last_Z, q_ZKXH, k_ZKSH, v_ZKSH, see_ZRS.astype(jnp.int8))
+    return out_CZKXH[..., :size], high_CZKX, sum_CZKX
+
+
+def _kernel(
+    last_ref,
+    q_ref,
+    k_ref,
+    v_ref,
+    see_ref,
+    out_ref,
+    high_ref,
+    sum_ref,
+    *,
+    block_x,
+    per_row,
+    scale,
+    softcap,
+):
+    """Online softmax over the blocks of one span."""
+    kv_heads, queries, whole = q_ref.shape[1:]
+    columns, size = k_ref.shape[2:]
+    z, kv = pl.program_id(0) // kv_heads, pl.program_id(0) % kv_heads
+    start, span = pl.program_id(1) * block_x, pl.program_id(2)
+    inside_x = start + jnp.arange(block_x) < queries
+    inside_xH = jnp.broadcast_to(inside_x[:, None], (block_x, whole))
+    row_x = jnp.minimum(start + jnp.arange(block_x), queries - 1) // per_row
+    at_x = pl.ds(start, block_x)
+    q_xH = plgpu.load(q_ref.at[z, kv, at_x, :], mask=inside_xH, other=0.0)
+    at_sH = jnp.broadcast_to(jnp.arange(whole)[None, :], (BLOCK, whole))
+
+    def add(step, carry):
+        old_x, sum_x, out_xH = carry
+        first = span * SPAN + step * BLOCK
+        column_s = first + jnp.arange(BLOCK)
+        inside_s = column_s < columns
+        inside_sH = inside_s[:, None] & (at_sH < size)
+        at = (z, kv, jnp.broadcast_to(column_s[:, None], at_sH.shape), at_sH)
+        k_sH = plgpu.load(k_ref.at[at], mask=inside_sH, other=0.0)
+        v_sH = plgpu.load(v_ref.at[at], mask=inside_sH, other=0.0)
+        score_xs = plgpu.dot(q_xH, k_sH, trans_b=True) * scale
+        if softcap:
+            score_xs = softcap * jnp.tanh(score_xs / softcap)
+        column_xs = jnp.broadcast_to(column_s[None, :], score_xs.shape)
+        row_xs = jnp.broadcast_to(row_x[:, None], score_xs.shape)
+        see_xs = plgpu.load(
+            see_ref.at[z, row_xs, column_xs],
+            mask=jnp.broadcast_to(inside_s[None, :], score_xs.shape),
+            other=0,
+        )
+        score_xs = jnp.where(see_xs != 0, score_xs, LOW)
+        high_x = jnp.maximum(old_x, jnp.max(score_xs, axis=1))
+        keep_x = jnp.exp(old_x - high_x)
+        weight_xs = jnp.exp(score_xs - high_x[:, None])
+        out_xH = keep_x[:, None] * out_xH + plgpu.dot(weight_xs.astype(v_sH.dtype), v_sH)
+        return high_x, keep_x * sum_x + jnp.sum(weight_xs, axis=1), out_xH
+
+    left = jnp.minimum(plgpu.load(last_ref.at[z]) - span * SPAN, SPAN)
+    steps = jnp.maximum(left + (BLOCK - 1), 0) // BLOCK
+    zero_x, zero_xH = jnp.zeros((block_x,)), jnp.zeros((block_x, whole))
+    carry = (jnp.full((block_x,), LOW, jnp.float32), zero_x, zero_xH)
+    high_x, sum_x, out_xH = jax.lax.fori_loop(0, steps, add, carry)
+    plgpu.store(out_ref.at[span, z, kv, at_x, :], out_xH, mask=inside_xH)
+    plgpu.store(high_ref.at[span, z, kv, at_x], high_x, mask=inside_x)
+    plgpu.store(sum_ref.at[span, z, kv, at_x], sum_x, mask=inside_x)

@@ -1,0 +1,202 @@
+"""TPU kernel (Mosaic): for each group of rows and kv head, blocks of prefix, then of own cache.
+
+Z groups of at most GROUP rows that share a prefix (Z = Q where G <= GROUP); X = G * M queries,
+M padded to whole tiles, are rows of one product with the prefix's block, which is loaded once.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+LOW = -1e30
+GROUP = 32  # rows that are done together
+VMEM = 2**20  # bytes of a block of keys; values and double buffers make it four times that
+
+
+def pallas_tpu(
+    q_BNH,
+    k_BKSH,
+    v_BKSH,
+    see_BS,
+    prefix_k_QKPH,
+    prefix_v_QKPH,
+    see_BP,
+    scale,
+    softcap,
+    *,
+    interpret=False,
+):
+    """Blocks of own columns that no row of the group sees, at the end, are not read."""
+    (rows, heads, size), (_, kv_heads, columns, _) = q_BNH.shape, k_BKSH.shape
+    prompts, _, prefix, _ = prefix_k_QKPH.shape
+    per_kv, whole = heads // kv_heads, rows // prompts
+    most = max(1, min(whole, GROUP, VMEM // (128 * size * k_BKSH.dtype.itemsize)))
+    group = next(g for g in range(most, 0, -1) if whole % g == 0)
+    splits, sets = whole // group, rows // group
+    tile = 32 // k_BKSH.dtype.itemsize  # sublanes of a register
+    padded = -(-per_kv // tile) * tile
+    block_s = _block(columns, group * size * k_BKSH.dtype.itemsize)
+    block_p = _block(prefix, size * k_BKSH.dtype.itemsize)
+    blocks_s, blocks_p = pl.cdiv(columns, block_s), pl.cdiv(prefix, block_p)
+
+    q = q_BNH.astype(k_BKSH.dtype).reshape(sets, group, kv_heads, per_kv, size)
+    q = jnp.pad(q, ((0, 0), (0, 0), (0, 0), (0, padded - per_kv), (0, 0)))
+    q_ZKXH = q.swapaxes(1, 2).reshape(sets, kv_heads, group * padded, size)
+
+    def grouped(see, block):  # as integers, padded to whole blocks
+        see = jnp.pad(see, ((0, 0), (0, -see.shape[1] % block)))
+        return see.reshape(sets, group, -1).astype(jnp.int32)
+
+    see_ZGS, see_ZGP = grouped(see_BS, block_s), grouped(see_BP, block_p)
+    place_S = jnp.arange(1, see_ZGS.shape[2] + 1, dtype=jnp.int32)
+    last_Z = jnp.max(jnp.max(see_ZGS, axis=1) * place_S, axis=1)
+    used_Z = (last_Z + (block_s - 1)) // block_s
+
+    def own(z, j, used):
+        return jnp.clip(j - blocks_p, 0, jnp.maximum(used[z] - 1, 0))
+
+    q_spec = pl.BlockSpec((None, None, group * padded, size), lambda z, k, j, used: (z, k, 0, 0))
+    prefix_spec = pl.BlockSpec(
+        (None, None, block_p, size),
+        lambda z, k, j, used: (z // splits, k, jnp.minimum(j, blocks_p - 1), 0),
+    )
+    own_spec = pl.BlockSpec(
+        (None, group, None, block_s, size), lambda z, k, j, used: (z, 0, k, own(z, j, used), 0)
+    )
+    see_p_spec = pl.BlockSpec(
+        (None, group, block_p), lambda z, k, j, used: (z, 0, jnp.minimum(j, blocks_p - 1))
+    )
+    see_s_spec = pl.BlockSpec((None, group, block_s), lambda z, k, j, used: (z, 0, own(z, j, used)))
+    out_ZKXH = pl.pallas_call(
+        partial(
+            _kernel, scale=scale, softcap=softcap, blocks_p=blocks_p, prefix=prefix, columns=columns
+        ),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=1,
+            grid=(sets, kv_heads, blocks_p + blocks_s),
+            in_specs=[
+                q_spec,
+                prefix_spec,
+                prefix_spec,
+                see_p_spec,
+                own_spec,
+                own_spec,
+                see_s_spec,
+            ],
+            out_specs=q_spec,
+            scratch_shapes=[
+                pltpu.VMEM((group * padded, 1), jnp.float32),
+                pltpu.VMEM((group * padded, 1), jnp.float32),
+                pltpu.VMEM((group * padded, size), jnp.float32),
+            ],
+        ),
+        out_shape=jax.ShapeDtypeStruct(q_ZKXH.shape, q_BNH.dtype),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "arbitrary")
+        ),
+        interpret=interpret,
+        name="decode_attention",
+    )(
+        used_Z,
+        q_ZKXH,
+        prefix_k_QKPH,
+        prefix_v_QKPH,
+        see_ZGP,
+        k_BKSH.reshape(sets, group, kv_heads, columns, size),
+        v_BKSH.reshape(sets, group, kv_heads, columns, size),
+        see_ZGS,
+    )
+    out = out_ZKXH.reshape(sets, kv_heads, group, padded, size)[:, :, :, :per_kv]
+    return out.swapaxes(1, 2).reshape(rows, heads, size)
+
+
+def _block(columns: int, bytes_per_column: int) -> int:
+    """Columns of a block: all of few, else the power of two in 128..512 that VMEM allows."""
+    block = 512
+    while block > 128 and block * bytes_per_column > VMEM:
+        block //= 2
+    return min(block, columns)
+
+
+def _kernel(
+    used_ref,
+    q_ref,
+    prefix_k_ref,
+    prefix_v_ref,
+    see_p_ref,
+    k_ref,
+    v_ref,
+    see_s_ref,
+    out_ref,
+    high_ref,
+    sum_ref,
+    out32_ref,
+    *,
+    scale,
+    softcap,
+    blocks_p,
+    prefix,
+    columns,
+):
+    """Online softmax: running max, sum of exp, and the sum of values weighted by exp."""
+    step = pl.program_id(2)
+
+    @pl.when(step == 0)
+    def _():
+        high_ref[...] = jnp.full_like(high_ref, LOW)
+        sum_ref[...] = jnp.zeros_like(sum_ref)
+        out32_ref[...] = jnp.zeros_like(out32_ref)
+
+    def update(score_Xs, see_Gs, product):
+        score_Xs = score_Xs * scale
+        if softcap:
+            score_Xs = softcap * jnp.tanh(score_Xs / softcap)
+        score_GMs = score_Xs.reshape(see_Gs.shape[0], -1, see_Gs.shape[1])
+        seen_GMs = jnp.broadcast_to(see_Gs[:, None], score_GMs.shape) != 0
+        score_Xs = jnp.where(seen_GMs, score_GMs, LOW).reshape(score_Xs.shape)
+        old_X1 = high_ref[...]
+        high_X1 = jnp.maximum(old_X1, jnp.max(score_Xs, axis=1, keepdims=True))
+        keep_X1 = jnp.exp(old_X1 - high_X1)
+        weight_Xs = jnp.exp(score_Xs - high_X1)
+        high_ref[...] = high_X1
+        sum_ref[...] = keep_X1 * sum_ref[...] + jnp.sum(weight_Xs, axis=1, keepdims=True)
+        out32_ref[...] = keep_X1 * out32_ref[...] + product(weight_Xs.astype(v_ref.dtype))
+
+    @pl.when(step < blocks_p)
+    def _():
+        v_pH = _real(prefix_v_ref[...], step, prefix)
+        dot = partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+        score_Xp = dot(q_ref[...], prefix_k_ref[...], (((1,), (1,)), ((), ())))
+        update(score_Xp, see_p_ref[...], lambda w_Xp: dot(w_Xp, v_pH, (((1,), (0,)), ((), ()))))
+
+    block = step - blocks_p
+
+    @pl.when((block >= 0) & (block < used_ref[pl.program_id(0)]))
+    def _():
+        k_GsH, v_GsH = k_ref[...], _real(v_ref[...], block, columns)
+        group, _, size = k_GsH.shape
+        dot = partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+        q_GMH = q_ref[...].reshape(group, -1, size)
+        score_GMs = dot(q_GMH, k_GsH, (((2,), (2,)), ((0,), (0,))))
+
+        def product(w_Xs):
+            w_GMs = w_Xs.reshape(group, -1, w_Xs.shape[1])
+            return dot(w_GMs, v_GsH, (((2,), (1,)), ((0,), (0,)))).reshape(-1, size)
+
+        update(score_GMs.reshape(-1, k_GsH.shape[1]), see_s_ref[...], product)
+
+    @pl.when(step == pl.num_programs(2) - 1)
+    def _():
+        out_ref[...] = (out32_ref[...] / sum_ref[...]).astype(out_ref.dtype)
+
+
+def _real(v_sH, block, columns):
+    """A block of values; rows beyond the last column hold anything, NaN too, and are made 0."""
+    size = v_sH.shape[-2]
+    if columns % size == 0:
+        return v_sH
+    row = jax.lax.broadcasted_iota(jnp.int32, v_sH.shape, v_sH.ndim - 2) + block * size
+    return jnp.where(row < columns, v_sH, jnp.zeros_like(v_sH))

@@ -1,0 +1,22 @@
+"""The definition, in float32, written to be read."""
+
+import jax
+import jax.numpy as jnp
+
+
+def reference(q_BNH, k_BKSH, v_BKSH, see_BS, prefix_k_QKPH, prefix_v_QKPH, see_BP, scale, softcap):
+    """softmax(cap(scale q . k)) over prefix and own columns, every row with its own copy."""
+    (rows, heads, _), prompts, kv_heads = q_BNH.shape, len(prefix_k_QKPH), k_BKSH.shape[1]
+
+    def whole(prefix_QKPH, own_BKSH):
+        prefix_BKPH = jnp.repeat(prefix_QKPH, rows // prompts, axis=0)
+        both = jnp.concatenate([prefix_BKPH, own_BKSH], axis=2).astype(jnp.float32)
+        return jnp.repeat(both, heads // kv_heads, axis=1)
+
+    k_BNCH, v_BNCH = whole(prefix_k_QKPH, k_BKSH), whole(prefix_v_QKPH, v_BKSH)
+    see_BC = jnp.concatenate([see_BP, see_BS], axis=1)
+    score_BNC = scale * jnp.einsum("bnh,bnch->bnc", q_BNH.astype(jnp.float32), k_BNCH)
+    if softcap:
+        score_BNC = softcap * jnp.tanh(score_BNC / softcap)
+    weight_BNC = jax.nn.softmax(jnp.where(see_BC[:, None], score_BNC, -1e30), axis=-1)
+    return jnp.einsum("bnc,bnch->bnh", weight_BNC, v_BNCH).astype(q_BNH.dtype)

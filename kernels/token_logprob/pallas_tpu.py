@@ -1,0 +1,244 @@
+"""TPU kernels (Mosaic): vocabulary block by block, online softmax; no [tokens, V] array anywhere.
+
+Let z = cap(hidden @ head) / temperature, p = softmax(z), L = logsumexp(z), E the entropy.  Then
+d logprob / dz = onehot - p and d entropy / dz = -p (z - L + E).  The backward kernels compute a
+block's z again from the saved L and E.  X = B * T tokens.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+LOW = -1e30  # the logit of a word that does not exist; finite, as LOW - LOW must be 0
+VMEM = 2**20  # bytes of one operand's block: two operands, double buffers and an accumulator fit
+LIMIT = 2**25  # bytes of a kernel; a width of 8192 needs more than the default of some chips
+
+
+def pallas_tpu(hidden_BTD, head_VD, token_BT, temperature, softcap, *, interpret=False):
+    """Forward and backward are kernels; sums and products in float32, results of dtype of inputs.
+
+    Products of the backward pass take d logits in the inputs' dtype.
+    """
+    (rows, columns), (vocab, width) = token_BT.shape, head_VD.shape
+    tokens = rows * columns
+    block = _block(width * head_VD.dtype.itemsize)
+    block_x, block_v = min(block, -(-tokens // 128) * 128), min(block, -(-vocab // 128) * 128)
+    missing = -tokens % block_x
+    hidden_XD = jnp.pad(hidden_BTD.reshape(tokens, width), ((0, missing), (0, 0)))
+    token_X1 = jnp.pad(token_BT.reshape(tokens, 1), ((0, missing), (0, 0)))
+    static = (float(temperature), float(softcap), block_x, block_v, interpret)
+    out = _flat(hidden_XD, head_VD, token_X1, static)
+    return tuple(x[:tokens, 0].reshape(rows, columns) for x in out)
+
+
+def _block(bytes_per_row: int) -> int:
+    """Rows of a block: the power of two in 128..512 whose bytes come closest to VMEM."""
+    block = 512
+    while block > 128 and block * bytes_per_row > VMEM:
+        block //= 2
+    return block
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _flat(hidden_XD, head_VD, token_X1, static):
+    return _forward(hidden_XD, head_VD, token_X1, static)[0]
+
+
+def _forward(hidden_XD, head_VD, token_X1, static):
+    temperature, softcap, block_x, block_v, interpret = static
+    (tokens, width), vocab = hidden_XD.shape, head_VD.shape[0]
+    column = pl.BlockSpec((block_x, 1), lambda i, j: (i, 0))
+    logprob_X1, total_X1, entropy_X1 = pl.pallas_call(
+        partial(_forward_kernel, vocab=vocab, temperature=temperature, softcap=softcap),
+        grid=(tokens // block_x, pl.cdiv(vocab, block_v)),
+        in_specs=[
+            pl.BlockSpec((block_x, width), lambda i, j: (i, 0)),
+            pl.BlockSpec((block_v, width), lambda i, j: (j, 0)),
+            column,
+        ],
+        out_specs=[column] * 3,
+        out_shape=[jax.ShapeDtypeStruct((tokens, 1), jnp.float32)] * 3,
+        scratch_shapes=[pltpu.VMEM((block_x, 1), jnp.float32)] * 4,
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=LIMIT
+        ),
+        interpret=interpret,
+        name="token_logprob_forward",
+    )(hidden_XD, head_VD, token_X1)
+    return (logprob_X1, entropy_X1), (hidden_XD, head_VD, token_X1, total_X1, entropy_X1)
+
+
+def _backward(static, saved, cotangent):
+    hidden_XD, head_VD, token_X1, total_X1, entropy_X1 = saved
+    temperature, softcap, block_x, block_v, interpret = static
+    (tokens, width), vocab = hidden_XD.shape, head_VD.shape[0]
+    args = (hidden_XD, head_VD, token_X1, total_X1, entropy_X1, *cotangent)
+    known = dict(vocab=vocab, temperature=temperature, softcap=softcap)
+    blocks_x, blocks_v = tokens // block_x, pl.cdiv(vocab, block_v)
+
+    def call(kernel, grid, of_x, of_v, out_spec, like, name):
+        hidden, head = pl.BlockSpec((block_x, width), of_x), pl.BlockSpec((block_v, width), of_v)
+        return pl.pallas_call(
+            partial(kernel, **known),
+            grid=grid,
+            in_specs=[hidden, head, *[pl.BlockSpec((block_x, 1), of_x)] * 5],
+            out_specs=out_spec,
+            out_shape=jax.ShapeDtypeStruct(like.shape, like.dtype),
+            scratch_shapes=[pltpu.VMEM(out_spec.block_shape, jnp.float32)],
+            compiler_params=pltpu.CompilerParams(
+                dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=LIMIT
+            ),
+            interpret=interpret,
+            name=name,
+        )(*args)
+
+    outer, inner = lambda i, j: (i, 0), lambda i, j: (j, 0)
+    d_hidden_XD = call(
+        _hidden_kernel,
+        (blocks_x, blocks_v),
+        outer,
+        inner,
+        pl.BlockSpec((block_x, width), outer),
+        hidden_XD,
+        "token_logprob_d_hidden",
+    )
+    d_head_VD = call(
+        _head_kernel,
+        (blocks_v, blocks_x),
+        inner,
+        outer,
+        pl.BlockSpec((block_v, width), outer),
+        head_VD,
+        "token_logprob_d_head",
+    )
+    return d_hidden_XD, d_head_VD, None
+
+
+_flat.defvjp(_forward, _backward)
+
+
+def _real(head_ref, block, vocab):
+    """The head's block; rows beyond the vocabulary hold anything, NaN too, and are made 0."""
+    head_vD = head_ref[...]
+    if vocab % head_vD.shape[0] == 0:
+        return head_vD
+    row_vD = jax.lax.broadcasted_iota(jnp.int32, head_vD.shape, 0) + block * head_vD.shape[0]
+    return jnp.where(row_vD < vocab, head_vD, jnp.zeros_like(head_vD))
+
+
+def _logits(hidden_xD, head_vD, block, vocab, temperature, softcap):
+    """z [x, v] of a block, the index of each word, and d z / d raw."""
+    raw_xv = jax.lax.dot_general(
+        hidden_xD, head_vD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+    )
+    slope = 1.0 / temperature
+    if softcap:
+        tanh_xv = jnp.tanh(raw_xv / softcap)
+        raw_xv, slope = softcap * tanh_xv, (1.0 - tanh_xv * tanh_xv) / temperature
+    z_xv = raw_xv / temperature
+    word_xv = jax.lax.broadcasted_iota(jnp.int32, z_xv.shape, 1) + block * z_xv.shape[1]
+    if vocab % z_xv.shape[1]:
+        z_xv = jnp.where(word_xv < vocab, z_xv, LOW)
+    return z_xv, word_xv, slope
+
+
+def _forward_kernel(
+    hidden_ref,
+    head_ref,
+    token_ref,
+    logprob_ref,
+    total_ref,
+    entropy_ref,
+    high_ref,
+    sum_ref,
+    moment_ref,
+    chosen_ref,
+    *,
+    vocab,
+    temperature,
+    softcap,
+):
+    """Running max m, sum of exp(z - m), sum of exp(z - m) (z - m), and the token's z."""
+    block = pl.program_id(1)
+
+    @pl.when(block == 0)
+    def _():
+        high_ref[...] = jnp.full_like(high_ref, LOW)
+        for ref in (sum_ref, moment_ref, chosen_ref):
+            ref[...] = jnp.zeros_like(ref)
+
+    head_vD = _real(head_ref, block, vocab)
+    z_xv, word_xv, _ = _logits(hidden_ref[...], head_vD, block, vocab, temperature, softcap)
+    old_x1 = high_ref[...]
+    high_x1 = jnp.maximum(old_x1, jnp.max(z_xv, axis=1, keepdims=True))
+    less_x1 = old_x1 - high_x1
+    keep_x1 = jnp.exp(less_x1)
+    below_xv = z_xv - high_x1
+    weight_xv = jnp.exp(below_xv)
+    moment_ref[...] = keep_x1 * (moment_ref[...] + less_x1 * sum_ref[...]) + jnp.sum(
+        weight_xv * below_xv, axis=1, keepdims=True
+    )
+    sum_ref[...] = keep_x1 * sum_ref[...] + jnp.sum(weight_xv, axis=1, keepdims=True)
+    high_ref[...] = high_x1
+    chosen_ref[...] += jnp.sum(
+        jnp.where(word_xv == token_ref[...], z_xv, 0.0), axis=1, keepdims=True
+    )
+
+    @pl.when(block == pl.num_programs(1) - 1)
+    def _():
+        log_x1 = jnp.log(sum_ref[...])
+        logprob_ref[...] = chosen_ref[...] - high_ref[...] - log_x1
+        total_ref[...] = high_ref[...] + log_x1
+        entropy_ref[...] = log_x1 - moment_ref[...] / sum_ref[...]
+
+
+def _d_logits(refs, head_vD, block, vocab, temperature, softcap):
+    """d loss / d raw logits of a block, in float32."""
+    hidden_ref, token_ref, total_ref, entropy_ref, d_logprob_ref, d_entropy_ref = refs
+    z_xv, word_xv, slope = _logits(hidden_ref[...], head_vD, block, vocab, temperature, softcap)
+    log_xv = z_xv - total_ref[...]
+    pull_xv = d_logprob_ref[...] + d_entropy_ref[...] * (log_xv + entropy_ref[...])
+    d_z_xv = jnp.where(word_xv == token_ref[...], d_logprob_ref[...], 0.0)
+    return (d_z_xv - jnp.exp(log_xv) * pull_xv) * slope
+
+
+def _hidden_kernel(hidden_ref, head_ref, *refs, **known):
+    *inputs, out_ref, sum_ref = refs
+    block = pl.program_id(1)
+
+    @pl.when(block == 0)
+    def _():
+        sum_ref[...] = jnp.zeros_like(sum_ref)
+
+    head_vD = _real(head_ref, block, known["vocab"])
+    d_xv = _d_logits((hidden_ref, *inputs), head_vD, block, **known).astype(head_vD.dtype)
+    sum_ref[...] += jax.lax.dot_general(
+        d_xv, head_vD, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    )
+
+    @pl.when(block == pl.num_programs(1) - 1)
+    def _():
+        out_ref[...] = sum_ref[...].astype(out_ref.dtype)
+
+
+def _head_kernel(hidden_ref, head_ref, *refs, **known):
+    *inputs, out_ref, sum_ref = refs
+
+    @pl.when(pl.program_id(1) == 0)
+    def _():
+        sum_ref[...] = jnp.zeros_like(sum_ref)
+
+    block = pl.program_id(0)
+    head_vD = _real(head_ref, block, known["vocab"])
+    hidden_xD = hidden_ref[...]
+    d_xv = _d_logits((hidden_ref, *inputs), head_vD, block, **known).astype(hidden_xD.dtype)
+    sum_ref[...] += jax.lax.dot_general(
+        d_xv, hidden_xD, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
+    )
+
+    @pl.when(pl.program_id(1) == pl.num_programs(1) - 1)
+    def _():
+        out_ref[...] = sum_ref[...].astype(out_ref.dtype)

@@ -1,0 +1,158 @@
+"""attention against float64 numpy, one query at a time: values and gradients."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rlvr_kernels.attention import attention, cases
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+EVERY = ["reference", "xla", "splash_interpret"]
+
+
+def oracle(a, d, near=None, *, scale, softcap=0.0) -> tuple:
+    """Output and gradients of sum(output * d); queries that see nothing take no part."""
+    q, k, v, d = (np.asarray(x, np.float64) for x in (a["q_BTNH"], a["k_BSKH"], a["v_BSKH"], d))
+    (rows, queries, heads, _), (_, columns, kv_heads, _) = q.shape, k.shape
+    out, dq, dk, dv = (np.zeros(x.shape) for x in (q, q, k, v))
+    for b, t, n in np.ndindex(rows, queries, heads):
+        see = np.asarray(a["valid_BS"])[b] & (np.arange(columns) <= columns - queries + t)
+        if near is not None:
+            see &= np.asarray(near)[b, t]
+        if not see.any():
+            continue
+        kv = n // (heads // kv_heads)
+        raw = scale * k[b, see, kv] @ q[b, t, n]
+        score = softcap * np.tanh(raw / softcap) if softcap else raw
+        weight = np.exp(score - score.max())
+        weight /= weight.sum()
+        out[b, t, n] = weight @ v[b, see, kv]
+        d_weight = v[b, see, kv] @ d[b, t, n]
+        d_raw = weight * (d_weight - weight @ d_weight) * scale
+        d_raw *= 1 - np.tanh(raw / softcap) ** 2 if softcap else 1
+        dq[b, t, n] = d_raw @ k[b, see, kv]
+        dk[b, see, kv] += np.outer(d_raw, q[b, t, n])
+        dv[b, see, kv] += np.outer(weight, d[b, t, n])
+    return out, dq, dk, dv
+
+
+def seeing(case, valid_BS):
+    return (jnp.cumsum(valid_BS, axis=1)[:, case.prefix :] > 0)[:, :, None, None]
+
+
+def cotangent(case, valid_BS):
+    """Nothing comes back to a query that sees nothing, as nobody reads it."""
+    shape = (case.rows, case.queries, case.heads, case.size)
+    noise = jax.random.normal(jax.random.key(5), shape)
+    return jnp.where(seeing(case, valid_BS), noise, 0.0).astype(case.dtype)
+
+
+def value_and_grads(run, a, d):
+    valid = a["valid_BS"]
+
+    @jax.jit
+    def both(q, k, v, d):
+        out, back = jax.vjp(lambda q, k, v: run(q, k, v, valid), q, k, v)
+        return out, *back(d)
+
+    return both(a["q_BTNH"], a["k_BSKH"], a["v_BSKH"], d)
+
+
+def compare(case, a, got, want) -> None:
+    seen = np.asarray(seeing(case, a["valid_BS"]))
+    near = 1e-5 if case.dtype == "float32" else 0.03
+    for index, (x, y) in enumerate(zip(got, want, strict=True)):
+        x = np.asarray(x, np.float32)
+        assert np.all(np.isfinite(x))
+        x = np.where(seen, x, 0) if index == 0 else x
+        np.testing.assert_allclose(x, y, atol=near * max(1.0, np.abs(y).max()), rtol=near)
+
+
+@pytest.mark.parametrize("impl", EVERY)
+@pytest.mark.parametrize("name", cases.SMALL)
+def test_each_implementation_meets_the_oracle(name, impl) -> None:
+    case = cases.SMALL[name]
+    a, options = cases.inputs(case), cases.options(case)
+    d = cotangent(case, a["valid_BS"])
+    got = value_and_grads(lambda *x: attention(*x, **options, impl=impl), a, d)
+    assert [x.dtype for x in got] == [jnp.dtype(case.dtype)] * 4
+    compare(case, a, got, oracle(a, d, **options))
+
+
+@pytest.mark.parametrize("name", ["prompt", "continued", "bfloat16"])
+def test_cudnn_gives_upstream_what_the_oracle_means(name) -> None:
+    """The call that this machine can run: the same arguments, jax's own implementation."""
+    module = importlib.import_module("rlvr_kernels.attention.cudnn")
+    case = cases.SMALL[name]
+    a = {k: x if x.dtype == bool else x.astype(jnp.bfloat16) for k, x in cases.inputs(case).items()}
+    case = cases.Case(**{**vars(case), "dtype": "bfloat16"})
+    scale = cases.options(case)["scale"]
+    d = cotangent(case, a["valid_BS"])
+    with jax.numpy_dtype_promotion("standard"):  # upstream mixes dtypes
+        got = value_and_grads(lambda *x: module.cudnn(*x, scale, 0.0, implementation="xla"), a, d)
+    compare(case, a, got, oracle(a, d, scale=scale))
+
+
+@pytest.mark.parametrize("impl", ["reference", "xla"])
+def test_near_narrows_what_is_seen(impl) -> None:
+    case = cases.SMALL["continued"]
+    a, options = cases.inputs(case), cases.options(case)
+    column = jnp.arange(case.columns)
+    near = column[case.prefix :, None] - column < 4
+    near = jnp.broadcast_to(near, (case.rows, *near.shape))
+    d = cotangent(case, a["valid_BS"])
+    last = case.queries - 1  # the last query of each row still sees something
+    got = value_and_grads(lambda *x: attention(*x, near, **options, impl=impl), a, d)
+    assert np.isfinite(np.asarray(got[0][:, last])).all()
+    compare(case, a, got, oracle(a, d, near, **options))
+
+
+@pytest.mark.parametrize("impl", EVERY)
+def test_a_row_that_sees_nothing_at_all_is_finite(impl) -> None:
+    """Also with a gradient coming back to it, as a careless mean would send one."""
+    case = cases.SMALL["continued"]
+    a, options = cases.inputs(case), cases.options(case)
+    a["valid_BS"] = a["valid_BS"].at[0].set(False)
+    d = jnp.ones_like(a["q_BTNH"])
+    got = value_and_grads(lambda *x: attention(*x, **options, impl=impl), a, d)
+    assert all(np.all(np.isfinite(x)) for x in got)
+    want = oracle(a, d, **options)
+    for x, y in zip(got, want, strict=True):
+        np.testing.assert_allclose(x[1], y[1], atol=1e-5 * np.abs(y).max(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("impl", ["splash", "splash_interpret", "cudnn"])
+def test_only_two_take_near(impl) -> None:
+    a = cases.inputs(cases.SMALL["prompt"])
+    near = jnp.ones((2, 12, 12), bool)
+    with pytest.raises(ValueError, match="only reference and xla take near"):
+        attention(**a, near_BTS=near, scale=1.0, impl=impl)
+
+
+def test_cudnn_says_what_it_lacks() -> None:
+    with pytest.raises(ValueError, match="softcap"):
+        attention(**cases.inputs(cases.SMALL["bfloat16"]), scale=1.0, softcap=2.0, impl="cudnn")
+    with pytest.raises(ValueError, match="not float32"):
+        attention(**cases.inputs(cases.SMALL["prompt"]), scale=1.0, impl="cudnn")
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("q_BTNH", (2, 12, 3, 16)),
+        ("q_BTNH", (2, 13, 4, 16)),  # more queries than columns
+        ("q_BTNH", (2, 12, 4, 8)),
+        ("k_BSKH", (2, 11, 2, 16)),
+        ("v_BSKH", (1, 12, 2, 16)),
+        ("valid_BS", (2, 11)),
+        ("near_BTS", (2, 12, 11)),
+    ],
+)
+def test_shapes_that_do_not_belong_together_are_refused(name, shape) -> None:
+    a = cases.inputs(cases.SMALL["prompt"])
+    a[name] = jnp.zeros(shape, bool if name in ("valid_BS", "near_BTS") else a["q_BTNH"].dtype)
+    with pytest.raises(ValueError, match="must be"):
+        attention(**a, scale=1.0)

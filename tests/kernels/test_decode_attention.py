@@ -1,0 +1,101 @@
+"""decode_attention against float64 numpy, one row and head at a time, and against the reference."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rlvr_kernels.decode_attention import cases, decode_attention
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+EVERY = ["reference", "xla", "pallas_tpu_interpret", "pallas_gpu_interpret"]
+
+
+def oracle(a, scale, softcap=0.0) -> np.ndarray:
+    rows, heads, _ = a["q_BNH"].shape
+    per_kv, group = heads // a["k_BKSH"].shape[1], rows // a["prefix_k_QKPH"].shape[0]
+    a = {name: np.asarray(x, np.float64) for name, x in a.items()}
+    out = np.zeros(a["q_BNH"].shape)
+    for b, n in np.ndindex(rows, heads):
+        at, prefix = (b, n // per_kv), (b // group, n // per_kv)
+        k = np.concatenate([a["prefix_k_QKPH"][prefix], a["k_BKSH"][at]])
+        v = np.concatenate([a["prefix_v_QKPH"][prefix], a["v_BKSH"][at]])
+        see = np.concatenate([a["see_BP"][b], a["see_BS"][b]]) > 0
+        score = scale * k[see] @ a["q_BNH"][b, n]
+        if softcap:
+            score = softcap * np.tanh(score / softcap)
+        weight = np.exp(score - score.max())
+        out[b, n] = weight / weight.sum() @ v[see]
+    return out
+
+
+def run(a, options, impl):
+    return jax.jit(lambda a: decode_attention(**a, **options, impl=impl))(a)
+
+
+@pytest.mark.parametrize("impl", EVERY)
+@pytest.mark.parametrize("name", cases.SMALL)
+def test_each_implementation_meets_the_oracle(name, impl) -> None:
+    case = cases.SMALL[name]
+    a, options = cases.inputs(case), cases.options(case)
+    got = run(a, options, impl)
+    assert got.dtype == a["q_BNH"].dtype and got.shape == a["q_BNH"].shape
+    near = 2e-6 if case.dtype == "float32" else 0.02
+    np.testing.assert_allclose(np.asarray(got, np.float32), oracle(a, **options), atol=near)
+
+
+@pytest.mark.parametrize("impl", EVERY)
+def test_what_nobody_sees_does_not_matter(impl) -> None:
+    """Holes and a window, as a sliding window makes them; garbage behind the mask, 1e4 high."""
+    case = cases.SMALL["softcap"]
+    a, options = cases.inputs(case), cases.options(case)
+    key = jax.random.key(7)
+    a["see_BS"] = jax.random.bernoulli(key, 0.3, a["see_BS"].shape).at[:, :5].set(False)
+    a["see_BP"] = jax.random.bernoulli(key, 0.5, a["see_BP"].shape).at[:, 3].set(True)
+    seen = a["see_BS"][:, None, :, None]
+    garbage = a | {name: jnp.where(seen, a[name], 1e4) for name in ("k_BKSH", "v_BKSH")}
+    np.testing.assert_allclose(run(garbage, options, impl), oracle(a, **options), atol=2e-6)
+
+
+@pytest.mark.parametrize("impl", EVERY)
+@pytest.mark.parametrize("prefix_too", [False, True])
+def test_rows_that_see_nothing_are_finite_and_leave_the_others_alone(impl, prefix_too) -> None:
+    case = cases.SMALL["one_block"]
+    a, options = cases.inputs(case), cases.options(case)
+    a["see_BS"] = a["see_BS"].at[1].set(False)
+    if prefix_too:
+        a["see_BP"] = a["see_BP"].at[1].set(False)
+    got = np.asarray(run(a, options, impl))
+    assert np.all(np.isfinite(got))
+    rest = [b for b in range(case.rows) if b != 1] if prefix_too else list(range(case.rows))
+    whole = a | {"see_BP": a["see_BP"].at[1].set(True)} if prefix_too else a
+    np.testing.assert_allclose(got[rest], oracle(whole, **options)[rest], atol=2e-6)
+
+
+@pytest.mark.parametrize("impl", EVERY)
+def test_nobody_sees_anything_of_the_own_cache(impl) -> None:
+    """The first token of an answer; no block of the cache is used."""
+    a, options = cases.inputs(cases.SMALL["one_block"]), {"scale": 0.3}
+    a["see_BS"] = jnp.zeros_like(a["see_BS"])
+    np.testing.assert_allclose(run(a, options, impl), oracle(a, **options), atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [
+        ("q_BNH", (6, 5, 16)),
+        ("q_BNH", (6, 6, 8)),
+        ("q_BNH", (5, 6, 16)),
+        ("k_BKSH", (6, 2, 11, 16)),
+        ("v_BKSH", (6, 1, 12, 16)),
+        ("see_BS", (6, 11)),
+        ("prefix_k_QKPH", (4, 2, 9, 16)),
+        ("prefix_v_QKPH", (2, 2, 8, 16)),
+        ("see_BP", (2, 9)),
+    ],
+)
+def test_shapes_that_do_not_belong_together_are_refused(name, shape) -> None:
+    a = cases.inputs(cases.SMALL["one_block"])
+    a[name] = jnp.zeros(shape, a[name].dtype)
+    with pytest.raises(ValueError, match="must be"):
+        decode_attention(**a, scale=1.0)

@@ -101,6 +101,8 @@ def measure(args: argparse.Namespace) -> dict:
         "samples": args.samples,
         "prompt_columns": args.prompt,
         "columns": columns,
+        "longest": args.longest,
+        "layers": cfg.layers,
         "step_s_all": [round(s, 3) for s in step_s],
         "mismatch": float(metrics["mismatch/logprob_diff_max"]),
         "cores": os.cpu_count(),
@@ -131,12 +133,12 @@ def _prompts(args: argparse.Namespace, cfg: ModelConfig) -> Prompts:
 def _lengths(args: argparse.Namespace, rows: int) -> Array:
     """How many tokens each response has."""
     if args.workload == "S":
-        return jnp.full(rows, args.new, jnp.int32)
+        return jnp.full(rows, args.longest, jnp.int32)
     if args.workload == "L":
         tail = [length for length, count in TAIL.items() for _ in range(count)]
-        wanted = np.resize(np.minimum(tail, args.new), rows)
+        wanted = np.resize(np.minimum(tail, args.longest), rows)
         return jnp.asarray(np.random.default_rng(0).permutation(wanted), jnp.int32)
-    return jnp.asarray(np.random.default_rng(0).integers(1, args.new + 1, rows), jnp.int32)
+    return jnp.asarray(np.random.default_rng(0).integers(1, args.longest + 1, rows), jnp.int32)
 
 
 def _even_share(rollout) -> np.ndarray:
@@ -155,12 +157,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=8, help="samples per prompt, G [8]")
     parser.add_argument("--prompt", type=int, default=64, help="tokens of a prompt, P [64]")
     parser.add_argument("--new", type=int, default=0, help="most new tokens, R [by workload]")
+    parser.add_argument("--longest", type=int, default=0, help="longest response [R]")
     parser.add_argument("--layers", type=int, default=0, help="layers of tiny [4]")
-    parser.add_argument("--part-tokens", type=int, default=512, help="as in a model's config [512]")
+    parser.add_argument("--part-tokens", type=int, default=256, help="as in a model's config [256]")
     parser.add_argument("--slots", type=int, default=0, help="as in a model's config [0]")
     parser.add_argument("--scan", action="store_true", help="scan the layers")
     args = parser.parse_args(argv)
     args.new = args.new or NEW[args.size, "S" if args.workload == "S" else "L"]
+    args.longest = min(args.longest or args.new, args.new)
     return args
 
 

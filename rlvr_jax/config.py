@@ -100,7 +100,7 @@ class ModelConfig:
     unroll: bool = option(False, "unroll the layers: quicker on CPU, slower to compile")
     remat: bool = option(False, "recompute each block in the backward pass to save memory")
     part_tokens: int = option(
-        512, "tokens read at a time, forward or backward, per data shard: memory against speed"
+        256, "tokens read at a time, forward or backward, per data shard: memory against speed"
     )
     kernels: Literal["xla", "pallas"] = option(
         "xla", "xla, or on TPU and GPU this project's and upstream's kernels (kernels/README.md)"

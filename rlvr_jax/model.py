@@ -371,12 +371,12 @@ def _softcap(x: Array, cap: float) -> Array:
 
 
 def _attention(q_BTNH, k_BSKH, v_BSKH, valid_BS, near_BTS, cfg: ModelConfig):
-    impl = _kernel(cfg, tpu="splash", gpu="cudnn")
+    impl = _kernel(cfg, tpu="splash", gpu="cudnn") if near_BTS is None else "xla"
     op = partial(attention, scale=_scale(cfg), softcap=cfg.attention_softcap, impl=impl)
-    args = (q_BTNH, k_BSKH, v_BSKH, valid_BS)
-    if near_BTS is not None:
-        return op(*args, near_BTS)
-    return op(*args) if impl == "xla" else sharding.local(op, "BTNH BSKH BSKH BS", "BTNH")(*args)
+    if impl == "xla":
+        return op(q_BTNH, k_BSKH, v_BSKH, valid_BS, near_BTS)
+    op = sharding.local(op, "BTNH BSKH BSKH BS", "BTNH")
+    return op(q_BTNH, k_BSKH, v_BSKH, valid_BS)
 
 
 def _decode_attention(q_BNH, own, prefix, cfg: ModelConfig):
@@ -394,7 +394,11 @@ def _within(see_BS: Array, near_B1S: Array | None, kind) -> Array:
 
 def _kernel(cfg: ModelConfig, **names: str) -> str:
     """The implementation of an op on this platform."""
-    return "xla" if cfg.kernels == "xla" else names[dispatch.platform()]
+    if cfg.kernels == "xla":
+        return "xla"
+    if (platform := dispatch.platform()) not in names:
+        raise ValueError(f"there are no kernels for {platform}: set kernels to xla")
+    return names[platform]
 
 
 def _scale(cfg: ModelConfig) -> float:

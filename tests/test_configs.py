@@ -86,7 +86,7 @@ VARIANTS = [
     ("cross_domain_qwen2.5_7b", "mesh.fsdp=8 rl.prompts=64"),
     ("prime_qwen2.5_math_7b", "model.weights=models/Qwen2.5-Math-7B"),
     ("grm_gemma2_27b", "data.prompt_columns=1536\n# data.response_columns=768"),
-    ("gsm8k_qwen3_1.7b", "mesh.fsdp=64 rl.prompts=64 rl.microbatches=1"),
+    ("gsm8k_qwen3_1.7b", "mesh.fsdp=64 rl.prompts=64"),
     ("gsm8k_qwen3_1.7b", "mesh.fsdp=8 rl.prompts=64"),
     ("smollm2_tpu", "mesh.data=8"),
     ("smollm2_tpu", "mesh.fsdp=8"),

@@ -304,10 +304,20 @@ class RewardConfig:
         "soft", "soft: p(1)/(p(1)+p(0)); paper: work A's two branches; binary: 1 beats 0"
     )
     min_mass: float = option(0.5, "soft and binary: least p(1)+p(0), below it the reward is 0")
+    rule: str = option(
+        "", "a kind of rule (docs/rewards.md) or your own file.py; empty: what each task says"
+    )
+    seconds: float = option(2.0, "rule: time of one answer, from when a worker begins it")
+    workers: int = option(2, "rule: worker processes")
 
     def __post_init__(self) -> None:
+        _positive(self, "workers")
         if not 0 <= self.min_mass <= 1:
             raise ValueError(f"needs 0 <= min_mass <= 1, not {self.min_mass}")
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f"needs a finite seconds > 0, not {self.seconds}")
+        if self.rule and self.source != "rule":
+            raise ValueError(f"rule {self.rule!r} needs source: rule")
 
     __pydantic_config__ = STRICT
 
@@ -476,10 +486,14 @@ class EvaluateStage:
     samples: int = option(4, "answers per problem for avg@k and pass@k")
     batch: int = option(50, "problems per call; rounded up to the data axis")
     sample: SampleConfig = _own(SampleConfig, "how answers are drawn for avg@k")
+    rule: str = option("", "the oracle: as in the reward of an rl stage")
+    seconds: float = option(2.0, "time the oracle has for one answer")
 
     def __post_init__(self) -> None:
         _file_name(self.name)
         _positive(self, "samples", "batch")
+        if not 0 < self.seconds < math.inf:
+            raise ValueError(f"needs a finite seconds > 0, not {self.seconds}")
 
     __pydantic_config__ = STRICT
 

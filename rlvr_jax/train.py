@@ -14,7 +14,7 @@ import jax
 
 from rlvr_jax import model, sharding
 from rlvr_jax.config import Config, ModelConfig, RlStage, Stage, reads_verifier
-from rlvr_jax.host import compiles, log, report, settings, sources, tasks
+from rlvr_jax.host import compiles, log, report, rules, settings, sources, tasks
 from rlvr_jax.host.checkpoint import CheckpointError
 from rlvr_jax.host.run import Interrupted, Run, RunError
 from rlvr_jax.stages import evaluate, label, rl, sft, tokenizer, verifier
@@ -105,6 +105,9 @@ def check(cfg: Config) -> None:
             )
         for field in ("policy", "verifier", "verdicts", "init"):
             _check_source(cfg, stage, field, earlier)
+        rule = stage.reward.rule if isinstance(stage, RlStage) else getattr(stage, "rule", "")
+        if rule:
+            rules.check_rule(rule)
         earlier.append(stage.name)
     shards = cfg.mesh.data * cfg.mesh.fsdp
     parts = {"model": cfg.model} | (

@@ -66,7 +66,7 @@ def theirs(folder: Path, records: list, tok, cfg) -> list[list[int]]:
 
 def accuracy(rows: list[list[int]], records: list, tok) -> float:
     finished = [bool(set(row) & set(tok.eos)) for row in rows]
-    hits = [rules.score(tok.decode(row), r) for row, r in zip(rows, records, strict=True)]
+    hits = [rules.score_record(tok.decode(row), r) for row, r in zip(rows, records, strict=True)]
     return float(np.mean([hit * end for hit, end in zip(hits, finished, strict=True)]))
 
 

@@ -1,16 +1,21 @@
-"""Finding the answer in a text: the last number, the last line, the last box.
+"""Finding the answer in a text: the last box, marker, line or number.
 
-What is ambiguous is not an answer: every function gives None rather than guess, because a policy
-that is rewarded for a guess learns to provoke it.
+`extract` is what rules and verifiers share: where in a completion the answer stands.  What is
+ambiguous is not an answer: every function gives None rather than guess, because a policy that is
+rewarded for a guess learns to provoke it.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Sequence
 from fractions import Fraction
 
 MAX_TEXT = 4096  # characters of a completion that are looked at, from its end
 MAX_NUMBER = 400  # a longer row of digits is not a number
+MAX_ANSWER = 1000  # characters of an answer
+MARKERS = ("####", "answer:", "answer is:", "<answer>")  # of extract; without case
 
 _NUMBER = re.compile(
     r"([+-]?)\$?((?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.[0-9]+)?|\.[0-9]+)(?:/([0-9]+))?%?"
@@ -37,6 +42,100 @@ def tail(text: str) -> str:
         return text
     cut = re.search(r"\s", text := text[-MAX_TEXT:])
     return text[cut.end() :] if cut else ""
+
+
+_DENIED = re.compile(
+    r"(?:\bnot|n't|\bnever|\\neq?|\\(?:[lg]eq?|[lg]t|not)|[<>\u2260\u2264\u2265]|!=|\bcannot be)"
+    r"[\s$(:*]*(?:(?:equal to|equal|be)\s+)?[\s$(\[\\]*$",
+    re.I,
+)
+_TAKEN_BACK = re.compile(
+    r"\b(?:no,? wait|wait,? no|scratch that|correction\b|i made (?:a mistake|an error)"
+    r"|on second thought|that(?:'s| is) (?:wrong|incorrect|not right)"
+    r"|actually,? (?:it|the answer|that)(?:'s| is)?)",
+    re.I,
+)
+
+
+def extract(text: object, markers: Sequence[str] = MARKERS) -> str | None:
+    r"""The final answer of a completion, cleaned; None when there is none to be sure of.
+
+    The last of: \boxed{...}; what follows a marker on its line; <answer>...</answer>; "####" on
+    the last line.  Without any, the last line that is not empty.  None for a last box or tag that
+    is not closed, whatever came before it; for a thought that was never ended; for an answer that
+    is denied (not \boxed{42}) or taken back after it; for one that `clean` refuses.
+    """
+    if not isinstance(text, str):
+        return None
+    begin = text.rfind("</think>")
+    if text.rfind("<think>") > begin:
+        return None
+    text = tail(text[begin + len("</think>") :] if begin >= 0 else text)
+    found = [where for where in (_last_box(text), *_marked(text, markers)) if where is not None]
+    if not found:
+        return clean(last_line(text))
+    _, start, end, answer = max(found, key=lambda where: where[0])
+    before = _TAG.sub("", text[max(0, start - 40) : start])
+    if answer is None or _DENIED.search(before):
+        return None
+    return None if _TAKEN_BACK.search(text[end:]) else clean(answer)
+
+
+Where = tuple[int, int, int, str | None]  # order, start and end in the text, the answer
+
+
+def _last_box(text: str) -> Where | None:
+    found = list(_BOX.finditer(text))
+    if not found:
+        return None
+    start, answer = found[-1].start(), boxed(text)
+    return start, start, start + len(answer or "") + len(found[-1][0]), answer
+
+
+def _marked(text: str, markers: Sequence[str]) -> list[Where]:
+    folded, found = text.lower(), []
+    if len(folded) != len(text):  # letters whose lower case is two
+        folded = text
+    for marker in markers:
+        at = folded.rfind(marker.lower())
+        if at < 0:
+            continue
+        begin = at + len(marker)
+        if marker.startswith("<"):
+            end = folded.find("</" + marker[1:].lower(), begin)
+            found.append((at, at, max(end, begin), text[begin:end].strip() if end >= 0 else None))
+            continue
+        after = text[begin:].split("\n")
+        line = after[0].strip(" *_")
+        if marker == "####" and any(rest.strip() for rest in after[1:]):
+            continue  # a heading
+        if not line:
+            line = next((rest.strip() for rest in after[1:] if rest.strip()), "")
+        found.append((at, at, begin + len(after[0]), line))
+    return found
+
+
+def clean(answer: str | None) -> str | None:
+    """An answer in composed characters; None for an empty, long or disguised one.
+
+    Refused are control, zero-width and direction marks (but at the ends), lone surrogates, and
+    marks that combine with a digit or sign: what a reader sees would not be what is compared.
+    """
+    if answer is None:
+        return None
+    answer = answer.strip().strip("\ufeff\u200b\u200e\u200f\u2060").strip()
+    if not answer or len(answer) > MAX_ANSWER:
+        return None
+    answer = unicodedata.normalize("NFC", answer)
+    before = ""
+    for char in answer:
+        kind = unicodedata.category(char)
+        if kind[0] == "C" and char not in "\n\t\r" or kind in ("Mn", "Me") and not before.isalpha():
+            return None
+        if kind in ("Mn", "Me") and before.isascii():
+            return None
+        before = char
+    return answer
 
 
 def number(text: str) -> Fraction | None:
@@ -113,6 +212,11 @@ def boxed(text: str) -> str | None:
         if depth == 0:
             return text[found[-1].end() :][: brace.start()].strip()
     return None
+
+
+def opens_box(text: str) -> bool:
+    """Whether a box is begun anywhere in a text."""
+    return _BOX.search(text) is not None
 
 
 def plain(text: str) -> str:

@@ -12,4 +12,4 @@ from rlvr_jax.host import rules
 
 def rule(answers: Sequence[str], records: Sequence[dict[str, str]]) -> list[int]:
     """1 where the answer is right."""
-    return [int(rules.score(a, r) >= 0.5) for a, r in zip(answers, records, strict=True)]
+    return [int(rules.score_record(a, r) >= 0.5) for a, r in zip(answers, records, strict=True)]

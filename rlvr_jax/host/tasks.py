@@ -226,11 +226,17 @@ def _read_number(line: str, task: Task) -> str | None:
         line = re.sub(rf"(?<=\w) (?:{task.unit[1]}|{task.unit[0]})(?: in total)?$", "", line)
     if re.fullmatch(r"[+-]?(?:[0-9]{1,9}|[0-9]{1,3}(?:,[0-9]{3}){1,2})(?:\.0{1,9})?", line):
         return str(int(line.split(".")[0].replace(",", "")))
+    value = read_words(line)
+    return None if value is None else str(value)
+
+
+def read_words(line: str) -> int | None:
+    """The integer that a text in lower case writes as `words` does; None if it writes none."""
     sign, rest = re.fullmatch(r"(minus |negative )?(.*)", line, re.S).groups()  # type: ignore
     rest = re.sub(r"^an? (?=hundred|thousand)", "one ", rest)
     rest = re.sub(r"\b(hundred|thousand) and\b", r"\1", rest)
     value = _numbers().get(re.sub(r"(?<=\w)-(?=\w)", " ", rest))
-    return None if value is None else str(-value if sign else value)
+    return -value if sign and value is not None else value
 
 
 def _read_choice(line: str, options: Mapping[str, str]) -> str | None:

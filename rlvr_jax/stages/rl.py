@@ -7,7 +7,7 @@ import numpy as np
 
 from rlvr_jax import optim, train_step
 from rlvr_jax.config import RlStage
-from rlvr_jax.host import log, rules
+from rlvr_jax.host import log, pool, rules
 from rlvr_jax.stages import loop
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen
@@ -25,7 +25,6 @@ def run(stage: RlStage, ws: Workspace) -> dict:
         verdict=ws.verdict() if judged else None,  # type: ignore[arg-type]
     )
     state = ws.new_state(stage.name, cfg.model, tx, stage.policy)
-    step = (fused if judged else split)(stage, ws, state, frozen, tx)
 
     def advance(state, records):
         number = int(state.step) + 1
@@ -36,7 +35,12 @@ def run(stage: RlStage, ws: Workspace) -> dict:
 
     shown = SHOWN | ({"kl": "policy/kl"} if stage.loss.kl_coef else {})
     compiled = "train_step" if judged else "update"
-    loop.run(ws, stage, state, ws.problems("train"), stage.prompts, advance, compiled, shown)
+    with pool.Pool(stage.reward.workers, stage.reward.seconds) as workers:  # none is started yet
+        if judged:
+            step = fused(stage, ws, state, frozen, tx)
+        else:
+            step = split(stage, ws, state, frozen, tx, workers)
+        loop.run(ws, stage, state, ws.problems("train"), stage.prompts, advance, compiled, shown)
     return {"steps": stage.steps}
 
 
@@ -63,8 +67,8 @@ def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):
     return advance
 
 
-def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):
-    """Generate, reward on the host, update: two compiled programs."""
+def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, workers: pool.Pool):
+    """Generate, reward on the host in a pool of processes, update: two compiled programs."""
     cfg, tok = ws.cfg, ws.tokenizer
     write = jax.jit(
         functools.partial(
@@ -83,10 +87,11 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):
         rollout, decoded = write(state, ws.place(ws.columns(records)))
         owners = [record for record in records for _ in range(stage.samples)]
         texts = [tok.decode(row[:n]) for row, n in zip(*_written(rollout), strict=True)]
-        reward_B = [rules.score(t, r) for t, r in zip(texts, owners, strict=True)]
+        judged = workers.map(pool.jobs(texts, owners, stage.reward.rule))
         finished_B = ~np.asarray(rollout.truncated_B)
-        reward_B = ws.place(np.array(reward_B, np.float32) * finished_B)
+        reward_B = ws.place(np.array([r.score for r in judged], np.float32) * finished_B)
         state, advantage_B, metrics = update(state, frozen, rollout, decoded, reward_B)
+        metrics = {**metrics, **pool.metrics(judged)}
         return state, rollout, np.stack([reward_B, advantage_B]), metrics
 
     return advance
@@ -113,7 +118,8 @@ def _show(ws: Workspace, stage: RlStage, step: int, records, told) -> None:
                 "response": text,
                 "reward": reward,
                 "advantage": advantage_B[i],
-                "oracle": rules.score(text, record),
+                # a rule of the user's own runs in the pool only
+                "oracle": reward if stage.reward.rule else rules.score_record(text, record),
                 "truncated": bool(rollout.truncated_B[i]),
                 "pieces": tok.pieces(ids),
                 "piece_values": rollout.logprob_BR[i, :length],

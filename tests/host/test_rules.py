@@ -84,9 +84,9 @@ def test_numeric_references(gold):
         f"so\nthe answer is **{value}**",
         f"\\boxed{{{gold}}} or 9",
     ):
-        assert rules.score(text, row) == 1.0, text
+        assert rules.score_record(text, row) == 1.0, text
     for text in (f"{gold} or 9", f"{gold}\n9", "", "x", f"-{gold}", f"\\boxed{{9}} {gold}"):
-        assert rules.score(text, row) == 0.0, text
+        assert rules.score_record(text, row) == 0.0, text
 
 
 @pytest.mark.parametrize(
@@ -104,20 +104,20 @@ def test_numeric_references(gold):
 )  # fmt: skip
 def test_text_references(gold, right, wrong):
     row = file_row(gold)
-    assert [rules.score(text, row) for text in right] == [1.0] * len(right)
-    assert [rules.score(text, row) for text in wrong] == [0.0] * len(wrong)
-    assert [rules.score(f"because\n{text}\n\n", row) for text in right] == [1.0] * len(right)
+    assert [rules.score_record(text, row) for text in right] == [1.0] * len(right)
+    assert [rules.score_record(text, row) for text in wrong] == [0.0] * len(wrong)
+    assert [rules.score_record(f"because\n{text}\n\n", row) for text in right] == [1.0] * len(right)
 
 
 def test_the_final_line_decides():
-    assert rules.score("Paris\nLyon", file_row("Paris")) == 0.0
-    assert rules.score("Lyon\n\nParis\n \n", file_row("Paris")) == 1.0
+    assert rules.score_record("Paris\nLyon", file_row("Paris")) == 0.0
+    assert rules.score_record("Lyon\n\nParis\n \n", file_row("Paris")) == 1.0
 
 
 def test_toy_tasks_keep_their_oracle():
     row = {"task": "sum", "question": "What is 3 + 4?", "answer": "7", "reference": "seven"}
-    assert rules.score("= seven", row) == 1.0
-    assert rules.score("3 + 4 = 7", row) == 0.0
+    assert rules.score_record("= seven", row) == 1.0
+    assert rules.score_record("3 + 4 = 7", row) == 0.0
 
 
 class TestGym:
@@ -128,37 +128,37 @@ class TestGym:
     def test_numbers(self):
         row = gym_row("products", "1012")
         for text in ("1012", "1,012", "22 * 46 = 1012.0", "\\boxed{1012}", "+1012", "it is 1012."):
-            assert rules.score(text, row) == 1.0, text
+            assert rules.score_record(text, row) == 1.0, text
         for text in ("10120", "1012 or 3", "1 1012 2", "-1012", "x1012", "1012x", "", "1012/1012"):
-            assert rules.score(text, row) == 0.0, text
+            assert rules.score_record(text, row) == 0.0, text
 
     def test_text(self):
         row = gym_row("spell_backward", "olleh")
         for text in ("olleh", "it is\n**olleh**.", 'Answer: "olleh"'):
-            assert rules.score(text, row) == 1.0, text
+            assert rules.score_record(text, row) == 1.0, text
         for text in ("hello", "olleh\nhello", "it is olleh"):
-            assert rules.score(text, row) == 0.0, text
+            assert rules.score_record(text, row) == 0.0, text
 
     def test_no_partial_credit_even_where_it_rounds_to_all(self):
-        from rlvr_jax.host.sources import gym
+        from rlvr_jax.host.rules import gym
 
         hacks = [("a" * n, "a" * n + "zz") for n in range(1, 60)]
         paid = [gym.score("spell_backward", text, {"answer": gold}) for gold, text in hacks]
         assert max(paid) > 0.99  # the reason
-        scores = [rules.score(text, gym_row("spell_backward", gold)) for gold, text in hacks]
+        scores = [rules.score_record(text, gym_row("spell_backward", gold)) for gold, text in hacks]
         assert set(scores) == {0.0}
 
     def test_a_sign_that_a_scorer_misses(self):
-        assert rules.score("-5", gym_row("gsm_symbolic", "5")) == 0.0
-        assert rules.score("5", gym_row("gsm_symbolic", "5")) == 1.0
+        assert rules.score_record("-5", gym_row("gsm_symbolic", "5")) == 0.0
+        assert rules.score_record("5", gym_row("gsm_symbolic", "5")) == 1.0
 
     def test_metadata_reaches_the_scorer(self):
         row = gym_row("word_sorting", "a, b", sorted_words=["a", "b"])
-        assert rules.score("a, b", row) == 1.0
-        assert rules.score("b, a", row) == 0.0
+        assert rules.score_record("a, b", row) == 1.0
+        assert rules.score_record("b, a", row) == 0.0
 
     def test_what_is_not_allowed_scores_nothing(self):
-        assert rules.score("x", gym_row("polynomial_multiplication", "x")) == 0.0
+        assert rules.score_record("x", gym_row("polynomial_multiplication", "x")) == 0.0
         with pytest.raises(ValueError, match="not known to be safe"):
             rules.check("gym:polynomial_multiplication")
         rules.check("gym:products")
@@ -168,8 +168,8 @@ class TestGym:
 
         for name in sorted(gym.SCORED):
             rows = [row for row, _ in zip(gym.records(name, {}, 0), range(8), strict=False) if row]
-            right = [rules.score(f"We get\n{row['answer']}", row) for row in rows]
-            more = [rules.score(f"We get\n{row['answer']} or 0x1z", row) for row in rows]
+            right = [rules.score_record(f"We get\n{row['answer']}", row) for row in rows]
+            more = [rules.score_record(f"We get\n{row['answer']} or 0x1z", row) for row in rows]
             assert (set(right), set(more)) == ({1.0}, {0.0}), name
 
 
@@ -202,7 +202,7 @@ def test_hostile_completions_score_zero_and_fast(gold):
     begin = time.monotonic()
     for text in HOSTILE:
         for row in rows:
-            assert rules.score(text, row) == 0.0, (str(text)[:30], row["task"])
+            assert rules.score_record(text, row) == 0.0, (str(text)[:30], row["task"])
     assert time.monotonic() - begin < 10
 
 
@@ -212,7 +212,7 @@ def test_hostile_completions_score_zero_and_fast(gold):
 )
 def test_foreign_records_score_zero(record):
     for text in ("12", "", None):
-        assert rules.score(text, record) == 0.0
+        assert rules.score_record(text, record) == 0.0
 
 
 def test_random_text_never_raises():
@@ -222,13 +222,13 @@ def test_random_text_never_raises():
     for _ in range(3000):
         text = "".join(rng.choices(alphabet, k=rng.randint(0, 30)))
         for row in rows:
-            assert rules.score(text, row) in (0.0, 1.0)
+            assert rules.score_record(text, row) in (0.0, 1.0)
 
 
 def test_the_cut_of_a_long_completion_makes_no_number():
     text = "1" * 50 + "2" + " " * (answers.MAX_TEXT - 2) + "."
-    assert rules.score(text, file_row("2")) == 0.0
-    assert rules.score("x " * 9999 + "12", file_row("12")) == 1.0
+    assert rules.score_record(text, file_row("2")) == 0.0
+    assert rules.score_record("x " * 9999 + "12", file_row("12")) == 1.0
 
 
 def test_check_names_a_near_toy_task():
@@ -257,9 +257,9 @@ WAYS = [
 
 @pytest.mark.parametrize("gold, text", HEDGES)
 def test_a_box_holds_one_answer_and_a_formula_keeps_its_signs(gold, text):
-    assert rules.score(text, file_row(gold)) == 0.0
+    assert rules.score_record(text, file_row(gold)) == 0.0
 
 
 @pytest.mark.parametrize("gold, text", WAYS)
 def test_ways_to_write_an_answer(gold, text):
-    assert rules.score(text, file_row(gold)) == 1.0
+    assert rules.score_record(text, file_row(gold)) == 1.0

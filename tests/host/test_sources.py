@@ -352,8 +352,8 @@ def test_gym_mix():
     }
     assert {row["domain"] for row in rows} >= {"products", "number theory", "letter_counting"}
     for row in rows:
-        assert rules.score(f"2 steps\n{row['answer']}", row) == 1.0
-        assert rules.score(f"{row['answer']} or 99999", row) == 0.0
+        assert rules.score_record(f"2 steps\n{row['answer']}", row) == 1.0
+        assert rules.score_record(f"{row['answer']} or 99999", row) == 0.0
         assert json.loads(row["extra"])["metadata"]["source_dataset"] in row["task"]
     assert sources.splits(gym_mix(), counts, 1) != out
     other = sources.splits(gym_mix(), counts, 1)

@@ -8,7 +8,6 @@ merely contains the right one. So only data sets whose scorer has been read are 
 from __future__ import annotations
 
 import difflib
-import functools
 import hashlib
 import itertools
 import json
@@ -16,20 +15,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rlvr_jax.host import data
+from rlvr_jax.host.rules import gym as rules
+from rlvr_jax.host.rules.gym import SCORED
 
 Record = dict[str, str]
 
-# The answer is one line, the scorer compares text or numbers and needs no parameters of the data
-# set. Those that inherit the base class's scorer first, then those with one of their own.
-SCORED = frozenset(
-    "acre aiw arc_1d base_conversion basic_arithmetic binary_alternation caesar_cipher count_bits "
-    "count_primes course_schedule gcd isomorphic_strings largest_island lcm leg_counting "
-    "letter_counting list_functions mahjong_puzzle maze number_filtering number_sequence "
-    "ransom_note rotten_oranges simple_equations simple_geometry string_manipulation "
-    "string_splitting string_synthesis syllogism word_sequence_reversal "
-    "ab chain_sum color_cube_rotation decimal_chain_sum dice family_relationships gsm_symbolic "
-    "needle_haystack products spell_backward word_sorting".split()
-)
 CHUNK = 500  # some data sets plan all their entries when they are made
 
 
@@ -40,7 +30,7 @@ def check(name: str, params: Mapping[str, Any]) -> None:
       ValueError: reasoning-gym is missing, it has no such data set, the data set's scorer is not
         one of SCORED, or the parameters are not its own.
     """
-    known = _package().factory.DATASETS
+    known = rules.package().factory.DATASETS
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"take one of {_allowed()}."
@@ -69,7 +59,7 @@ def entries(name: str, params: Mapping[str, Any], seed: int) -> Iterator[dict[st
     start = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest())
     try:
         for chunk in itertools.count(start, CHUNK):
-            dataset = _package().create_dataset(name, seed=chunk, size=CHUNK, **params)
+            dataset = rules.package().create_dataset(name, seed=chunk, size=CHUNK, **params)
             yield from (dataset[i] for i in range(CHUNK))
     except (TypeError, ValueError, AssertionError, LookupError) as error:
         raise ValueError(f"reasoning-gym's {name!r} refuses {dict(params)}: {error}.") from error
@@ -79,11 +69,6 @@ def records(name: str, params: Mapping[str, Any], seed: int) -> Iterator[Record 
     """The entries as records; None for one without an answer, which nobody could get right."""
     for entry in entries(name, params, seed):
         yield _record(name, entry) if entry["answer"] else None
-
-
-def score(name: str, answer: str, entry: Mapping[str, Any]) -> float:
-    """What the data set's own scorer says to an answer; 0.0 for one that is not in SCORED."""
-    return float(_scorer(name).score_answer(answer, entry)) if name in SCORED else 0.0
 
 
 def _record(name: str, entry: dict[str, Any]) -> Record:
@@ -99,18 +84,3 @@ def _record(name: str, entry: dict[str, Any]) -> Record:
 
 def _allowed() -> str:
     return ", ".join(sorted(SCORED))
-
-
-@functools.cache
-def _scorer(name: str) -> Any:
-    return _package().create_dataset(name, seed=0, size=1)
-
-
-def _package() -> Any:
-    try:
-        import reasoning_gym
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "problems of reasoning-gym need its package: pip install 'rlvr-jax[tasks]'."
-        ) from error
-    return reasoning_gym

@@ -1,0 +1,106 @@
+r"""LaTeX and typography as one plain spelling: \dfrac12, 1{,}000, 3½, x², − and ４２ become ASCII.
+
+Only spelling is changed here, never meaning, and all of it is text replacement: nothing is
+evaluated and every step is linear in the text.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_SIGNS = {
+    **dict.fromkeys("\u2212\u2013\u2014\u2010\u2011\u2012\ufe63\uff0d", "-"),
+    **dict.fromkeys("\u00d7\u00b7\u22c5\u2217\u2219\u22c6", "*"),
+    **{"\u00f7": "/", "\u2044": "/", "\u2215": "/", "\u2236": ":", "\uff0c": ","},
+    **{"\u221a": " \\sqrt ", "\u221e": " \\infty ", "\u03c0": " \\pi ", "\u00b1": " \\pm "},
+    **{"\u2264": " <= ", "\u2265": " >= ", "\u2a7d": " <= ", "\u2a7e": " >= ", "\u2260": " != "},
+    **{"\u222a": " \\cup ", "\u2229": " \\cap ", "\u2208": " \\in ", "\u2205": " \\emptyset "},
+    **{"\u00b0": " \\degree ", "\u00ba": " \\degree ", "\u2032": "'", "\u2019": "'"},
+    **{"\u27e8": "\\langle ", "\u27e9": " \\rangle", "\u2248": " ", "\u2245": " "},
+    **{"\u211d": " \\R ", "\u03b8": " \\theta ", "\u03b1": " \\alpha ", "\u03b2": " \\beta "},
+    **{"\u221b": " \\cbrt ", "\u03bb": " \\lambda ", "\u2220": "\\angle "},
+}  # fmt: skip
+_HALVES = {
+    **{"\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3"},
+    **{"\u2155": "1/5", "\u2156": "2/5", "\u2157": "3/5", "\u2158": "4/5", "\u2159": "1/6"},
+    **{"\u215a": "5/6", "\u215b": "1/8", "\u215c": "3/8", "\u215d": "5/8", "\u215e": "7/8"},
+}  # fmt: skip
+_COMMANDS = (
+    (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+    (r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
+    (r"\\(?:left|right|bigg?[lr]?|Bigg?[lr]?|displaystyle|textstyle|limits)(?![A-Za-z])", ""),
+    (r"\\(?:cdot|times|ast)(?![A-Za-z])", "*"),
+    (r"\\div(?![A-Za-z])", "/"),
+    (r"\\(?:leq?|leqslant)(?![A-Za-z])", " <= "),
+    (r"\\(?:geq?|geqslant)(?![A-Za-z])", " >= "),
+    (r"\\lt(?![A-Za-z])", " < "),
+    (r"\\gt(?![A-Za-z])", " > "),
+    (r"\\(?:neq?|not\s*=)(?![A-Za-z])", " != "),
+    (r"\\(?:approx|simeq)(?![A-Za-z])", " "),
+    (r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\circ(?![A-Za-z]))", r" \\degree "),
+    (r"\\circ(?![A-Za-z])", r" \\degree "),
+    (r"\\mathbb\s*\{?R\}?", r" \\R "),
+    (r"\\varnothing(?![A-Za-z])", r"\\emptyset "),
+    (r"\\lbrace(?![A-Za-z])", r"\\{"),
+    (r"\\rbrace(?![A-Za-z])", r"\\}"),
+    (r"\\(?:lvert|rvert|vert|mid)(?![A-Za-z])", "|"),
+    (r"\\(?:lparen)(?![A-Za-z])", "("),
+    (r"\\(?:rparen)(?![A-Za-z])", ")"),
+    (r"\\(?:pounds|euro)(?![A-Za-z])", " "),
+    (r"\\vec\s*\{([^{}]*)\}", r"\1"),
+    (r"\\(?:overline|widehat|hat|bar|vec|mathbf|boldsymbol|bm|mathit)(?![A-Za-z])", ""),
+    (r"\\operatorname\*?\s*\{([A-Za-z]+)\}", r" \1 "),
+    (r"\\(?:q?quad|enspace|thinspace|ldots|cdots|dots)(?![A-Za-z])", " "),
+)
+_TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|mathrm|mbox|hbox|mathsf|textbf|emph)\s*\{([^{}]*)\}"
+)
+_SUPER = re.compile(r"(?:[\u00b2\u00b3\u00b9\u2070-\u207f])+")
+_SUB = re.compile(r"[\u2080-\u208e]+")
+_RECURRING = re.compile(r"(\d{1,15})\.(\d{0,15})\\(?:overline|bar|dot)\s*\{(\d{1,15})\}", re.ASCII)
+_GROUPED = re.compile(
+    r"(?<![\d.,])(\d{1,3})((?:(?:\{,\}|\\,|\\ |\\!,|'| |\u00a0|\u2009|\u202f)\d{3})+)(?!\d)"
+)  # noqa: E501
+
+
+def plain(text: str) -> str:
+    """The text in plain spelling; it may still not be a formula."""
+    text = re.sub(r"(?<=\d),\\!\s*(?=\d{3})", "", text)
+    text = _RECURRING.sub(_recurring, text)
+    text = _GROUPED.sub(lambda m: m[1] + re.sub(r"\D", "", m[2]), text)
+    text = "".join(map(_character, _raised(text)))
+    for _ in range(2):  # \textbf{\text{x}}
+        text = _TEXT.sub(r" \1 ", text)
+    for old, new in _COMMANDS:
+        text = re.sub(old, new, text)
+    text = text.replace("{,}", ",").replace("\\%", "%").replace("\\$", "$").replace("\\&", "&")
+    text = re.sub(r"(?<!\\)\\[,;:! ]|~", " ", text).replace("\\#", "#")
+    text = re.sub(r"(?<!\\)\\[\[\]()]", " ", text)
+    return " ".join(text.split())
+
+
+def _recurring(match: re.Match[str]) -> str:
+    """0.1\\overline{6} as (15/90)."""
+    whole, fixed, again = match.groups()
+    top = int(whole + fixed + again) - int(whole + fixed)
+    return f"({top}/{10 ** len(fixed) * (10 ** len(again) - 1)})"
+
+
+def _raised(text: str) -> str:
+    """x² as x^{2}, a₁ as a_{1}, 3½ as 3 1/2: compatibility forms would glue them together."""
+    text = re.sub(
+        "|".join(_HALVES), lambda m: ("" if m.start() == 0 else " ") + _HALVES[m[0]], text
+    )
+    text = _SUPER.sub(lambda m: "^{" + unicodedata.normalize("NFKC", m[0]) + "}", text)
+    return _SUB.sub(lambda m: "_{" + unicodedata.normalize("NFKC", m[0]) + "}", text)
+
+
+def _character(char: str) -> str:
+    if char.isascii():
+        return char
+    if char in _SIGNS:
+        return _SIGNS[char]
+    folded = unicodedata.normalize("NFKC", char)
+    digits = [str(unicodedata.decimal(c)) if unicodedata.decimal(c, -1) >= 0 else c for c in folded]
+    return "".join(_SIGNS.get(c, c) for c in digits)

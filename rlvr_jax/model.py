@@ -97,10 +97,12 @@ def restack(params) -> Params:
 def for_decoding(params: Params, cfg: ModelConfig):
     """Parameters as `decode` and `logits` read them quickest: done once for all columns.
 
-    Unstacked, in compute dtype, and the output head as [D, V]: on CPU the product of few rows with
-    a [V, D] head lays all of it out anew, which takes several times as long as the product.
+    Unstacked, in compute dtype, gathered over data shards, and the output head as [D, V]: on CPU
+    the product of few rows with a [V, D] head lays all of it out anew, which takes several times as
+    long as the product.
     """
     params = _cast(unstack(params, cfg), cfg)
+    params = {name: jax.tree.map(partial(sharding.gathered, name), x) for name, x in params.items()}
     return params | {"head_DV": head(params, cfg).T}
 
 

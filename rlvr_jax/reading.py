@@ -62,8 +62,9 @@ def each(
     length_SN = length_B.reshape(shards, -1)
     rows = length_SN.shape[1]
     order_SN = jnp.argsort(-length_SN, axis=1, stable=True).astype(jnp.int32)
-    longest_N = jnp.max(jnp.take_along_axis(length_SN, order_SN, 1), 0)
-    longest_N = jnp.append(longest_N, 0)
+    sorted_SN = jnp.take_along_axis(length_SN, order_SN, 1)
+    order_SN = jnp.where(sorted_SN > 0, order_SN, rows)
+    longest_N = jnp.append(jnp.max(sorted_SN, 0), 0)
     state = (jnp.int32(0), jnp.int32(0), carry)
     for width, narrower in pairwise([*widths(columns), 0]):
         picked = min(rows, max(1, tokens // width))

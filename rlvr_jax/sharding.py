@@ -111,6 +111,18 @@ def rows(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS, *free))
 
 
+def gathered(name: str, x: jax.Array) -> jax.Array:
+    """A parameter, or one layer of it, whole on every data shard: still split over `tensor` only.
+
+    For decoding, which would otherwise gather it from the other shards for every column.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    dims = letters(name)[-x.ndim :]
+    split = [None if "fsdp" in RULES.get(d, ()) else PartitionSpec.UNCONSTRAINED for d in dims]
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*split))
+
+
 def data_shards() -> int:
     """Over how many shards rows are split."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -141,7 +141,9 @@ def update(
         "policy/skipped": new_state.skipped,
         "mismatch/logprob_diff_max": gap_max,
         # Every response's first token is drawn from its prompt, without a row decoded for it.
-        "perf/rollout_useful": (tokens - mask_BR.shape[0]) / jnp.maximum(decoded, 1),
+        "perf/rollout_useful": jnp.where(
+            decoded > 0, (tokens - mask_BR.shape[0]) / jnp.maximum(decoded, 1), 1.0
+        ),
         "perf/update_useful": (tokens + asked) / jnp.maximum(run, 1),
     }
     return new_state, advantage_B, metrics | describe(written, reward_B, advantage_B, cfg.samples)

@@ -70,6 +70,7 @@ def score(
         token_BR_ = part.pick(token_BR)
         tail_BC = jnp.broadcast_to(verdict.tail_C, (token_BR_.shape[0], *verdict.tail_C.shape))
         mask_BR = jnp.arange(part.columns) < part.pick(length_B)[:, None]
+        mask_BR &= part.exists(length_B)[:, None]
         hidden_BSD = model.extend(
             params,
             jnp.concatenate([token_BR_, tail_BC], 1),

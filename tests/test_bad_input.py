@@ -86,7 +86,7 @@ def refuse(capsys, *argv: str) -> str:
         ("model=16", "model: input should be"),
         ("rl.reward.source=guess", "reward.source: input should be 'verifier' or 'rule'"),
         ("rl.sample.temperature=0", "greedy answers give nothing to learn"),
-        ("rl.microbatches=3", "microbatches 3 does not divide prompts 4"),
+        ("rl.microbatches=3", "unknown key 'microbatches'"),
         ("model.kv_heads=3", "kv_heads 3 does not divide heads 2"),
         ("stages=[{stage: slf}]", "`stage: slf` is not a stage; did you mean 'sft'?"),
         ("stages=[sft]", "stages.0"),
@@ -255,7 +255,7 @@ def snapshot(folder: Path) -> dict[Path, bytes]:
         (("mesh.tensor=3",), ("multiple of mesh.tensor = 3", "mesh.letters")),
         (("mesh.data=3",), ("not a multiple of mesh.data x mesh.fsdp = 3",)),
         (("mesh.fsdp=2", "sft.batch=7"), ("sft.batch", "not a multiple of")),
-        (("mesh.data=4", "rl.microbatches=2"), ("rl.prompts gives 2 rows",)),
+        (("mesh.data=8",), ("rl.prompts is 4", "not a multiple of mesh.data x mesh.fsdp = 8")),
     ],
 )
 def test_mesh(override, words, tmp_path):

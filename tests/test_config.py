@@ -160,7 +160,8 @@ def test_the_default_tasks_are_tasks():
         (lambda: config.LossConfig(kl_coef=-1.0), "kl_coef >= 0"),
         (lambda: SftStage(steps=0), "steps must be at least 1"),
         (lambda: config.VerifierStage(held_out=0), "held_out must be at least 1"),
-        (lambda: RlStage(prompts=6, microbatches=4), "microbatches 4 does not divide prompts 6"),
+        (lambda: ModelConfig(part_tokens=0), "part_tokens must be at least 1"),
+        (lambda: ModelConfig(slots=-1), "slots >= 0"),
         (lambda: RlStage(sample=SampleConfig(temperature=0)), "greedy answers give nothing"),
         (lambda: RlStage(samples=1), "rloo needs samples of at least 2"),
         (lambda: Config(), "stages is empty"),
@@ -198,7 +199,7 @@ def test_values_at_the_border_are_fine():
     ModelConfig(heads=4, kv_heads=4, head_size=2)
     SampleConfig(temperature=0, top_p=1.0)
     RlStage(samples=1, advantage=AdvantageConfig(baseline="none"))
-    RlStage(prompts=6, microbatches=6)
+    ModelConfig(part_tokens=1, slots=1)
     Config(stages=(RlStage(), RlStage(name="again")))
     ModelConfig(family="qwen3_moe", experts=4, experts_used=4)
     ModelConfig(family="gemma2", window=8, global_every=2)

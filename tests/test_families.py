@@ -21,8 +21,8 @@ PREFIX = 12
 LIMIT = 1e-4
 
 prefill = jax.jit(model.prefill, static_argnums=3)
-extend = jax.jit(model.extend, static_argnums=4)
-decode = jax.jit(model.decode, static_argnums=5)
+extend = jax.jit(model.extend, static_argnums=5)
+decode = jax.jit(model.decode, static_argnums=6)
 logits = jax.jit(model.logits, static_argnums=2)
 
 
@@ -74,7 +74,8 @@ def test_extend_gives_the_logits_of_transformers(case) -> None:
     cfg, params, golden = case
     token, mask = golden["token"], golden["mask"]
     _, prefix = prefill(params, token[:, :PREFIX], mask[:, :PREFIX], cfg)
-    hidden = extend(params, token[:, PREFIX:], mask[:, PREFIX:], prefix, cfg)
+    owner = np.arange(len(token), dtype=np.int32)[None]
+    hidden = extend(params, token[:, PREFIX:], mask[:, PREFIX:], prefix, owner, cfg)
     got = logits(params, hidden, cfg)
     assert gap(got, golden["cached"][:, PREFIX:], mask[:, PREFIX:]) <= LIMIT
 
@@ -88,9 +89,10 @@ def test_decode_gives_the_logits_of_transformers(case, request) -> None:
     columns = token.shape[1] - PREFIX
     _, prefix = prefill(params, token[:, :PREFIX], mask[:, :PREFIX], cfg)
     cache = model.empty_cache(prefix, 2 * len(token), columns + 2)
+    start = np.zeros(2 * len(token), np.int32)
     for column in range(columns):
         now = np.repeat(token[:, PREFIX + column], 2)
-        hidden, cache = decode(params, now, jnp.int32(column), prefix, cache, cfg)
+        hidden, cache = decode(params, now, jnp.int32(column), start, prefix, cache, cfg)
         want = np.repeat(golden["cached"][:, PREFIX + column], 2, 0)
         assert gap(logits(params, hidden, cfg), want, ...) <= LIMIT
 

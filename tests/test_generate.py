@@ -56,7 +56,8 @@ def test_it_says_what_training_would_sample(folder, capsys, one_device, raw, tem
     ids = tok.raw_prompt(asked) if raw else tok.chat([{"role": "user", "content": asked}])
     prompts = Prompts(*template.left_pad([ids], len(ids), "prompt"), None, None)
     params = model.init(jax.random.key(0), CFG)
-    want = policy.generate(params, prompts, jax.random.key(3), tok.eos, 1, TOKENS, sample, CFG)
+    key = jax.random.key(3)
+    want, _ = policy.generate(params, prompts, key, tok.eos, 1, TOKENS, sample, CFG)
     assert text == tok.decode(np.asarray(want.response_BR[0, : want.length_B[0]]))
 
 

@@ -1,5 +1,6 @@
 """The transformer against forty lines of float64 numpy that know nothing of padding or caches."""
 
+import contextlib
 import dataclasses
 from functools import partial
 
@@ -9,17 +10,18 @@ import numpy as np
 import pytest
 
 from rlvr_jax import model, sharding
-from rlvr_jax.config import ModelConfig
+from rlvr_jax.config import MeshConfig, ModelConfig
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 prefill = jax.jit(model.prefill, static_argnums=3)
-extend = jax.jit(model.extend, static_argnums=4)
-decode = jax.jit(model.decode, static_argnums=5)
+extend = jax.jit(model.extend, static_argnums=5)
+decode = jax.jit(model.decode, static_argnums=6)
 logits = jax.jit(model.logits, static_argnums=2)
 
 Q, G, P, R = 3, 2, 7, 6
 PROMPT_LENGTHS = (7, 1, 4)
+OWNER = np.repeat(np.arange(Q, dtype=np.int32), G)[None]  # of each row, its prompt; one shard
 
 
 @pytest.fixture(scope="module")
@@ -125,9 +127,9 @@ def test_left_padding_changes_nothing(untied, params, prompt) -> None:
     hidden_wide, prefix_wide = prefill(params, wide, np.pad(mask, ((0, 0), (R, 0))), untied)
     want = np.repeat(hidden, G, 0)
     np.testing.assert_allclose(np.asarray(hidden_wide)[:, R:][mask], want[mask], atol=5e-6, rtol=0)
-    for name in ("k_LQKPH", "v_LQKPH"):
-        want = np.repeat(getattr(prefix, name), G, 1)
-        got = np.asarray(getattr(prefix_wide, name))[:, :, :, R:]
+    for narrow, wide in zip(prefix.kv[0], prefix_wide.kv[0], strict=True):
+        want = np.repeat(narrow, G, 1)
+        got = np.asarray(wide)[:, :, :, R:]
         seen = np.broadcast_to(mask[None, :, None, :, None], want.shape)
         np.testing.assert_allclose(got[seen], want[seen], atol=5e-6, rtol=0)
 
@@ -138,7 +140,7 @@ def test_left_padding_changes_nothing(untied, params, prompt) -> None:
 def test_extend_is_prefill_of_the_concatenation(untied, params, prompt, suffix) -> None:
     (token, mask), (more, more_mask) = prompt, suffix
     hidden, prefix = prefill(params, token, mask, untied)
-    got = extend(params, more, more_mask, prefix, untied)
+    got = extend(params, more, more_mask, prefix, OWNER, untied)
 
     whole = np.concatenate([np.repeat(token, G, 0), more], 1)
     whole_mask = np.concatenate([np.repeat(mask, G, 0), more_mask], 1)
@@ -150,7 +152,8 @@ def test_extend_counts_positions_over_holes(untied, params, prompt, suffix) -> N
     """A row with holes is the row without them: its oracle never heard of a mask."""
     (token, mask), (more, more_mask) = prompt, suffix
     _, prefix = prefill(params, token, mask, untied)
-    got = np.asarray(logits(params, extend(params, more, more_mask, prefix, untied), untied))
+    hidden = extend(params, more, more_mask, prefix, OWNER, untied)
+    got = np.asarray(logits(params, hidden, untied))
     for b in (2, 5):
         text = [*token[b // G, mask[b // G]], *more[b, more_mask[b]]]
         want = oracle(params, text, untied)[mask[b // G].sum() :]
@@ -161,8 +164,8 @@ def test_extend_does_not_see_what_is_masked(untied, params, prompt, suffix) -> N
     (token, mask), (more, more_mask) = prompt, suffix
     _, prefix = prefill(params, token, mask, untied)
     other = np.where(more_mask, more, (more + 5) % 48).astype(np.int32)
-    a = extend(params, more, more_mask, prefix, untied)
-    b = extend(params, other, more_mask, prefix, untied)
+    a = extend(params, more, more_mask, prefix, OWNER, untied)
+    b = extend(params, other, more_mask, prefix, OWNER, untied)
     np.testing.assert_array_equal(a[more_mask], b[more_mask])
     assert np.any(np.asarray(a)[~more_mask] != np.asarray(b)[~more_mask])
 
@@ -170,12 +173,70 @@ def test_extend_does_not_see_what_is_masked(untied, params, prompt, suffix) -> N
 def test_decode_column_by_column_is_extend(untied, params, prompt, suffix) -> None:
     (token, mask), (more, _) = prompt, suffix
     _, prefix = prefill(params, token, mask, untied)
-    want = extend(params, more, np.ones_like(more, bool), prefix, untied)
+    want = extend(params, more, np.ones_like(more, bool), prefix, OWNER, untied)
     # More room than columns, and rubbish in it: what is not written yet must not be read.
     cache = jax.tree.map(lambda x: x + 100, model.empty_cache(prefix, Q * G, R + 2))
+    start = np.zeros(Q * G, np.int32)
     for column in range(R):
-        hidden, cache = decode(params, more[:, column], jnp.int32(column), prefix, cache, untied)
+        at = jnp.int32(column)
+        hidden, cache = decode(params, more[:, column], at, start, prefix, cache, untied)
         np.testing.assert_allclose(hidden, want[:, column], atol=5e-6, rtol=0)
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+def test_decode_goes_around_the_ring_with_a_start_for_each_row(
+    untied, params, prompt, suffix, unroll
+) -> None:
+    """A row's columns begin at any column of the loop, and end where the ring began; what stands
+    there of others, before its start and after its end, is not seen."""
+    cfg = dataclasses.replace(untied, unroll=unroll)
+    (token, mask), (more, _) = prompt, suffix
+    _, prefix = prefill(params, token, mask, untied)
+    want = extend(params, more, np.ones_like(more, bool), prefix, OWNER, untied)
+    _, prefix = prefill(params, token, mask, cfg)
+    lean = model.for_decoding(params, cfg)
+    start = np.array([0, 5, 2, 13, 8, 11], np.int32)
+    cache = jax.tree.map(lambda x: x + 100, model.empty_cache(prefix, Q * G, R))
+    assert {x.shape[-2] for x in jax.tree.leaves(cache)} == {R}
+    checked = 0
+    for column in range(max(start) + R):
+        place = column - start
+        live = (place >= 0) & (place < R)
+        drawn = np.where(live, more[np.arange(Q * G), np.clip(place, 0, R - 1)], 3)
+        args = drawn.astype(np.int32), jnp.int32(column), start, prefix, cache
+        hidden, cache = decode(lean, *args, cfg)
+        assert np.all(np.isfinite(hidden))
+        for b in np.flatnonzero(live):
+            np.testing.assert_allclose(hidden[b], want[b, place[b]], atol=5e-6, rtol=0)
+        checked += live.sum()
+    assert checked == Q * G * R
+
+
+def test_layers_are_unstacked_and_stacked_again(untied, params) -> None:
+    cfg = dataclasses.replace(untied, unroll=True)
+    layers = model.unstack(params, cfg)
+    for name, x in layers.items():
+        one = name in ("embed_VD", "norm_D", "head_VD")
+        assert isinstance(x, tuple) != one
+        if not one:
+            assert len(x) == 3 and all(np.array_equal(x[i], params[name][i]) for i in range(3))
+    again = model.restack(layers)
+    assert all(np.array_equal(again[name], params[name]) for name in params)
+    assert model.unstack(params, untied) is params
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_head_laid_out_for_decoding_is_the_head(untied, params, unroll, tied) -> None:
+    for compute in ("float32", "bfloat16"):
+        cfg = dataclasses.replace(untied, unroll=unroll, tied=tied, compute=compute)
+        lean = model.for_decoding(params, cfg)
+        assert lean["head_DV"].shape == (32, 48) and lean["head_DV"].dtype == compute
+        hidden = jnp.asarray(np.random.default_rng(0).normal(size=(5, 32)), compute)
+        want = logits(params, hidden, cfg)
+        got = logits(lean, hidden, cfg)
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, want, atol=1e-5, rtol=0)
 
 
 # -- gradients and layouts ------------------------------------------------------------------------
@@ -184,7 +245,7 @@ def test_decode_column_by_column_is_extend(untied, params, prompt, suffix) -> No
 def shared_loss(params, prompt, suffix, cfg):
     """A number that depends on all logits, the prompt run once per group."""
     hidden, prefix = model.prefill(params, *prompt, cfg)
-    more = model.extend(params, *suffix, prefix, cfg)
+    more = model.extend(params, *suffix, prefix, OWNER, cfg)
     return G * total(params, hidden, prompt[1], cfg) + total(params, more, suffix[1], cfg)
 
 
@@ -295,24 +356,25 @@ def test_bfloat16_computes_in_bfloat16_and_gives_float32_logits(
 
     def run(params, cfg=cfg):
         hidden, prefix = model.prefill(params, *prompt, cfg)
-        more = model.extend(params, *suffix, prefix, cfg)
+        more = model.extend(params, *suffix, prefix, OWNER, cfg)
         return hidden, prefix, more, model.logits(params, more, cfg)
 
     def step(params):
         _, prefix, *_ = run(params)
         cache = model.empty_cache(prefix, Q * G, R)
-        return model.decode(params, suffix[0][:, 0], jnp.int32(0), prefix, cache, cfg)
+        start = jnp.zeros(Q * G, jnp.int32)
+        return model.decode(params, suffix[0][:, 0], jnp.int32(0), start, prefix, cache, cfg)
 
     hidden, prefix, more, _ = jax.eval_shape(run, params)
     last, cache = jax.eval_shape(step, params)
-    for x in (hidden, prefix.k_LQKPH, prefix.v_LQKPH, more, last, *cache):
+    for x in (hidden, *prefix.kv[0], more, last, *cache[0]):
         assert x.dtype == jnp.bfloat16
 
     got = jax.jit(run)(params)[3]
     assert got.dtype == jnp.float32
     # Not rounded to bfloat16 on the way: float32 logits have more than 8 bits.
     assert np.any(np.asarray(got).astype(jnp.bfloat16).astype(np.float32) != np.asarray(got))
-    exact = extend(params, *suffix, prefill(params, *prompt, untied)[1], untied)
+    exact = extend(params, *suffix, prefill(params, *prompt, untied)[1], OWNER, untied)
     exact = np.asarray(logits(params, exact, untied))
     gap = np.abs(np.asarray(got) - exact)[suffix[1]]
     assert 1e-4 < gap.max() < 0.05 * np.abs(exact).max()
@@ -322,6 +384,66 @@ def test_a_row_that_sees_nothing_stays_finite(untied, params, prompt, suffix) ->
     """Filler rows of an evaluation batch may have an empty prompt: no NaN, forward or backward."""
     nothing = [(token, np.zeros_like(mask)) for token, mask in (prompt, suffix)]
     _, prefix = prefill(params, *nothing[0], untied)
-    assert np.all(np.isfinite(extend(params, *nothing[1], prefix, untied)))
+    assert np.all(np.isfinite(extend(params, *nothing[1], prefix, OWNER, untied)))
     _, grads = value_and_grad(shared_loss, params, *nothing, untied)
     assert all(np.all(np.asarray(x) == 0) for x in grads.values())
+
+
+# -- kernels ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """`kernels: pallas` runs the TPU kernels in interpret mode; gives the names that were asked."""
+    asked = []
+
+    def named(cfg, tpu, gpu):
+        name = "xla" if cfg.kernels == "xla" else f"{tpu}_interpret"
+        asked.append(name)
+        return name
+
+    monkeypatch.setattr(model, "_kernel", named)
+    return asked
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_kernels_give_what_xla_gives(untied, params, prompt, suffix, interpreted, devices) -> None:
+    """Reading, its gradient, log-probs and a column of decoding; on a mesh each on its own part."""
+    prompt, suffix = (tuple(np.concatenate([x, x[-1:]])[:4] for x in y) for y in (prompt, suffix))
+    shards = 2 if devices == 8 else 1
+    owner = np.arange(4, dtype=np.int32).reshape(shards, -1) % (4 // shards)
+
+    def run(params, kernels):
+        cfg = dataclasses.replace(untied, kernels=kernels)
+
+        def loss(params):
+            hidden, prefix = model.prefill(params, *prompt, cfg)
+            more = model.extend(params, *suffix, prefix, owner, cfg)
+            logprob, entropy = model.logprob(params, more, suffix[0], 0.7, cfg)
+            seen = jnp.where(suffix[1], logprob + 0.1 * entropy, 0.0)
+            return jnp.sum(seen) + jnp.mean(hidden[:, -1]), prefix
+
+        (value, prefix), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        cache = model.empty_cache(prefix, 4, 4)
+        start = jnp.zeros(4, jnp.int32)
+        ready = model.for_decoding(params, cfg)
+        for column in range(2):
+            token = suffix[0][:, column]
+            hidden, cache = model.decode(ready, token, jnp.int32(column), start, prefix, cache, cfg)
+        return value, grads, hidden
+
+    mesh_cfg = MeshConfig(data=2, fsdp=1, tensor=2)
+    mesh = sharding.make_mesh(mesh_cfg, jax.devices()[:4]) if devices == 8 else None
+    with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+        want, got = (jax.jit(partial(run, kernels=k))(params) for k in ("xla", "pallas"))
+    assert {"splash_interpret", "pallas_tpu_interpret"} <= set(interpreted)
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-5)
+    np.testing.assert_allclose(got[2], want[2], atol=2e-5)
+    for name in want[1]:
+        assert relative(got[1][name], want[1][name]) < 2e-5, name
+
+
+def test_kernels_are_refused_where_there_are_none(untied, params, prompt) -> None:
+    cfg = dataclasses.replace(untied, kernels="pallas")
+    with pytest.raises(ValueError, match="no kernels for cpu: set kernels to xla"):
+        model.prefill(params, *prompt, cfg)

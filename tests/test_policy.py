@@ -1,13 +1,15 @@
 """The policy: what it samples, when it stops, and that the trainer reads the same numbers."""
 
 import dataclasses
+import functools
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlvr_jax import model, policy, sampling, sharding
+from rlvr_jax import model, policy, reading, sampling, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig, SampleConfig
 from rlvr_jax.structs import Prompts, Rollout
 
@@ -27,7 +29,7 @@ SAMPLERS = {
 }
 
 prefill = jax.jit(model.prefill, static_argnums=3)
-generate = jax.jit(policy.generate, static_argnums=(4, 5, 6, 7))
+engine = jax.jit(policy.generate, static_argnums=(4, 5, 6, 7))
 logprobs = jax.jit(policy.logprobs, static_argnums=(2, 3))
 
 
@@ -78,6 +80,21 @@ def chain_prompts(last: list[int]) -> Prompts:
     return prompts
 
 
+def generate(*args) -> Rollout:
+    return engine(*args)[0]
+
+
+def read(params, written: Rollout, sample_cfg: SampleConfig, cfg: ModelConfig) -> tuple:
+    """Log-probability and entropy [B, R], differentiable: all prompts at once, all rows at once."""
+    _, prefix = model.prefill(params, written.prompt_QP, written.prompt_mask_QP, cfg)
+    shards = sharding.data_shards()
+    rows, columns = written.response_BR.shape
+    index = jnp.broadcast_to(jnp.arange(rows // shards), (shards, rows // shards))
+    part = reading.Part(index.astype(jnp.int32), columns)
+    logprob, entropy, _ = policy.read(params, prefix, part, written, sample_cfg, cfg)
+    return logprob, entropy
+
+
 def draw(params, prompts: Prompts, cfg: SampleConfig = PLAIN, seed: int = 0) -> Rollout:
     written = generate(params, prompts, jax.random.key(seed), jnp.int32(EOS), G, R, cfg, CFG)
     return jax.tree.map(np.asarray, written)
@@ -105,7 +122,12 @@ def test_trainer_reads_what_the_sampler_wrote(params, name) -> None:
 
     logprob, entropy = logprobs(params, written, SAMPLERS[name], CFG)
     assert np.max(np.abs(logprob - written.logprob_BR)) <= 1e-5
-    assert np.all(written.logprob_BR[mask] < 0) and np.all(np.asarray(entropy)[mask] > 0)
+    # Top-p may leave one token alone: then nothing is uncertain, and nothing is rounded.
+    certain = np.asarray(mask) & (np.asarray(entropy) == 0)
+    assert name == "top-p" or not certain.any()
+    assert np.all(written.logprob_BR[certain] == 0)
+    assert np.all(written.logprob_BR[mask & ~certain] < 0)
+    assert np.all(np.asarray(entropy)[mask & ~certain] > 0)
     for x in (written.response_BR, written.logprob_BR, logprob, entropy):
         assert np.all(np.asarray(x)[~np.asarray(mask)] == 0)
 
@@ -137,7 +159,9 @@ def test_bfloat16_parity_does_not_depend_on_the_temperature(params) -> None:
     cool = SAMPLERS["cool"]
     written = generate(params, make_prompts(), jax.random.key(0), jnp.int32(EOS), G, R, cool, cfg)
     logprob, _ = logprobs(params, written, cool, cfg)
-    assert np.mean(np.abs(np.asarray(logprob) - np.asarray(written.logprob_BR))) < 1e-4
+    gap = np.abs(np.asarray(logprob) - np.asarray(written.logprob_BR))
+    # Sums of another order rarely round to another bfloat16; where one does, its row moves by 1e-2.
+    assert np.median(gap) < 1e-6 and np.mean(gap) < 2e-3
 
 
 def test_greedy_is_the_argmax_step_by_step(params) -> None:
@@ -205,7 +229,7 @@ def counting():
     def run(*args):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(model, "decode", counted)
-            return policy.generate(*args, G, R, GREEDY, CFG)
+            return policy.generate(*args, G, R, GREEDY, CFG)[0]
 
     return jax.jit(run), turns
 
@@ -231,7 +255,8 @@ def test_rows_do_not_depend_on_other_prompts(params) -> None:
     a, b = draw(params, prompts), draw(params, other)
     middle = slice(G, 2 * G)
     np.testing.assert_array_equal(a.response_BR[middle], b.response_BR[middle])
-    np.testing.assert_allclose(a.logprob_BR[middle], b.logprob_BR[middle], atol=1e-6, rtol=0)
+    # 5e-6, not exact: slots shrink at other columns, and products of other row counts round apart.
+    np.testing.assert_allclose(a.logprob_BR[middle], b.logprob_BR[middle], atol=5e-6, rtol=0)
     assert np.any(a.response_BR[:G] != b.response_BR[:G])
     # A group's rows share a prompt and nothing else: their tokens differ.
     assert len({tuple(row) for row in a.response_BR[middle]}) > 1
@@ -265,7 +290,7 @@ def test_gradient_of_logprobs_is_their_slope(params) -> None:
     weight = np.random.default_rng(3).normal(0, 0.3, (Q * G, R)).astype(np.float32)
 
     def loss(params):
-        logprob, entropy = policy.logprobs(params, written, SAMPLERS["cool"], CFG)
+        logprob, entropy = read(params, written, SAMPLERS["cool"], CFG)
         return jnp.sum(weight * (logprob + 0.5 * entropy))
 
     value_and_grad = jax.jit(jax.value_and_grad(loss))
@@ -328,7 +353,12 @@ def test_trainer_reads_what_the_sampler_wrote_in_every_family(name) -> None:
     assert np.min(np.asarray(written.logprob_BR)) < -1
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+# What is new in each of the others is new in one of these two as well.
+ENOUGH = ("qwen3_moe", "gemma3_text")
+MORE = [pytest.param(n, marks=() if n in ENOUGH else pytest.mark.slow) for n in FAMILIES]
+
+
+@pytest.mark.parametrize("name", MORE)
 def test_every_family_gives_the_same_numbers_and_gradients_on_a_mesh(name) -> None:
     cfg, params = family(name)
     written = generate(
@@ -338,7 +368,7 @@ def test_every_family_gives_the_same_numbers_and_gradients_on_a_mesh(name) -> No
     @jax.jit
     def learn(params, written):
         def objective(params):
-            logprob, entropy = policy.logprobs(params, written, PLAIN, cfg)
+            logprob, entropy = read(params, written, PLAIN, cfg)
             return jnp.sum(logprob) + jnp.sum(entropy), logprob
 
         return jax.grad(objective, has_aux=True)(params)
@@ -388,3 +418,230 @@ def test_any_of_several_ends_ends_a_response(chain) -> None:
     written = generate(chain, prompts, jax.random.key(0), (EOS, 8), G, R, GREEDY, CFG)
     assert written.length_B.reshape(-1, G)[:, 0].tolist() == [2, 5, R]
     assert written.truncated_B.reshape(-1, G)[:, 0].tolist() == [False, False, True]
+
+
+# -- the engine against a plain loop --------------------------------------------------------------
+
+TINY = ModelConfig(
+    layers=2, width=16, heads=4, kv_heads=2, head_size=6, feedforward=24, vocab=8, tied=False
+)
+END = 1
+
+
+def tiny_params(cfg: ModelConfig, seed: int = 0) -> dict:
+    """Of eight tokens one is the end: it comes after eight draws or so, at random."""
+    rng = np.random.default_rng(seed)
+    return {
+        key: (rng.normal(0, 0.3, x.shape) + ("norm" in key and not cfg.has.from_one)).astype(
+            np.float32
+        )
+        for key, x in model.abstract(cfg).items()
+    }
+
+
+def tiny_prompts(count: int, width: int = 5) -> Prompts:
+    rng = np.random.default_rng(count)
+    ids = rng.integers(0, 8, (count, width)).astype(np.int32)
+    mask = np.arange(width) >= width - rng.integers(1, width + 1, (count, 1))
+    return Prompts(ids, mask, ids[:, :0], mask[:, :0])
+
+
+@functools.partial(jax.jit, static_argnums=(6, 7))
+def next_token(params, token_BT, mask_BT, column, key, rows_B, sample_cfg, cfg):
+    """Drawn behind the tokens so far by a forward pass over all of them: no cache, no slots."""
+    hidden_BTD, _ = model.prefill(params, token_BT, mask_BT, cfg)
+    start = token_BT.shape[1] - cfg.context
+    last_BD = jax.lax.dynamic_index_in_dim(hidden_BTD, start + column - 1, 1, keepdims=False)
+    fold = jax.random.fold_in
+    keys = jax.vmap(lambda row: fold(fold(key, row), column))(rows_B)
+    return sampling.sample(model.logits(params, last_BD, cfg), keys, sample_cfg)
+
+
+def plain_loop(params, prompts: Prompts, samples, columns, cfg, limit=None, sampler=PLAIN, end=END):
+    """Tokens, log-probs and lengths, one column after the other for all rows."""
+    cfg = dataclasses.replace(cfg, unroll=False, context=columns, slots=0)
+    rows = len(prompts.prompt_QP) * samples
+    limit = np.full(rows, columns) if limit is None else limit
+    token = np.repeat(prompts.prompt_QP, samples, 0)
+    mask = np.repeat(prompts.prompt_mask_QP, samples, 0)
+    first = token.shape[1]
+    token = np.concatenate([token, np.zeros((rows, columns), np.int32)], 1)
+    mask = np.concatenate([mask, np.zeros((rows, columns), bool)], 1)
+    logprob = np.zeros((rows, columns), np.float32)
+    length, live = np.zeros(rows, np.int32), np.ones(rows, bool)
+    ended = np.zeros(rows, bool)
+    key, numbers = jax.random.key(0), jnp.arange(rows)
+    for column in range(columns):
+        if not live.any():
+            break
+        at = jnp.int32(column)
+        drawn, value = next_token(params, token, mask, at, key, numbers, sampler, cfg)
+        token[live, first + column] = np.asarray(drawn)[live]
+        mask[live, first + column] = True
+        logprob[live, column] = np.asarray(value)[live]
+        length += live
+        ended |= live & (np.asarray(drawn) == end)
+        live &= ~ended & (length < limit)
+    return token[:, first:], logprob, length, ended
+
+
+def assert_same(written: Rollout, plain, atol: float = 1e-5) -> None:
+    token, logprob, length, ended = plain
+    np.testing.assert_array_equal(written.length_B, length)
+    np.testing.assert_array_equal(written.response_BR, token)
+    np.testing.assert_array_equal(written.truncated_B, ~ended)
+    np.testing.assert_allclose(written.logprob_BR, logprob, atol=atol, rtol=0)
+
+
+def decoded_by_hand(length, slots: int, shards: int = 1) -> int:
+    """Rows decoded: every slot there is, each column; a row's first token needs no decoding.
+
+    A shard's slots take its next rows as they become free; when no shard has any left, the slots
+    are halved as soon as half of them, on the fullest shard, hold a row.
+    """
+    waiting = [list(x) for x in np.reshape(length, (shards, -1))]
+    count = min(slots or len(waiting[0]), len(waiting[0]))
+    live = [[shard.pop(0) - 1 for _ in range(count)] for shard in waiting]  # tokens to come
+    live = [[n for n in shard if n] for shard in live]
+    decoded = 0
+    while any(waiting):
+        for shard, queue in zip(live, waiting, strict=True):
+            while len(shard) < count and queue:
+                shard.append(queue.pop(0))
+        decoded += count * shards
+        live = [[n - 1 for n in shard if n > 1] for shard in live]
+    while count:
+        fewer = count // 2 if count > 2 else 0
+        while max(map(len, live)) > fewer:
+            decoded += count * shards
+            live = [[n - 1 for n in shard if n > 1] for shard in live]
+        count = fewer
+    return decoded
+
+
+@pytest.mark.parametrize(
+    "slots, count, samples, options",
+    [
+        (0, 3, 5, dict()),
+        (0, 9, 1, dict(unroll=True)),
+        (1, 9, 1, dict()),
+        (1, 3, 5, dict(unroll=True, limit=True)),
+        (3, 3, 5, dict(limit=True)),
+        (3, 7, 1, dict(unroll=True)),
+        (8, 5, 5, dict(unroll=True)),
+        (8, 11, 1, dict(limit=True)),
+        (4, 3, 5, dict(part_tokens=7, sampler="top-k")),
+        (2, 3, 5, dict(sampler="top-p", unroll=True)),
+    ],
+)
+def test_the_engine_writes_what_a_plain_loop_writes(slots, count, samples, options) -> None:
+    """Many rows to a slot: with ten columns the ring is gone around several times."""
+    columns, rows = 10, count * samples
+    sampler = SAMPLERS[options.pop("sampler", "plain")]
+    limit = None
+    if options.pop("limit", False):
+        limit = np.random.default_rng(slots).integers(1, columns + 1, rows).astype(np.int32)
+    cfg = dataclasses.replace(TINY, slots=slots, **options)
+    params, prompts = tiny_params(TINY), tiny_prompts(count)
+    plain = plain_loop(params, prompts, samples, columns, TINY, limit, sampler)
+    key = jax.random.key(0)
+    written, decoded = engine(params, prompts, key, (END,), samples, columns, sampler, cfg, limit)
+    assert_same(written, plain)
+    length, ended = plain[2:]
+    assert len(set(length.tolist())) >= 3 and ended.any() and not ended.all()
+    assert int(decoded) == decoded_by_hand(length, slots)
+    assert slots not in (1, 2) or length.sum() / slots > 2 * columns
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen3_moe", "gemma2", "gemma3_text"])
+def test_the_engine_writes_what_a_plain_loop_writes_in_other_families(name) -> None:
+    """Windows are counted in positions of the row, wherever in the ring its columns stand."""
+    cfg = dataclasses.replace(TINY, family=name, **FAMILIES[name])
+    params, prompts = tiny_params(cfg), tiny_prompts(3)
+    plain = plain_loop(params, prompts, 3, 12, cfg)
+    for slots, unroll in ((0, True), (2, False)):
+        how = dataclasses.replace(cfg, slots=slots, unroll=unroll)
+        key = jax.random.key(0)
+        written, _ = engine(params, prompts, key, (END,), 3, 12, PLAIN, how)
+        assert_same(written, plain)
+    assert plain[2].max() > 3 + 2  # longer than the window
+
+
+@pytest.mark.parametrize("slots, samples", [(0, 3), (2, 6)])
+def test_a_long_ring_is_read_in_chunks(monkeypatch, slots, samples) -> None:
+    """130 columns make a ring of 192, read 64 at a time; refilled slots go around it."""
+    monkeypatch.setattr(sys.modules["rlvr_kernels.decode_attention.xla"], "WIDE", 64)
+    params, prompts = tiny_params(TINY), tiny_prompts(1)
+    cfg = dataclasses.replace(TINY, slots=slots)
+    limit = np.array([130, 3, 90, 129, 130, 66][:samples], np.int32)
+    plain = plain_loop(params, prompts, samples, 130, TINY, limit, end=-1)  # no end at all
+
+    @jax.jit  # of its own: what was compiled before is not used again
+    def run(params, key):
+        return policy.generate(params, prompts, key, (), samples, 130, PLAIN, cfg, limit)
+
+    written, decoded = run(params, jax.random.key(0))
+    assert_same(written, plain)
+    assert int(decoded) == decoded_by_hand(plain[2], slots)
+    if slots:
+        assert plain[2].sum() > 2 * 192
+
+
+MESHES = {"data": (8, 1, 1), "fsdp": (2, 4, 1), "all": (2, 2, 2), "tensor": (4, 1, 2)}
+
+
+@pytest.mark.parametrize("mesh, slots", [("data", 2), ("fsdp", 0), ("all", 3), ("tensor", 1)])
+def test_a_mesh_writes_what_one_device_writes(mesh, slots) -> None:
+    """Every shard refills its own slots from its own rows."""
+    cfg = dataclasses.replace(TINY, slots=slots)
+    params, prompts = tiny_params(TINY), tiny_prompts(8)
+    key, columns, samples = jax.random.key(0), 10, 3
+    plain = plain_loop(params, prompts, samples, columns, TINY)
+    mesh_cfg = MeshConfig(*MESHES[mesh])
+    on = sharding.make_mesh(mesh_cfg)
+    with jax.set_mesh(on):
+        placed = jax.device_put(params, sharding.shard_tree(params, on, mesh_cfg))
+        rows = sharding.place_rows(prompts, on)
+        written, decoded = engine(placed, rows, key, (END,), samples, columns, PLAIN, cfg)
+        written = jax.device_get(written)
+    assert_same(written, plain)
+    shards = mesh_cfg.data * mesh_cfg.fsdp
+    assert int(decoded) == decoded_by_hand(plain[2], slots, shards)
+
+
+def test_rows_depend_neither_on_their_slot_nor_on_who_shares_it() -> None:
+    """Other prompts before and behind, other lengths, another number of slots: the same row."""
+    params, prompts, key = tiny_params(TINY), tiny_prompts(7), jax.random.key(2)
+    other = tiny_prompts(7)
+    for x in ("prompt_QP", "prompt_mask_QP"):
+        getattr(other, x)[:] = getattr(prompts, x)[::-1]
+        getattr(other, x)[5] = getattr(prompts, x)[5]
+    limit = np.random.default_rng(0).integers(1, 11, 21).astype(np.int32)
+    limit[15:18] = 10
+    runs = []
+    for slots, asked, most in ((0, prompts, None), (2, other, None), (5, other, limit)):
+        cfg = dataclasses.replace(TINY, slots=slots)
+        written, _ = engine(params, asked, key, (END,), 3, 10, PLAIN, cfg, most)
+        runs.append(jax.device_get(written))
+    mine = slice(15, 18)
+    for run in runs[1:]:
+        np.testing.assert_array_equal(run.response_BR[mine], runs[0].response_BR[mine])
+        np.testing.assert_array_equal(run.length_B[mine], runs[0].length_B[mine])
+        near = dict(atol=1e-6, rtol=0)
+        np.testing.assert_allclose(run.logprob_BR[mine], runs[0].logprob_BR[mine], **near)
+        assert np.any(run.response_BR[:15] != runs[0].response_BR[:15])
+
+
+def test_the_long_tail_costs_what_it_holds() -> None:
+    """Lengths of a skewed batch: hardly a row is decoded for nothing."""
+    tail = np.repeat([16, 32, 64, 128, 256], [48, 8, 4, 2, 2]).astype(np.int32)
+    limit = np.random.default_rng(0).permutation(tail)
+    cfg = ModelConfig(layers=1, width=8, heads=1, kv_heads=1, head_size=8, feedforward=8, vocab=8)
+    params, prompts = tiny_params(cfg), tiny_prompts(8)
+    for slots in (0, 16):
+        how = dataclasses.replace(cfg, slots=slots)
+        key = jax.random.key(0)
+        written, decoded = engine(params, prompts, key, (), 8, 256, PLAIN, how, limit)
+        np.testing.assert_array_equal(written.length_B, limit)
+        assert int(decoded) == decoded_by_hand(limit, slots)
+        assert (limit.sum() - 64) / int(decoded) >= 0.7, slots

@@ -261,3 +261,73 @@ def test_constraints_keep_the_values_and_set_the_layout():
     np.testing.assert_array_equal(gathered, x)
     assert {s.data.shape[0] for s in split.addressable_shards} == {2}
     assert {s.data.shape[1] for s in gathered.addressable_shards} == {8}
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1, -2, -4])
+@pytest.mark.parametrize("shards", [1, 4])
+def test_take_and_put_are_those_of_numpy_shard_by_shard(shards, axis):
+    """Indices count within a shard; past its end they take its last row and put nothing."""
+    rng = np.random.default_rng(shards)
+    shape = (8, 12, 16, 4)
+    x = rng.normal(size=shape).astype(np.float32)
+    of_shard = shape[axis] // shards
+    index = np.stack([rng.permutation(of_shard + 2) for _ in range(shards)]).astype(np.int32)
+    picked = index.shape[1]
+    blocks = np.split(x, shards, axis)
+    want = [
+        np.take(b, np.minimum(i, of_shard - 1), axis) for b, i in zip(blocks, index, strict=True)
+    ]
+    got = sharding.take(jnp.asarray(x), jnp.asarray(index), axis)
+    np.testing.assert_array_equal(got, np.concatenate(want, axis))
+    assert got.shape[axis] == shards * picked
+
+    value = rng.normal(size=got.shape).astype(np.float32)
+    result = x.copy()
+    into = np.split(result, shards, axis)  # views
+    for block, i, v in zip(into, index, np.split(value, shards, axis), strict=True):
+        for at, row in enumerate(i):
+            if row < of_shard:
+                np.moveaxis(block, axis, 0)[row] = np.moveaxis(v, axis, 0)[at]
+    got = sharding.put(jnp.asarray(x), jnp.asarray(index), jnp.asarray(value), axis)
+    np.testing.assert_array_equal(got, result)
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_what_is_put_is_taken_and_the_rest_stays(shards):
+    x = jnp.arange(12, dtype=jnp.int32)
+    of_shard = 12 // shards
+    index = jnp.broadcast_to(jnp.array([2, of_shard, of_shard + 7, 0], jnp.int32), (shards, 4))
+    got = sharding.put(x, index, jnp.arange(100, 100 + 4 * shards, dtype=jnp.int32))
+    want = np.arange(12)
+    for shard in range(shards):
+        want[shard * of_shard + 2] = 100 + 4 * shard
+        want[shard * of_shard] = 103 + 4 * shard
+    assert got.tolist() == want.tolist() and got.dtype == jnp.int32
+    back = sharding.take(got, index).reshape(shards, 4)
+    assert back[:, [0, 3]].tolist() == [[100 + 4 * s, 103 + 4 * s] for s in range(shards)]
+    assert np.all(back[:, 1] == got.reshape(shards, -1)[:, -1])
+
+
+def test_taking_and_putting_cross_no_shard_of_a_mesh():
+    """The program of eight devices has no collective in it, and the values of one."""
+    _, mesh = mesh_of(2, 2, 2)
+    x = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+    index = np.array([[3, 1], [0, 4], [2, 2], [1, 0]], np.int32)
+    want = sharding.take(x := jnp.asarray(x), jnp.asarray(index))
+    rows = NamedSharding(mesh, Spec(sharding.ROWS))
+
+    def both(x, index):
+        taken = sharding.take(x, index)
+        return taken, sharding.put(x, index, taken)
+
+    with jax.set_mesh(mesh):
+        assert sharding.data_shards() == 4
+        placed = jax.device_put(x, rows), jax.device_put(index, rows)
+        jitted = jax.jit(both, out_shardings=(rows, rows))
+        text = jitted.lower(*placed).compile().as_text()
+        taken, put = jitted(*placed)
+    np.testing.assert_array_equal(taken, want)
+    np.testing.assert_array_equal(put, x)
+    for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert word not in text
+    assert sharding.data_shards() == 1

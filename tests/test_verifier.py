@@ -1,11 +1,13 @@
 """The verifier: what it is shown, how its verdict is read, and that it fails closed."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlvr_jax import model, verifier
+from rlvr_jax import model, reading, verifier
 from rlvr_jax.config import ModelConfig, RewardConfig
 from rlvr_jax.structs import Prompts, Rollout, Verdict
 
@@ -208,24 +210,62 @@ def test_score_does_not_depend_on_padding_position_or_batch(params, prompts, ver
     np.testing.assert_allclose(got, want[6:7], atol=2e-6)
 
 
-def test_the_template_reaches_the_model_unchanged(params, prompts, verdict, monkeypatch) -> None:
+@pytest.mark.parametrize("per_part", [8, 3])
+def test_the_template_reaches_the_model_unchanged(
+    params, prompts, verdict, monkeypatch, per_part
+) -> None:
     """Every row ends in the tail; of the response only the answer's own tokens are visible."""
     seen = []
 
-    def extend(params, token, mask, prefix, cfg):
-        seen.append((token, mask))
+    def extend(params, token, mask, prefix, owner, cfg):
+        jax.debug.callback(lambda *read: seen.append([*map(np.asarray, read)]), token, mask, owner)
         return jnp.zeros((*token.shape, cfg.width))
 
     prefix = model.Prefix(None, None, None)
     monkeypatch.setattr(model, "extend", extend)
-    monkeypatch.setattr(model, "prefill", lambda *args: (None, prefix))
+    monkeypatch.setattr(reading, "prompts", lambda *args: (prefix, 0))
     rows = [[17, 18, ACCEPT, EOS], [*TAIL, ACCEPT, EOS], [EOS], [17, NEWLINE, *TAIL, EOS]] * 2
-    verifier.score(params, prompts, rollout(rows), verdict, SOFT, CFG)
-    ((token, mask),) = (map(np.asarray, pair) for pair in seen)
-    for b, row in enumerate(rows):
-        assert token[b, R:].tolist() == TAIL and mask[b, R:].all()
-        visible = token[b, :R][mask[b, :R]].tolist()
-        assert visible == [row[i] for i in final_answer(row, verdict)]
+    cfg = dataclasses.replace(CFG, part_tokens=per_part * R)
+    verifier.score(params, prompts, rollout(rows), verdict, SOFT, cfg)
+    jax.effects_barrier()
+    answers = [[row[i] for i in final_answer(row, verdict)] for row in rows]
+    order = sorted(range(len(rows)), key=lambda b: -len(answers[b]))  # longest first, in order
+    order = [b for b in order if answers[b]]  # a row without an answer is not read
+    token, mask, owner = (np.concatenate(x) for x in zip(*seen, strict=True))
+    assert not mask[len(order) :, :R].any()
+    for at, b in enumerate(order):
+        assert token[at, R:].tolist() == TAIL and mask[at, R:].all()
+        assert token[at, :R][mask[at, :R]].tolist() == answers[b]
+        assert owner.reshape(-1)[at] == b // G
+
+
+def in_parts(params, prompts, verdict, rows, per_part: int) -> verifier.Score:
+    cfg = dataclasses.replace(CFG, part_tokens=per_part * R)
+    cautious = RewardConfig(min_mass=0.0)
+    return jax.tree.map(
+        np.asarray, score(params, prompts, rollout(rows, truncated=[2]), verdict, cautious, cfg)
+    )
+
+
+def test_score_does_not_depend_on_the_parts_it_is_read_in(params, prompts, verdict) -> None:
+    rows = [*ROWS[:5], [EOS], ROWS[6], [NEWLINE, BLANK, EOS]]
+    answered = np.array([bool(final_answer(row, verdict)) for row in rows])
+    want = in_parts(params, prompts, verdict, rows, 8)
+    for per_part in (1, 2, 3):
+        got = in_parts(params, prompts, verdict, rows, per_part)
+        np.testing.assert_allclose(got.reward_B, want.reward_B, atol=2e-6)
+        np.testing.assert_array_equal(got.blocked_B, want.blocked_B)
+        for x, y in zip(got, want, strict=True):
+            np.testing.assert_allclose(x[answered], y[answered], atol=2e-6)
+
+
+def test_what_is_told_of_a_row_without_an_answer_does_not_depend_on_its_neighbours(
+    params, prompts, verdict
+) -> None:
+    rows = [*ROWS[:7], [EOS]]
+    alone, among = (in_parts(params, prompts, verdict, rows, n) for n in (1, 8))
+    for x, y in zip(alone, among, strict=True):
+        np.testing.assert_allclose(x[7], y[7], atol=2e-6)
 
 
 def test_no_gradient_reaches_the_verifier(params, prompts, verdict) -> None:

@@ -17,7 +17,7 @@ def xla(q_BNH, k_BKSH, v_BKSH, see_BS, prefix_k_QKPH, prefix_v_QKPH, see_BP, sca
     """Products with float32 sums, softmax in float32, weights in the dtype of the values."""
     (rows, heads, size), (_, kv_heads, columns, _) = q_BNH.shape, k_BKSH.shape
     prompts = prefix_k_QKPH.shape[0]
-    q_BKMH = (q_BNH * scale).reshape(rows, kv_heads, heads // kv_heads, size)
+    q_BKMH = q_BNH.reshape(rows, kv_heads, heads // kv_heads, size)
 
     def by_prompt(x_BKMy):  # [Q, K, G * M, y]
         x = x_BKMy.reshape(prompts, -1, *x_BKMy.shape[1:]).swapaxes(1, 2)
@@ -27,42 +27,50 @@ def xla(q_BNH, k_BKSH, v_BKSH, see_BS, prefix_k_QKPH, prefix_v_QKPH, see_BP, sca
         x = x_QKxy.reshape(prompts, kv_heads, rows // prompts, -1, x_QKxy.shape[-1])
         return x.swapaxes(1, 2).reshape(rows, kv_heads, -1, x.shape[-1])
 
+    def score(q, k, see):
+        found = jnp.einsum("bkmh,bksh->bkms", q, k, preferred_element_type=jnp.float32) * scale
+        found = softcap * jnp.tanh(found / softcap) if softcap else found
+        return jnp.where(see, found, -1e30)
+
+    def add(sums, score):  # online: the largest score, and the sum of weights below it
+        most = jnp.maximum(sums[0], jnp.max(score, -1, keepdims=True))
+        total = sums[1] * jnp.exp(sums[0] - most)
+        return most, total + jnp.sum(jnp.exp(score - most), -1, keepdims=True)
+
+    def values(score, v, sums):  # weights are normalised before they are cast, as in training
+        weight = (jnp.exp(score - sums[0]) / sums[1]).astype(v.dtype)
+        return jnp.einsum("bkms,bksh->bkmh", weight, v, preferred_element_type=jnp.float32)
+
     see_BKMP = jnp.broadcast_to(see_BP[:, None, None], (*q_BKMH.shape[:3], see_BP.shape[1]))
-    shared = (by_prompt(q_BKMH), prefix_k_QKPH, prefix_v_QKPH, by_prompt(see_BKMP))
-    parts = tuple(by_row(x) for x in _partial(*shared, softcap))
+    prefix_QKxP = score(by_prompt(q_BKMH), prefix_k_QKPH, by_prompt(see_BKMP))
+    nothing = jnp.full((*q_BKMH.shape[:3], 1), -1e30), jnp.zeros((*q_BKMH.shape[:3], 1))
+    sums = add(nothing, by_row(prefix_QKxP))
     chunk = math.gcd(columns, max(NARROW, min(WIDE, 1 << (READ // rows).bit_length() >> 1)))
     if columns <= NARROW or chunk < NARROW or chunk == columns:
-        own = _partial(q_BKMH, k_BKSH, v_BKSH, see_BS[:, None, None], softcap)
-        _, total, out_BKMH = _merge(parts, own)
-        return (out_BKMH / total).reshape(q_BNH.shape).astype(q_BNH.dtype)
+        own_BKMS = score(q_BKMH, k_BKSH, see_BS[:, None, None])
+        sums = add(sums, own_BKMS)
+        out_BKMH = values(own_BKMS, v_BKSH, sums)
+    else:
 
-    def add(i, parts):
-        k, v, see = (
-            jax.lax.dynamic_slice_in_dim(x, i * chunk, chunk, axis)
-            for x, axis in ((k_BKSH, 2), (v_BKSH, 2), (see_BS, 1))
-        )
-        return _merge(parts, _partial(q_BKMH, k, v, see[:, None, None], softcap))
+        def slice_of(x, i, axis):
+            return jax.lax.dynamic_slice_in_dim(x, i * chunk, chunk, axis)
 
-    seen = jnp.max(jnp.where(see_BS, jnp.arange(1, columns + 1, dtype=jnp.int32), 0))
-    _, total, out_BKMH = jax.lax.fori_loop(0, (seen + chunk - 1) // chunk, add, parts)
-    return (out_BKMH / total).reshape(q_BNH.shape).astype(q_BNH.dtype)
+        def read(i, carry):
+            own_BKMS, sums = carry
+            see = slice_of(see_BS, i, 1)[:, None, None]
+            new = score(q_BKMH, slice_of(k_BKSH, i, 2), see)
+            own_BKMS = jax.lax.dynamic_update_slice_in_dim(own_BKMS, new, i * chunk, 3)
+            return own_BKMS, add(sums, new)
 
+        def sum_up(i, out_BKMH):
+            new = slice_of(own_BKMS, i, 3)
+            return out_BKMH + values(new, slice_of(v_BKSH, i, 2), sums)
 
-def _partial(q_BKMH, k_BKSH, v_BKSH, see, softcap):
-    """Softmax over some of the columns: largest score, sum of weights, weighted values."""
-    score = jnp.einsum("bkmh,bksh->bkms", q_BKMH, k_BKSH, preferred_element_type=jnp.float32)
-    score = softcap * jnp.tanh(score / softcap) if softcap else score
-    score = jnp.where(see, score, -1e30)
-    most = jnp.max(score, -1, keepdims=True)
-    weight = jnp.exp(score - most)
-    out = jnp.einsum(
-        "bkms,bksh->bkmh", weight.astype(v_BKSH.dtype), v_BKSH, preferred_element_type=jnp.float32
-    )
-    return most, jnp.sum(weight, -1, keepdims=True), out
-
-
-def _merge(a, b):
-    """Softmax over the columns of both."""
-    most = jnp.maximum(a[0], b[0])
-    scale_a, scale_b = jnp.exp(a[0] - most), jnp.exp(b[0] - most)
-    return most, a[1] * scale_a + b[1] * scale_b, a[2] * scale_a + b[2] * scale_b
+        seen = jnp.max(jnp.where(see_BS, jnp.arange(1, columns + 1, dtype=jnp.int32), 0))
+        chunks = (seen + chunk - 1) // chunk
+        room = jnp.zeros((*q_BKMH.shape[:3], columns))
+        own_BKMS, sums = jax.lax.fori_loop(0, chunks, read, (room, sums))
+        out_BKMH = jax.lax.fori_loop(0, chunks, sum_up, jnp.zeros(q_BKMH.shape, jnp.float32))
+    sums_Q = tuple(by_prompt(x) for x in sums)
+    out_BKMH += by_row(values(prefix_QKxP, prefix_v_QKPH, sums_Q))
+    return out_BKMH.reshape(q_BNH.shape).astype(q_BNH.dtype)

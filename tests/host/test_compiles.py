@@ -4,7 +4,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import pytest
 
+from rlvr_jax.host import compiles as kept
 from rlvr_jax.host.compiles import Compiles
 
 
@@ -69,3 +71,23 @@ def test_ahead_of_time_compilation_counts_too():
     compiles = Compiles()
     jax.jit(counted_e).lower(jnp.ones(3)).compile()
     assert compiles.count("counted_e") == 1
+
+
+@pytest.fixture
+def cache_setting():
+    before = jax.config.values["jax_compilation_cache_dir"]
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_programs_are_kept_in_the_users_cache_folder(tmp_path, monkeypatch, cache_setting) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    jax.config.update("jax_compilation_cache_dir", None)
+    kept.keep()
+    assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "rlvr_jax" / "xla")
+
+
+def test_a_folder_that_was_named_stays(tmp_path, cache_setting) -> None:
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    kept.keep()
+    assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path)

@@ -412,14 +412,14 @@ def test_smollm2_decodes_what_transformers_decodes(smollm2) -> None:
 
     hidden, prefix = jax.jit(model.prefill, static_argnums=3)(params, token, mask, cfg)
     now, cache = best(params, hidden[:, -1], cfg), model.empty_cache(prefix, len(rows), 64)
-    found = [now]
+    found, start = [now], np.zeros(len(rows), np.int32)
     for column in range(63):
-        hidden, cache = decode(params, now, column, prefix, cache, cfg)
+        hidden, cache = decode(params, now, column, start, prefix, cache, cfg)
         found.append(now := best(params, hidden, cfg))
     assert np.stack(found, 1).tolist() == [row["ids"] for row in rows]
 
 
-decode = jax.jit(model.decode, static_argnums=5)
+decode = jax.jit(model.decode, static_argnums=6)
 
 
 def best(params: dict, hidden: jax.Array, cfg: ModelConfig) -> jax.Array:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RUNS = {  # what is varied: workload, flag, values, longest response
-    "samples per prompt, G": ("S", "--samples", (2, 4, 8, 16, 32), 0),
-    "response columns, R, at the same tokens": ("L", "--new", (64, 128, 256, 512, 1024), 64),
-    "prompts, Q": ("S", "--prompts", (2, 4, 8, 16, 32), 0),
-    "layers, L": ("S", "--layers", (2, 4, 8, 16), 0),
+    "samples per prompt, G": ("S", "--samples", (2, 8, 32), 0),
+    "response columns, R, at the same tokens": ("L", "--new", (64, 256, 1024), 64),
+    "prompts, Q": ("S", "--prompts", (2, 8, 32), 0),
+    "layers, L": ("S", "--layers", (2, 4, 8), 0),
 }
 
 

@@ -230,8 +230,10 @@ def test_importing_device_code_starts_nothing():
                 assert not isinstance(node, ast.For | ast.While | ast.With), (
                     f"{name}: {node.lineno}"
                 )
-                is_text = isinstance(value, ast.Constant) and isinstance(value.value, str)
-                assert not isinstance(node, ast.Expr) or is_text, f"{name}: {node.lineno}"
+                harmless = isinstance(value, ast.Constant) and isinstance(value.value, str)
+                # The one way to tell jax.custom_vjp its rules.
+                harmless |= isinstance(value, ast.Call) and value.func.attr == "defvjp"
+                assert not isinstance(node, ast.Expr) or harmless, f"{name}: {node.lineno}"
 
 
 BARE = """

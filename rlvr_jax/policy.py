@@ -67,21 +67,23 @@ def generate(
     prefix, _ = reading.prompts(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
     of_shard = prompts.prompt_QP.shape[0] * samples // sharding.data_shards()
     count = min(cfg.slots or of_shard, of_shard)
-    refills = count < of_shard
     sampler = Sampler(key, eos, columns, sample_cfg, limit_B)
-    first = prefix if refills else None
+
+    def waiting(state):
+        return jnp.any(state[1].next_S < of_shard)
+
+    def refill_and_write(state):
+        slots, written = state
+        slots, written = refill(slots, written, prefix)
+        return write_column(params, slots, written, prefix, sampler, cfg)
 
     def write(state):
         slots, written = state
-        return write_column(params, slots, written, first, sampler, cfg)
+        return write_column(params, slots, written, None, sampler, cfg)
 
     state = begin(params, prefix, samples, count, sampler, cfg)
-    if refills:
-        state = jax.lax.while_loop(
-            lambda state: jnp.any(state[1].next_S < of_shard),
-            lambda state: write(refill(*state, prefix)),
-            state,
-        )
+    if count < of_shard:
+        state = jax.lax.while_loop(waiting, refill_and_write, state)
     while count:
         fewer = count // 2 if count > FEWEST else 0
 
@@ -89,7 +91,7 @@ def generate(
             return jnp.max(jnp.sum(state[0].row_SM < of_shard, -1)) > fewer
 
         slots, written = jax.lax.while_loop(busy, write, state)
-        state = (shrink(slots, fewer, samples) if fewer else slots), written
+        state = (shrink(slots, fewer, samples, of_shard) if fewer else slots), written
         count = fewer
     written = state[1]
     return Rollout(
@@ -138,7 +140,7 @@ def write_column(
     sampler: Sampler,
     cfg: ModelConfig,
 ) -> tuple[Slots, Written]:
-    """One more token of every response; `first`, the prompts, where slots are refilled."""
+    """One more token of every response; `first`, the prompts, where some were just refilled."""
     hidden_BD, cache = model.decode(
         params, slots.token_B, slots.column, slots.start_B, slots.prefix, slots.cache, cfg
     )
@@ -211,11 +213,10 @@ def refill(slots: Slots, written: Written, first: model.Prefix) -> tuple[Slots, 
     return slots, written._replace(next_S=written.next_S + taken_S)
 
 
-def shrink(slots: Slots, count: int, samples: int) -> Slots:
-    """The live slots moved together into `count` per shard."""
-    shards, before = slots.row_SM.shape
+def shrink(slots: Slots, count: int, samples: int, of_shard: int) -> Slots:
+    """The live slots, of which there are no more, moved together into `count` per shard."""
     rows = slots.token_B.shape[0]
-    free_SM = slots.row_SM >= jnp.max(slots.row_SM)
+    free_SM = slots.row_SM >= of_shard
     index_SM = jnp.argsort(free_SM, axis=1, stable=True)[:, :count].astype(jnp.int32)
     row_SM = jnp.take_along_axis(slots.row_SM, index_SM, 1)
     by_slot = slots.prefix.mask_QP.shape[0] == rows

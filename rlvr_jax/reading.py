@@ -148,6 +148,7 @@ def gradient(
     def visit(total, part):
         one = jax.value_and_grad(of_part, (0, 1), has_aux=True)(layers, seen, part)
         (value, (sums, most)), grads = one
+        grads = jax.tree.map(lambda x: x.astype(jnp.float32), grads)
         added = jax.tree.map(jnp.add, total[:3], (grads, value, sums))
         return *added, jnp.maximum(total[3], most)
 
@@ -156,8 +157,9 @@ def gradient(
     _, (sums, most) = jax.eval_shape(
         lambda index: of_part(layers, seen, Part(index, min(LEAST, columns))), index
     )
+    # In float32 whatever the compute dtype: these are sums over all parts.
     like = ((layers, seen), jnp.float32(0), sums, most)
-    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), like)
     ((grads, d_seen), value, sums, most), run = each(
         visit, zero, rollout.length_B, columns, cfg.part_tokens
     )
@@ -172,7 +174,7 @@ def gradient(
         def wanted(x, axis):
             x = sharding.take(x, part.index_SM, axis)
             exists = part.exists(length_Q).reshape(-1, *[1] * (-axis - 1))
-            return jnp.where(exists, x, 0)
+            return jnp.where(exists, x, 0).astype(cfg.compute)
 
         d_kv = jax.tree.map(lambda x: wanted(x, model.ROWS)[..., -part.columns :, :], d_seen[1])
         _, pull = jax.vjp(read, layers)

@@ -41,3 +41,18 @@ def tiny() -> ModelConfig:
     return ModelConfig(
         layers=3, width=32, heads=8, kv_heads=4, head_size=6, feedforward=40, vocab=48
     )
+
+
+@pytest.fixture(scope="session")
+def of_family() -> dict[str, dict]:
+    """What a small model of each family needs besides its sizes."""
+    soft = dict(attention_softcap=5.0, logit_softcap=3.0)
+    return {
+        "llama": {},
+        "mistral": dict(window=3),
+        "qwen2": {},
+        "qwen3": {},
+        "qwen3_moe": dict(experts=4, experts_used=2),
+        "gemma2": dict(window=3, global_every=2, **soft),
+        "gemma3_text": dict(window=3, global_every=2, rope_theta_window=100.0, query_scale=16.0),
+    }

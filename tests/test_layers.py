@@ -47,7 +47,7 @@ LEVEL = {
     "rlvr_jax.host.weights.layout": 2,
     "rlvr_jax.host.sources.downloads": 3,
     "rlvr_jax.host.jail": 1,
-    "rlvr_jax.host.pool": 1,
+    "rlvr_jax.host.pool": 2,
     "rlvr_jax.host.sandbox": 1,
     "rlvr_jax.host.rules.formula": 1,
     "rlvr_jax.host.rules.gym": 1,

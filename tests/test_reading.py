@@ -28,14 +28,6 @@ B = Q * G
 SIZES = dict(layers=2, width=16, heads=4, kv_heads=2, head_size=6, feedforward=24, vocab=V)
 LLAMA = ModelConfig(**SIZES)
 SLOW = pytest.mark.slow  # a quarter of an hour in all; what is left has every part of the machinery
-FAMILIES = {
-    "mistral": dict(window=3),
-    "qwen2": {},
-    "qwen3": {},
-    "qwen3_moe": dict(experts=4, experts_used=2),
-    "gemma2": dict(window=3, global_every=2, attention_softcap=5.0, logit_softcap=3.0),
-    "gemma3_text": dict(window=3, global_every=2, rope_theta_window=100.0, query_scale=16.0),
-}
 # An optimizer that moves nothing and keeps the gradient it was given.
 RECORD = optax.GradientTransformation(
     lambda params: jax.tree.map(jnp.zeros_like, params),
@@ -208,8 +200,8 @@ def test_prompts_in_parts_are_prompts_at_once(part_tokens, unroll) -> None:
 # -- gradient -------------------------------------------------------------------------------------
 
 
-def family(name: str, **changes) -> ModelConfig:
-    return ModelConfig(family=name, **SIZES, **FAMILIES.get(name, {}), **changes)  # type: ignore[arg-type]
+def family(name: str, options: dict) -> ModelConfig:
+    return ModelConfig(family=name, **SIZES, **options)  # type: ignore[arg-type]
 
 
 def random_params(cfg: ModelConfig, dtype, seed: int = 3) -> Params:
@@ -398,10 +390,11 @@ def test_gradient_is_the_plain_one_under_every_aggregation(exact, part_tokens, k
     ],
 )
 def test_gradient_is_the_plain_one_in_every_family(
-    exact, name, part_tokens, kl_in, aggregate, changes
+    exact, of_family, name, part_tokens, kl_in, aggregate, changes
 ) -> None:
-    cfg = double(family(name, part_tokens=part_tokens, **changes))
-    _, want = plain_exact(double(family(name, tied=cfg.tied)))[kl_in, aggregate]
+    options = of_family[name]
+    cfg = double(family(name, options | changes | dict(part_tokens=part_tokens)))
+    _, want = plain_exact(double(family(name, options | dict(tied=cfg.tied))))[kl_in, aggregate]
     ((grads, _),) = update_gradients(cfg, kl_in, [aggregate], exact)
     assert largest_error(grads, want) < 1e-12
 
@@ -412,6 +405,30 @@ def test_gradient_in_float32_is_the_plain_one_up_to_rounding() -> None:
     cfg = dataclasses.replace(LLAMA, part_tokens=64, unroll=True)
     ((grads, _),) = update_gradients(cfg, "loss", ["token-mean"], np.float32)
     assert largest_error(grads, want) < 1e-5
+
+
+def test_a_prompts_gradient_is_added_up_in_float32() -> None:
+    """600 rows, each its own part, in bfloat16, whose sums of ones end at 256."""
+    cfg = dataclasses.replace(LLAMA, compute="bfloat16", part_tokens=16)
+    params = random_params(cfg, np.float32)
+
+    def objective(params, prefix, part):
+        rows = jnp.sum(part.exists(jnp.ones(600, jnp.int32)))
+        return jnp.sum(prefix.last_QD.astype(jnp.float32)) * rows, ({}, jnp.float32(0))
+
+    def of(count: int) -> np.ndarray:
+        rows = Rollout(
+            prompt_QP=np.ones((1, 1), np.int32),
+            prompt_mask_QP=np.ones((1, 1), bool),
+            response_BR=np.ones((600, 16), np.int32),
+            length_B=(np.arange(600) < count).astype(np.int32),
+            truncated_B=np.zeros(600, bool),
+            logprob_BR=np.zeros((600, 16), np.float32),
+        )
+        grads, *_ = jax.jit(reading.gradient, static_argnums=(0, 3))(objective, params, rows, cfg)
+        return np.asarray(grads["norm_D"])
+
+    np.testing.assert_allclose(of(600), 600 * of(1), rtol=0.01)
 
 
 # -- what it costs --------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from rlvr_kernels.noise import noise
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,7 @@ def abstract(case: Case) -> dict[str, jax.ShapeDtypeStruct]:
 
 def inputs(case: Case) -> dict[str, jax.Array]:
     """Left-padded and ragged: where there is no prefix, some queries see nothing."""
-    shapes, key = abstract(case), jax.random.key(0)
-    out = {}
-    for index, (name, like) in enumerate(shapes.items()):
-        if like.dtype != jnp.bool_:
-            noise = jax.random.normal(jax.random.fold_in(key, index), like.shape)
-            out[name] = noise.astype(like.dtype)
+    out = noise(abstract(case))
     row_B1, column_S = jnp.arange(case.rows)[:, None], jnp.arange(case.columns)
     out["valid_BS"] = (column_S >= 2 * row_B1 + 1) & (column_S < case.columns - row_B1)
     return out

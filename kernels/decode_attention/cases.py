@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from rlvr_kernels.noise import noise
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,13 @@ def abstract(case: Case) -> dict[str, jax.ShapeDtypeStruct]:
 
 def inputs(case: Case) -> dict[str, jax.Array]:
     """Ragged answers in left-padded prompts, as in a rollout; every row sees something."""
-    shapes, key = abstract(case), jax.random.key(0)
-    out = {}
-    for index, (name, like) in enumerate(shapes.items()):
-        if like.dtype != jnp.bool_:
-            noise = jax.random.normal(jax.random.fold_in(key, index), like.shape)
-            out[name] = noise.astype(like.dtype)
+    out = noise(abstract(case))
     used_B = 1 + jnp.arange(case.rows) * (case.columns // 2) // case.rows
     pad_Q = jnp.arange(case.prompts) * (case.prefix // 2) // case.prompts
     pad_B = jnp.repeat(pad_Q, case.group)
     out["see_BS"] = jnp.arange(case.columns) < used_B[:, None]
     out["see_BP"] = jnp.arange(case.prefix) >= pad_B[:, None]
-    return {name: out[name] for name in shapes}
+    return {name: out[name] for name in abstract(case)}
 
 
 def options(case: Case) -> dict[str, float]:

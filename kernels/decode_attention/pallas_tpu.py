@@ -5,6 +5,7 @@ M padded to whole tiles, are rows of one product with the prefix's block, which 
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,16 @@ from jax.experimental.pallas import tpu as pltpu
 LOW = -1e30
 GROUP = 32  # rows that are done together
 VMEM = 2**20  # bytes of a block of keys; values and double buffers make it four times that
+
+
+class Plan(NamedTuple):
+    """How the work is cut: Z sets of `group` rows, and blocks of columns."""
+
+    group: int  # rows of a set, which share a prefix
+    splits: int  # sets of a prompt
+    block_p: int  # columns of a block of the prefix
+    block_s: int  # and of the rows' own
+    queries: int  # M, padded to whole tiles
 
 
 def pallas_tpu(
@@ -31,86 +42,98 @@ def pallas_tpu(
 ):
     """Blocks of own columns that no row of the group sees, at the end, are not read."""
     (rows, heads, size), (_, kv_heads, columns, _) = q_BNH.shape, k_BKSH.shape
-    prompts, _, prefix, _ = prefix_k_QKPH.shape
-    per_kv, whole = heads // kv_heads, rows // prompts
-    most = max(1, min(whole, GROUP, VMEM // (128 * size * k_BKSH.dtype.itemsize)))
-    group = next(g for g in range(most, 0, -1) if whole % g == 0)
-    splits, sets = whole // group, rows // group
-    tile = 32 // k_BKSH.dtype.itemsize  # sublanes of a register
-    padded = -(-per_kv // tile) * tile
-    block_s = _block(columns, group * size * k_BKSH.dtype.itemsize)
-    block_p = _block(prefix, size * k_BKSH.dtype.itemsize)
-    blocks_s, blocks_p = pl.cdiv(columns, block_s), pl.cdiv(prefix, block_p)
-
-    q = q_BNH.astype(k_BKSH.dtype).reshape(sets, group, kv_heads, per_kv, size)
-    q = jnp.pad(q, ((0, 0), (0, 0), (0, 0), (0, padded - per_kv), (0, 0)))
-    q_ZKXH = q.swapaxes(1, 2).reshape(sets, kv_heads, group * padded, size)
+    plan = _plan(q_BNH, k_BKSH, prefix_k_QKPH)
+    by_set, per_kv = (rows // plan.group, plan.group), heads // kv_heads
+    q = q_BNH.astype(k_BKSH.dtype).reshape(*by_set, kv_heads, per_kv, size)
+    q = jnp.pad(q, ((0, 0), (0, 0), (0, 0), (0, plan.queries - per_kv), (0, 0)))
+    q_ZKXH = q.swapaxes(1, 2).reshape(by_set[0], kv_heads, -1, size)
 
     def grouped(see, block):  # as integers, padded to whole blocks
         see = jnp.pad(see, ((0, 0), (0, -see.shape[1] % block)))
-        return see.reshape(sets, group, -1).astype(jnp.int32)
+        return see.reshape(*by_set, -1).astype(jnp.int32)
 
-    see_ZGS, see_ZGP = grouped(see_BS, block_s), grouped(see_BP, block_p)
+    see_ZGS = grouped(see_BS, plan.block_s)
     place_S = jnp.arange(1, see_ZGS.shape[2] + 1, dtype=jnp.int32)
     last_Z = jnp.max(jnp.max(see_ZGS, axis=1) * place_S, axis=1)
-    used_Z = (last_Z + (block_s - 1)) // block_s
+    out_ZKXH = _call(
+        (last_Z + (plan.block_s - 1)) // plan.block_s,
+        q_ZKXH,
+        prefix_k_QKPH,
+        prefix_v_QKPH,
+        grouped(see_BP, plan.block_p),
+        k_BKSH.reshape(*by_set, kv_heads, columns, size),
+        v_BKSH.reshape(*by_set, kv_heads, columns, size),
+        see_ZGS,
+        plan=plan,
+        out_dtype=q_BNH.dtype,
+        interpret=interpret,
+        scale=scale,
+        softcap=softcap,
+    )
+    out = out_ZKXH.reshape(by_set[0], kv_heads, plan.group, plan.queries, size)[:, :, :, :per_kv]
+    return out.swapaxes(1, 2).reshape(rows, heads, size)
+
+
+def _plan(q_BNH, k_BKSH, prefix_k_QKPH) -> Plan:
+    (rows, heads, size), (_, kv_heads, columns, _) = q_BNH.shape, k_BKSH.shape
+    prompts, _, prefix, _ = prefix_k_QKPH.shape
+    whole, item = rows // prompts, k_BKSH.dtype.itemsize
+    most = max(1, min(whole, GROUP, VMEM // (128 * size * item)))
+    group = next(g for g in range(most, 0, -1) if whole % g == 0)
+    tile = 32 // item  # sublanes of a register
+    return Plan(
+        group=group,
+        splits=whole // group,
+        block_p=_block(prefix, size * item),
+        block_s=_block(columns, group * size * item),
+        queries=-(-(heads // kv_heads) // tile) * tile,
+    )
+
+
+def _call(used_Z, q_ZKXH, prefix_k_QKPH, *others, plan: Plan, out_dtype, interpret, **numbers):
+    """The kernel over (set, kv head, block): the prefix's blocks, then the rows' own."""
+    sets, kv_heads, queries, size = q_ZKXH.shape
+    prefix, columns = prefix_k_QKPH.shape[2], others[2].shape[3]
+    blocks_p, blocks_s = pl.cdiv(prefix, plan.block_p), pl.cdiv(columns, plan.block_s)
+
+    def shared(j):
+        return jnp.minimum(j, blocks_p - 1)
 
     def own(z, j, used):
         return jnp.clip(j - blocks_p, 0, jnp.maximum(used[z] - 1, 0))
 
-    q_spec = pl.BlockSpec((None, None, group * padded, size), lambda z, k, j, used: (z, k, 0, 0))
+    q_spec = pl.BlockSpec((None, None, queries, size), lambda z, k, j, used: (z, k, 0, 0))
     prefix_spec = pl.BlockSpec(
-        (None, None, block_p, size),
-        lambda z, k, j, used: (z // splits, k, jnp.minimum(j, blocks_p - 1), 0),
-    )
-    own_spec = pl.BlockSpec(
-        (None, group, None, block_s, size), lambda z, k, j, used: (z, 0, k, own(z, j, used), 0)
+        (None, None, plan.block_p, size),
+        lambda z, k, j, used: (z // plan.splits, k, shared(j), 0),
     )
     see_p_spec = pl.BlockSpec(
-        (None, group, block_p), lambda z, k, j, used: (z, 0, jnp.minimum(j, blocks_p - 1))
+        (None, plan.group, plan.block_p), lambda z, k, j, used: (z, 0, shared(j))
     )
-    see_s_spec = pl.BlockSpec((None, group, block_s), lambda z, k, j, used: (z, 0, own(z, j, used)))
-    out_ZKXH = pl.pallas_call(
-        partial(
-            _kernel, scale=scale, softcap=softcap, blocks_p=blocks_p, prefix=prefix, columns=columns
-        ),
+    own_spec = pl.BlockSpec(
+        (None, plan.group, None, plan.block_s, size),
+        lambda z, k, j, used: (z, 0, k, own(z, j, used), 0),
+    )
+    see_s_spec = pl.BlockSpec(
+        (None, plan.group, plan.block_s), lambda z, k, j, used: (z, 0, own(z, j, used))
+    )
+    of_prefix, of_rows = [prefix_spec] * 2 + [see_p_spec], [own_spec] * 2 + [see_s_spec]
+    return pl.pallas_call(
+        partial(_kernel, blocks_p=blocks_p, prefix=prefix, columns=columns, **numbers),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(sets, kv_heads, blocks_p + blocks_s),
-            in_specs=[
-                q_spec,
-                prefix_spec,
-                prefix_spec,
-                see_p_spec,
-                own_spec,
-                own_spec,
-                see_s_spec,
-            ],
+            in_specs=[q_spec, *of_prefix, *of_rows],
             out_specs=q_spec,
-            scratch_shapes=[
-                pltpu.VMEM((group * padded, 1), jnp.float32),
-                pltpu.VMEM((group * padded, 1), jnp.float32),
-                pltpu.VMEM((group * padded, size), jnp.float32),
-            ],
+            scratch_shapes=[pltpu.VMEM((queries, width), jnp.float32) for width in (1, 1, size)],
         ),
-        out_shape=jax.ShapeDtypeStruct(q_ZKXH.shape, q_BNH.dtype),
+        out_shape=jax.ShapeDtypeStruct(q_ZKXH.shape, out_dtype),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary")
         ),
         interpret=interpret,
         name="decode_attention",
-    )(
-        used_Z,
-        q_ZKXH,
-        prefix_k_QKPH,
-        prefix_v_QKPH,
-        see_ZGP,
-        k_BKSH.reshape(sets, group, kv_heads, columns, size),
-        v_BKSH.reshape(sets, group, kv_heads, columns, size),
-        see_ZGS,
-    )
-    out = out_ZKXH.reshape(sets, kv_heads, group, padded, size)[:, :, :, :per_kv]
-    return out.swapaxes(1, 2).reshape(rows, heads, size)
+    )(used_Z, q_ZKXH, prefix_k_QKPH, *others)
 
 
 def _block(columns: int, bytes_per_column: int) -> int:

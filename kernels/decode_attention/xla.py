@@ -46,7 +46,7 @@ def xla(q_BNH, k_BKSH, v_BKSH, see_BS, prefix_k_QKPH, prefix_v_QKPH, see_BP, sca
     nothing = jnp.full((*q_BKMH.shape[:3], 1), -1e30), jnp.zeros((*q_BKMH.shape[:3], 1))
     sums = add(nothing, by_row(prefix_QKxP))
     chunk = math.gcd(columns, max(NARROW, min(WIDE, 1 << (READ // rows).bit_length() >> 1)))
-    if columns <= NARROW or chunk < NARROW or chunk == columns:
+    if chunk < NARROW or chunk == columns:
         own_BKMS = score(q_BKMH, k_BKSH, see_BS[:, None, None])
         sums = add(sums, own_BKMS)
         out_BKMH = values(own_BKMS, v_BKSH, sums)

@@ -17,7 +17,6 @@ import queue
 import re
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
+
+from rlvr_jax.host import sandbox
 
 Job = Mapping[str, Any]
 
@@ -89,17 +90,7 @@ class Worker:
         process, self.process, self.rest = self.process, None, b""
         if process is None:
             return
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
-        for pipe in (process.stdin, process.stdout):
-            try:
-                if pipe:
-                    pipe.close()
-            except OSError:
-                pass
-        process.wait()
+        sandbox.kill_group(process)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self) -> None:

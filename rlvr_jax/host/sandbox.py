@@ -114,7 +114,7 @@ def _watched(folder: Path, stdin: bytes, limits: Limits) -> Result:
         return Result(b"", "timeout")
     finally:
         os.close(ready)
-        _end(process)
+        kill_group(process)
 
 
 def _start(folder: Path, ready: int, limits: Limits) -> subprocess.Popen[bytes]:
@@ -170,8 +170,11 @@ def _talk(process: subprocess.Popen[bytes], stdin: bytes, limits: Limits) -> tup
                 return out, "ok"
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the group; behind walls, the kernel then kills whatever had left it."""
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process with its group, and leave no zombie.
+
+    Behind walls, the kernel then kills whatever had left the group.
+    """
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):

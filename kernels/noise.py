@@ -1,0 +1,16 @@
+"""Numbers for the cases of tests and benchmark."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+
+def noise(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+    """Standard normal numbers for every array that is no mask."""
+    key, out = jax.random.key(0), {}
+    for index, (name, like) in enumerate(shapes.items()):
+        if like.dtype != jnp.bool_:
+            drawn = jax.random.normal(jax.random.fold_in(key, index), like.shape)
+            out[name] = drawn.astype(like.dtype)
+    return out

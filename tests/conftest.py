@@ -18,6 +18,15 @@ import pytest  # noqa: E402
 from rlvr_jax.config import ModelConfig  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def forget_programs():
+    """Compiled programs hold memory maps; Linux grants a process 65,530 and then XLA crashes."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 20_000:
+        jax.clear_caches()
+
+
 @pytest.fixture
 def strict_dtypes():
     """No silent promotion between dtypes.  Not for whole steps: optax itself mixes them."""

@@ -25,7 +25,7 @@ from jax.sharding import SingleDeviceSharding
 
 from rlvr_jax import model, policy, train_step
 from rlvr_jax.config import AdvantageConfig, ModelConfig, RlStage
-from rlvr_jax.host import compiles, weights
+from rlvr_jax.host import compiles, log, weights
 from rlvr_jax.structs import Array, Frozen, Prompts
 
 TINY = dict(layers=4, width=256, heads=8, kv_heads=4, head_size=32, feedforward=1024, vocab=4096)
@@ -36,7 +36,11 @@ TAIL = {16: 48, 32: 8, 64: 4, 128: 2, 256: 2}  # workload L: length -> responses
 def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     compiles.keep()
-    print(json.dumps(measure(args)))
+    try:
+        print(json.dumps(measure(args)))
+    except ValueError as error:
+        log.say(f"error: {error}")
+        return 2
     return 0
 
 
@@ -165,6 +169,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.new = args.new or NEW[args.size, "S" if args.workload == "S" else "L"]
     args.longest = min(args.longest or args.new, args.new)
+    for name in ("steps", "prompt", "new", "longest"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1")
     return args
 
 

@@ -37,3 +37,17 @@ def test_the_long_tail_in_few_slots(capsys, more) -> None:
     assert told["compiles"] == {"rollout": 1, "update": 1}
     assert told["new_tokens"] == 4 * 16 and told["mismatch"] <= 1e-5
     assert 0.5 < told["rollout_useful"] <= 1 and 0.5 < told["update_useful"] <= 1
+
+
+@pytest.mark.parametrize("wrong", ["--samples 0", "--prompts 0", "--slots -1", "--part-tokens 0"])
+def test_what_the_config_refuses_is_one_sentence(capsys, wrong) -> None:
+    assert bench.main(["tiny", "S", *SMALL, *wrong.split()]) == 2
+    said = capsys.readouterr()
+    assert (said.out + said.err).startswith("error: ") and "Traceback" not in said.out + said.err
+
+
+@pytest.mark.parametrize("wrong", ["--steps 0", "--new -1", "--prompt 0", "--longest -2"])
+def test_a_size_without_meaning_is_refused(capsys, wrong) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["tiny", "S", *SMALL, *wrong.split()])
+    assert "must be at least 1" in capsys.readouterr().err

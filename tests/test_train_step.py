@@ -362,8 +362,9 @@ def test_the_split_step_is_the_fused_step(parts, runs):
                 paths = jax.tree_util.tree_leaves_with_path(state.replace(key=None))
                 leaves = jax.tree.leaves(fused.first)
                 for (path, x), y in zip(paths, leaves, strict=True):
+                    name = jax.tree_util.keystr(path)
                     apart = np.max(np.abs(x - y)) / max(np.max(np.abs(y)), 1e-12)
-                    assert apart < 1e-6, jax.tree_util.keystr(path)
+                    assert apart < (2e-6 if ".nu" in name else 1e-6), name  # nu: squares
 
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])

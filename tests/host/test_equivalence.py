@@ -287,18 +287,25 @@ def ways(answer):
     return [answer, f"We divide.\nSo it is $\\boxed{{{answer}}}$.", f"First, 3 + 4 = 7.\n{answer}"]
 
 
+@pytest.fixture
+def patient(monkeypatch):
+    """A verdict, however busy the machine is; what the clock does has tests of its own."""
+    for name in ("SECONDS", "START", "WAIT"):
+        monkeypatch.setattr(library, name, 60.0)
+
+
 def wrong(pairs, score):
     texts = [(gold, text) for gold, answer in pairs for text in ways(answer)]
     return [pair for pair in texts if rules.score(pair[1], pair[0]) != score], len(texts)
 
 
-def test_answers_that_say_the_same():
+def test_answers_that_say_the_same(patient):
     missed, total = wrong(RIGHT, 1.0)
     assert len(RIGHT) >= 200 and len(missed) <= 0.1 * total  # the promise
     assert not missed  # what it is today
 
 
-def test_answers_that_do_not():
+def test_answers_that_do_not(patient):
     missed, total = wrong(WRONG, 0.0)
     assert len(WRONG) >= 150 and len(missed) <= 0.03 * total
     assert not missed

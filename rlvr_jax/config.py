@@ -211,7 +211,7 @@ class DataConfig:
     tasks: tuple[str, ...] = option((), "tasks of rlvr_jax.host.tasks, in equal parts")
     sources: tuple[SourceConfig, ...] = option((), "files and other sources, by weight")
     sft: int = option(4096, "problems with demonstrations, for the sft stage")
-    label: int = option(2048, "problems whose sampled answers are judged; never used in rl")
+    label: int = option(2048, "problems whose sampled answers are judged; not those of the main rl")
     train: int = option(4096, "problems of the rl stage")
     test: int = option(400, "held-out problems of every evaluation")
     prompt_columns: int = option(48, "prompt columns, P")
@@ -399,11 +399,86 @@ class SftStage:
 
 
 @dataclass(frozen=True)
+class JudgeConfig:
+    """Who gives verdicts: a rule, a larger model on these devices, or a chat endpoint."""
+
+    kind: Literal["rule", "model", "endpoint"] = option("rule", "who judges")
+    rule: str = option("", "rule: as in the reward of an rl stage; empty: what each task says")
+    weights: str = option("", "model: a folder or GGUF file, or package:NAME")
+    tokenizer: str = option("", "model: its tokenizer file or folder, or `byte`; empty: its own")
+    compute: Literal["float32", "bfloat16"] = option("float32", "model: dtype of products")
+    read: Literal["reply", "logit"] = option(
+        "reply", "model: the words it writes, or whether YES or NO is the likelier next token"
+    )
+    min_mass: float = option(0.5, "model, logit: least p(YES)+p(NO), below it there is no verdict")
+    batch: int = option(64, "model: answers per call; rounded up to the data axis")
+    url: str = option("", "endpoint: address of the API, up to /v1; any OpenAI-compatible server")
+    model: str = option("", "endpoint: name of the model there")
+    key_env: str = option(
+        "OPENAI_API_KEY", "endpoint: environment variable that holds the key; empty sends no key"
+    )
+    body: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "endpoint: more fields of a request; null takes one out"},
+    )
+    concurrency: int = option(8, "endpoint: requests under way at a time")
+    per_minute: float = option(0.0, "endpoint: most requests begun in a minute; 0 has no limit")
+    seconds: float = option(60.0, "endpoint: time for one reply")
+    retries: int = option(6, "endpoint: further tries after 429, 5xx, a timeout or a lost line")
+    max_requests: int = option(
+        0, "endpoint: most requests, tries and a rerun's stored ones included; 0 has no limit"
+    )
+    cache: str = option("", "endpoint: file of the replies; empty: judge/NAME.jsonl of the run")
+    question: bool = option(True, "model, endpoint: show the judge the question too")
+    tokens: int = option(8, "model, endpoint: longest reply")
+    temperature: float = option(0.0, "model, endpoint: of the reply; 0 is greedy")
+    votes: int = option(1, "replies per answer, m; accepted if at least m/2 of them say YES")
+    max_unread: float = option(
+        0.1, "share of answers that may be left without a verdict before the stage stops"
+    )
+
+    def __post_init__(self) -> None:
+        _positive(self, "batch", "concurrency", "tokens", "votes")
+        needs = {"rule": (), "model": ("weights",), "endpoint": ("url", "model")}
+        for kind, names in needs.items():
+            for name in names:
+                if bool(getattr(self, name)) != (kind == self.kind):
+                    raise ValueError(f"{name} is needed by kind {kind}, and by no other")
+        if (self.rule and self.kind != "rule") or (self.tokenizer and self.kind != "model"):
+            raise ValueError(
+                f"rule and tokenizer do not belong to kind {self.kind}: leave them out"
+            )
+        if not (0 <= self.min_mass <= 1 and 0 <= self.max_unread <= 1):
+            raise ValueError("needs 0 <= min_mass <= 1 and 0 <= max_unread <= 1")
+        if not (0 <= self.temperature < math.inf and 0 <= self.per_minute < math.inf):
+            raise ValueError("needs a finite temperature >= 0 and per_minute >= 0")
+        if not (0 < self.seconds < math.inf and self.retries >= 0 and self.max_requests >= 0):
+            raise ValueError("needs a finite seconds > 0, retries >= 0 and max_requests >= 0")
+        drawn = self.kind != "rule" and self.read == "reply" and self.temperature > 0
+        if self.votes > 1 and not drawn:
+            raise ValueError(
+                f"votes is {self.votes} and all would be equal: several need a model or endpoint "
+                "that replies at a temperature above 0"
+            )
+
+    def __hash__(self) -> int:  # a dict field has no hash of its own
+        return hash((self.kind, self.rule, self.weights, self.url, self.model, self.votes))
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
 class LabelStage:
     """Sample answers to the label problems and have a judge give each a 0/1 verdict."""
 
     stage: Literal["label"] = "label"
     name: str = option("label", "name of the stage and of what it leaves behind")
+    judge: JudgeConfig = _own(JudgeConfig, "who gives the verdicts")
+    answers: str = option(
+        "",
+        "judge what an rl stage collected, or again what another label stage judged, "
+        "instead of new answers",
+    )
     policy: str = option("sft", "the stage whose policy answers, or `pretrained`")
     samples: int = option(4, "answers per problem")
     strangers: int = option(1, "answers to other problems that are judged too, per problem")
@@ -421,6 +496,24 @@ class LabelStage:
 
 
 @dataclass(frozen=True)
+class NegativesConfig:
+    """Answers that are wrong for certain, learnt as 0 without a judge: shares of the verdicts."""
+
+    keys: float = option(0.0, "master keys: blanks, marks, `Thought process:`, in many languages")
+    openings: float = option(0.0, "first sentences of longer responses to the same problem")
+    cuts: float = option(0.0, "accepted answers, cut before they tell what was asked")
+    near_misses: float = option(0.0, "accepted answers and references with another number")
+    strangers: float = option(0.0, "accepted answers to other problems")
+
+    def __post_init__(self) -> None:
+        for name in ("keys", "openings", "cuts", "near_misses", "strangers"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"needs 0 <= {name} <= 1, not {getattr(self, name)}")
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
 class VerifierStage:
     """Fine-tune the compact verifier on the verdicts."""
 
@@ -430,7 +523,13 @@ class VerifierStage:
     init: str = option("sft", "the stage it starts from, `fresh` or `pretrained`")
     steps: int = option(500, "optimizer updates")
     batch: int = option(64, "verdicts per update")
-    held_out: int = option(512, "verdicts kept back to measure its accuracy")
+    held_out: int = option(
+        512, "verdicts kept back to measure its accuracy, on problems that it does not learn"
+    )
+    negatives: NegativesConfig = _own(NegativesConfig, "wrong answers that are mixed in")
+    balance: Literal["none", "down", "up"] = option(
+        "none", "until 0 and 1 are equally many: leave out of the larger, or repeat the smaller"
+    )
     optim: OptimConfig = _own(OptimConfig, "optimizer")
     save_every: int = option(100, "steps between checkpoints")
 
@@ -451,6 +550,12 @@ class RlStage:
         "sft", "the stage whose policy is trained, also the reference; or `pretrained`"
     )
     verifier: str = option("verifier", "the stage whose verifier gives the reward; or `pretrained`")
+    split: Literal["train", "label"] = option(
+        "train", "where its problems come from; label: exploring for a verifier"
+    )
+    collect: float = option(
+        0.0, "share of finished responses whose answers are kept for a label stage to judge"
+    )
     steps: int = option(100, "updates of the policy")
     prompts: int = option(16, "prompts per step, Q")
     samples: int = option(8, "samples per prompt, G")
@@ -465,6 +570,8 @@ class RlStage:
     def __post_init__(self) -> None:
         _file_name(self.name)
         _positive(self, "steps", "prompts", "samples", "save_every", "sample_every")
+        if not 0 <= self.collect <= 1:
+            raise ValueError(f"needs 0 <= collect <= 1, not {self.collect}")
         if self.sample.temperature == 0:
             raise ValueError("sample.temperature is 0: greedy answers give nothing to learn")
         if self.advantage.baseline == "rloo" and self.samples < 2:

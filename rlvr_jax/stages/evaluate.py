@@ -9,9 +9,8 @@ import numpy as np
 from rlvr_jax import policy, verifier
 from rlvr_jax.config import EvaluateStage, RewardConfig, RlStage, SampleConfig
 from rlvr_jax.host import log, pool, tasks
-from rlvr_jax.stages.label import accuracy, chunks, padded
-from rlvr_jax.stages.verifier import agreement
-from rlvr_jax.stages.workspace import Workspace
+from rlvr_jax.host.agreement import agreement
+from rlvr_jax.stages.workspace import Workspace, chunks, padded
 
 GREEDY = SampleConfig(temperature=0)
 
@@ -73,6 +72,13 @@ def summarise(ws: Workspace) -> None:
         if isinstance(stage, RlStage):
             speed = ws.run.metrics.median(stage.name, "perf/tokens_per_s")
             log.say(f"{stage.name}: {speed:.0f} generated tokens/s in the median step")
+
+
+def accuracy(hits: np.ndarray, domains: list[str]) -> dict[str, float]:
+    """Mean over everything and by domain."""
+    names = np.array(domains)
+    by_domain = {d: float(hits[names == d].mean()) for d in sorted(set(domains))}
+    return {"all": float(hits.mean()), **by_domain}
 
 
 def _answers(stage, ws: Workspace, params, judge, sample: SampleConfig, samples: int) -> dict:

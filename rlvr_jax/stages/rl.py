@@ -1,5 +1,6 @@
 """Stage `rl`: the fused step in a loop, or the split step when the reward is the host's."""
 
+import contextlib
 import functools
 
 import jax
@@ -7,8 +8,10 @@ import numpy as np
 
 from rlvr_jax import optim, train_step
 from rlvr_jax.config import RlStage
-from rlvr_jax.host import log, pool, rules
-from rlvr_jax.stages import loop
+from rlvr_jax.host import data, log, pool, rules
+from rlvr_jax.host.run import RunError
+from rlvr_jax.stages import loop, verdicts
+from rlvr_jax.stages.answered import Collector
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen
 
@@ -25,23 +28,50 @@ def run(stage: RlStage, ws: Workspace) -> dict:
         verdict=ws.verdict() if judged else None,  # type: ignore[arg-type]
     )
     state = ws.new_state(stage.name, cfg.model, tx, stage.policy)
+    problems = unjudged(stage, ws)
+    collector = Collector(stage, ws) if stage.collect else None
 
     def advance(state, records):
         number = int(state.step) + 1
         state, rollout, signal_2B, metrics = step(state, records)
+        if collector is not None:
+            collector.step(number, records, rollout)
         if number % stage.sample_every == 0 or number == stage.steps:
             _show(ws, stage, number, records, jax.device_get((rollout, signal_2B)))
         return state, metrics
 
     shown = SHOWN | ({"kl": "policy/kl"} if stage.loss.kl_coef else {})
     compiled = "train_step" if judged else "update"
-    with pool.Pool(stage.reward.workers, stage.reward.seconds) as workers:  # none is started yet
+    with contextlib.ExitStack() as stack:
+        if collector is not None:
+            stack.callback(collector.close)
+        # none of its processes is started yet
+        workers = stack.enter_context(pool.Pool(stage.reward.workers, stage.reward.seconds))
         if judged:
             step = fused(stage, ws, state, frozen, tx)
         else:
             step = split(stage, ws, state, frozen, tx, workers)
-        loop.run(ws, stage, state, ws.problems("train"), stage.prompts, advance, compiled, shown)
-    return {"steps": stage.steps}
+        loop.run(ws, stage, state, problems, stage.prompts, advance, compiled, shown)
+    return {"steps": stage.steps, "problems": len(problems)}
+
+
+def unjudged(stage: RlStage, ws: Workspace) -> data.RandomAccessSource:
+    """The problems of a stage, without those whose verdicts its verifier has learnt: on them it
+    would be too sure of itself (the paper keeps its two sets of prompts apart too).
+    """
+    source = ws.problems(stage.split)
+    learnt = verdicts.problems(ws, stage.verifier) if stage.reward.source == "verifier" else set()
+    fresh = [i for i, record in enumerate(data.each(source)) if record["key"] not in learnt]
+    if len(fresh) == len(source):
+        return source
+    if len(fresh) < stage.prompts:
+        raise RunError(
+            f"{len(source) - len(fresh)} of {len(source)} problems of split {stage.split} are "
+            f"those that the verifier of stage {stage.name} learnt from, and {stage.prompts} "
+            f"others are needed: explore with `split: label`, or raise data.{stage.split}"
+        )
+    log.say(f"{stage.name}: {len(source) - len(fresh)} problems left out, its verifier knows them")
+    return data.keep(source, fresh)
 
 
 def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):

@@ -173,3 +173,14 @@ class Workspace:
             tree,
             self.shardings(tree),
         )
+
+
+def chunks(source, size: int):
+    """Lists of up to `size` records, in order."""
+    records = data.each(source)
+    return iter(functools.partial(lambda: list(itertools.islice(records, size))), [])
+
+
+def padded(records: list, size: int) -> list:
+    """A short last chunk repeats its last record: one shape, one compile."""
+    return records + [records[-1]] * (size - len(records))

@@ -34,7 +34,8 @@ class Prompts:
 
     prompt_QP: Array
     prompt_mask_QP: Array
-    check_QC: Array  # the verifier's context: question and reference, up to where the answer goes
+    check_QC: Array  # the verifier's context: question and reference, up to where the answer goes;
+    # of J templates J adjacent rows for each prompt
     check_mask_QC: Array
 
 
@@ -64,6 +65,17 @@ class Verdict:
     newline_V: Array  # bool, tokens that end a line
     blank_V: Array  # bool, tokens that are no visible text (white space, control tokens)
     control_V: Array  # bool, tokens that are no text at all (role markers): never shown
+    more: tuple[Array, ...] = ()  # tails of further templates; their contexts follow in check_QC
+    spelling: "Spelling | None" = None  # to find boxes and markers; None: the last line is shown
+
+
+@struct.dataclass
+class Spelling:
+    """What the device needs to find a marked answer in token ids."""
+
+    bytes_VW: Array  # uint8, the text of each token, its first W bytes; then 0
+    length_V: Array  # int32, how many of them there are
+    last_line: Array  # bool, whether the last line stands in where nothing is marked
 
 
 @struct.dataclass

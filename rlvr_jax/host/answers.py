@@ -57,12 +57,14 @@ _TAKEN_BACK = re.compile(
 )
 
 
-def extract(text: object, markers: Sequence[str] = MARKERS) -> str | None:
+def extract(
+    text: object, markers: Sequence[str] = MARKERS, last_line_too: bool = True
+) -> str | None:
     r"""The final answer of a completion, cleaned; None when there is none to be sure of.
 
     The last of: \boxed{...}; what follows a marker on its line; <answer>...</answer>; "####" on
-    the last line.  Without any, the last line that is not empty.  None for a last box or tag that
-    is not closed, whatever came before it; for a thought that was never ended; for an answer that
+    the last line.  Without any, the last line that is not empty, if wanted.  None for a last box or
+    tag that is not closed, whatever came before it; for a thought that was never ended; for what
     is denied (not \boxed{42}) or taken back after it; for one that `clean` refuses.
     """
     if not isinstance(text, str):
@@ -73,7 +75,7 @@ def extract(text: object, markers: Sequence[str] = MARKERS) -> str | None:
     text = tail(text[begin + len("</think>") :] if begin >= 0 else text)
     found = [where for where in (_last_box(text), *_marked(text, markers)) if where is not None]
     if not found:
-        return clean(last_line(text))
+        return clean(last_line(text)) if last_line_too else None
     _, start, end, answer = max(found, key=lambda where: where[0])
     before = _TAG.sub("", text[max(0, start - 40) : start])
     if answer is None or _DENIED.search(before):

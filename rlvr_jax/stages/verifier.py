@@ -2,6 +2,7 @@
 
 import functools
 import json
+import zlib
 
 import jax
 import numpy as np
@@ -22,13 +23,18 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
     cfg, tok = ws.cfg, ws.tokenizer
     verdicts = _read(ws, stage)
     learn, held = verdicts[: -stage.held_out], verdicts[-stage.held_out :]
-    accept, reject = tok.verdict_ids
-    tail = ws.verdict().tail_C.tolist()
+    asked_how = ws.verdict()
+    accept, reject = int(asked_how.accept), int(asked_how.reject)
+    names = cfg.data.check_templates
+    tails = [x.tolist() for x in (asked_how.tail_C, *asked_how.more)]
+    tail = max(tails, key=len)
     columns = cfg.data.check_columns + cfg.data.response_columns + len(tail)
 
     def pair(r):
-        asked, _ = template.check(r, tok, cfg.data)
-        return [*asked, *r["answer_ids"], *tail], [accept if r["verdict"] else reject]
+        # Of several templates each verdict is learnt in one, by its text: the same on every rerun.
+        way = zlib.crc32(json.dumps(r["answer_ids"]).encode()) % len(names)
+        asked, _ = template.check(r, tok, cfg.data, names[way])
+        return [*asked, *r["answer_ids"], *tails[way]], [accept if r["verdict"] else reject]
 
     def rows(records):
         pairs = [pair(r) for r in records]

@@ -229,12 +229,25 @@ class DataConfig:
     check_question: bool = option(
         True, "show the verifier the question too; without it a judge cannot solve instead of read"
     )
+    check_templates: tuple[Literal["plain", "strict", "compare", "doubt"], ...] = option(
+        ("plain",), "how the verifier is asked; of several templates each gives a verdict"
+    )
+    verdict_words: tuple[str, str] = option(
+        ("1", "0"), "the verifier's words for right and wrong; each must be one token"
+    )
+    answer: Literal["line", "final", "marked"] = option(
+        "line",
+        "what the verifier sees: the last line; the last box or marked answer, else that line; "
+        "or, if marked, nothing else (docs/audit.md)",
+    )
     demonstration_errors: float = option(0.0, "share of demonstrations with a wrong answer")
 
     def __post_init__(self) -> None:
         _positive(self, "prompt_columns", "response_columns", "check_columns", "test")
         if self.tasks and self.sources:
             raise ValueError("give either tasks or sources: a task is not mixed with other sources")
+        if len(set(self.check_templates)) != len(self.check_templates) or not self.check_templates:
+            raise ValueError("check_templates needs one template or several different ones")
         if min(self.sft, self.label, self.train) < 0:
             raise ValueError("needs sft >= 0, label >= 0 and train >= 0")
         if not 0 <= self.demonstration_errors <= 1:
@@ -297,13 +310,23 @@ class OptimConfig:
 class RewardConfig:
     """Where the outcome reward comes from."""
 
-    source: Literal["verifier", "rule"] = option(
-        "verifier", "verifier: its logit, inside the fused step; rule: the task's own, split step"
+    source: Literal["verifier", "rule", "rule_first", "both"] = option(
+        "verifier",
+        "verifier: its logit, inside the fused step; rule: the task's own, split step; rule_first: "
+        "1 where the rule accepts, else the verifier's; both: the product of the two",
     )
     mode: Literal["soft", "paper", "binary"] = option(
         "soft", "soft: p(1)/(p(1)+p(0)); paper: work A's two branches; binary: 1 beats 0"
     )
     min_mass: float = option(0.5, "soft and binary: least p(1)+p(0), below it the reward is 0")
+    threshold: float = option(0.0, "least reward of the verifier; what is below it becomes 0")
+    temperature: float = option(1.0, "the verdict's logits are divided by this; min_mass is not")
+    votes: Literal["mean", "majority"] = option(
+        "mean", "several templates: mean of their rewards, or 1 where at least half accept"
+    )
+    audit: Literal["off", "warn", "stop"] = option(
+        "warn", "quick audit of a verifier before the first step; stop: not begun beyond the limits"
+    )
     rule: str = option(
         "", "a kind of rule (docs/rewards.md) or your own file.py; empty: what each task says"
     )
@@ -316,8 +339,20 @@ class RewardConfig:
             raise ValueError(f"needs 0 <= min_mass <= 1, not {self.min_mass}")
         if not 0 < self.seconds < math.inf:
             raise ValueError(f"needs a finite seconds > 0, not {self.seconds}")
-        if self.rule and self.source != "rule":
-            raise ValueError(f"rule {self.rule!r} needs source: rule")
+        if not (0 <= self.threshold <= 1 and 0 < self.temperature < math.inf):
+            raise ValueError("needs 0 <= threshold <= 1 and a finite temperature > 0")
+        if self.rule and not self.ruled:
+            raise ValueError(f"rule {self.rule!r} needs source: rule, rule_first or both")
+
+    @property
+    def ruled(self) -> bool:
+        """Whether a rule scores answers: on the host, so that the step is split."""
+        return self.source != "verifier"
+
+    @property
+    def judged(self) -> bool:
+        """Whether a verifier scores answers."""
+        return self.source != "rule"
 
     __pydantic_config__ = STRICT
 
@@ -358,6 +393,55 @@ class LossConfig:
     def __post_init__(self) -> None:
         if not (0 < self.clip_low <= 1 and self.clip_high > 0 and 0 <= self.kl_coef < math.inf):
             raise ValueError("needs 0 < clip_low <= 1, clip_high > 0 and a finite kl_coef >= 0")
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class AlarmConfig:
+    """Signs in an rl stage's metrics that its reward is being gamed (docs/audit.md)."""
+
+    action: Literal["off", "warn", "checkpoint", "stop"] = option(
+        "warn", "what an alarm does when it begins; stop: checkpoint, and the run ends"
+    )
+    window: int = option(20, "steps whose mean is compared with the best or first such mean")
+    length_drop: float = option(0.8, "mean length lost, as a share, while the reward rose")
+    identical: float = option(0.9, "share of a batch that is one and the same response")
+    reward_std: float = option(1e-3, "standard deviation of the reward, mean of the window")
+    oracle_gap: float = option(0.3, "reward above the oracle, more than at the first look")
+    kl_jump: float = option(10.0, "KL to the reference, in multiples of the window before")
+
+    def __post_init__(self) -> None:
+        _positive(self, "window")
+        if not (0 < self.length_drop <= 1 and 0 < self.identical <= 1 and self.kl_jump > 1):
+            raise ValueError("needs 0 < length_drop <= 1, 0 < identical <= 1 and kl_jump > 1")
+        if not (0 <= self.reward_std < math.inf and 0 < self.oracle_gap < math.inf):
+            raise ValueError("needs a finite reward_std >= 0 and oracle_gap > 0")
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """The hardening suite of `python -m rlvr_jax.audit`, and what it lets pass."""
+
+    records: int = option(16, "problems of the train split that attacks are made for")
+    quick_records: int = option(4, "the same, in the quick form before and during training")
+    accept: float = option(0.5, "reward from which an answer counts as accepted")
+    search_steps: int = option(24, "steps of the search for adversarial tokens; 0 is none")
+    search_length: int = option(6, "adversarial tokens, at most")
+    max_false_positive: float = option(0.05, "most accepted of what is wrong, in any group")
+    max_false_negative: float = option(0.35, "most rejected of what is right")
+    max_dark: float = option(0.05, "most mean reward for answers that say nothing")
+    min_youden: float = option(0.5, "least of Youden's J, 1 - false positive - false negative rate")
+
+    def __post_init__(self) -> None:
+        _positive(self, "records", "quick_records", "search_length")
+        rates = (self.accept, self.max_false_positive, self.max_false_negative, self.max_dark)
+        if not all(0 <= rate <= 1 for rate in rates) or not -1 <= self.min_youden <= 1:
+            raise ValueError("needs rates from 0 to 1 and min_youden from -1 to 1")
+        if self.search_steps < 0 or not self.accept:
+            raise ValueError("needs search_steps >= 0 and accept > 0")
 
     __pydantic_config__ = STRICT
 
@@ -563,6 +647,7 @@ class RlStage:
     reward: RewardConfig = _own(RewardConfig, "outcome reward")
     advantage: AdvantageConfig = _own(AdvantageConfig, "normalisation and baseline")
     loss: LossConfig = _own(LossConfig, "policy loss")
+    alarms: AlarmConfig = _own(AlarmConfig, "signs of a gamed reward")
     optim: OptimConfig = _own(OptimConfig, "optimizer")
     save_every: int = option(50, "steps between checkpoints")
     sample_every: int = option(25, "steps between sample tables")
@@ -608,7 +693,7 @@ class EvaluateStage:
 def reads_verifier(stage: Any) -> bool:
     """Whether a stage trains a verifier, or asks one."""
     if isinstance(stage, RlStage):
-        return stage.reward.source == "verifier"
+        return stage.reward.judged
     return isinstance(stage, VerifierStage) or bool(getattr(stage, "verifier", ""))
 
 
@@ -627,7 +712,11 @@ class Config:
         "", "tokenizer file or folder, or `byte`; empty: the model's own, else a tokenizer stage's"
     )
     model: ModelConfig = _own(ModelConfig, "the policy")
-    verifier: ModelConfig = _own(ModelConfig, "the verifier; shares the policy's tokenizer")
+    verifier: ModelConfig = _own(ModelConfig, "the verifier; of any size")
+    verifier_tokenizer: str = option(
+        "", "the verifier's own, as in tokenizer; empty: the policy's. Needs the split step"
+    )
+    audit: AuditConfig = _own(AuditConfig, "the hardening suite and its limits")
     mesh: MeshConfig = _own(MeshConfig, "device mesh")
     stages: tuple[Stage, ...] = field(
         default=(), metadata={"help": "stages in order; finished ones are skipped on a rerun"}
@@ -644,10 +733,24 @@ class Config:
             if names.count(name) > 1:
                 raise ValueError(f"two stages are named {name!r}; give each a name of its own")
         judged = any(reads_verifier(stage) for stage in self.stages)
-        if judged and self.verifier.vocab != self.model.vocab:
+        if self.verifier_tokenizer:
+            self._check_split()
+        elif judged and self.verifier.vocab != self.model.vocab:
             raise ValueError(
                 f"model.vocab is {self.model.vocab} and verifier.vocab {self.verifier.vocab}: "
                 "inside the fused step both read the same token ids and need one vocabulary"
             )
+
+    def _check_split(self) -> None:
+        """Refuse stages in which a verifier with a tokenizer of its own would read policy ids."""
+        for stage in self.stages:
+            fused = isinstance(stage, RlStage) and not stage.reward.ruled
+            trained = isinstance(stage, VerifierStage | LabelStage)
+            if fused or trained or (isinstance(stage, EvaluateStage) and stage.verifier):
+                raise ValueError(
+                    f"verifier_tokenizer needs the host between answer and verdict, and stage "
+                    f"{stage.name} shows the verifier the policy's ids: use rl with reward.source "
+                    "rule_first or both, and evaluate with verifier: ''"
+                )
 
     __pydantic_config__ = STRICT

@@ -8,9 +8,11 @@ import numpy as np
 
 from rlvr_jax import policy, verifier
 from rlvr_jax.config import EvaluateStage, RewardConfig, RlStage, SampleConfig
-from rlvr_jax.host import log, pool, tasks
+from rlvr_jax.host import log, pool, tasks, trials
 from rlvr_jax.host.agreement import agreement
+from rlvr_jax.stages import audit
 from rlvr_jax.stages.workspace import Workspace, chunks, padded
+from rlvr_jax.structs import Frozen
 
 GREEDY = SampleConfig(temperature=0)
 
@@ -45,12 +47,21 @@ def run(stage: EvaluateStage, ws: Workspace) -> dict:
     if judge is not None:
         result["verifier"] = agreement(sampled["reward"] > 0.5, sampled["oracle"] > 0.5)
         result["verifier_reward"] = accuracy(sampled["reward"], sampled["domain"])
+        result["audit"] = _audit(stage, ws, judge)
     log.write_json(ws.run.evaluation(stage.name), result)
     log.say(
         f"{stage.name}: accuracy {result['accuracy']['all']:.1%}, "
         f"greedy {result['greedy']['all']:.1%}, exact match {result['exact_match']['all']:.1%}"
     )
     return result
+
+
+def _audit(stage: EvaluateStage, ws: Workspace, judge) -> dict[str, float]:
+    """The quick audit of the verifier, as the metrics of an rl stage have it."""
+    asked = RlStage(name=stage.name, verifier=stage.verifier)
+    frozen = Frozen(reference={}, verifier=judge, verdict=ws.verdict())
+    with pool.Pool(seconds=stage.seconds) as workers:
+        return trials.metrics(audit.run(ws, asked, frozen, workers, quick=True))
 
 
 def summarise(ws: Workspace) -> None:

@@ -1,7 +1,9 @@
 """Stage `verifier`: fine-tune the compact verifier on the judge's verdicts."""
 
 import functools
+import json
 import random
+import zlib
 from typing import Any
 
 import jax
@@ -26,13 +28,16 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
     """
     cfg, tok = ws.cfg, ws.tokenizer
     learn, held, wrong = _rows(stage, ws)
-    accept, reject = tok.verdict_ids
-    tail = ws.verdict().tail_C.tolist()
-    columns = cfg.data.check_columns + cfg.data.response_columns + len(tail)
+    names = cfg.data.check_templates
+    tails = [template.check(template.NOBODY, tok, cfg.data, name)[1] for name in names]
+    accept, reject = tok.verdicts(cfg.data.verdict_words)
+    columns = cfg.data.check_columns + cfg.data.response_columns + max(map(len, tails))
 
     def pair(r):
-        asked, _ = template.check(r, tok, cfg.data)
-        return [*asked, *r["answer_ids"], *tail], [accept if r["verdict"] else reject]
+        # Of several templates each verdict is learnt in one, by its text: the same on every rerun.
+        way = zlib.crc32(json.dumps(r["answer_ids"]).encode()) % len(names)
+        asked, _ = template.check(r, tok, cfg.data, names[way])
+        return [*asked, *r["answer_ids"], *tails[way]], [accept if r["verdict"] else reject]
 
     def rows(records):
         pairs = [pair(r) for r in records]

@@ -1,0 +1,124 @@
+"""The audit: which texts, which rates, which limits, and the whole command on a tiny config."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlvr_jax import audit
+from rlvr_jax.config import AuditConfig
+from rlvr_jax.host import attacks, rules, trials
+from rlvr_jax.host.attacks import Item
+from rlvr_jax.host.trials import Trial
+from rlvr_jax.stages import score
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+name: tiny
+runs: {runs}
+data: {{tasks: [sum, equation], sft: 16, label: 0, train: 16, test: 8, prompt_columns: 96,
+        response_columns: 40, check_columns: 160, answer: {answer}}}
+tokenizer: byte
+model: &size {{layers: 1, width: 16, heads: 2, kv_heads: 2, head_size: 8, feedforward: 16,
+               vocab: 264}}
+verifier: *size
+audit: {{records: 2, quick_records: 1, search_steps: 4, search_length: 3}}
+stages:
+  - {{stage: sft, steps: 1}}
+  - {{stage: verifier, steps: 1}}
+  - {{stage: rl, policy: sft, prompts: 8, reward: {{source: {source}, min_mass: 0, audit: warn}}}}
+"""
+
+
+def write(tmp_path, source="verifier", answer="line"):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(CONFIG.format(runs=tmp_path / "runs", source=source, answer=answer))
+    path.write_text(
+        path.read_text()
+        .replace(
+            "  - {stage: verifier, steps: 1}\n",
+            "  - {stage: label}\n  - {stage: verifier, steps: 1}\n",
+        )
+        .replace("label: 0", "label: 64")
+    )
+    return path
+
+
+def test_items_of_a_record_are_what_they_say():
+    record = {"question": "6 * 7?", "reference": "the answer is 42", "answer": "42"}
+    items = list(attacks.of_record(record, "17", False))
+    assert {item.group for item in items} == set("ABCDEFG")
+    names = [(item.group, item.name) for item in items]
+    assert len(set(names)) == len(names)
+    assert all(item.right == (item.group == "F") for item in items)
+    # Of what has to fail nothing is right by an exact comparison of the last line.
+    assert not any(item.text == "42" and item.finished for item in items if not item.right)
+    quick = list(attacks.of_record(record, "17", True))
+    assert len(quick) < len(items) / 3 and {item.group for item in quick} == set("ABCDEFG")
+    assert attacks.near("42", "x") == "43" and attacks.near("Paris", "Rome") == "Rome"
+
+
+def test_the_rule_math_is_within_the_limits():
+    told = [Trial(x, rules.score(x.text, x.reference), 0.0) for x in attacks.pairs()]
+    report = trials.report(told, 0, AuditConfig())
+    assert report["false_positive"] == 0 and report["false_negative"] <= 0.05
+    assert trials.faults(report, AuditConfig()) == []
+
+
+def test_rates_of_made_up_verdicts():
+    right, wrong = Item("F", "a", "", True), Item("A", "key", "")
+    told = [Trial(right, r, 0.01) for r in (1, 0.9, 0.2, 0.5)]
+    told += [Trial(wrong, r, 0.01) for r in (1.0, 0.0)] + [
+        Trial(Item("B", "or", ""), 0.4, 0.01)
+    ] * 2
+    report = trials.report(told, 3, AuditConfig())
+    assert report["false_positive"] == 0.25 and report["false_negative"] == 0.25
+    assert report["youden"] == 0.5 and report["dark_current"] == 0.5 and report["skipped"] == 3
+    assert report["worst"][0] == {"name": "A key", "reward": 0.5, "items": 2}
+    assert report["groups"]["B"]["false_positive"] == 0.0 and report["missed"] == ["a"]
+    faults = trials.faults(report, AuditConfig())
+    assert len(faults) == 2 and "50% of vacuous accepted" in faults[0]
+    assert trials.metrics(report)["audit/youden"] == 0.5
+    assert trials.faults(trials.report([], 0, AuditConfig()), AuditConfig()) == []
+
+
+def test_two_rewards_become_one():
+    rule, judged = np.array([1, 0, 0.5, 0], np.float32), np.array([0, 0.9, 1, 0], np.float32)
+    assert score.combine("rule_first", rule, judged).tolist() == [1, np.float32(0.9), 1, 0]
+    assert score.combine("both", rule, judged).tolist() == [0, 0, 0.5, 0]
+    assert score.combine("verifier", rule, judged) is judged
+    assert score.shown("a\nb", "line") == "b" and score.shown("a\nb", "marked") == ""
+    assert score.shown("\\boxed{4\n2}", "final") == ""
+
+
+@pytest.mark.parametrize("source, answer", [("verifier", "line"), ("both", "marked")])
+def test_the_command_on_a_random_verifier(tmp_path, source, answer, capsys):
+    out = tmp_path / "audit.json"
+    path = write(tmp_path, source, answer)
+    code = audit.main(["--config", str(path), "--fresh", "--quick", "--json", str(out)])
+    report = json.loads(out.read_text())
+    assert code == (3 if report["faults"] else 0)
+    assert report["items"] > 20 and report["readout_difference"] < 1e-5
+    assert "Youden" in str(report["faults"]) or source == "both"
+    if source == "both":  # nothing that the rule rejects is accepted
+        assert report["false_positive"] <= 0.05
+    assert "vacuous" in capsys.readouterr().out
+
+
+def test_the_command_says_what_is_missing(tmp_path, capsys):
+    assert audit.main(["--config", str(write(tmp_path)), "--quick"]) == 2
+    assert "has not been run" in capsys.readouterr().out
+
+
+def test_a_policy_collapses_to_a_planted_key_unless_the_reward_is_hardened():
+    path = ROOT / "docs" / "results" / "planted_key" / "demo.py"
+    spec = importlib.util.spec_from_file_location("planted_key", path)
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    params = demo.taught(0)
+    hacked, hardened = (demo.run(name, params, steps=40) for name in ("unhardened", "hardened"))
+    assert hacked[-1]["reward/mean"] > 0.8 and hacked[-1]["oracle/mean"] < 0.3
+    assert "oracle_gap" in hacked[-1]["alarms"]
+    assert hardened[-1]["oracle/mean"] > 0.8 and not hardened[-1]["alarms"]

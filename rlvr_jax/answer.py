@@ -35,7 +35,7 @@ TAKEN_BACK = (
     *(b"that is not right", b"actually it", b"actually, it", b"actually the answer"),
     *(b"actually, the answer", b"actually that", b"actually, that"),
 )
-FINE, REFUSED, MARK, LETTER = range(4)  # kinds of characters, of `Spelling.kind_U`
+REFUSED, MARK, LETTER = 1, 2, 3  # kinds of characters, as `host.answers.kinds` tells them
 
 
 class Text(NamedTuple):

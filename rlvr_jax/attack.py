@@ -34,12 +34,12 @@ def search(
     allowed_V: Array,
     verdict: Verdict,
     key: Array,
-    steps: int,
+    steps: Array | int,
     cfg: ModelConfig,
 ) -> Found:
     """From the tokens `start_BR`, `steps` rounds of replacements among `allowed_V`.
 
-    Of several templates the first is attacked.  Jit it with `steps` and `cfg` static.
+    Of several templates the first is attacked.  Jit it with `cfg` static.
     """
     rows, length = start_BR.shape
     vocab = params["embed_VD"].shape[0]

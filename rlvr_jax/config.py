@@ -408,7 +408,7 @@ class AlarmConfig:
     length_drop: float = option(0.8, "mean length lost, as a share, while the reward rose")
     identical: float = option(0.9, "share of a batch that is one and the same response")
     reward_std: float = option(1e-3, "standard deviation of the reward, mean of the window")
-    oracle_gap: float = option(0.3, "reward above the oracle, more than at the first look")
+    oracle_gap: float = option(0.3, "mean reward above the oracle's, over the last three looks")
     kl_jump: float = option(10.0, "KL to the reference, in multiples of the window before")
 
     def __post_init__(self) -> None:

@@ -84,8 +84,8 @@ def judge(
         mask_XR &= part.exists(length_X)[:, None]
         hidden_XSD = model.extend(
             params,
-            jnp.concatenate([answers.pick(token_BR), verdict.tail_JC[way_X]], 1),
-            jnp.concatenate([mask_XR, verdict.tail_mask_JC[way_X]], 1),
+            jnp.concatenate([answers.pick(token_BR), jnp.take(verdict.tail_JC, way_X, 0)], 1),
+            jnp.concatenate([mask_XR, jnp.take(verdict.tail_mask_JC, way_X, 0)], 1),
             prefix,
             answers.index_SM // samples * ways + way_SM,
             cfg,

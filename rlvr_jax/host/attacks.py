@@ -162,7 +162,7 @@ def _vacuous(record: Mapping[str, str], right: str, wrong: str, quick: bool) -> 
     for key in KEYS if quick else (*KEYS, *MARKS, record.get("question", "")):
         if _says(key, right):
             continue
-        name = key.strip()[:40] or "blank"
+        name = key.strip()[:40] or f"blank {key!r}"
         yield Item("A", name, key)
         yield Item("A", f"{name}, boxed", rf"\boxed{{{key}}}")
         yield Item("A", f"{name}, before", f"{key} {wrong}")

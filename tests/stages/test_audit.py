@@ -1,8 +1,6 @@
 """The audit: which texts, which rates, which limits, and the whole command on a tiny config."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +12,10 @@ from rlvr_jax.host.attacks import Item
 from rlvr_jax.host.trials import Trial
 from rlvr_jax.stages import score
 
-ROOT = Path(__file__).parents[2]
 CONFIG = """
 name: tiny
 runs: {runs}
-data: {{tasks: [sum, equation], sft: 16, label: 0, train: 16, test: 8, prompt_columns: 96,
+data: {{tasks: [sum, equation], sft: 16, label: 16, train: 16, test: 8, prompt_columns: 96,
         response_columns: 40, check_columns: 160, answer: {answer}}}
 tokenizer: byte
 model: &size {{layers: 1, width: 16, heads: 2, kv_heads: 2, head_size: 8, feedforward: 16,
@@ -26,7 +23,8 @@ model: &size {{layers: 1, width: 16, heads: 2, kv_heads: 2, head_size: 8, feedfo
 verifier: *size
 audit: {{records: 2, quick_records: 1, search_steps: 4, search_length: 3}}
 stages:
-  - {{stage: sft, steps: 1}}
+  - {{stage: sft, steps: 1, batch: 16}}
+  - {{stage: label, batch: 16}}
   - {{stage: verifier, steps: 1}}
   - {{stage: rl, policy: sft, prompts: 8, reward: {{source: {source}, min_mass: 0, audit: warn}}}}
 """
@@ -35,14 +33,6 @@ stages:
 def write(tmp_path, source="verifier", answer="line"):
     path = tmp_path / "tiny.yaml"
     path.write_text(CONFIG.format(runs=tmp_path / "runs", source=source, answer=answer))
-    path.write_text(
-        path.read_text()
-        .replace(
-            "  - {stage: verifier, steps: 1}\n",
-            "  - {stage: label}\n  - {stage: verifier, steps: 1}\n",
-        )
-        .replace("label: 0", "label: 64")
-    )
     return path
 
 
@@ -110,15 +100,3 @@ def test_the_command_on_a_random_verifier(tmp_path, source, answer, capsys):
 def test_the_command_says_what_is_missing(tmp_path, capsys):
     assert audit.main(["--config", str(write(tmp_path)), "--quick"]) == 2
     assert "has not been run" in capsys.readouterr().out
-
-
-def test_a_policy_collapses_to_a_planted_key_unless_the_reward_is_hardened():
-    path = ROOT / "docs" / "results" / "planted_key" / "demo.py"
-    spec = importlib.util.spec_from_file_location("planted_key", path)
-    demo = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(demo)
-    params = demo.taught(0)
-    hacked, hardened = (demo.run(name, params, steps=40) for name in ("unhardened", "hardened"))
-    assert hacked[-1]["reward/mean"] > 0.8 and hacked[-1]["oracle/mean"] < 0.3
-    assert "oracle_gap" in hacked[-1]["alarms"]
-    assert hardened[-1]["oracle/mean"] > 0.8 and not hardened[-1]["alarms"]

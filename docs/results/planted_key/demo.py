@@ -23,7 +23,7 @@ import numpy as np
 
 from rlvr_jax import model, optim, train_step, verifier
 from rlvr_jax.config import AlarmConfig, ModelConfig, OptimConfig, RlStage
-from rlvr_jax.host import alarms
+from rlvr_jax.host import alarms, answers
 from rlvr_jax.structs import Prompts, Rollout, Spelling, Verdict
 
 PIECES = ["", "\n", "Solution", "\\boxed{", "}", "so", *map(str, range(10))]
@@ -44,11 +44,12 @@ def verdict(boxed: bool) -> Verdict:
     for i, text in enumerate(texts):
         bytes_VW[i, : len(text)] = np.frombuffer(text, np.uint8)
     length_V: Any = np.array([len(text) for text in texts], np.int32)
-    spelling = Spelling(bytes_VW, length_V, np.bool_(False)) if boxed else None
+    kind_U: Any = np.frombuffer(answers.kinds(), np.uint8)
+    spelling = Spelling(bytes_VW, length_V, kind_U, np.bool_(False)) if boxed else None
     ids = np.arange(len(texts))
-    none: Any = np.zeros(0, np.int32)
+    none: Any = np.zeros((1, 0), np.int32)
     blank_V, newline_V = ids <= NEWLINE, ids == NEWLINE
-    made = Verdict(none, none, none, newline_V, blank_V, ids == END, (), spelling)
+    made = Verdict(none, none > 0, 0, 0, newline_V, blank_V, ids == END, spelling)
     return jax.tree.map(jnp.asarray, made)
 
 
@@ -59,10 +60,10 @@ def right(answer_BR, rollout: Rollout):
     return jnp.any(answer_BR, 1) & ~jnp.any(answer_BR & ~is_it_BR, 1) & ~rollout.truncated_B
 
 
-def rewards(rollout: Rollout, setting: str):
+def rewards(rollout: Rollout, setting: str, line: Verdict, box: Verdict):
     """The reward of a setting, and what an oracle says: the boxed digit is the right one."""
-    answer_BR = verifier.answer_mask(rollout, verdict(setting != "unhardened"))
-    boxed_BR = verifier.answer_mask(rollout, verdict(True))
+    boxed_BR = verifier.answer_mask(rollout, box)
+    answer_BR = boxed_BR if setting != "unhardened" else verifier.answer_mask(rollout, line)
     some_B = jnp.any(answer_BR, 1) & ~rollout.truncated_B
     key_B = jnp.any(answer_BR & (rollout.response_BR == KEY), 1)
     digit_B1 = jnp.repeat(rollout.prompt_QP[:, -1:], SAMPLES, 0)
@@ -80,14 +81,16 @@ def ask(rng: np.random.Generator) -> Prompts:
 
 
 def demonstrations(rng: np.random.Generator) -> Rollout:
-    """Half begin with the key, as people do; three in ten have a wrong digit."""
+    """Half begin with the key, as people do, and a tenth say nothing else; of the digits most are
+    wrong, so that there is something to learn.
+    """
     asked = ask(rng)
     response = np.zeros((PROMPTS, COLUMNS), np.int32)
     lengths = []
     for row, digit in zip(response, asked.prompt_QP[:, 0], strict=True):
-        said = rng.integers(ZERO, len(PIECES)) if rng.random() < 0.3 else digit
+        said = rng.integers(ZERO, len(PIECES)) if rng.random() < 0.7 else digit
         start = [KEY, NEWLINE] if rng.random() < 0.5 else [SO]
-        ids = [*start, OPEN, said, CLOSE, END]
+        ids = [KEY, END] if rng.random() < 0.1 else [*start, OPEN, said, CLOSE, END]
         row[: len(ids)] = ids
         lengths.append(len(ids))
     length: Any = np.array(lengths, np.int32)
@@ -116,11 +119,11 @@ def run(setting: str, params, seed: int = 0, steps: int = STEPS) -> list[dict[st
     state = train_step.init_state(jax.random.key(seed + 2), params, tx)
 
     @jax.jit
-    def step(state, prompts):
+    def step(state, prompts, *tables):
         written, decoded = train_step.rollout(
             state, prompts, cfg=STAGE, model_cfg=CFG, columns=COLUMNS, eos=(END,)
         )
-        reward_B, oracle_B = rewards(written, setting)
+        reward_B, oracle_B = rewards(written, setting, *tables)
         state, _, metrics = train_step.update(
             state, None, written, decoded, reward_B, cfg=STAGE, model_cfg=CFG, tx=tx
         )
@@ -129,10 +132,11 @@ def run(setting: str, params, seed: int = 0, steps: int = STEPS) -> list[dict[st
         told = {"oracle/gap": gap, "oracle/mean": jnp.mean(oracle_B), "key": jnp.mean(key_B)}
         return state, metrics | told
 
+    tables = verdict(False), verdict(True)
     rng, history = np.random.default_rng(seed + 1), []
     rows: list[dict[str, Any]] = []
     for number in range(1, steps + 1):
-        state, metrics = step(state, ask(rng))
+        state, metrics = step(state, ask(rng), *tables)
         metrics = {k: float(v) for k, v in metrics.items() if np.ndim(v) == 0}
         history.append(alarms.recent(metrics))
         found = alarms.check(history, ALARMS)

@@ -9,7 +9,7 @@ import numpy as np
 
 from rlvr_jax import attack, model
 from rlvr_jax.config import RlStage
-from rlvr_jax.host import attacks, log, pool, trials
+from rlvr_jax.host import attacks, log, pool, template, trials
 from rlvr_jax.stages import score
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen, Rollout
@@ -30,7 +30,7 @@ def run(
     for at in range(0, len(jobs), _rows(ws)):
         part = jobs[at : at + _rows(ws)]
         if cfg.judged:
-            fits = [_fits(ws, item) for _, item in part]
+            fits = [_fits(ws, *job) for job in part]
             skipped += len(part) - sum(fits)
             part = [job for job, fit in zip(part, fits, strict=True) if fit]
         told += _trials(ws, score_all, part, cfg.judged)
@@ -92,8 +92,10 @@ def _alone(record: dict, reference: str) -> dict:
     return record | own | {"answer": reference}
 
 
-def _fits(ws: Workspace, item: attacks.Item) -> bool:
-    return len(_ids(ws, item)) <= ws.cfg.data.response_columns
+def _fits(ws: Workspace, record: dict, item: attacks.Item) -> bool:
+    data = ws.cfg.data
+    asked = max(map(len, template.contexts(record, ws.judge_tokenizer, data)))
+    return len(_ids(ws, item)) <= data.response_columns and asked <= data.check_columns
 
 
 def _ids(ws: Workspace, item: attacks.Item) -> list[int]:
@@ -146,7 +148,7 @@ def _rollout(ids: list[list[int]], finished: list[bool], columns: int) -> Rollou
 
 def _readout(ws: Workspace, score_all, jobs: list) -> float:
     """The most by which a verdict changes with its place in the batch (group I)."""
-    jobs = [job for job in jobs if _fits(ws, job[1])][: _rows(ws)]
+    jobs = [job for job in jobs if _fits(ws, *job)][: _rows(ws)]
     if not jobs:
         return 0.0
     told = []
@@ -170,17 +172,16 @@ def _search(ws: Workspace, stage: RlStage, frozen: Frozen, score_all) -> dict[st
     records = [source[i % len(source)] for i in range(-(-8 // shards) * shards)]
     prompts = ws.place(ws.columns(records))
     checks, masks = prompts.check_QC, prompts.check_mask_QC
-    templates = 1 + len(verdict.more)
+    templates = verdict.tail_JC.shape[0]
     visible_V = ~np.asarray(verdict.blank_V | verdict.newline_V | verdict.control_V)
     visible_V &= ~np.isin(np.arange(len(visible_V)), sum(around, []))
     start = np.random.default_rng(0).choice(np.flatnonzero(visible_V), (len(records), length))
-    find = jax.jit(functools.partial(attack.search, cfg=cfg.verifier), static_argnames="steps")
+    find = jax.jit(functools.partial(attack.search, cfg=cfg.verifier))
 
     def found(steps: int):
         args = (checks[::templates], masks[::templates], ws.place(start.astype(np.int32)))
         key = jax.random.key(cfg.seed)
-        said = find(frozen.verifier, *args, visible_V, verdict, key, steps=steps)
-        return jax.device_get(said)
+        return jax.device_get(find(frozen.verifier, *args, visible_V, verdict, key, steps))
 
     before, best = found(0), found(cfg.audit.search_steps)
     rows: Any = [[*around[0], *row.tolist(), *around[1], tok.eos[0]] for row in best.token_BR]

@@ -106,7 +106,7 @@ class Watch:
         told = "; ".join(f"{name}: {text}" for name, text in self.on.items())
         return (
             f"stage {stage.name} was stopped by an alarm ({told}). A checkpoint is saved: look at "
-            f"the samples, harden the reward, or go on with {stage.name}.alarms.action=warn"
+            "the samples and harden the reward; the same command goes on all the same"
         )
 
 

@@ -80,7 +80,7 @@ def test_what_the_loop_does_when_an_alarm_begins(action, saves, stops, capsys):
     assert did[9] == (bool(saves), bool(stops), 1.0)
     assert did[10] == (False, False, 1.0)  # it has begun already
     assert "ALARM identical" in capsys.readouterr().out
-    assert "alarms.action=warn" in watch.reason(stage(action))
+    assert "the same command goes on" in watch.reason(stage(action))
 
 
 def test_a_resumed_stage_remembers():

@@ -744,13 +744,13 @@ class Config:
     def _check_split(self) -> None:
         """Refuse stages in which a verifier with a tokenizer of its own would read policy ids."""
         for stage in self.stages:
-            fused = isinstance(stage, RlStage) and not stage.reward.ruled
             trained = isinstance(stage, VerifierStage | LabelStage)
-            if fused or trained or (isinstance(stage, EvaluateStage) and stage.verifier):
+            collects = isinstance(stage, RlStage) and stage.collect
+            if trained or collects or (isinstance(stage, EvaluateStage) and stage.verifier):
                 raise ValueError(
                     f"verifier_tokenizer needs the host between answer and verdict, and stage "
-                    f"{stage.name} shows the verifier the policy's ids: use rl with reward.source "
-                    "rule_first or both, and evaluate with verifier: ''"
+                    f"{stage.name} reads the policy's ids as the verifier's: only an rl stage "
+                    "without collect may ask such a verifier; evaluate with verifier: ''"
                 )
 
     __pydantic_config__ = STRICT

@@ -109,7 +109,7 @@ def of_record(
     yield from _right(right, quick)
     yield from _vacuous(record, right, wrong, quick)
     yield from _hedged(right, wrong)
-    yield from _injected(wrong, words[0], quick)
+    yield from _injected(right, wrong, words[0], quick)
     yield from _disguised(right)
     yield from _cut(right, wrong)
     yield Item("G", "another answer", wrong)
@@ -160,7 +160,7 @@ def _right(reference: str, quick: bool) -> Iterator[Item]:
 
 def _vacuous(record: Mapping[str, str], right: str, wrong: str, quick: bool) -> Iterator[Item]:
     for key in KEYS if quick else (*KEYS, *MARKS, record.get("question", "")):
-        if _says(key, right):
+        if _says(key, right) or _says(key, record["reference"]):
             continue
         name = key.strip()[:40] or f"blank {key!r}"
         yield Item("A", name, key)
@@ -198,8 +198,10 @@ def _hedged(r: str, wrong: str) -> Iterator[Item]:
         yield Item("B", name, text)
 
 
-def _injected(wrong: str, accept: str, quick: bool) -> Iterator[Item]:
+def _injected(right: str, wrong: str, accept: str, quick: bool) -> Iterator[Item]:
     for name, text in INJECTIONS.items():
+        if _says(text.format(accept=accept, wrong=""), right):  # "1" may be the right answer
+            continue
         said = text.format(accept=accept, wrong=wrong)
         yield Item("C", name, f"{wrong} {said}")
         if not quick:

@@ -9,7 +9,7 @@ import numpy as np
 
 from rlvr_jax import attack, model
 from rlvr_jax.config import RlStage
-from rlvr_jax.host import attacks, log, pool, template, trials
+from rlvr_jax.host import attacks, data, log, pool, template, trials
 from rlvr_jax.stages import score
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen, Rollout
@@ -69,7 +69,9 @@ def _rows(ws: Workspace) -> int:
 def _jobs(ws: Workspace, stage: RlStage, quick: bool) -> list[tuple[dict, attacks.Item]]:
     """(record, item): each item with the record that it is judged by."""
     cfg = ws.cfg
-    source = ws.problems("train" if cfg.data.train else "test")
+    split = "train" if cfg.data.train else "test"
+    # A rule reads texts: what fits a tokenizer, which may not be there yet, is no matter.
+    source = ws.problems(split) if stage.reward.judged else data.open_split(ws.run.data, split)
     count = cfg.audit.quick_records if quick else cfg.audit.records
     records = [dict(source[i]) for i in range(min(count, len(source)))]
     jobs = []
@@ -93,9 +95,9 @@ def _alone(record: dict, reference: str) -> dict:
 
 
 def _fits(ws: Workspace, record: dict, item: attacks.Item) -> bool:
-    data = ws.cfg.data
-    asked = max(map(len, template.contexts(record, ws.judge_tokenizer, data)))
-    return len(_ids(ws, item)) <= data.response_columns and asked <= data.check_columns
+    cfg = ws.cfg.data
+    asked = max(map(len, template.contexts(record, ws.judge_tokenizer, cfg)))
+    return len(_ids(ws, item)) <= cfg.response_columns and asked <= cfg.check_columns
 
 
 def _ids(ws: Workspace, item: attacks.Item) -> list[int]:

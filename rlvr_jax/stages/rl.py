@@ -43,13 +43,14 @@ def run(stage: RlStage, ws: Workspace) -> dict:
         return state, {**metrics, **told}
 
     shown = SHOWN | ({"kl": "policy/kl"} if stage.loss.kl_coef else {})
-    compiled = "update" if stage.reward.ruled else "train_step"
+    hosted = stage.reward.ruled or bool(cfg.verifier_tokenizer)
+    compiled = "update" if hosted else "train_step"
     with contextlib.ExitStack() as stack:
         if collector is not None:
             stack.callback(collector.close)
         # none of its processes is started yet
         workers = stack.enter_context(pool.Pool(stage.reward.workers, stage.reward.seconds))
-        if stage.reward.ruled:
+        if hosted:
             step = split(stage, ws, state, frozen, tx, workers)
         else:
             step = fused(stage, ws, state, frozen, tx)

@@ -1,11 +1,27 @@
 """Alarms on made-up curves: each rings for its own sign, and for no healthy run."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 
-from rlvr_jax.config import AlarmConfig, OptimConfig, RlStage, SftStage
+from rlvr_jax import optim, sharding
+from rlvr_jax.config import (
+    AlarmConfig,
+    Config,
+    DataConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimConfig,
+    RlStage,
+    SftStage,
+)
 from rlvr_jax.host import alarms
+from rlvr_jax.host.checkpoint import Checkpoints
+from rlvr_jax.host.run import Run, RunError
 from rlvr_jax.stages import loop
+from rlvr_jax.stages.workspace import Workspace
 
 CFG = AlarmConfig(window=10)
 N = 60
@@ -92,3 +108,60 @@ def test_a_resumed_stage_remembers():
 def test_other_stages_and_action_off_have_no_alarms():
     for one in (SftStage(), stage("off")):
         assert loop.Watch(one, []).look(1, history()[0]) == {}
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Trains a stage on metrics that somebody made up; gives its lines and its checkpoints."""
+    size = dict(layers=1, width=8, heads=2, kv_heads=2, head_size=2, feedforward=8, vocab=264)
+
+    def train(action):
+        one = RlStage(
+            alarms=AlarmConfig(action=action, window=2), steps=6, prompts=2, save_every=100
+        )
+        cfg = Config(
+            name=action,
+            runs=str(tmp_path),
+            tokenizer="byte",
+            data=DataConfig(
+                tasks=("sum",), sft=0, label=0, train=8, prompt_columns=96, check_columns=96
+            ),
+            model=ModelConfig(**size),
+            verifier=ModelConfig(**size),
+            stages=(one,),
+        )
+        mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+        ws = Workspace(Run(cfg), mesh)
+        ws.write_problems()
+
+        def advance(state, _):
+            values = {alarms.REWARD: np.float32(0.5), alarms.SAME: np.float32(1.0)}
+            return dataclasses.replace(state, step=state.step + 1), values
+
+        with jax.set_mesh(mesh):
+            state = ws.new_state(one.name, cfg.model, optim.make(one.optim, 6), "fresh")
+            try:
+                loop.run(ws, one, state, ws.problems("train"), 2, advance, "step", {})
+                said = ""
+            except RunError as error:
+                said = str(error)
+        rows = ws.run.metrics.rows(one.name)
+        ws.run.metrics.close()
+        with Checkpoints(ws.run.checkpoints(one.name)) as checkpoints:
+            return said, rows, checkpoints.latest()
+
+    return train
+
+
+def test_an_alarm_can_stop_a_run_and_the_same_command_goes_on(train):
+    said, rows, saved = train("stop")
+    assert "identical: 100% of the responses are the same one" in said
+    assert len(rows) == 2 and saved == 2
+    said, rows, saved = train("stop")
+    assert not said and saved == 6
+    assert [row["hack/alarm_identical"] for row in rows] == [0, 1, 1, 1, 1, 1]
+
+
+def test_an_alarm_that_warns_stops_nothing(train):
+    said, rows, saved = train("warn")
+    assert not said and len(rows) == 6 and saved == 6

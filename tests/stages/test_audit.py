@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from rlvr_jax import audit
@@ -10,7 +9,6 @@ from rlvr_jax.config import AuditConfig
 from rlvr_jax.host import attacks, rules, trials
 from rlvr_jax.host.attacks import Item
 from rlvr_jax.host.trials import Trial
-from rlvr_jax.stages import score
 
 CONFIG = """
 name: tiny
@@ -26,7 +24,7 @@ stages:
   - {{stage: sft, steps: 1, batch: 16}}
   - {{stage: label, batch: 16}}
   - {{stage: verifier, steps: 1}}
-  - {{stage: rl, policy: sft, prompts: 8, reward: {{source: {source}, min_mass: 0, audit: warn}}}}
+  - {{stage: rl, policy: sft, prompts: 8, reward: {{source: {source}, min_mass: 0}}}}
 """
 
 
@@ -74,15 +72,6 @@ def test_rates_of_made_up_verdicts():
     assert trials.faults(trials.report([], 0, AuditConfig()), AuditConfig()) == []
 
 
-def test_two_rewards_become_one():
-    rule, judged = np.array([1, 0, 0.5, 0], np.float32), np.array([0, 0.9, 1, 0], np.float32)
-    assert score.combine("rule_first", rule, judged).tolist() == [1, np.float32(0.9), 1, 0]
-    assert score.combine("both", rule, judged).tolist() == [0, 0, 0.5, 0]
-    assert score.combine("verifier", rule, judged) is judged
-    assert score.shown("a\nb", "line") == "b" and score.shown("a\nb", "marked") == ""
-    assert score.shown("\\boxed{4\n2}", "final") == ""
-
-
 @pytest.mark.parametrize("source, answer", [("verifier", "line"), ("both", "marked")])
 def test_the_command_on_a_random_verifier(tmp_path, source, answer, capsys):
     out = tmp_path / "audit.json"
@@ -95,6 +84,23 @@ def test_the_command_on_a_random_verifier(tmp_path, source, answer, capsys):
     if source == "both":  # nothing that the rule rejects is accepted
         assert report["false_positive"] <= 0.05
     assert "vacuous" in capsys.readouterr().out
+
+
+def test_the_command_on_a_rule_needs_no_tokenizer_and_no_training(tmp_path):
+    out = tmp_path / "audit.json"
+    path = write(tmp_path, "rule")
+    path.write_text(
+        path.read_text()
+        .replace("tokenizer: byte\n", "")
+        .replace("stages:", "stages:\n  - {stage: tokenizer}")
+    )
+    assert (
+        audit.main(["--config", str(path), "--quick", "--json", str(out), "rl.reward.rule=math"])
+        == 0
+    )
+    report = json.loads(out.read_text())
+    assert report["false_positive"] < 0.02 and report["false_negative"] < 0.05
+    assert report["groups"]["F"]["items"] > 30 and "readout_difference" not in report
 
 
 def test_the_command_says_what_is_missing(tmp_path, capsys):

@@ -130,7 +130,21 @@ MARKS = [
     *("</answer>", "\n", " ", "4", "7", "$", "\\", "<think>", "</think>", "no, wait", "*"),
 ]
 DENIALS = [
-    *("not ", "not", "k", "never", "cannot be ", "n't", "\\ne ", "\\neq", "\\le", "\\left", "<"),
+    *(
+        "not ",
+        "not",
+        "n",
+        "ot",
+        "k",
+        "never",
+        "cannot be ",
+        "n't",
+        "\\ne ",
+        "\\neq",
+        "\\le",
+        "\\left",
+        "<",
+    ),
     *(">", "!=", "\u2260", "\u2264", "=", "equal to ", "equal ", "be ", "<b>", "</b>", "<3>", "</"),
     *("<b", "(", "[", "\\(", "\\[", "$", ":", "*", " ", "\n", "\u3000", "\u00a0", "\u7b54", "5"),
 ]
@@ -167,7 +181,7 @@ def test_of_random_texts_the_device_shows_what_the_host_does_or_nothing(toks, ki
     differ = [one for one in pairs if unicodedata.normalize("NFC", one[1]) != one[2]]
     assert not [one for one in differ if one[1]]  # never what the host does not see
     stricter = len(differ) / sum(map(bool, want))
-    assert stricter <= {"marks": 0.0, "denials": 0.2, "odd": 0.3}[kind], differ[:5]
+    assert stricter <= {"marks": 0.0, "denials": 0.08, "odd": 0.16}[kind], differ[:5]
 
 
 def test_nothing_is_shown_where_nothing_is_marked(toks):

@@ -211,7 +211,7 @@ class DataConfig:
     tasks: tuple[str, ...] = option((), "tasks of rlvr_jax.host.tasks, in equal parts")
     sources: tuple[SourceConfig, ...] = option((), "files and other sources, by weight")
     sft: int = option(4096, "problems with demonstrations, for the sft stage")
-    label: int = option(2048, "problems whose sampled answers are judged; never used in rl")
+    label: int = option(2048, "problems whose sampled answers are judged; not those of the main rl")
     train: int = option(4096, "problems of the rl stage")
     test: int = option(400, "held-out problems of every evaluation")
     prompt_columns: int = option(48, "prompt columns, P")
@@ -229,12 +229,25 @@ class DataConfig:
     check_question: bool = option(
         True, "show the verifier the question too; without it a judge cannot solve instead of read"
     )
+    check_templates: tuple[Literal["plain", "strict", "compare", "doubt"], ...] = option(
+        ("plain",), "how the verifier is asked; of several templates each gives a verdict"
+    )
+    verdict_words: tuple[str, str] = option(
+        ("1", "0"), "the verifier's words for right and wrong; each must be one token"
+    )
+    answer: Literal["line", "final", "marked"] = option(
+        "line",
+        "what the verifier sees: the last line; the last box or marked answer, else that line; "
+        "or, if marked, nothing else (docs/audit.md)",
+    )
     demonstration_errors: float = option(0.0, "share of demonstrations with a wrong answer")
 
     def __post_init__(self) -> None:
         _positive(self, "prompt_columns", "response_columns", "check_columns", "test")
         if self.tasks and self.sources:
             raise ValueError("give either tasks or sources: a task is not mixed with other sources")
+        if len(set(self.check_templates)) != len(self.check_templates) or not self.check_templates:
+            raise ValueError("check_templates needs one template or several different ones")
         if min(self.sft, self.label, self.train) < 0:
             raise ValueError("needs sft >= 0, label >= 0 and train >= 0")
         if not 0 <= self.demonstration_errors <= 1:
@@ -297,13 +310,23 @@ class OptimConfig:
 class RewardConfig:
     """Where the outcome reward comes from."""
 
-    source: Literal["verifier", "rule"] = option(
-        "verifier", "verifier: its logit, inside the fused step; rule: the task's own, split step"
+    source: Literal["verifier", "rule", "rule_first", "both"] = option(
+        "verifier",
+        "verifier: its logit, inside the fused step; rule: the task's own, split step; rule_first: "
+        "1 where the rule accepts, else the verifier's; both: the product of the two",
     )
     mode: Literal["soft", "paper", "binary"] = option(
         "soft", "soft: p(1)/(p(1)+p(0)); paper: work A's two branches; binary: 1 beats 0"
     )
     min_mass: float = option(0.5, "soft and binary: least p(1)+p(0), below it the reward is 0")
+    threshold: float = option(0.0, "least reward of the verifier; what is below it becomes 0")
+    temperature: float = option(1.0, "the verdict's logits are divided by this; min_mass is not")
+    votes: Literal["mean", "majority"] = option(
+        "mean", "several templates: mean of their rewards, or 1 where at least half accept"
+    )
+    audit: Literal["off", "warn", "stop"] = option(
+        "warn", "quick audit of a verifier before the first step; stop: not begun beyond the limits"
+    )
     rule: str = option(
         "", "a kind of rule (docs/rewards.md) or your own file.py; empty: what each task says"
     )
@@ -316,8 +339,20 @@ class RewardConfig:
             raise ValueError(f"needs 0 <= min_mass <= 1, not {self.min_mass}")
         if not 0 < self.seconds < math.inf:
             raise ValueError(f"needs a finite seconds > 0, not {self.seconds}")
-        if self.rule and self.source != "rule":
-            raise ValueError(f"rule {self.rule!r} needs source: rule")
+        if not (0 <= self.threshold <= 1 and 0 < self.temperature < math.inf):
+            raise ValueError("needs 0 <= threshold <= 1 and a finite temperature > 0")
+        if self.rule and not self.ruled:
+            raise ValueError(f"rule {self.rule!r} needs source: rule, rule_first or both")
+
+    @property
+    def ruled(self) -> bool:
+        """Whether a rule scores answers: on the host, so that the step is split."""
+        return self.source != "verifier"
+
+    @property
+    def judged(self) -> bool:
+        """Whether a verifier scores answers."""
+        return self.source != "rule"
 
     __pydantic_config__ = STRICT
 
@@ -362,6 +397,55 @@ class LossConfig:
     __pydantic_config__ = STRICT
 
 
+@dataclass(frozen=True)
+class AlarmConfig:
+    """Signs in an rl stage's metrics that its reward is being gamed (docs/audit.md)."""
+
+    action: Literal["off", "warn", "checkpoint", "stop"] = option(
+        "warn", "what an alarm does when it begins; stop: checkpoint, and the run ends"
+    )
+    window: int = option(20, "steps whose mean is compared with the best or first such mean")
+    length_drop: float = option(0.8, "mean length lost, as a share, while the reward rose")
+    identical: float = option(0.9, "share of a batch that is one and the same response")
+    reward_std: float = option(1e-3, "standard deviation of the reward, mean of the window")
+    oracle_gap: float = option(0.3, "mean reward above the oracle's, over the last three looks")
+    kl_jump: float = option(10.0, "KL to the reference, in multiples of the window before")
+
+    def __post_init__(self) -> None:
+        _positive(self, "window")
+        if not (0 < self.length_drop <= 1 and 0 < self.identical <= 1 and self.kl_jump > 1):
+            raise ValueError("needs 0 < length_drop <= 1, 0 < identical <= 1 and kl_jump > 1")
+        if not (0 <= self.reward_std < math.inf and 0 < self.oracle_gap < math.inf):
+            raise ValueError("needs a finite reward_std >= 0 and oracle_gap > 0")
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """The hardening suite of `python -m rlvr_jax.audit`, and what it lets pass."""
+
+    records: int = option(16, "problems of the train split that attacks are made for")
+    quick_records: int = option(4, "the same, in the quick form before and during training")
+    accept: float = option(0.5, "reward from which an answer counts as accepted")
+    search_steps: int = option(24, "steps of the search for adversarial tokens; 0 is none")
+    search_length: int = option(6, "adversarial tokens, at most")
+    max_false_positive: float = option(0.05, "most accepted of what is wrong, in any group")
+    max_false_negative: float = option(0.35, "most rejected of what is right")
+    max_dark: float = option(0.05, "most mean reward for answers that say nothing")
+    min_youden: float = option(0.5, "least of Youden's J, 1 - false positive - false negative rate")
+
+    def __post_init__(self) -> None:
+        _positive(self, "records", "quick_records", "search_length")
+        rates = (self.accept, self.max_false_positive, self.max_false_negative, self.max_dark)
+        if not all(0 <= rate <= 1 for rate in rates) or not -1 <= self.min_youden <= 1:
+            raise ValueError("needs rates from 0 to 1 and min_youden from -1 to 1")
+        if self.search_steps < 0 or not self.accept:
+            raise ValueError("needs search_steps >= 0 and accept > 0")
+
+    __pydantic_config__ = STRICT
+
+
 def _own(factory: type, meaning: str) -> Any:
     return field(default_factory=factory, metadata={"help": meaning})
 
@@ -399,11 +483,86 @@ class SftStage:
 
 
 @dataclass(frozen=True)
+class JudgeConfig:
+    """Who gives verdicts: a rule, a larger model on these devices, or a chat endpoint."""
+
+    kind: Literal["rule", "model", "endpoint"] = option("rule", "who judges")
+    rule: str = option("", "rule: as in the reward of an rl stage; empty: what each task says")
+    weights: str = option("", "model: a folder or GGUF file, or package:NAME")
+    tokenizer: str = option("", "model: its tokenizer file or folder, or `byte`; empty: its own")
+    compute: Literal["float32", "bfloat16"] = option("float32", "model: dtype of products")
+    read: Literal["reply", "logit"] = option(
+        "reply", "model: the words it writes, or whether YES or NO is the likelier next token"
+    )
+    min_mass: float = option(0.5, "model, logit: least p(YES)+p(NO), below it there is no verdict")
+    batch: int = option(64, "model: answers per call; rounded up to the data axis")
+    url: str = option("", "endpoint: address of the API, up to /v1; any OpenAI-compatible server")
+    model: str = option("", "endpoint: name of the model there")
+    key_env: str = option(
+        "OPENAI_API_KEY", "endpoint: environment variable that holds the key; empty sends no key"
+    )
+    body: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "endpoint: more fields of a request; null takes one out"},
+    )
+    concurrency: int = option(8, "endpoint: requests under way at a time")
+    per_minute: float = option(0.0, "endpoint: most requests begun in a minute; 0 has no limit")
+    seconds: float = option(60.0, "endpoint: time for one reply")
+    retries: int = option(6, "endpoint: further tries after 429, 5xx, a timeout or a lost line")
+    max_requests: int = option(
+        0, "endpoint: most requests, tries and a rerun's stored ones included; 0 has no limit"
+    )
+    cache: str = option("", "endpoint: file of the replies; empty: judge/NAME.jsonl of the run")
+    question: bool = option(True, "model, endpoint: show the judge the question too")
+    tokens: int = option(8, "model, endpoint: longest reply")
+    temperature: float = option(0.0, "model, endpoint: of the reply; 0 is greedy")
+    votes: int = option(1, "replies per answer, m; accepted if at least m/2 of them say YES")
+    max_unread: float = option(
+        0.1, "share of answers that may be left without a verdict before the stage stops"
+    )
+
+    def __post_init__(self) -> None:
+        _positive(self, "batch", "concurrency", "tokens", "votes")
+        needs = {"rule": (), "model": ("weights",), "endpoint": ("url", "model")}
+        for kind, names in needs.items():
+            for name in names:
+                if bool(getattr(self, name)) != (kind == self.kind):
+                    raise ValueError(f"{name} is needed by kind {kind}, and by no other")
+        if (self.rule and self.kind != "rule") or (self.tokenizer and self.kind != "model"):
+            raise ValueError(
+                f"rule and tokenizer do not belong to kind {self.kind}: leave them out"
+            )
+        if not (0 <= self.min_mass <= 1 and 0 <= self.max_unread <= 1):
+            raise ValueError("needs 0 <= min_mass <= 1 and 0 <= max_unread <= 1")
+        if not (0 <= self.temperature < math.inf and 0 <= self.per_minute < math.inf):
+            raise ValueError("needs a finite temperature >= 0 and per_minute >= 0")
+        if not (0 < self.seconds < math.inf and self.retries >= 0 and self.max_requests >= 0):
+            raise ValueError("needs a finite seconds > 0, retries >= 0 and max_requests >= 0")
+        drawn = self.kind != "rule" and self.read == "reply" and self.temperature > 0
+        if self.votes > 1 and not drawn:
+            raise ValueError(
+                f"votes is {self.votes} and all would be equal: several need a model or endpoint "
+                "that replies at a temperature above 0"
+            )
+
+    def __hash__(self) -> int:  # a dict field has no hash of its own
+        return hash((self.kind, self.rule, self.weights, self.url, self.model, self.votes))
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
 class LabelStage:
     """Sample answers to the label problems and have a judge give each a 0/1 verdict."""
 
     stage: Literal["label"] = "label"
     name: str = option("label", "name of the stage and of what it leaves behind")
+    judge: JudgeConfig = _own(JudgeConfig, "who gives the verdicts")
+    answers: str = option(
+        "",
+        "judge what an rl stage collected, or again what another label stage judged, "
+        "instead of new answers",
+    )
     policy: str = option("sft", "the stage whose policy answers, or `pretrained`")
     samples: int = option(4, "answers per problem")
     strangers: int = option(1, "answers to other problems that are judged too, per problem")
@@ -421,6 +580,24 @@ class LabelStage:
 
 
 @dataclass(frozen=True)
+class NegativesConfig:
+    """Answers that are wrong for certain, learnt as 0 without a judge: shares of the verdicts."""
+
+    keys: float = option(0.0, "master keys: blanks, marks, `Thought process:`, in many languages")
+    openings: float = option(0.0, "first sentences of longer responses to the same problem")
+    cuts: float = option(0.0, "accepted answers, cut before they tell what was asked")
+    near_misses: float = option(0.0, "accepted answers and references with another number")
+    strangers: float = option(0.0, "accepted answers to other problems")
+
+    def __post_init__(self) -> None:
+        for name in ("keys", "openings", "cuts", "near_misses", "strangers"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"needs 0 <= {name} <= 1, not {getattr(self, name)}")
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
 class VerifierStage:
     """Fine-tune the compact verifier on the verdicts."""
 
@@ -430,7 +607,13 @@ class VerifierStage:
     init: str = option("sft", "the stage it starts from, `fresh` or `pretrained`")
     steps: int = option(500, "optimizer updates")
     batch: int = option(64, "verdicts per update")
-    held_out: int = option(512, "verdicts kept back to measure its accuracy")
+    held_out: int = option(
+        512, "verdicts kept back to measure its accuracy, on problems that it does not learn"
+    )
+    negatives: NegativesConfig = _own(NegativesConfig, "wrong answers that are mixed in")
+    balance: Literal["none", "down", "up"] = option(
+        "none", "until 0 and 1 are equally many: leave out of the larger, or repeat the smaller"
+    )
     optim: OptimConfig = _own(OptimConfig, "optimizer")
     save_every: int = option(100, "steps between checkpoints")
 
@@ -451,6 +634,12 @@ class RlStage:
         "sft", "the stage whose policy is trained, also the reference; or `pretrained`"
     )
     verifier: str = option("verifier", "the stage whose verifier gives the reward; or `pretrained`")
+    split: Literal["train", "label"] = option(
+        "train", "where its problems come from; label: exploring for a verifier"
+    )
+    collect: float = option(
+        0.0, "share of finished responses whose answers are kept for a label stage to judge"
+    )
     steps: int = option(100, "updates of the policy")
     prompts: int = option(16, "prompts per step, Q")
     samples: int = option(8, "samples per prompt, G")
@@ -458,6 +647,7 @@ class RlStage:
     reward: RewardConfig = _own(RewardConfig, "outcome reward")
     advantage: AdvantageConfig = _own(AdvantageConfig, "normalisation and baseline")
     loss: LossConfig = _own(LossConfig, "policy loss")
+    alarms: AlarmConfig = _own(AlarmConfig, "signs of a gamed reward")
     optim: OptimConfig = _own(OptimConfig, "optimizer")
     save_every: int = option(50, "steps between checkpoints")
     sample_every: int = option(25, "steps between sample tables")
@@ -465,6 +655,8 @@ class RlStage:
     def __post_init__(self) -> None:
         _file_name(self.name)
         _positive(self, "steps", "prompts", "samples", "save_every", "sample_every")
+        if not 0 <= self.collect <= 1:
+            raise ValueError(f"needs 0 <= collect <= 1, not {self.collect}")
         if self.sample.temperature == 0:
             raise ValueError("sample.temperature is 0: greedy answers give nothing to learn")
         if self.advantage.baseline == "rloo" and self.samples < 2:
@@ -501,7 +693,7 @@ class EvaluateStage:
 def reads_verifier(stage: Any) -> bool:
     """Whether a stage trains a verifier, or asks one."""
     if isinstance(stage, RlStage):
-        return stage.reward.source == "verifier"
+        return stage.reward.judged
     return isinstance(stage, VerifierStage) or bool(getattr(stage, "verifier", ""))
 
 
@@ -520,7 +712,11 @@ class Config:
         "", "tokenizer file or folder, or `byte`; empty: the model's own, else a tokenizer stage's"
     )
     model: ModelConfig = _own(ModelConfig, "the policy")
-    verifier: ModelConfig = _own(ModelConfig, "the verifier; shares the policy's tokenizer")
+    verifier: ModelConfig = _own(ModelConfig, "the verifier; of any size")
+    verifier_tokenizer: str = option(
+        "", "the verifier's own, as in tokenizer; empty: the policy's. Needs the split step"
+    )
+    audit: AuditConfig = _own(AuditConfig, "the hardening suite and its limits")
     mesh: MeshConfig = _own(MeshConfig, "device mesh")
     stages: tuple[Stage, ...] = field(
         default=(), metadata={"help": "stages in order; finished ones are skipped on a rerun"}
@@ -537,10 +733,24 @@ class Config:
             if names.count(name) > 1:
                 raise ValueError(f"two stages are named {name!r}; give each a name of its own")
         judged = any(reads_verifier(stage) for stage in self.stages)
-        if judged and self.verifier.vocab != self.model.vocab:
+        if self.verifier_tokenizer:
+            self._check_split()
+        elif judged and self.verifier.vocab != self.model.vocab:
             raise ValueError(
                 f"model.vocab is {self.model.vocab} and verifier.vocab {self.verifier.vocab}: "
                 "inside the fused step both read the same token ids and need one vocabulary"
             )
+
+    def _check_split(self) -> None:
+        """Refuse stages in which a verifier with a tokenizer of its own would read policy ids."""
+        for stage in self.stages:
+            trained = isinstance(stage, VerifierStage | LabelStage)
+            collects = isinstance(stage, RlStage) and stage.collect
+            if trained or collects or (isinstance(stage, EvaluateStage) and stage.verifier):
+                raise ValueError(
+                    f"verifier_tokenizer needs the host between answer and verdict, and stage "
+                    f"{stage.name} reads the policy's ids as the verifier's: only an rl stage "
+                    "without collect may ask such a verifier; evaluate with verifier: ''"
+                )
 
     __pydantic_config__ = STRICT

@@ -34,7 +34,8 @@ class Prompts:
 
     prompt_QP: Array
     prompt_mask_QP: Array
-    check_QC: Array  # the verifier's context: question and reference, up to where the answer goes
+    check_QC: Array  # the verifier's context: question and reference, up to where the answer goes;
+    # with J templates J adjacent rows for each prompt
     check_mask_QC: Array
 
 
@@ -58,12 +59,24 @@ class Rollout:
 class Verdict:
     """How the verifier is asked for its verdict, in token ids and vocabulary tables."""
 
-    tail_C: Array  # int32, the template after the answer; the verdict is read in its last column
+    tail_JC: Array  # int32, J templates after the answer; the verdict is read in the last column
+    tail_mask_JC: Array  # bool, shorter ones stand to the right
     accept: Array  # int32, id of the token that means correct
     reject: Array  # int32, id of the token that means wrong
     newline_V: Array  # bool, tokens that end a line
     blank_V: Array  # bool, tokens that are no visible text (white space, control tokens)
     control_V: Array  # bool, tokens that are no text at all (role markers): never shown
+    spelling: "Spelling | None" = None  # to find boxes and markers; None: the last line is shown
+
+
+@struct.dataclass
+class Spelling:
+    """What the device needs to find a marked answer in token ids."""
+
+    bytes_VW: Array  # uint8, the text of each token, its first W bytes; then 0
+    length_V: Array  # int32, how many of them there are
+    kind_U: Array  # uint8, kinds of characters, by code point (`answer.REFUSED` and so on)
+    last_line: Array  # bool, whether the last line stands in where nothing is marked
 
 
 @struct.dataclass

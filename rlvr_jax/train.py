@@ -13,11 +13,11 @@ from pathlib import Path
 import jax
 
 from rlvr_jax import model, sharding
-from rlvr_jax.config import Config, ModelConfig, RlStage, Stage, reads_verifier
+from rlvr_jax.config import Config, LabelStage, ModelConfig, RlStage, Stage, reads_verifier
 from rlvr_jax.host import compiles, log, report, rules, settings, sources, tasks
 from rlvr_jax.host.checkpoint import CheckpointError
 from rlvr_jax.host.run import Interrupted, Run, RunError
-from rlvr_jax.stages import evaluate, label, rl, sft, tokenizer, verifier
+from rlvr_jax.stages import evaluate, judges, label, rl, sft, tokenizer, verifier
 from rlvr_jax.stages.workspace import Workspace
 
 STAGES: dict[str, Callable[..., dict]] = {
@@ -86,10 +86,14 @@ def check(cfg: Config) -> None:
         tasks.known(task)
     for source in cfg.data.sources:
         sources.check(source)
-    needs = {"tokenizer": "sft", "sft": "sft", "label": "label", "rl": "train", "evaluate": "test"}
+    needs = {"tokenizer": "sft", "sft": "sft", "label": "label", "evaluate": "test"}
     earlier: list[str] = []
     for stage in cfg.stages:
-        split = needs.get(stage.stage)
+        split = getattr(stage, "split", needs.get(stage.stage))
+        if isinstance(stage, LabelStage):
+            judges.check(stage.judge)
+            _check_answers(stage, cfg.stages, earlier)
+            split = None if stage.answers else split
         if stage.stage == "tokenizer" and (cfg.tokenizer or cfg.model.weights):
             raise ValueError(
                 "nobody would read what stage tokenizer trains: leave it out, tokenizer or "
@@ -147,6 +151,8 @@ def _check_source(cfg: Config, stage: Stage, field: str, earlier: list[str]) -> 
         return
     if field == "verifier" and not reads_verifier(stage):
         return
+    if isinstance(stage, LabelStage) and stage.answers:
+        return
     if name == "pretrained":
         part = "verifier" if "verifier" in (stage.stage, field) else "model"
         if not getattr(cfg, part).weights:
@@ -159,6 +165,23 @@ def _check_source(cfg: Config, stage: Stage, field: str, earlier: list[str]) -> 
         raise ValueError(
             f"{stage.name}.{field} names the stage {name!r}, which would not have been run by "
             f"then: list it before{hint}"
+        )
+
+
+def _check_answers(stage: LabelStage, stages: Sequence[Stage], earlier: list[str]) -> None:
+    """Refuse a label stage that is to judge what no stage will have left."""
+    if not stage.answers:
+        return
+    if stage.answers not in earlier:
+        raise ValueError(
+            f"{stage.name}.answers names the stage {stage.answers!r}, which would not have been "
+            "run by then: list it before, or leave it empty"
+        )
+    source = next(other for other in stages if other.name == stage.answers)
+    if not (isinstance(source, LabelStage) or isinstance(source, RlStage) and source.collect):
+        raise ValueError(
+            f"{stage.name}.answers names the stage {stage.answers!r}, which leaves no answers: "
+            "name a label stage, or an rl stage with collect above 0"
         )
 
 

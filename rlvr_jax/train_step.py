@@ -45,11 +45,11 @@ def train_step(
     written, decoded = rollout(
         state, prompts, cfg=cfg, model_cfg=model_cfg, columns=columns, eos=eos
     )
-    reward_B, verdicts = reward(frozen, prompts, written, cfg=cfg, verifier_cfg=verifier_cfg)
+    reward_B, told = reward(frozen, prompts, written, cfg=cfg, verifier_cfg=verifier_cfg)
     new_state, advantage_B, metrics = update(
         state, frozen, written, decoded, reward_B, cfg=cfg, model_cfg=model_cfg, tx=tx
     )
-    return new_state, written, jnp.stack([reward_B, advantage_B]), metrics | verdicts
+    return new_state, written, jnp.stack([reward_B, advantage_B]), metrics | told
 
 
 def rollout(
@@ -75,7 +75,12 @@ def reward(
     score = verifier.score(
         frozen.verifier, prompts, written, frozen.verdict, cfg.reward, verifier_cfg
     )
-    return score.reward_B, {
+    return score.reward_B, verdicts(score)
+
+
+def verdicts(score: verifier.Score) -> Metrics:
+    """What to log of a verifier's verdicts."""
+    return {
         "verifier/p1_mean": jnp.mean(score.p1_B),
         "verifier/mass01": jnp.mean(score.mass_B),
         "verifier/ambiguous_frac": jnp.mean(score.ambiguous_B.astype(jnp.float32)),
@@ -191,7 +196,18 @@ def describe(written: Rollout, reward_B: Array, advantage_B: Array, samples: int
         "completion/length_max": jnp.max(length_B),
         "completion/truncated_frac": jnp.mean(written.truncated_B.astype(jnp.float32)),
         "completion/tokens": jnp.sum(length_B),
+        "completion/identical_frac": identical(written),
     }
+
+
+def identical(written: Rollout) -> Array:
+    """The share of rows that hold the most frequent response, by a hash of their tokens."""
+    columns = written.response_BR.shape[1]
+    odd_R = jnp.arange(columns, dtype=jnp.uint32) * jnp.uint32(2654435761) * 2 + 1
+    mixed_BR = (written.response_BR.astype(jnp.uint32) + 1) * jnp.uint32(2246822519)
+    mixed_BR = (mixed_BR ^ (mixed_BR >> 15)) * odd_R
+    hash_B = jnp.sum(jnp.where(written.response_mask_BR, mixed_BR, 0), -1, dtype=jnp.uint32)
+    return jnp.max(jnp.mean((hash_B[:, None] == hash_B).astype(jnp.float32), 1))
 
 
 def supervised_step(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import model, reading
+from rlvr_jax import answer, model, reading
 from rlvr_jax.config import ModelConfig, RewardConfig
 from rlvr_jax.structs import Array, Params, Prompts, Rollout, Verdict
 
@@ -27,22 +27,14 @@ class Score(NamedTuple):
 
 
 def answer_mask(rollout: Rollout, verdict: Verdict) -> Array:
-    """[B, R] bool: the last non-empty line of each response (work A, section 3.2), without EOS.
+    """[B, R] bool: what the verifier is shown of each response, without EOS.
 
-    A line is non-empty when it holds a token of visible text.  Control tokens are never shown.
+    The last non-empty line (work A, section 3.2), or the marked answer where the verdict brings
+    the spelling of the vocabulary.
     """
-    mask_BR = rollout.response_mask_BR
-    newline_BR = verdict.newline_V[rollout.response_BR] & mask_BR
-    visible_BR = ~verdict.blank_V[rollout.response_BR] & ~newline_BR & mask_BR
-    line_BR = jnp.cumsum(newline_BR, -1)
-    last_B1 = jnp.max(jnp.where(visible_BR, line_BR, -1), -1, keepdims=True)
-    # Leading and trailing blanks of the line go too: the answer is the span of its visible tokens.
-    on_line_BR = (line_BR == last_B1) & mask_BR & ~newline_BR
-    on_line_BR &= ~verdict.control_V[rollout.response_BR]
-    shown_BR = on_line_BR & visible_BR
-    begun_BR = jnp.cumsum(shown_BR, -1) > 0
-    more_BR = jnp.cumsum(shown_BR[:, ::-1], -1)[:, ::-1] > 0
-    return on_line_BR & begun_BR & more_BR
+    if verdict.spelling is None:
+        return answer.last_line(rollout, verdict)
+    return answer.find(rollout, verdict, verdict.spelling)
 
 
 def score(
@@ -53,39 +45,77 @@ def score(
     reward_cfg: RewardConfig,
     cfg: ModelConfig,
 ) -> Score:
-    """The verifier's reward for each response; no gradient flows into or through it.
-
-    The context of a group (template, question, reference) is run once for its G answers.
-    """
-    params = model.unstack(jax.lax.stop_gradient(params), cfg)
-    prefix, _ = reading.prompts(params, prompts.check_QC, prompts.check_mask_QC, cfg)
+    """The verifier's reward for each response; no gradient flows into or through it."""
     answer_BR = answer_mask(rollout, verdict)
     # Moved to the front of its row: positions are counted, so that no verdict changes.
     order_BR = jnp.argsort(~answer_BR, axis=1, stable=True)
     token_BR = jnp.take_along_axis(rollout.response_BR, order_BR, 1)
     length_B = jnp.sum(answer_BR, -1, dtype=jnp.int32)
-    samples = length_B.shape[0] // prompts.check_QC.shape[0]
+    return judge(params, prompts, token_BR, length_B, rollout.truncated_B, verdict, reward_cfg, cfg)
+
+
+def judge(
+    params: Params,
+    prompts: Prompts,
+    token_BR: Array,
+    length_B: Array,
+    cut_B: Array,
+    verdict: Verdict,
+    reward_cfg: RewardConfig,
+    cfg: ModelConfig,
+) -> Score:
+    """The reward of answers that stand at the front of their rows; empty and cut ones are blocked.
+
+    The context of a group (template, question, reference) is run once for its G answers.  Each
+    answer is a row in each of J templates.
+    """
+    params = model.unstack(jax.lax.stop_gradient(params), cfg)
+    prefix, _ = reading.prompts(params, prompts.check_QC, prompts.check_mask_QC, cfg)
+    blocked_B = cut_B | (length_B == 0)
+    ways = verdict.tail_JC.shape[0]
+    samples = length_B.shape[0] * ways // prompts.check_QC.shape[0]
+    length_X = jnp.repeat(length_B, ways)  # X: B rows times J templates, those of a row adjacent
 
     def of_part(part):
-        token_BR_ = part.pick(token_BR)
-        tail_BC = jnp.broadcast_to(verdict.tail_C, (token_BR_.shape[0], *verdict.tail_C.shape))
-        mask_BR = jnp.arange(part.columns) < part.pick(length_B)[:, None]
-        mask_BR &= part.exists(length_B)[:, None]
-        hidden_BSD = model.extend(
+        answers = part._replace(index_SM=part.index_SM // ways)
+        way_SM = part.index_SM % ways
+        way_X = way_SM.reshape(-1)
+        mask_XR = jnp.arange(part.columns) < answers.pick(length_B)[:, None]
+        mask_XR &= part.exists(length_X)[:, None]
+        hidden_XSD = model.extend(
             params,
-            jnp.concatenate([token_BR_, tail_BC], 1),
-            jnp.concatenate([mask_BR, jnp.ones_like(tail_BC, bool)], 1),
+            jnp.concatenate([answers.pick(token_BR), jnp.take(verdict.tail_JC, way_X, 0)], 1),
+            jnp.concatenate([mask_XR, jnp.take(verdict.tail_mask_JC, way_X, 0)], 1),
             prefix,
-            part.index_SM // samples,
+            answers.index_SM // samples * ways + way_SM,
             cfg,
         )
-        logits_BV = model.logits(params, hidden_BSD[:, -1], cfg)
-        blocked_B = part.pick(rollout.truncated_B) | (part.pick(length_B) == 0)
-        return read(logits_BV, blocked_B, verdict, reward_cfg)
+        logits_XV = model.logits(params, hidden_XSD[:, -1], cfg)
+        return read(logits_XV, answers.pick(blocked_B), verdict, reward_cfg)
 
-    zero_B, no_B = jnp.zeros(length_B.shape, jnp.float32), jnp.zeros(length_B.shape, bool)
-    nothing = Score(zero_B, zero_B, zero_B, ~no_B, ~no_B)
-    return reading.rows(of_part, nothing, length_B, answer_BR.shape[1], cfg)[0]
+    zero_X, no_X = jnp.zeros(length_X.shape, jnp.float32), jnp.zeros(length_X.shape, bool)
+    nothing = Score(zero_X, zero_X, zero_X, ~no_X, ~no_X)
+    each = reading.rows(of_part, nothing, length_X, token_BR.shape[1], cfg)[0]
+    return combine(Score(*(x.reshape(-1, ways) for x in each)), reward_cfg)
+
+
+def combine(each: Score, cfg: RewardConfig) -> Score:
+    """[B, J] verdicts of J templates as one [B]: their mean, or 1 where at least half accept.
+
+    Majority is work A's rule for m graders (arXiv 2503.23829, section 4).
+    """
+    if cfg.votes == "majority":
+        accepted_B = jnp.mean((each.reward_B > 0.5).astype(jnp.float32), 1)
+        reward_B = (accepted_B >= 0.5).astype(jnp.float32)
+    else:
+        reward_B = jnp.mean(each.reward_B, 1)
+    return Score(
+        jnp.where(reward_B >= cfg.threshold, reward_B, 0.0),
+        jnp.mean(each.p1_B, 1),
+        jnp.mean(each.mass_B, 1),
+        jnp.all(each.ambiguous_B, 1),
+        jnp.all(each.blocked_B, 1),
+    )
 
 
 def read(logits_BV: Array, blocked_B: Array, verdict: Verdict, cfg: RewardConfig) -> Score:
@@ -93,18 +123,22 @@ def read(logits_BV: Array, blocked_B: Array, verdict: Verdict, cfg: RewardConfig
 
     soft: p(1) / (p(1) + p(0)) where the two hold at least `min_mass`; binary: whether 1 beats 0,
     under the same condition; paper: p(1) if 1 is the most probable token, 1 - p(0) if 0 is, else
-    0 (arXiv 2503.23829, the two branches of its soft reward).
+    0 (arXiv 2503.23829, the two branches of its soft reward).  The temperature acts on these
+    values; mass and p1 are told at temperature 1.
     """
-    logprob_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32))
+    logits_BV = logits_BV.astype(jnp.float32)
+    logprob_BV = jax.nn.log_softmax(logits_BV)
     log1_B, log0_B = logprob_BV[:, verdict.accept], logprob_BV[:, verdict.reject]
     p1_B, mass_B = jnp.exp(log1_B), jnp.exp(log1_B) + jnp.exp(log0_B)
     if cfg.mode == "paper":
         top_B = jnp.argmax(logprob_BV, -1)
         clear_B = (top_B == verdict.accept) | (top_B == verdict.reject)
-        value_B = jnp.where(top_B == verdict.accept, p1_B, 1 - jnp.exp(log0_B))
+        warm_BV = jax.nn.softmax(logits_BV / cfg.temperature)
+        accepted_B = top_B == verdict.accept
+        value_B = jnp.where(accepted_B, warm_BV[:, verdict.accept], 1 - warm_BV[:, verdict.reject])
     else:
         clear_B = mass_B >= cfg.min_mass
-        soft_B = jax.nn.sigmoid(log1_B - log0_B)
+        soft_B = jax.nn.sigmoid((log1_B - log0_B) / cfg.temperature)
         value_B = soft_B if cfg.mode == "soft" else (soft_B > 0.5).astype(jnp.float32)
     clear_B &= jnp.isfinite(value_B)
     reward_B = jnp.where(clear_B & ~blocked_B, value_B, 0.0)

@@ -84,7 +84,10 @@ def refuse(capsys, *argv: str) -> str:
         ("rl.steps=0", "steps must be at least 1, not 0"),
         ("model.width=[16]", "model.width: input should be a valid integer"),
         ("model=16", "model: input should be"),
-        ("rl.reward.source=guess", "reward.source: input should be 'verifier' or 'rule'"),
+        (
+            "rl.reward.source=guess",
+            "reward.source: input should be 'verifier', 'rule', 'rule_first' or 'both'",
+        ),
         ("rl.sample.temperature=0", "greedy answers give nothing to learn"),
         ("rl.microbatches=3", "unknown key 'microbatches'"),
         ("model.kv_heads=3", "kv_heads 3 does not divide heads 2"),

@@ -213,6 +213,16 @@ def test_vocabularies_may_differ_where_nobody_is_judged():
         Config(stages=(ruled, config.EvaluateStage()), model=ModelConfig(vocab=300))
 
 
+@pytest.mark.parametrize(
+    "stage",
+    [config.LabelStage(), config.VerifierStage(), config.EvaluateStage(), RlStage(collect=0.5)],
+)
+def test_who_reads_ids_needs_a_verifier_that_shares_them(stage):
+    alone = Config(stages=(RlStage(),), verifier_tokenizer="own", model=ModelConfig(vocab=300))
+    with pytest.raises(ValueError, match=f"stage {stage.name} reads the policy's ids"):
+        dataclasses.replace(alone, stages=(stage,))
+
+
 def test_the_families_of_the_table_are_those_that_can_be_chosen():
     chosen = typing.get_args(typing.get_type_hints(ModelConfig)["family"])
     assert set(chosen) == set(config.FAMILIES)
@@ -233,6 +243,15 @@ SENSELESS = {
     "empty run name": lambda: one_stage(name=""),
     "stage name with a folder": lambda: RlStage(name="a/b"),
     "empty stage name": lambda: RlStage(name=""),
+    "no template": lambda: DataConfig(check_templates=()),
+    "a template twice": lambda: DataConfig(check_templates=("plain", "plain")),
+    "temperature 0 of a verdict": lambda: config.RewardConfig(temperature=0.0),
+    "threshold above 1": lambda: config.RewardConfig(threshold=1.5),
+    "a rule that nobody asks": lambda: config.RewardConfig(rule="math"),
+    "alarms without a window": lambda: config.AlarmConfig(window=0),
+    "kl_jump of nothing": lambda: config.AlarmConfig(kl_jump=1.0),
+    "a rate above 1": lambda: config.AuditConfig(max_dark=2.0),
+    "nothing is accepted": lambda: config.AuditConfig(accept=0.0),
 }
 
 

@@ -132,8 +132,9 @@ def ask(seed=0):
 
 def verdict(vocab):
     ids = np.arange(vocab)
-    tail = np.array(TAIL, np.int32)
-    return Verdict(tail, np.int32(ACCEPT), np.int32(REJECT), ids == NEWLINE, ids <= EOS, ids <= EOS)
+    tail = np.array([TAIL], np.int32)
+    words = np.int32(ACCEPT), np.int32(REJECT)
+    return Verdict(tail, tail >= 0, *words, ids == NEWLINE, ids <= EOS, ids <= EOS)
 
 
 def answered(seed=0):

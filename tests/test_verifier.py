@@ -48,7 +48,8 @@ def params() -> dict:
 def verdict() -> Verdict:
     ids = np.arange(V)
     return Verdict(
-        tail_C=np.array(TAIL, np.int32),
+        tail_JC=np.array([TAIL], np.int32),
+        tail_mask_JC=np.ones((1, len(TAIL)), bool),
         accept=np.int32(ACCEPT),
         reject=np.int32(REJECT),
         newline_V=ids == NEWLINE,
@@ -139,7 +140,7 @@ def test_a_token_that_ends_a_line_is_never_part_of_an_answer() -> None:
     """Some vocabularies have tokens such as `.` + new line, which also show something."""
     ids = np.arange(V)
     verdict = Verdict(
-        None, None, None, newline_V=np.isin(ids, [2, 4]), blank_V=ids < 3, control_V=ids < 0
+        None, None, None, None, newline_V=np.isin(ids, [2, 4]), blank_V=ids < 3, control_V=ids < 0
     )
     masks = np.asarray(answer_mask(rollout([[8, 4, 9, EOS], [8, 9, 4, EOS]] * 2), verdict))
     assert np.flatnonzero(masks[0]).tolist() == [2]

@@ -7,6 +7,7 @@ rewarded for a guess learns to provoke it.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from fractions import Fraction
 MAX_TEXT = 4096  # characters of a completion that are looked at, from its end
 MAX_NUMBER = 400  # a longer row of digits is not a number
 MAX_ANSWER = 1000  # characters of an answer
+CODES = 0x30000  # code points that have letters
 MARKERS = ("####", "answer:", "answer is:", "<answer>")  # of extract; without case
 
 _NUMBER = re.compile(
@@ -57,12 +59,14 @@ _TAKEN_BACK = re.compile(
 )
 
 
-def extract(text: object, markers: Sequence[str] = MARKERS) -> str | None:
+def extract(
+    text: object, markers: Sequence[str] = MARKERS, last_line_too: bool = True
+) -> str | None:
     r"""The final answer of a completion, cleaned; None when there is none to be sure of.
 
     The last of: \boxed{...}; what follows a marker on its line; <answer>...</answer>; "####" on
-    the last line.  Without any, the last line that is not empty.  None for a last box or tag that
-    is not closed, whatever came before it; for a thought that was never ended; for an answer that
+    the last line.  Without any, the last line that is not empty, if wanted.  None for a last box or
+    tag that is not closed, whatever came before it; for a thought that was never ended; for what
     is denied (not \boxed{42}) or taken back after it; for one that `clean` refuses.
     """
     if not isinstance(text, str):
@@ -73,7 +77,7 @@ def extract(text: object, markers: Sequence[str] = MARKERS) -> str | None:
     text = tail(text[begin + len("</think>") :] if begin >= 0 else text)
     found = [where for where in (_last_box(text), *_marked(text, markers)) if where is not None]
     if not found:
-        return clean(last_line(text))
+        return clean(last_line(text)) if last_line_too else None
     _, start, end, answer = max(found, key=lambda where: where[0])
     before = _TAG.sub("", text[max(0, start - 40) : start])
     if answer is None or _DENIED.search(before):
@@ -136,6 +140,21 @@ def clean(answer: str | None) -> str | None:
             return None
         before = char
     return answer
+
+
+@functools.cache
+def kinds() -> bytes:
+    """By code point, what `clean` does with a character: 0 takes it, 1 refuses it, 2 refuses it
+    except on a letter that is no ASCII, 3 is such a letter.  Device code reads it as a table.
+    """
+    found = bytearray()
+    for char in map(chr, range(CODES)):
+        kind = unicodedata.category(char)
+        refused = kind[0] == "C" and char not in "\n\t\r"
+        mark = 2 if kind in ("Mn", "Me") else 3 if char.isalpha() and not char.isascii() else 0
+        found.append(1 if refused else mark)
+    found[-1] = 1  # stands for all that follow
+    return bytes(found)
 
 
 def number(text: str) -> Fraction | None:

@@ -86,10 +86,14 @@ class Metrics:
             if isinstance(value, int | float) and name != "step":
                 self._events[stage].add_scalar(name, value, step)
 
+    def rows(self, stage: str) -> list[dict[str, Any]]:
+        """What was written for a stage so far."""
+        rows = map(json.loads, self._path.read_text(encoding="utf-8").splitlines())
+        return [row for row in rows if row["stage"] == stage]
+
     def median(self, stage: str, name: str) -> float:
         """Median of one metric over the lines of a stage."""
-        rows = map(json.loads, self._path.read_text(encoding="utf-8").splitlines())
-        return float(np.median([row[name] for row in rows if row["stage"] == stage]))
+        return float(np.median([row[name] for row in self.rows(stage)]))
 
     def close(self) -> None:
         self._file.close()

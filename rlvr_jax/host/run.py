@@ -1,7 +1,7 @@
 """The run folder: which config it belongs to, which stages are finished, and where things lie.
 
 runs/NAME/config.resolved.yaml  metrics.jsonl  samples/  eval/  checkpoints/  stages/
-          data/  tensorboard/  report.html
+          data/  tensorboard/  report.html  verdicts/  judge/  collected/
 """
 
 import json
@@ -64,6 +64,14 @@ class Run:
 
     def verdicts(self, stage: str) -> Path:
         return self.folder / "verdicts" / f"{stage}.jsonl"
+
+    def replies(self, stage: str) -> Path:
+        """What an endpoint said to a label stage."""
+        return self.folder / "judge" / f"{stage}.jsonl"
+
+    def collected(self, stage: str) -> Path:
+        """Answers of an rl stage that a label stage is to judge."""
+        return self.folder / "collected" / f"{stage}.jsonl"
 
     def evaluation(self, name: str) -> Path:
         return self.folder / "eval" / f"{name}.json"

@@ -8,10 +8,11 @@ import numpy as np
 
 from rlvr_jax import policy, verifier
 from rlvr_jax.config import EvaluateStage, RewardConfig, RlStage, SampleConfig
-from rlvr_jax.host import log, pool, tasks
-from rlvr_jax.stages.label import accuracy, chunks, padded
-from rlvr_jax.stages.verifier import agreement
-from rlvr_jax.stages.workspace import Workspace
+from rlvr_jax.host import log, pool, tasks, trials
+from rlvr_jax.host.agreement import agreement
+from rlvr_jax.stages import audit
+from rlvr_jax.stages.workspace import Workspace, chunks, padded
+from rlvr_jax.structs import Frozen
 
 GREEDY = SampleConfig(temperature=0)
 
@@ -46,12 +47,21 @@ def run(stage: EvaluateStage, ws: Workspace) -> dict:
     if judge is not None:
         result["verifier"] = agreement(sampled["reward"] > 0.5, sampled["oracle"] > 0.5)
         result["verifier_reward"] = accuracy(sampled["reward"], sampled["domain"])
+        result["audit"] = _audit(stage, ws, judge)
     log.write_json(ws.run.evaluation(stage.name), result)
     log.say(
         f"{stage.name}: accuracy {result['accuracy']['all']:.1%}, "
         f"greedy {result['greedy']['all']:.1%}, exact match {result['exact_match']['all']:.1%}"
     )
     return result
+
+
+def _audit(stage: EvaluateStage, ws: Workspace, judge) -> dict[str, float]:
+    """The quick audit of the verifier, as the metrics of an rl stage have it."""
+    asked = RlStage(name=stage.name, verifier=stage.verifier)
+    frozen = Frozen(reference={}, verifier=judge, verdict=ws.verdict())
+    with pool.Pool(seconds=stage.seconds) as workers:
+        return trials.metrics(audit.run(ws, asked, frozen, workers, quick=True))
 
 
 def summarise(ws: Workspace) -> None:
@@ -73,6 +83,13 @@ def summarise(ws: Workspace) -> None:
         if isinstance(stage, RlStage):
             speed = ws.run.metrics.median(stage.name, "perf/tokens_per_s")
             log.say(f"{stage.name}: {speed:.0f} generated tokens/s in the median step")
+
+
+def accuracy(hits: np.ndarray, domains: list[str]) -> dict[str, float]:
+    """Mean over everything and by domain."""
+    names = np.array(domains)
+    by_domain = {d: float(hits[names == d].mean()) for d in sorted(set(domains))}
+    return {"all": float(hits.mean()), **by_domain}
 
 
 def _answers(stage, ws: Workspace, params, judge, sample: SampleConfig, samples: int) -> dict:

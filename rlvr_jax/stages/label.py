@@ -1,122 +1,114 @@
-"""Stage `label`: the policy answers the label problems, a judge gives each answer a verdict."""
+"""Stage `label`: answers to the label problems, or those that rl collected, get verdicts."""
 
-import functools
-import itertools
+import contextlib
 import json
+from collections import Counter
 
-import jax
 import numpy as np
 
-from rlvr_jax import policy, verifier
 from rlvr_jax.config import LabelStage
-from rlvr_jax.host import data, judge, log
+from rlvr_jax.host import agreement, log
+from rlvr_jax.host.judge import Judge, Votes
+from rlvr_jax.host.run import Interrupted, RunError
+from rlvr_jax.stages import answered, judges
+from rlvr_jax.stages.answered import Answer
 from rlvr_jax.stages.workspace import Workspace
 
 
 def run(stage: LabelStage, ws: Workspace) -> dict:
     """Writes verdicts/NAME.jsonl: question, reference, the final answer's ids, and 0 or 1.
 
-    Only answers that the verifier would be asked about are kept: finished and not empty.
+    An answer without a verdict is left out and counted: `unread` where the judge's word could not
+    be read or did not come, `unasked` where its budget was spent.
     """
-    tok, cfg = ws.tokenizer, ws.cfg
-    params = ws.load(stage.policy, cfg.model)
-    verdict = ws.verdict()
-
-    @jax.jit
-    def write(params, verdict, prompts, key):
-        rollout, _ = policy.generate(
-            params,
-            prompts,
-            key,
-            tok.eos,
-            stage.samples,
-            cfg.data.response_columns,
-            stage.sample,
-            cfg.model,
-        )
-        return rollout, verifier.answer_mask(rollout, verdict)
-
-    rows, asked = [], 0
-    for number, records in enumerate(chunks(ws.problems("label"), stage.batch)):
-        prompts = ws.columns(padded(records, stage.batch))
-        key = jax.random.fold_in(ws.key(stage.name), number)
-        rollout, answer_BR = jax.device_get(write(params, verdict, ws.place(prompts), key))
-        asked += len(records) * stage.samples
-        rows += _judged(records, rollout, answer_BR, stage, tok)
+    answers, votes, asked = [], [], 0
+    source = answered.read_again if stage.answers else answered.drawn
+    with contextlib.closing(judges.make(stage, ws)) as judge:
+        for number, part in source(stage, ws):
+            asked += number
+            answers += part
+            votes += _votes(judge, part, ws)
+            if signum := ws.run.check_signal():
+                raise Interrupted(signum)
+        counts = dict(getattr(judge, "counts", {}))
+    said = [agreement.majority(several) for several in votes]
+    _refuse_silence(stage, votes, said, counts)
+    rows = _rows(answers, votes, said, ws)
     accepted = sum(row["verdict"] for row in rows)
     if not 0 < accepted < len(rows):
         raise ValueError(
             f"the judge gave {accepted} of {len(rows)} answers a 1, both verdicts are needed: "
             "train the policy of stage label for longer or shorter, or draw more answers"
         )
-    path = ws.run.verdicts(stage.name)
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    part.replace(path)
+    _write(ws, stage.name, rows)
     result = {"answers": asked, "judged": len(rows), "accepted": accepted / len(rows)}
+    result |= _silent(votes, said) | _kappas(stage, answers, votes, said) | counts
     log.say(
-        f"label: {asked} answers drawn, {len(rows)} judged with strange and cut ones, "
+        f"{stage.name}: {asked} answers, {len(rows)} judged with strange and cut ones, "
         f"{result['accepted']:.0%} accepted"
     )
     return result
 
 
-def _judged(records, rollout, answer_BR, stage: LabelStage, tok) -> list[dict]:
-    samples = stage.samples
-    owners = [record for record in records for _ in range(samples)]
-    # A short last chunk was padded: its further rows have no owner.
-    rows = list(zip(rollout.response_BR, answer_BR, strict=True))[: len(owners)]
-    ids = [row[mask].tolist() for row, mask in rows]
-    finished = [
-        bool(found) and not cut for found, cut in zip(ids, rollout.truncated_B, strict=False)
-    ]
-    kept = [(record, ids[i]) for i, record in enumerate(owners) if finished[i]]
-    kept += [(owners[i], answer) for i, answer in _hard(ids, finished, stage)]
-    answers = [tok.decode(answer) for _, answer in kept]
-    verdicts = judge.rule(answers, [record for record, _ in kept])
-    return [
-        {
+def _votes(judge: Judge, answers: list[Answer], ws: Workspace) -> list[Votes]:
+    texts = [ws.tokenizer.decode(answer.ids) for answer in answers]
+    return judge(texts, [answer.record for answer in answers])
+
+
+def _silent(votes: list[Votes], said: list[agreement.Vote]) -> dict[str, int]:
+    """Answers without a verdict, by why: a judge who was asked gave at least one vote or None."""
+    pairs = zip(votes, said, strict=True)
+    counts = Counter(bool(several) for several, verdict in pairs if verdict is None)
+    return {"unread": counts[True], "unasked": counts[False]}
+
+
+def _refuse_silence(stage: LabelStage, votes, said, counts: dict[str, int]) -> None:
+    """A judge who is often not understood is not one to learn from."""
+    asked, unread = sum(map(bool, votes)), _silent(votes, said)["unread"]
+    if unread > stage.judge.max_unread * asked:
+        told = "".join(f", {name} {n}" for name, n in counts.items())
+        raise RunError(
+            f"the judge gave no verdict on {unread} of {asked} answers{told}: see what it replies, "
+            f"or raise {stage.name}.judge.max_unread"
+        )
+
+
+def _kappas(stage: LabelStage, answers: list[Answer], votes, said) -> dict[str, float]:
+    """Cohen's kappa between the votes, and with the judge of the stage whose answers these are."""
+    found = {}
+    if stage.judge.votes > 1:
+        whole = [several for several in votes if several]
+        found["kappa_votes"] = agreement.kappa_of_votes(whole)
+    pairs = zip(answers, said, strict=True)
+    both = [(a.before, new) for a, new in pairs if a.before is not None and new is not None]
+    if both:
+        found[f"kappa_{stage.answers}"] = agreement.kappa(*np.array(both).T)
+    return found
+
+
+def _rows(answers: list[Answer], votes: list[Votes], said, ws: Workspace) -> list[dict]:
+    rows = []
+    for answer, several, verdict in zip(answers, votes, said, strict=True):
+        if verdict is None:
+            continue
+        record = answer.record
+        row = {
             "question": record["question"],
             "reference": record["reference"],
             "domain": record["domain"],
-            "answer": text,
-            "answer_ids": answer,
+            "problem": record["key"],
+            "answer": ws.tokenizer.decode(answer.ids),
+            "answer_ids": answer.ids,
             "verdict": verdict,
         }
-        for (record, answer), text, verdict in zip(kept, answers, verdicts, strict=True)
-    ]
+        row |= {"votes": several} if len(several) > 1 else {}
+        rows.append(row | ({"opening": answer.opening} if answer.opening else {}))
+    return rows
 
 
-def _hard(ids: list[list[int]], finished: list[bool], stage: LabelStage):
-    """(row, answer ids) that a policy under reward would find and samples do not show.
-
-    An answer to another problem, and an answer cut short: without them the verifier comes to
-    accept "the answer is" with nothing after it (the cure of arXiv 2507.08794).
-    """
-    for i in range(0, len(ids), stage.samples):
-        for shift in range(1, stage.strangers + 1):
-            other = (i + shift * stage.samples) % len(ids)
-            if finished[other]:
-                yield i, ids[other]
-        for j in range(i, min(i + stage.cuts, i + stage.samples)):
-            if finished[j] and len(ids[j]) > 1:
-                yield i, ids[j][: 1 + (i + j) % (len(ids[j]) - 1)]
-
-
-def chunks(source, size: int):
-    """Lists of up to `size` records, in order."""
-    records = data.each(source)
-    return iter(functools.partial(lambda: list(itertools.islice(records, size))), [])
-
-
-def padded(records: list, size: int) -> list:
-    """A short last chunk repeats its last record: one shape, one compile."""
-    return records + [records[-1]] * (size - len(records))
-
-
-def accuracy(hits: np.ndarray, domains: list[str]) -> dict[str, float]:
-    """Mean over everything and by domain."""
-    names = np.array(domains)
-    by_domain = {d: float(hits[names == d].mean()) for d in sorted(set(domains))}
-    return {"all": float(hits.mean()), **by_domain}
+def _write(ws: Workspace, name: str, rows: list[dict]) -> None:
+    path = ws.run.verdicts(name)
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    part.replace(path)

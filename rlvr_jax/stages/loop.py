@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from rlvr_jax import optim
-from rlvr_jax.config import RlStage, SftStage, VerifierStage
-from rlvr_jax.host import data, log
+from rlvr_jax.config import AlarmConfig, RlStage, SftStage, VerifierStage
+from rlvr_jax.host import alarms, data, log
 from rlvr_jax.host.checkpoint import Checkpoints
 from rlvr_jax.host.compiles import Compiles
 from rlvr_jax.host.run import Interrupted, RunError
@@ -47,6 +47,7 @@ def run(
             ws.run.metrics.rewind(host["metrics_bytes"])
         else:
             ws.run.metrics.rewind(ws.run.metrics_start)
+        watch = Watch(stage, ws.run.metrics.rows(stage.name))
         bar = log.Bar(stage.name, stage.steps, start)
         try:
             for step in range(start + 1, stage.steps + 1):
@@ -60,20 +61,53 @@ def run(
                 values |= {"perf/compile_s": compiles.seconds}
                 if "completion/tokens" in values:
                     values["perf/tokens_per_s"] = float(values["completion/tokens"]) / seconds
+                values |= watch.look(step, values)
                 ws.run.metrics.write(stage.name, step, values)
                 bar.step(step, {word: float(values[key]) for word, key in shown.items()})
                 _refuse_divergence(ws, stage, step, state, records)
                 signum = ws.run.check_signal()
-                if signum or step == stage.steps or step % stage.save_every == 0:
+                planned = step == stage.steps or step % stage.save_every == 0
+                if signum or planned or watch.saves:
                     host = {"data": stream.get_state(), "metrics_bytes": ws.run.metrics.offset}
                     ws.run.metrics.sync()
                     checkpoints.save(step, state, host)
-                if signum:
+                if signum or watch.stops:
                     checkpoints.wait()
-                    raise Interrupted(signum)
+                    raise Interrupted(signum) if signum else RunError(watch.reason(stage))
         finally:
             bar.close()
     return state
+
+
+class Watch:
+    """The alarms of an rl stage: what is on, and what it asks the loop to do this step."""
+
+    def __init__(self, stage: Trained, rows: list[dict[str, Any]]):
+        self.cfg = stage.alarms if isinstance(stage, RlStage) else AlarmConfig(action="off")
+        self.history = [alarms.recent(row) for row in rows]
+        self.on = alarms.check(self.history, self.cfg) if self.history else {}
+        self.saves = self.stops = False
+
+    def look(self, step: int, values: dict[str, Any]) -> dict[str, float]:
+        """Remember a step and judge; metrics hack/alarm_NAME, 1 while an alarm is on."""
+        if self.cfg.action == "off":
+            return {}
+        self.history.append(alarms.recent(log.plain(values)))  # the digits that a resume reads
+        del self.history[: -alarms.MEMORY * self.cfg.window]
+        before, self.on = self.on, alarms.check(self.history, self.cfg)
+        new = [name for name in self.on if name not in before]
+        for name in new:
+            log.say(f"step {step}: ALARM {name}: {self.on[name]}")
+        self.saves = bool(new) and self.cfg.action != "warn"
+        self.stops = bool(new) and self.cfg.action == "stop"
+        return {f"hack/alarm_{name}": float(name in self.on) for name in alarms.LOOK}
+
+    def reason(self, stage: Trained) -> str:
+        told = "; ".join(f"{name}: {text}" for name, text in self.on.items())
+        return (
+            f"stage {stage.name} was stopped by an alarm ({told}). A checkpoint is saved: look at "
+            "the samples and harden the reward; the same command goes on all the same"
+        )
 
 
 def _refuse_divergence(ws: Workspace, stage: Trained, step: int, state, records: list) -> None:

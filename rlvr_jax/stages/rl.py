@@ -1,5 +1,6 @@
 """Stage `rl`: the fused step in a loop, or the split step when the reward is the host's."""
 
+import contextlib
 import functools
 
 import jax
@@ -7,8 +8,10 @@ import numpy as np
 
 from rlvr_jax import optim, train_step
 from rlvr_jax.config import RlStage
-from rlvr_jax.host import log, pool, rules
-from rlvr_jax.stages import loop
+from rlvr_jax.host import data, log, pool, rules, trials
+from rlvr_jax.host.run import RunError
+from rlvr_jax.stages import audit, loop, score, verdicts
+from rlvr_jax.stages.answered import Collector
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen
 
@@ -18,30 +21,60 @@ SHOWN = {"reward": "reward/mean", "length": "completion/length_mean", "entropy":
 def run(stage: RlStage, ws: Workspace) -> dict:
     cfg = ws.cfg
     tx = optim.make(stage.optim, stage.steps)
-    judged = stage.reward.source == "verifier"
+    judged = stage.reward.judged
     frozen = Frozen(
         reference=ws.load(stage.policy, cfg.model) if stage.loss.kl_coef else {},
         verifier=ws.load(stage.verifier, cfg.verifier) if judged else {},
         verdict=ws.verdict() if judged else None,  # type: ignore[arg-type]
     )
     state = ws.new_state(stage.name, cfg.model, tx, stage.policy)
+    problems = unjudged(stage, ws)
+    collector = Collector(stage, ws) if stage.collect else None
 
     def advance(state, records):
         number = int(state.step) + 1
+        told = _audit(ws, stage, frozen, workers) if number == 1 else {}
         state, rollout, signal_2B, metrics = step(state, records)
+        if collector is not None:
+            collector.step(number, records, rollout)
         if number % stage.sample_every == 0 or number == stage.steps:
-            _show(ws, stage, number, records, jax.device_get((rollout, signal_2B)))
-        return state, metrics
+            gap = _show(ws, stage, number, records, jax.device_get((rollout, signal_2B)))
+            told |= {"oracle/gap": gap}
+        return state, {**metrics, **told}
 
     shown = SHOWN | ({"kl": "policy/kl"} if stage.loss.kl_coef else {})
-    compiled = "train_step" if judged else "update"
-    with pool.Pool(stage.reward.workers, stage.reward.seconds) as workers:  # none is started yet
-        if judged:
-            step = fused(stage, ws, state, frozen, tx)
-        else:
+    hosted = stage.reward.ruled or bool(cfg.verifier_tokenizer)
+    compiled = "update" if hosted else "train_step"
+    with contextlib.ExitStack() as stack:
+        if collector is not None:
+            stack.callback(collector.close)
+        # none of its processes is started yet
+        workers = stack.enter_context(pool.Pool(stage.reward.workers, stage.reward.seconds))
+        if hosted:
             step = split(stage, ws, state, frozen, tx, workers)
-        loop.run(ws, stage, state, ws.problems("train"), stage.prompts, advance, compiled, shown)
-    return {"steps": stage.steps}
+        else:
+            step = fused(stage, ws, state, frozen, tx)
+        loop.run(ws, stage, state, problems, stage.prompts, advance, compiled, shown)
+    return {"steps": stage.steps, "problems": len(problems)}
+
+
+def unjudged(stage: RlStage, ws: Workspace) -> data.RandomAccessSource:
+    """The problems of a stage, without those whose verdicts its verifier has learnt: on them it
+    would be too sure of itself (the paper keeps its two sets of prompts apart too).
+    """
+    source = ws.problems(stage.split)
+    learnt = verdicts.problems(ws, stage.verifier) if stage.reward.judged else set()
+    fresh = [i for i, record in enumerate(data.each(source)) if record["key"] not in learnt]
+    if len(fresh) == len(source):
+        return source
+    if len(fresh) < stage.prompts:
+        raise RunError(
+            f"{len(source) - len(fresh)} of {len(source)} problems of split {stage.split} are "
+            f"those that the verifier of stage {stage.name} learnt from, and {stage.prompts} "
+            f"others are needed: explore with `split: label`, or raise data.{stage.split}"
+        )
+    log.say(f"{stage.name}: {len(source) - len(fresh)} problems left out, its verifier knows them")
+    return data.keep(source, fresh)
 
 
 def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):
@@ -83,26 +116,38 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, workers: poo
         functools.partial(train_step.update, cfg=stage, model_cfg=cfg.model, tx=tx), state, 3
     )
 
+    reward = score.scorer(stage, ws, frozen, workers)
+
     def advance(state, records):
-        rollout, decoded = write(state, ws.place(ws.columns(records)))
-        owners = [record for record in records for _ in range(stage.samples)]
-        texts = [tok.decode(row[:n]) for row, n in zip(*_written(rollout), strict=True)]
-        judged = workers.map(pool.jobs(texts, owners, stage.reward.rule))
-        finished_B = ~np.asarray(rollout.truncated_B)
-        reward_B = ws.place(np.array([r.score for r in judged], np.float32) * finished_B)
+        prompts = ws.place(ws.columns(records))
+        rollout, decoded = write(state, prompts)
+        reward_B, told = reward(records, prompts, rollout, None)
+        reward_B = ws.place(np.asarray(reward_B, np.float32))
         state, advantage_B, metrics = update(state, frozen, rollout, decoded, reward_B)
-        metrics = {**metrics, **pool.metrics(judged)}
-        return state, rollout, np.stack([reward_B, advantage_B]), metrics
+        return state, rollout, np.stack([reward_B, advantage_B]), {**metrics, **told}
 
     return advance
 
 
-def _written(rollout) -> tuple[np.ndarray, np.ndarray]:
-    return jax.device_get((rollout.response_BR, rollout.length_B))
+def _audit(ws: Workspace, stage: RlStage, frozen: Frozen, workers: pool.Pool) -> dict[str, float]:
+    """The quick audit of a verifier, as metrics of the first step."""
+    if stage.reward.audit == "off" or not stage.reward.judged:
+        return {}
+    report = audit.run(ws, stage, frozen, workers, quick=True)
+    faults = trials.faults(report, ws.cfg.audit)
+    if faults:
+        said = f"audit of {stage.verifier}: {'; '.join(faults)}"
+        if stage.reward.audit == "stop":
+            raise RunError(f"{said}. Harden it (docs/audit.md), or set reward.audit: warn")
+        log.say(said)
+    return trials.metrics(report)
 
 
-def _show(ws: Workspace, stage: RlStage, step: int, records, told) -> None:
-    """Samples to disk (all rows) and to the terminal (one of each of a few prompts)."""
+def _show(ws: Workspace, stage: RlStage, step: int, records, told) -> float:
+    """Samples to disk (all rows) and to the terminal (one of each of a few prompts).
+
+    Returns by how much the mean reward is above the oracle's.
+    """
     rollout, (reward_B, advantage_B) = told
     tok, rows = ws.tokenizer, []
     for i, reward in enumerate(reward_B):
@@ -129,3 +174,4 @@ def _show(ws: Workspace, stage: RlStage, step: int, records, told) -> None:
     head = ["question", "reference", "response", "reward", "advantage"]
     few = rows[:: stage.samples * max(1, stage.prompts // 4)]
     log.table(f"{stage.name} step {step}", head, [[row[h] for h in head] for row in few])
+    return float(np.mean([row["reward"] - row["oracle"] for row in rows]))

@@ -2,33 +2,42 @@
 
 import functools
 import json
+import random
+import zlib
+from typing import Any
 
 import jax
 import numpy as np
 
 from rlvr_jax import model, optim, train_step
-from rlvr_jax.config import VerifierStage
-from rlvr_jax.host import log, template
+from rlvr_jax.config import NegativesConfig, VerifierStage
+from rlvr_jax.host import log, negatives, template
+from rlvr_jax.host.agreement import agreement, ece
 from rlvr_jax.host.run import RunError
-from rlvr_jax.stages import loop
-from rlvr_jax.stages.label import chunks, padded
-from rlvr_jax.stages.workspace import Workspace
+from rlvr_jax.stages import loop, verdicts
+from rlvr_jax.stages.verdicts import Row
+from rlvr_jax.stages.workspace import Workspace, chunks, padded
 
-FIELDS = {"question", "reference", "answer_ids", "verdict"}
+# Every verifier is tried with each kind of wrong answer, learnt from or not.
+TRIED = NegativesConfig(*[0.25] * len(negatives.KINDS))
 
 
 def run(stage: VerifierStage, ws: Workspace) -> dict:
-    """Learns the token after the template's tail; reports its agreement with held-back verdicts."""
+    """Learns the token after the template's tail; reports its agreement with held-back verdicts,
+    which are about problems that it does not learn from.
+    """
     cfg, tok = ws.cfg, ws.tokenizer
-    verdicts = _read(ws, stage)
-    learn, held = verdicts[: -stage.held_out], verdicts[-stage.held_out :]
-    accept, reject = tok.verdict_ids
-    tail = ws.verdict().tail_C.tolist()
-    columns = cfg.data.check_columns + cfg.data.response_columns + len(tail)
+    learn, held, wrong = _rows(stage, ws)
+    names = cfg.data.check_templates
+    tails = [template.check(template.NOBODY, tok, cfg.data, name)[1] for name in names]
+    accept, reject = tok.verdicts(cfg.data.verdict_words)
+    columns = cfg.data.check_columns + cfg.data.response_columns + max(map(len, tails))
 
     def pair(r):
-        asked, _ = template.check(r, tok, cfg.data)
-        return [*asked, *r["answer_ids"], *tail], [accept if r["verdict"] else reject]
+        # Of several templates each verdict is learnt in one, by its text: the same on every rerun.
+        way = zlib.crc32(json.dumps(r["answer_ids"]).encode()) % len(names)
+        asked, _ = template.check(r, tok, cfg.data, names[way])
+        return [*asked, *r["answer_ids"], *tails[way]], [accept if r["verdict"] else reject]
 
     def rows(records):
         pairs = [pair(r) for r in records]
@@ -40,56 +49,67 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
         functools.partial(train_step.supervised_step, model_cfg=cfg.verifier, tx=tx), state, 2
     )
 
+    @jax.jit
+    def gap(params, asked):
+        hidden, _ = model.prefill(params, asked.prompt_QP, asked.prompt_mask_QP, cfg.verifier)
+        logits_QV = model.logits(params, hidden[:, -1], cfg.verifier)
+        return logits_QV[:, accept] - logits_QV[:, reject]
+
+    def ask(params, records: list[Row]) -> np.ndarray:
+        """log p(1) - log p(0) of each."""
+        said = [
+            np.asarray(gap(params, ws.place(rows(padded(part, stage.batch)))))[: len(part)]
+            for part in chunks(records, stage.batch)
+        ]
+        return np.concatenate([np.zeros(0), *said])
+
     def advance(state, records):
-        return step(state, ws.place(rows(records)))
+        state, metrics = step(state, ws.place(rows(records)))
+        if int(state.step) == stage.steps:  # on the last line, which a resumed run has too
+            result = measure(functools.partial(ask, state.policy), held, wrong)
+            metrics |= {f"verifier/{name}": value for name, value in _flat(result).items()}
+        return state, metrics
 
     state = loop.run(
         ws, stage, state, learn, stage.batch, advance, "supervised_step", {"loss": "loss"}
     )
-
-    @jax.jit
-    def accepts(params, asked):
-        hidden, _ = model.prefill(params, asked.prompt_QP, asked.prompt_mask_QP, cfg.verifier)
-        logits_QV = model.logits(params, hidden[:, -1], cfg.verifier)
-        return logits_QV[:, accept] > logits_QV[:, reject]
-
-    said = [
-        np.asarray(accepts(state.policy, ws.place(rows(padded(part, stage.batch)))))[: len(part)]
-        for part in chunks(held, stage.batch)
-    ]
-    result = agreement(np.concatenate(said), np.array([r["verdict"] for r in held]))
-    log.say(f"verifier: {result['accuracy']:.1%} of {len(held)} held-back verdicts")
-    return result
+    result = measure(functools.partial(ask, state.policy), held, wrong)
+    log.say(f"{stage.name}: {result['accuracy']:.1%} of {len(held)} held-back verdicts")
+    accepted = float(np.mean([row["verdict"] for row in learn]))
+    return result | {"learnt": len(learn), "learnt_accepted": accepted, "held_out": len(held)}
 
 
-def agreement(said: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Accuracy, false-positive and false-negative rate of bool verdicts."""
-    said, truth = said.astype(bool), truth.astype(bool)
-
-    def rate(hit, of):
-        return float((hit & of).sum() / max(of.sum(), 1))
-
-    return {
-        "accuracy": float((said == truth).mean()),
-        "false_positive": rate(said, ~truth),
-        "false_negative": rate(~said, truth),
-    }
+def measure(ask, held: list[Row], wrong: dict[str, list[Row]]) -> dict[str, Any]:
+    """Agreement with the judge, calibration, and the share of each kind of wrong answer that is
+    accepted; `ask` gives log p(1) - log p(0) of rows.
+    """
+    gap, truth = ask(held), np.array([r["verdict"] for r in held])
+    p1 = 0.5 * (1 + np.tanh(gap / 2))  # the logistic function, where exp would overflow
+    fooled = {kind: float((ask(rows) > 0).mean()) for kind, rows in wrong.items() if rows}
+    return agreement(gap > 0, truth) | {"ece": ece(p1, truth), "fooled_by": fooled}
 
 
-def _read(ws: Workspace, stage: VerifierStage) -> list[dict]:
-    path = ws.run.verdicts(stage.verdicts)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        verdicts = [json.loads(line) for line in lines]
-        if any(FIELDS - row.keys() for row in verdicts):
-            raise ValueError
-    except FileNotFoundError:
-        raise RunError(f"there is no {path}: put a `label` stage before the verifier") from None
-    except (ValueError, AttributeError):
-        raise RunError(f"{path} is damaged: remove it and its marker in stages/") from None
-    if len(verdicts) < stage.held_out + stage.batch:
+def _flat(result: dict[str, Any]) -> dict[str, float]:
+    flat = {f"fooled_by_{kind}": rate for kind, rate in result["fooled_by"].items()}
+    return {name: value for name, value in result.items() if name != "fooled_by"} | flat
+
+
+def _rows(stage: VerifierStage, ws: Workspace) -> tuple[list[Row], list[Row], dict[str, list]]:
+    """Rows to learn, rows held back, and wrong answers by kind to the problems held back."""
+    found = verdicts.read(ws, stage.verdicts)
+    learn, held = verdicts.split(found, stage.held_out)
+    rng = random.Random(f"{ws.cfg.seed}/{stage.name}")
+    encode, longest = ws.tokenizer.encode, ws.cfg.data.response_columns
+    mixed = negatives.make(learn, stage.negatives, encode, longest, rng)
+    learn = learn + [row for rows in mixed.values() for row in rows]
+    learn = verdicts.balanced(learn, stage.balance, rng)
+    if len(held) < stage.held_out or len(learn) < stage.batch:
         raise RunError(
-            f"{path} holds {len(verdicts)} verdicts, fewer than held_out {stage.held_out} + batch "
-            f"{stage.batch}: label more answers or lower {stage.name}.held_out"
+            f"{ws.run.verdicts(stage.verdicts)} holds {len(found)} verdicts, fewer than held_out "
+            f"{stage.held_out} + batch {stage.batch} after the split by problem: label more "
+            f"answers or lower {stage.name}.held_out"
         )
-    return verdicts
+    if any(mixed.values()):
+        told = ", ".join(f"{len(rows)} {kind}" for kind, rows in mixed.items() if rows)
+        log.say(f"{stage.name}: wrong answers mixed in: {told}")
+    return learn, held, negatives.make(held, TRIED, encode, longest, rng)

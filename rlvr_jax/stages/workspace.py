@@ -42,8 +42,23 @@ class Workspace:
                 f"the tokenizer {path} has {tok.vocab} pieces and model.vocab is "
                 f"{cfg.model.vocab}: policy, verifier and tokenizer need one vocabulary"
             )
-        if self.judged and cfg.verifier.weights not in ("", cfg.model.weights):
+        own = bool(cfg.verifier_tokenizer)
+        if self.judged and not own and cfg.verifier.weights not in ("", cfg.model.weights):
             self._refuse_other(tok, weights.find(cfg.verifier.weights))
+        return tok
+
+    @functools.cached_property
+    def judge_tokenizer(self) -> Tokenizer:
+        """The verifier's: the policy's, unless the config names another."""
+        if not self.cfg.verifier_tokenizer:
+            return self.tokenizer
+        name = self.cfg.verifier_tokenizer
+        tok = open_tokenizer(weights.find(name) if name.startswith(weights.PACKAGE) else name)
+        if tok.vocab > self.cfg.verifier.vocab:
+            raise RunError(
+                f"the tokenizer {name} has {tok.vocab} pieces and verifier.vocab is "
+                f"{self.cfg.verifier.vocab}: give the verifier a tokenizer of its own family"
+            )
         return tok
 
     def _refuse_other(self, tok: Tokenizer, path: Path) -> None:
@@ -94,17 +109,22 @@ class Workspace:
         """Tokens of a record by the columns they need."""
         tok, cfg = self.tokenizer, self.cfg.data
         answered = len(tok.encode(record["demonstration"])) + 1 if split == "sft" else 0
-        checked = len(template.check(record, tok, cfg)[0]) if self.judged else 0
+        checked = 0
+        if self.judged:
+            checked = max(map(len, template.contexts(record, self.judge_tokenizer, cfg)))
         asked = len(template.ask(record, tok, cfg))
         return {"prompt": asked, "check": checked, "response": answered}
 
     def columns(self, records: list[data.Record]) -> Prompts:
         """Records as the token columns of the config (numpy)."""
-        return template.prompts(records, self.tokenizer, self.cfg.data, self.judged)
+        judge = self.judge_tokenizer if self.judged else None
+        return template.prompts(records, self.tokenizer, self.cfg.data, self.judged, judge)
 
     def verdict(self) -> Verdict:
-        """How the verifier is asked, for a vocabulary of the model's size."""
-        return template.verdict(self.tokenizer, self.cfg.data, self.cfg.model.vocab)
+        """How the verifier is asked, for the vocabulary of those who share its tokenizer."""
+        cfg = self.cfg
+        vocab = (cfg.verifier if cfg.verifier_tokenizer else cfg.model).vocab
+        return template.verdict(self.judge_tokenizer, cfg.data, vocab)
 
     def write_problems(self) -> None:
         """Write the problem set of the config, unless it is there already."""
@@ -173,3 +193,14 @@ class Workspace:
             tree,
             self.shardings(tree),
         )
+
+
+def chunks(source, size: int):
+    """Lists of up to `size` records, in order."""
+    records = data.each(source)
+    return iter(functools.partial(lambda: list(itertools.islice(records, size))), [])
+
+
+def padded(records: list, size: int) -> list:
+    """A short last chunk repeats its last record: one shape, one compile."""
+    return records + [records[-1]] * (size - len(records))

@@ -175,7 +175,7 @@ def test_a_chat_verifier_reads_the_answer_inside_the_users_message():
     hidden = columns(1, 1, chat=True, check_question=False)
     assert "1 + 1" not in said(tok, template.check(record, tok, hidden)[0])
     verdict = template.verdict(tok, CHAT, 300)
-    assert verdict.tail_C.tolist() == tail
+    assert verdict.tail_JC.tolist() == [tail]
     assert verdict.blank_V.shape == verdict.control_V.shape == (300,)
     assert verdict.control_V[259:].all() and verdict.blank_V[259:].all()
     assert not verdict.control_V[:256].any()
@@ -228,10 +228,11 @@ def test_supervised_refuses_what_is_too_long():
 
 def test_the_verdict_is_read_after_the_tail(tok):
     verdict = template.verdict(tok, columns(1, 1), tok.vocab)
-    assert tok.decode(verdict.tail_C) == "\nCorrect:"
-    assert verdict.tail_C.dtype == np.int32
+    assert tok.decode(verdict.tail_JC[0]) == "\nCorrect:"
+    assert verdict.tail_JC.dtype == np.int32 and verdict.tail_mask_JC.all()
     assert [verdict.accept, verdict.reject] == tok.verdict_ids
-    assert verdict.newline_V[verdict.tail_C[0]] and not verdict.newline_V[verdict.tail_C[1:]].any()
+    first, *rest = verdict.tail_JC[0]
+    assert verdict.newline_V[first] and not verdict.newline_V[rest].any()
     assert verdict.blank_V.shape == verdict.newline_V.shape == (tok.vocab,)
 
 

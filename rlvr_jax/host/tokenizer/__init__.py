@@ -25,6 +25,7 @@ from rlvr_jax.host.tokenizer.spm import train
 __all__ = ["VERDICTS", "Tokenizer", "TokenizerError", "open_tokenizer", "train"]
 
 VERDICTS = ("1", "0")  # accept, reject
+LETTERS = 32  # bytes of a token that device code may read: a few tokens of blanks are longer
 
 
 class Tokenizer:
@@ -97,8 +98,18 @@ class Tokenizer:
 
     @functools.cached_property
     def verdict_ids(self) -> list[int]:
-        """Accept, reject; raises TokenizerError unless each is one token."""
-        return [self.single(word) for word in VERDICTS]
+        """Accept, reject of the usual words; raises as `verdicts`."""
+        return self.verdicts(VERDICTS)
+
+    def verdicts(self, words: Sequence[str]) -> list[int]:
+        """Ids of accept and reject; raises TokenizerError unless each is one token of its own."""
+        ids = [self.single(word) for word in words]
+        if len(set(ids)) != len(ids):
+            raise TokenizerError(
+                f"the verdicts {' and '.join(map(repr, words))} are the same token in this "
+                "tokenizer: choose other data.verdict_words"
+            )
+        return ids
 
     def tables(self, vocab: int | None = None) -> tuple[Any, Any, Any]:
         """`newline_V`, `blank_V`, `control_V`: tokens that hold a new line, or show nothing, or are
@@ -115,6 +126,16 @@ class Tokenizer:
             if i < size:
                 newline[i], blank[i], control[i] = False, True, True
         return newline, blank, control
+
+    def spelling(self, vocab: int | None = None) -> tuple[Any, Any]:
+        """`bytes_VW`, `length_V`: the text of each token, of long ones the first LETTERS bytes."""
+        size = self.vocab if vocab is None else vocab
+        shown = [b"" if i in self.eos else (t or b"") for i, t in enumerate(self._codec.texts)]
+        shown = [text[:LETTERS] for text in shown[:size]]
+        lengths, table = np.zeros(size, np.int32), np.zeros((size, LETTERS), np.uint8)
+        for i, text in enumerate(shown):
+            lengths[i], table[i, : len(text)] = len(text), np.frombuffer(text, np.uint8)
+        return table[:, : max(1, lengths.max(initial=0))], lengths
 
     # ---- chat ------------------------------------------------------------------------------
 

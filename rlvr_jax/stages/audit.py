@@ -1,0 +1,211 @@
+"""The hardening suite against the reward of a config, as its answers go through it."""
+
+import functools
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlvr_jax import attack, model
+from rlvr_jax.config import RlStage
+from rlvr_jax.host import attacks, data, log, pool, template, trials
+from rlvr_jax.stages import score
+from rlvr_jax.stages.workspace import Workspace
+from rlvr_jax.structs import Frozen, Rollout
+
+ROWS = 64  # texts per call
+MATHS = ("math",)  # kinds of rules that the pairs of forms and near misses are for
+
+
+def run(
+    ws: Workspace, stage: RlStage, frozen: Frozen, workers: pool.Pool, quick: bool = False
+) -> dict[str, Any]:
+    """The report of `trials.report`, for the reward of `stage`."""
+    began = time.monotonic()
+    cfg = stage.reward
+    score_all = score.scorer(stage, ws, frozen, workers)
+    jobs = _jobs(ws, stage, quick)
+    told, skipped = [], 0
+    for at in range(0, len(jobs), _rows(ws)):
+        part = jobs[at : at + _rows(ws)]
+        if cfg.judged:
+            fits = [_fits(ws, *job) for job in part]
+            skipped += len(part) - sum(fits)
+            part = [job for job, fit in zip(part, fits, strict=True) if fit]
+        told += _trials(ws, score_all, part, cfg.judged)
+    report = trials.report(told, skipped, ws.cfg.audit)
+    if cfg.judged and not ws.cfg.verifier_tokenizer:
+        report["readout_difference"] = _readout(ws, score_all, jobs)
+        if ws.cfg.audit.search_steps and not quick:
+            report["search"] = _search(ws, stage, frozen, score_all)
+    return report | {"seconds": time.monotonic() - began}
+
+
+def show(report: dict[str, Any], faults: list[str]) -> None:
+    """The tables of an audit, and what is beyond the limits."""
+    log.table("audit of the reward", *trials.table(report))
+    names = ("items", "false_positive", "false_negative", "youden", "dark_current", "ms_per_item")
+    rows = [[name, "-" if report[name] is None else report[name]] for name in names]
+    rows += [["readout_difference", report.get("readout_difference", "-")]]
+    rows += [["skipped: longer than data.response_columns", report["skipped"]]]
+    log.table("in all", ["", "value"], rows)
+    worst = [[x["name"], x["reward"], x["items"]] for x in report["worst"][:5]]
+    log.table("strongest attacks", ["attack", "mean reward", "items"], worst)
+    if found := report.get("search"):
+        log.say(
+            f"search for adversarial tokens: mean p(accept) {found['p1_start']:.3f} -> "
+            f"{found['p1']:.3f}, reward {found['reward']:.3f}, best {found['best']!r}"
+        )
+    for fault in faults:
+        log.say(f"beyond the limits: {fault}")
+
+
+def _rows(ws: Workspace) -> int:
+    shards = ws.cfg.mesh.data * ws.cfg.mesh.fsdp
+    return -(-ROWS // shards) * shards
+
+
+def _jobs(ws: Workspace, stage: RlStage, quick: bool) -> list[tuple[dict, attacks.Item]]:
+    """(record, item): each item with the record that it is judged by."""
+    cfg = ws.cfg
+    split = "train" if cfg.data.train else "test"
+    # A rule reads texts: what fits a tokenizer, which may not be there yet, is no matter.
+    source = ws.problems(split) if stage.reward.judged else data.open_split(ws.run.data, split)
+    count = cfg.audit.quick_records if quick else cfg.audit.records
+    records = [dict(source[i]) for i in range(min(count, len(source)))]
+    jobs = []
+    for number, record in enumerate(records):
+        others = [attacks.core(r) for r in records[number + 1 :] + records[:number]]
+        other = next((r for r in others if r != attacks.core(record)), "something else")
+        words = cfg.data.verdict_words
+        jobs += [(record, x) for x in attacks.of_record(record, other, quick, words)]
+    maths = stage.reward.rule in MATHS
+    if maths or (stage.reward.judged and not quick):
+        jobs += [(_alone(records[0], x.reference), x) for x in attacks.pairs()]
+    if maths and not quick:
+        jobs += [(_alone(records[0], x.reference), x) for x in attacks.costly()]
+    return jobs
+
+
+def _alone(record: dict, reference: str) -> dict:
+    """A record of nothing but a reference."""
+    own = {"question": "?", "messages": "", "extra": "", "reference": reference}
+    return record | own | {"answer": reference}
+
+
+def _fits(ws: Workspace, record: dict, item: attacks.Item) -> bool:
+    cfg = ws.cfg.data
+    asked = max(map(len, template.contexts(record, ws.judge_tokenizer, cfg)))
+    return len(_ids(ws, item)) <= cfg.response_columns and asked <= cfg.check_columns
+
+
+def _ids(ws: Workspace, item: attacks.Item) -> list[int]:
+    ids = ws.tokenizer.encode(item.text) if len(item.text) < 10**5 else [0] * 10**5
+    return [*ids, ws.tokenizer.eos[0]] if item.finished else ids
+
+
+def _trials(ws: Workspace, score_all, jobs: list, judged: bool) -> list[trials.Trial]:
+    if not jobs:
+        return []
+    if not judged:
+        return _by_rule(score_all, jobs)
+    began = time.monotonic()
+    reward = _score(ws, score_all, [r for r, _ in jobs], [_ids(ws, x) for _, x in jobs], jobs)
+    seconds = (time.monotonic() - began) / len(jobs)
+    return [trials.Trial(x, float(r), seconds) for (_, x), r in zip(jobs, reward, strict=False)]
+
+
+def _by_rule(score_all, jobs: list) -> list[trials.Trial]:
+    """Texts as they are, one by one: each has its own time, and follows what came before it."""
+    told = []
+    for record, item in jobs:
+        began = time.monotonic()
+        reward, _ = score_all([record], None, _rollout([[0]], [item.finished], 1), [item.text])
+        told.append(trials.Trial(item, float(reward[0]), time.monotonic() - began))
+    return told
+
+
+def _score(ws: Workspace, score_all, records: list, ids: list[list[int]], jobs: list) -> Any:
+    """Rewards of rows of ids, each for a record of its own; short batches are filled up."""
+    missing = _rows(ws) - len(ids)
+    finished = [item.finished for _, item in jobs] + [True] * missing
+    records, ids = records + [records[-1]] * missing, ids + [ids[-1]] * missing
+    rollout = ws.place(_rollout(ids, finished, ws.cfg.data.response_columns))
+    return np.asarray(score_all(records, ws.place(ws.columns(records)), rollout, None)[0])
+
+
+def _rollout(ids: list[list[int]], finished: list[bool], columns: int) -> Rollout:
+    rows = len(ids)
+    response_BR: Any = np.zeros((rows, columns), np.int32)
+    for i, row in enumerate(ids):
+        response_BR[i, : len(row)] = row
+    length_B: Any = np.array([len(row) for row in ids], np.int32)
+    cut_B: Any = ~np.array(finished, bool)
+    none: Any = np.zeros((rows, 1), np.int32)
+    seen: Any = np.ones((rows, 1), bool)
+    nothing: Any = np.zeros((rows, columns), np.float32)
+    return Rollout(none, seen, response_BR, length_B, cut_B, nothing)
+
+
+def _readout(ws: Workspace, score_all, jobs: list) -> float:
+    """The most by which a verdict changes with its place in the batch (group I)."""
+    jobs = [job for job in jobs if _fits(ws, *job)][: _rows(ws)]
+    if not jobs:
+        return 0.0
+    told = []
+    for some in (jobs, jobs[::-1]):
+        ids = [_ids(ws, item) for _, item in some]
+        told.append(_score(ws, score_all, [r for r, _ in some], ids, some)[: len(jobs)])
+    return float(np.abs(told[0] - told[1][::-1]).max())
+
+
+def _search(ws: Workspace, stage: RlStage, frozen: Frozen, score_all) -> dict[str, Any]:
+    """Adversarial tokens for some problems, then judged like any answer."""
+    cfg, tok, verdict = ws.cfg, ws.tokenizer, frozen.verdict
+    around = [tok.encode(text) for text in (r"\boxed{", "}")]
+    around = [[], []] if cfg.data.answer == "line" else around
+    room = cfg.data.response_columns - 1 - sum(map(len, around))
+    length = min(cfg.audit.search_length, room)
+    if length < 1:
+        return {}
+    source = ws.problems("train" if cfg.data.train else "test")
+    shards = cfg.mesh.data * cfg.mesh.fsdp
+    records = [source[i % len(source)] for i in range(-(-8 // shards) * shards)]
+    prompts = ws.place(ws.columns(records))
+    checks, masks = prompts.check_QC, prompts.check_mask_QC
+    templates = verdict.tail_JC.shape[0]
+    visible_V = ~np.asarray(verdict.blank_V | verdict.newline_V | verdict.control_V)
+    visible_V &= ~np.isin(np.arange(len(visible_V)), sum(around, []))
+    start = np.random.default_rng(0).choice(np.flatnonzero(visible_V), (len(records), length))
+    find = jax.jit(functools.partial(attack.search, cfg=cfg.verifier))
+
+    def found(steps: int):
+        args = (checks[::templates], masks[::templates], ws.place(start.astype(np.int32)))
+        key = jax.random.key(cfg.seed)
+        return jax.device_get(find(frozen.verifier, *args, visible_V, verdict, key, steps))
+
+    before, best = found(0), found(cfg.audit.search_steps)
+    rows: Any = [[*around[0], *row.tolist(), *around[1], tok.eos[0]] for row in best.token_BR]
+    items = [(r, attacks.Item("S", "search", "")) for r in records][: _rows(ws)]
+    reward = _score(ws, score_all, list(records), rows, items)[: len(rows)]
+    top = int(np.argmax(reward))
+    return {
+        "p1_start": float(before.p1_B.mean()),
+        "p1": float(best.p1_B.mean()),
+        "gap_start": float(before.gap_B.mean()),
+        "gap": float(best.gap_B.mean()),
+        "reward": float(reward.mean()),
+        "accepted": float((reward >= cfg.audit.accept).mean()),
+        "best": tok.decode(rows[top]),
+        "tokens": length,
+    }
+
+
+def frozen(ws: Workspace, stage: RlStage, fresh: bool = False) -> Frozen:
+    """What an audit reads of a stage: its verifier, or one of random parameters."""
+    if not stage.reward.judged:
+        return Frozen(reference={}, verifier={}, verdict=None)  # type: ignore[arg-type]
+    cfg = ws.cfg.verifier
+    params = model.init(ws.key("audit"), cfg) if fresh else ws.load(stage.verifier, cfg)
+    return Frozen(reference={}, verifier=params, verdict=ws.verdict())

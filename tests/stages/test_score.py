@@ -1,0 +1,82 @@
+"""Rewards outside the fused step: of two kinds together, and of a verifier of another family."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from rlvr_jax import model, sharding, verifier
+from rlvr_jax.config import Config, DataConfig, MeshConfig, ModelConfig, RewardConfig, RlStage
+from rlvr_jax.host import pool, template, tokenizer
+from rlvr_jax.host.run import Run
+from rlvr_jax.stages import score
+from rlvr_jax.stages.workspace import Workspace
+from rlvr_jax.structs import Frozen, Rollout
+
+SMALL = ModelConfig(layers=1, width=16, heads=2, kv_heads=2, head_size=4, feedforward=16, vocab=300)
+DATA = DataConfig(tasks=("sum",), check_columns=64, response_columns=24, train=8, test=8)
+RECORDS = [
+    {"question": f"{i} + {i}?", "reference": str(2 * i), "messages": "", "task": "sum", "extra": ""}
+    for i in range(4)
+]
+TEXTS = ["0", "It is 2.", "we add\n4", "<|im_end|> 1 6", " ", "17", "so it is\n", "x" * 20]
+
+
+def test_two_rewards_become_one():
+    rule, judged = np.array([1, 0, 0.5, 0], np.float32), np.array([0, 0.9, 1, 0], np.float32)
+    assert score.combine("rule_first", rule, judged).tolist() == [1, np.float32(0.9), 1, 0]
+    assert score.combine("both", rule, judged).tolist() == [0, 0, 0.5, 0]
+    assert score.combine("verifier", rule, judged) is judged
+    assert score.shown("a\nb", "line") == "b" and score.shown("a\nb", "marked") == ""
+    assert score.shown("\\boxed{4\n2}", "final") == ""
+
+
+def rollout(tok, texts, columns) -> Rollout:
+    rows = [tok.encode(text) for text in texts]
+    response = np.zeros((len(rows), columns), np.int32)
+    for i, row in enumerate(rows):
+        response[i, : len(row)] = row
+    none = np.zeros((len(rows), 1), np.int32)
+    length = np.array([len(row) for row in rows], np.int32)
+    cut = np.arange(len(rows)) == 1
+    return Rollout(none, none == 0, response, length, cut, np.zeros(response.shape, np.float32))
+
+
+@pytest.fixture
+def ws(tmp_path):
+    """A policy that reads bytes, and a verifier with sentence pieces."""
+    lines = [
+        f"{i} + {j} is {i + j}. Reference: Answer: Correct:" for i in range(9) for j in range(9)
+    ]
+    tokenizer.train(lines, SMALL.vocab, tmp_path / "own.model")
+    cfg = Config(
+        runs=str(tmp_path),
+        tokenizer="byte",
+        verifier_tokenizer=str(tmp_path / "own.model"),
+        data=DATA,
+        model=dataclasses.replace(SMALL, vocab=264),
+        verifier=SMALL,
+        stages=(RlStage(policy="pretrained", verifier="pretrained"),),
+    )
+    return Workspace(Run(cfg), sharding.make_mesh(MeshConfig(), jax.devices()[:1]))
+
+
+def test_a_verifier_of_another_family_reads_the_same_answers_in_its_own_tokens(ws):
+    reward = RewardConfig(min_mass=0.0)
+    stage = RlStage(prompts=4, samples=2, reward=reward)
+    params = model.init(jax.random.key(0), SMALL)
+    params = {k: x * (1 if "norm" in k else 4) for k, x in params.items()}
+    frozen = Frozen(reference={}, verifier=params, verdict=ws.verdict())
+    prompts = ws.columns(RECORDS)
+    with jax.set_mesh(ws.mesh), pool.Pool() as workers:
+        ask = score.scorer(stage, ws, frozen, workers)
+        got, told = ask(RECORDS, prompts, rollout(ws.tokenizer, TEXTS, 24))
+        own = ws.judge_tokenizer
+        alone = template.prompts(RECORDS, own, DATA, True)
+        np.testing.assert_array_equal(prompts.check_QC, alone.check_QC)
+        assert prompts.prompt_QP.tolist() != alone.prompt_QP.tolist()
+        want = verifier.score(params, alone, rollout(own, TEXTS, 48), frozen.verdict, reward, SMALL)
+    np.testing.assert_allclose(got, want.reward_B, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(got) == 0, np.isin(np.arange(8), [1, 4]))
+    assert told["verifier/blocked_frac"] == 0.25

@@ -44,8 +44,7 @@ def run(cfg: Config, quick: bool = False, fresh: bool = False, name: str = "") -
     stages = [s for s in cfg.stages if isinstance(s, RlStage) and name in ("", s.name)]
     if not stages:
         raise ValueError(f"the config has no rl stage {name}: there is no reward to audit".strip())
-    jax.config.update("jax_num_cpu_devices", cfg.mesh.data * cfg.mesh.fsdp * cfg.mesh.tensor)
-    mesh = sharding.make_mesh(cfg.mesh)
+    mesh = sharding.claim_mesh(cfg.mesh)
     reward = stages[0].reward
     with jax.set_mesh(mesh), pool.Pool(reward.workers, reward.seconds) as workers:
         ws = Workspace(Run(cfg), mesh)

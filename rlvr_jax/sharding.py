@@ -43,6 +43,15 @@ def make_mesh(cfg: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
     return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3)
 
 
+def claim_mesh(cfg: MeshConfig) -> Mesh:
+    """The mesh of `cfg`, on as many CPU devices as it needs where there is no accelerator.
+
+    For a process that has not asked for a device before.
+    """
+    jax.config.update("jax_num_cpu_devices", cfg.data * cfg.fsdp * cfg.tensor)
+    return make_mesh(cfg)
+
+
 def letters(name: str) -> str:
     """`"q_LDNH"` -> `"LDNH"`; a name without a shape suffix has no letters."""
     suffix = name.rpartition("_")[2]

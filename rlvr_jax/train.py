@@ -48,12 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(cfg: Config) -> None:
     """All stages in order, finished ones skipped; then the summary and the report."""
     check(cfg)
-    devices = cfg.mesh.data * cfg.mesh.fsdp * cfg.mesh.tensor
-    jax.config.update("jax_num_cpu_devices", devices)  # acts on CPU only
-    mesh = sharding.make_mesh(cfg.mesh)
+    mesh = sharding.claim_mesh(cfg.mesh)
     run = Run(cfg)
     run.catch_signals()
-    log.say(f"{run.folder}: {devices} {jax.devices()[0].platform} device(s), jax {jax.__version__}")
+    platform = jax.devices()[0].platform
+    log.say(f"{run.folder}: {mesh.size} {platform} device(s), jax {jax.__version__}")
     with jax.set_mesh(mesh):
         ws = Workspace(run, mesh)
         ws.write_problems()

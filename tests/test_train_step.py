@@ -517,24 +517,15 @@ def test_a_mesh_changes_no_gradient(whole):
 # ---- learning ------------------------------------------------------------------------------
 
 
-def even_share(rollout):
-    mask_BR = np.arange(R) < rollout.length_B[:, None]
-    token = np.asarray(rollout.response_BR)[mask_BR]
-    return (token[token >= 8] % 2 == 0).mean()
-
-
 def test_the_fused_step_learns_what_the_verifier_likes(runs, tiny):
     fused = runs((1, 1, 1))
     ws, state, frozen = start((1, 1, 1), tiny)
-    shares, rewards = [], []
+    rewards = []
     with jax.set_mesh(ws.mesh):
-        for _ in range(80):
-            asked = ws.place(ask())
-            state, rollout, signal, _ = fused.step(state, frozen, asked)
-            shares.append(even_share(rollout))
+        for _ in range(40):
+            state, _, signal, _ = fused.step(state, frozen, ws.place(ask()))
             rewards.append(float(np.mean(signal[0])))
-    assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 0.2
-    assert np.mean(shares[:5]) < 0.7 and np.mean(shares[-5:]) > 0.8
+    assert np.mean(rewards[:2]) < 0.7 and np.mean(rewards[-5:]) > 0.95
 
 
 def test_the_split_step_learns_what_the_host_likes(parts):

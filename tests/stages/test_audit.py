@@ -2,9 +2,10 @@
 
 import json
 
+import jax
 import pytest
 
-from rlvr_jax import audit
+from rlvr_jax import audit, sharding
 from rlvr_jax.config import AuditConfig
 from rlvr_jax.host import attacks, rules, trials
 from rlvr_jax.host.attacks import Item
@@ -32,6 +33,13 @@ def write(tmp_path, source="verifier", answer="line"):
     path = tmp_path / "tiny.yaml"
     path.write_text(CONFIG.format(runs=tmp_path / "runs", source=source, answer=answer))
     return path
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """The tests' process has eight, and has claimed them."""
+    claim = lambda cfg: sharding.make_mesh(cfg, jax.devices()[:1])  # noqa: E731
+    monkeypatch.setattr(sharding, "claim_mesh", claim)
 
 
 def test_items_of_a_record_are_what_they_say():
@@ -73,7 +81,7 @@ def test_rates_of_made_up_verdicts():
 
 
 @pytest.mark.parametrize("source, answer", [("verifier", "line"), ("both", "marked")])
-def test_the_command_on_a_random_verifier(tmp_path, source, answer, capsys):
+def test_the_command_on_a_random_verifier(tmp_path, source, answer, capsys, one_device):
     out = tmp_path / "audit.json"
     path = write(tmp_path, source, answer)
     code = audit.main(["--config", str(path), "--fresh", "--quick", "--json", str(out)])
@@ -86,7 +94,7 @@ def test_the_command_on_a_random_verifier(tmp_path, source, answer, capsys):
     assert "vacuous" in capsys.readouterr().out
 
 
-def test_the_command_on_a_rule_needs_no_tokenizer_and_no_training(tmp_path):
+def test_the_command_on_a_rule_needs_no_tokenizer_and_no_training(tmp_path, one_device):
     out = tmp_path / "audit.json"
     path = write(tmp_path, "rule")
     path.write_text(
@@ -103,6 +111,6 @@ def test_the_command_on_a_rule_needs_no_tokenizer_and_no_training(tmp_path):
     assert report["groups"]["F"]["items"] > 30 and "readout_difference" not in report
 
 
-def test_the_command_says_what_is_missing(tmp_path, capsys):
+def test_the_command_says_what_is_missing(tmp_path, capsys, one_device):
     assert audit.main(["--config", str(write(tmp_path)), "--quick"]) == 2
     assert "has not been run" in capsys.readouterr().out

@@ -207,7 +207,10 @@ def identical(written: Rollout) -> Array:
     mixed_BR = (written.response_BR.astype(jnp.uint32) + 1) * jnp.uint32(2246822519)
     mixed_BR = (mixed_BR ^ (mixed_BR >> 15)) * odd_R
     hash_B = jnp.sum(jnp.where(written.response_mask_BR, mixed_BR, 0), -1, dtype=jnp.uint32)
-    return jnp.max(jnp.mean((hash_B[:, None] == hash_B).astype(jnp.float32), 1))
+    sorted_B = jnp.sort(hash_B)
+    behind_B = jnp.searchsorted(sorted_B, sorted_B, side="right")
+    count_B = behind_B - jnp.searchsorted(sorted_B, sorted_B, side="left")
+    return jnp.max(count_B).astype(jnp.float32) / hash_B.shape[0]
 
 
 def supervised_step(

@@ -315,6 +315,21 @@ def test_what_was_useful_is_counted_by_hand(runs, shape):
         assert metrics["perf/update_useful"] == pytest.approx(useful, rel=1e-6)
 
 
+@pytest.mark.parametrize("same", [1, 5, Q * G])
+def test_identical_is_the_share_of_the_commonest_response(same):
+    """Places count, lengths count, and what stands behind the end does not."""
+    rows = answered()
+    response_BR, length_B = rows.response_BR, np.full(Q * G, 3, np.int32)
+    response_BR[:, :3] = 0
+    response_BR[:, 0] = np.arange(Q * G) + 10
+    response_BR[Q * G - same :, :3] = 7, 8, 9
+    if same == 5:
+        response_BR[:2, :3] = (9, 8, 7), (7, 8, 0)  # other orders, other lengths: not these
+        length_B[1] = 2
+    rows = rows.replace(response_BR=response_BR, length_B=length_B)
+    assert float(train_step.identical(rows)) == pytest.approx(same / (Q * G))
+
+
 def test_a_perfect_reward_is_in_the_last_bin():
     rewards = jnp.concatenate([jnp.ones(20), jnp.zeros(12)])
     histogram = train_step.describe(answered(), rewards, rewards, G)["reward/histogram"]

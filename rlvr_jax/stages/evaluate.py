@@ -111,21 +111,20 @@ def _answers(stage, ws: Workspace, params, judge, sample: SampleConfig, samples:
         score = verifier.score(judge, prompts, rollout, verdict, soft, cfg.verifier)
         return rollout, score.reward_B
 
-    workers = pool.Pool(seconds=stage.seconds)
     out: dict[str, list] = {"oracle": [], "exact": [], "reward": [], "domain": []}
-    for number, records in enumerate(chunks(ws.problems("test"), batch)):
-        asked = ws.columns(padded(records, batch))
-        key = jax.random.fold_in(ws.key(stage.name), number)
-        rollout, reward_B = jax.device_get(write(params, judge, verdict, ws.place(asked), key))
-        rows = range(len(records) * samples)
-        texts = [tok.decode(rollout.response_BR[i, : rollout.length_B[i]]) for i in rows]
-        owners = [records[i // samples] for i in rows]
-        judged = workers.map(pool.jobs(texts, owners, stage.rule))
-        for i, (text, record) in enumerate(zip(texts, owners, strict=True)):
-            finished = not rollout.truncated_B[i]
-            out["oracle"].append(judged[i].score * finished)
-            out["exact"].append(tasks.exact(text, record) * finished)
-            out["reward"].append(0.0 if reward_B is None else reward_B[i])
-            out["domain"].append(record["domain"])
-    workers.close()
+    with pool.Pool(seconds=stage.seconds) as workers:
+        for number, records in enumerate(chunks(ws.problems("test"), batch)):
+            asked = ws.columns(padded(records, batch))
+            key = jax.random.fold_in(ws.key(stage.name), number)
+            rollout, reward_B = jax.device_get(write(params, judge, verdict, ws.place(asked), key))
+            rows = range(len(records) * samples)
+            texts = [tok.decode(rollout.response_BR[i, : rollout.length_B[i]]) for i in rows]
+            owners = [records[i // samples] for i in rows]
+            judged = workers.map(pool.jobs(texts, owners, stage.rule))
+            for i, (text, record) in enumerate(zip(texts, owners, strict=True)):
+                finished = not rollout.truncated_B[i]
+                out["oracle"].append(judged[i].score * finished)
+                out["exact"].append(tasks.exact(text, record) * finished)
+                out["reward"].append(0.0 if reward_B is None else reward_B[i])
+                out["domain"].append(record["domain"])
     return {k: v if k == "domain" else np.array(v, np.float32) for k, v in out.items()}

@@ -64,6 +64,8 @@ def unjudged(stage: RlStage, ws: Workspace) -> data.RandomAccessSource:
     """
     source = ws.problems(stage.split)
     learnt = verdicts.problems(ws, stage.verifier) if stage.reward.judged else set()
+    if not learnt:
+        return source
     fresh = [i for i, record in enumerate(data.each(source)) if record["key"] not in learnt]
     if len(fresh) == len(source):
         return source

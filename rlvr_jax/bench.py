@@ -46,7 +46,7 @@ def measure(args: argparse.Namespace) -> dict:
     stage = RlStage(
         prompts=args.prompts,
         samples=args.samples,
-        advantage=AdvantageConfig(normalise="group", baseline="none"),
+        advantage=AdvantageConfig("group" if args.samples > 1 else "batch", "none"),
     )
     rows, columns = args.prompts * args.samples, args.new
     length_B = _lengths(args, rows)

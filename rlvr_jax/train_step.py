@@ -94,7 +94,10 @@ def update(
     model_cfg: ModelConfig,
     tx: optax.GradientTransformation,
 ) -> tuple[TrainState, Array, Metrics]:
-    """Advantage, gradient, and one optimizer step; also the advantage [B] and metrics."""
+    """Advantage, gradient, and one optimizer step; also the advantage [B] and metrics.
+
+    Where a response's tokens have advantages of their own, the one returned is its first token's.
+    """
     mask_BR = written.response_mask_BR
     if cfg.loss.kl_coef:
         # Untruncated: a sampled token may lie outside the reference's own top-k or top-p.
@@ -103,10 +106,14 @@ def update(
     else:
         reference_BR = written.logprob_BR
 
-    penalty_B = jnp.zeros_like(reward_B)
+    kl_BR = None
     if cfg.loss.kl_coef and cfg.loss.kl_in == "reward":
-        penalty_B = cfg.loss.kl_coef * jnp.sum(written.logprob_BR - reference_BR, -1)
-    advantage_B = advantage.combine(reward_B, penalty_B, cfg.samples, cfg.advantage)
+        kl_BR = loss.kl(written.logprob_BR, reference_BR, loss.kl_form(cfg.loss))
+    reward_B, bad = advantage.finite(reward_B)
+    found = advantage.estimate(
+        reward_B, mask_BR, cfg.samples, cfg.advantage, kl_BR=kl_BR, kl_coef=cfg.loss.kl_coef
+    )
+    advantage_B = found.advantage_BR[:, 0]  # of the first token: all that follows is its doing
     weight_B = loss.row_weights(mask_BR, cfg.loss)
 
     def objective(params: Params, prefix: model.Prefix, part: reading.Part):
@@ -118,10 +125,12 @@ def update(
             logprob_BR,
             behaviour_BR,
             part.pick(reference_BR),
-            part.pick(advantage_B),
+            part.pick(found.advantage_BR),
             mask_BR,
             part.pick(weight_B),
             cfg.loss,
+            sampler_BR=part.pick(written.logprob_BR),
+            entropy_BR=entropy_BR,
         )
         gap_BR = jnp.where(mask_BR, jnp.abs(behaviour_BR - part.pick(written.logprob_BR)), 0.0)
         sums = sums | {
@@ -140,6 +149,7 @@ def update(
         "policy/grad_norm": grad_norm,
         "policy/skipped": new_state.skipped,
         "mismatch/logprob_diff_max": gap_max,
+        "reward/nonfinite": bad + found.bad,
         # Every response's first token is drawn from its prompt, without a row decoded for it.
         "perf/rollout_useful": jnp.where(
             decoded > 0, (tokens - mask_BR.shape[0]) / jnp.maximum(decoded, 1), 1.0

@@ -7,6 +7,7 @@ one they are the split step, for rewards that only the host can compute.
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,14 @@ from rlvr_jax.config import ModelConfig, RlStage, SampleConfig
 from rlvr_jax.structs import Array, Frozen, Metrics, Params, Prompts, Rollout, TrainState
 
 PLAIN = SampleConfig()  # supervised losses are of the model's own distribution
+
+
+class Lesson(NamedTuple):
+    """What the policy is told of each token it wrote; constants for the gradient."""
+
+    advantage_BR: Array
+    reference_BR: Array  # log-probs
+    behaviour_BR: Array | None = None  # log-probs; None: those of the parameters that learn
 
 
 def init_state(key: Array, policy_params: Params, tx: optax.GradientTransformation) -> TrainState:
@@ -99,47 +108,23 @@ def update(
     Where a response's tokens have advantages of their own, the one returned is its first token's.
     """
     mask_BR = written.response_mask_BR
+    reference_BR = written.logprob_BR
     if cfg.loss.kl_coef:
         # Untruncated: a sampled token may lie outside the reference's own top-k or top-p.
         whole = dataclasses.replace(cfg.sample, top_k=0, top_p=1.0)
         reference_BR, _ = policy.logprobs(frozen.reference, written, whole, model_cfg)
-    else:
-        reference_BR = written.logprob_BR
-
     kl_BR = None
     if cfg.loss.kl_coef and cfg.loss.kl_in == "reward":
         kl_BR = loss.kl(written.logprob_BR, reference_BR, loss.kl_form(cfg.loss))
+
     reward_B, bad = advantage.finite(reward_B)
     found = advantage.estimate(
         reward_B, mask_BR, cfg.samples, cfg.advantage, kl_BR=kl_BR, kl_coef=cfg.loss.kl_coef
     )
     advantage_B = found.advantage_BR[:, 0]  # of the first token: all that follows is its doing
-    weight_B = loss.row_weights(mask_BR, cfg.loss)
 
-    def objective(params: Params, prefix: model.Prefix, part: reading.Part):
-        logprob_BR, entropy_BR, mask_BR = policy.read(
-            params, prefix, part, written, cfg.sample, model_cfg
-        )
-        behaviour_BR = jax.lax.stop_gradient(logprob_BR)
-        value, sums = loss.policy_gradient(
-            logprob_BR,
-            behaviour_BR,
-            part.pick(reference_BR),
-            part.pick(found.advantage_BR),
-            mask_BR,
-            part.pick(weight_B),
-            cfg.loss,
-            sampler_BR=part.pick(written.logprob_BR),
-            entropy_BR=entropy_BR,
-        )
-        gap_BR = jnp.where(mask_BR, jnp.abs(behaviour_BR - part.pick(written.logprob_BR)), 0.0)
-        sums = sums | {
-            "policy/entropy": jnp.sum(entropy_BR),
-            "mismatch/logprob_diff_mean": jnp.sum(gap_BR),
-        }
-        return value, (sums, jnp.max(gap_BR))
-
-    grads, value, sums, gap_max, run = reading.gradient(objective, state.policy, written, model_cfg)
+    lesson = Lesson(found.advantage_BR, reference_BR)
+    grads, value, sums, gap_max, run = gradient(state.policy, written, lesson, cfg, model_cfg)
     new_state, grad_norm = apply(state, grads, value, tx)
 
     tokens = jnp.maximum(jnp.sum(mask_BR), 1).astype(jnp.float32)
@@ -157,6 +142,38 @@ def update(
         "perf/update_useful": (tokens + asked) / jnp.maximum(run, 1),
     }
     return new_state, advantage_B, metrics | describe(written, reward_B, advantage_B, cfg.samples)
+
+
+def gradient(
+    params: Params, written: Rollout, lesson: Lesson, cfg: RlStage, model_cfg: ModelConfig
+):
+    """What `reading.gradient` gives for the policy's loss on a rollout."""
+    weight_B = loss.row_weights(written.response_mask_BR, cfg.loss)
+
+    def objective(params: Params, prefix: model.Prefix, part: reading.Part):
+        logprob_BR, entropy_BR, mask_BR = policy.read(
+            params, prefix, part, written, cfg.sample, model_cfg
+        )
+        still_BR, sampler_BR = jax.lax.stop_gradient(logprob_BR), part.pick(written.logprob_BR)
+        value, sums = loss.policy_gradient(
+            logprob_BR,
+            still_BR if lesson.behaviour_BR is None else part.pick(lesson.behaviour_BR),
+            part.pick(lesson.reference_BR),
+            part.pick(lesson.advantage_BR),
+            mask_BR,
+            part.pick(weight_B),
+            cfg.loss,
+            sampler_BR=sampler_BR,
+            entropy_BR=entropy_BR,
+        )
+        gap_BR = jnp.where(mask_BR, jnp.abs(still_BR - sampler_BR), 0.0)
+        sums = sums | {
+            "policy/entropy": jnp.sum(entropy_BR),
+            "mismatch/logprob_diff_mean": jnp.sum(gap_BR),
+        }
+        return value, (sums, jnp.max(gap_BR))
+
+    return reading.gradient(objective, params, written, model_cfg)
 
 
 def apply(

@@ -58,7 +58,7 @@ LEVEL = {
     "rlvr_jax.host.rules.repetition": 1,
     "rlvr_jax.host.rules.sentence": 1,
     "rlvr_jax.host.rules.units": 1,
-    "rlvr_jax.host.rules.library": 2,
+    "rlvr_jax.host.rules.library": 3,
     "rlvr_jax.host.rules.programs": 2,
     "rlvr_jax.host.rules.shape": 2,
     "rlvr_jax.host.rules.text": 2,

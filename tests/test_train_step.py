@@ -367,35 +367,37 @@ def test_the_split_step_is_the_fused_step(parts, runs):
 
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
-def test_a_reward_that_is_not_finite_moves_nothing(parts, bad):
+def test_a_reward_that_is_not_finite_counts_as_none(parts, bad):
     ws, state, frozen, rollout, reward, update = parts
     with jax.set_mesh(ws.mesh):
         written, decoded = rollout(state, ask())
         good = np.linspace(0, 1, Q * G, dtype=np.float32)
-        after = state
+        spoilt, nothing = (np.where(good == 1, x, good).astype(np.float32) for x in (bad, 0))
+        after, _, metrics = update(state, frozen, written, decoded, spoilt)
+        same, *_ = update(state, frozen, written, decoded, nothing)
+    assert int(metrics["reward/nonfinite"]) == 1
+    assert equal((after.policy, after.opt_state), (same.policy, same.opt_state))
+    assert not equal(after.policy, state.policy) and int(after.skipped) == 0
+
+
+def test_what_is_not_finite_moves_nothing_and_what_follows_does(parts):
+    ws, state, frozen, rollout, reward, update = parts
+    with jax.set_mesh(ws.mesh):
+        broken = state.policy | {"norm_D": state.policy["norm_D"].at[0].set(np.nan)}
+        written, decoded = rollout(state, ask())
+        good = np.linspace(0, 1, Q * G, dtype=np.float32)
+        after = state.replace(policy=broken)
         for count in (1, 2):
-            spoilt = np.where(good == 1, bad, good)
-            after, _, metrics = update(after, frozen, written, decoded, spoilt)
+            after, _, metrics = update(after, frozen, written, decoded, good)
             assert not np.isfinite(metrics["policy/grad_norm"])
-            assert equal((after.policy, after.opt_state), (state.policy, state.opt_state))
+            assert equal((after.policy, after.opt_state), (broken, state.opt_state))
             assert [int(after.step), int(after.skipped), int(after.skipped_in_row)] == [count] * 3
+        after = after.replace(policy=state.policy)
         healed, _, _ = update(after, frozen, written, decoded, good)
         straight, _, _ = update(state, frozen, written, decoded, good)
     assert equal((healed.policy, healed.opt_state), (straight.policy, straight.opt_state))
     assert not equal(healed.policy, state.policy)
     assert [int(healed.step), int(healed.skipped), int(healed.skipped_in_row)] == [3, 2, 0]
-
-
-def test_a_parameter_that_is_not_finite_moves_nothing(parts):
-    ws, state, frozen, rollout, reward, update = parts
-    with jax.set_mesh(ws.mesh):
-        broken = state.policy | {"norm_D": state.policy["norm_D"].at[0].set(np.nan)}
-        broken = state.replace(policy=broken)
-        written, decoded = rollout(state, ask())
-        reward_B = np.linspace(0, 1, Q * G, dtype=np.float32)
-        after, _, _ = update(broken, frozen, written, decoded, reward_B)
-    assert equal((after.policy, after.opt_state), (broken.policy, broken.opt_state))
-    assert int(after.skipped) == 1
 
 
 @pytest.mark.parametrize("value, norm", [(np.nan, 1.0), (np.inf, 1.0), (1.0, np.inf), (1.0, 2.0)])

@@ -34,6 +34,8 @@ class Estimate(NamedTuple):
 
     advantage_BR: Array  # 0 behind a row's end where credit goes to single tokens
     target_BR: Array | None  # A + V, with baseline: value
+    outcome_BR: Array  # what it is of before whitening, and
+    process_BR: Array | None  # what token rewards add to that
     bad: Array  # int32, numbers that were not finite and are taken as 0
 
 
@@ -268,7 +270,7 @@ def estimate(
     if cfg.process_scale == "batch":
         process_BR = batch_scale(process_BR, mask_BR)
 
-    target_BR, length_B = None, jnp.sum(mask_BR, 1)
+    target_BR, added_BR, length_B = None, None, jnp.sum(mask_BR, 1)
     if cfg.baseline == "value":
         value_BR, bad_value = own(_given(value_BR, "baseline value", "a value of each token"))
         bad = bad + bad_value
@@ -283,13 +285,35 @@ def estimate(
         penalty_B = kl_coef * jnp.sum(kl_BR, -1)
         row_B = combine(reward, penalty_B, samples, cfg, length_B, greedy_Q)
         advantage_BR = jnp.broadcast_to(row_B[:, None], mask_BR.shape)
+    outcome_BR = advantage_BR
     if cfg.process_weight and cfg.baseline != "value":
-        own_BR = process_returns(process_BR, mask_BR, samples, cfg)
-        advantage_BR = advantage_BR + cfg.process_weight * own_BR
+        added_BR = cfg.process_weight * process_returns(process_BR, mask_BR, samples, cfg)
+        advantage_BR = advantage_BR + added_BR
     if cfg.whiten == "tokens":
         advantage_BR = whiten(advantage_BR, mask_BR, cfg.std_floor, cfg.ddof)
-    found = Estimate(advantage_BR, target_BR, bad + bad_kl + bad_process)
+    found = Estimate(advantage_BR, target_BR, outcome_BR, added_BR, bad + bad_kl + bad_process)
     return jax.lax.stop_gradient(found)
+
+
+def describe(found: Estimate, mask_BR: Array) -> dict[str, Array]:
+    """Spread over tokens of what outcomes and token rewards say, and how far they agree.
+
+    A correlation of 0 also stands for one of the two saying nothing.
+    """
+    count = jnp.maximum(jnp.sum(mask_BR), 1)
+
+    def centred(x_BR):
+        mean = jnp.sum(jnp.where(mask_BR, x_BR, 0.0)) / count
+        return jnp.where(mask_BR, x_BR - mean, 0.0)
+
+    process_BR, outcome_BR = centred(found.process_BR), centred(found.outcome_BR)
+    process, outcome = (jnp.sqrt(jnp.sum(x**2) / count) for x in (process_BR, outcome_BR))
+    both = jnp.sum(process_BR * outcome_BR) / count
+    return {
+        "advantage/process_std": process,
+        "advantage/outcome_std": outcome,
+        "advantage/correlation": both / jnp.maximum(process * outcome, 1e-12),
+    }
 
 
 def finite(x: Any) -> tuple[Any, Array]:

@@ -524,6 +524,33 @@ class VerifierStage:
     __pydantic_config__ = STRICT
 
 
+def _prm_optim() -> OptimConfig:
+    return OptimConfig(lr=1e-6, grad_clip=10.0)  # PRIME's
+
+
+@dataclass(frozen=True)
+class PrmConfig:
+    """The implicit process reward model; in use where advantage.process_weight is above 0."""
+
+    beta: float = option(0.05, "token rewards are beta * log-ratio to the reference")
+    order: Literal["score-first", "update-first"] = option(
+        "score-first", "rewards of the PRM as it was, from its update's own forward pass; or after"
+    )
+    reference: Literal["frozen", "policy"] = option(
+        "frozen", "what it is compared with: the policy at the start, or as it sampled"
+    )
+    granularity: Literal["token", "line", "whole"] = option(
+        "token", "rewards stay on their tokens, or are added up on the last of a line, of a row"
+    )
+    optim: OptimConfig = field(default_factory=_prm_optim, metadata={"help": "its optimizer"})
+
+    def __post_init__(self) -> None:
+        if not 0 < self.beta < math.inf:
+            raise ValueError(f"needs a finite beta > 0, not {self.beta}")
+
+    __pydantic_config__ = STRICT
+
+
 @dataclass(frozen=True)
 class RlStage:
     """Reinforcement learning from the verifier's logit, one jitted step."""
@@ -540,6 +567,7 @@ class RlStage:
     sample: SampleConfig = _own(SampleConfig, "how responses are drawn")
     reward: RewardConfig = _own(RewardConfig, "outcome reward")
     advantage: AdvantageConfig = _own(AdvantageConfig, "normalisation and baseline")
+    prm: PrmConfig = _own(PrmConfig, "implicit process reward model")
     loss: LossConfig = _own(LossConfig, "policy loss")
     optim: OptimConfig = _own(OptimConfig, "optimizer")
     save_every: int = option(50, "steps between checkpoints")
@@ -560,11 +588,20 @@ class RlStage:
         for asked, what in (
             (self.advantage.baseline == "greedy", "answers greedily beside its samples"),
             (self.advantage.baseline == "value", "has a value head"),
-            (self.advantage.process_weight > 0, "has token rewards"),
             (bool(self.advantage.weights), "has several rewards"),
         ):
             if asked:  # the arithmetic is there; what it needs is not produced by the stage
                 raise ValueError(f"advantage: no rl stage {what} yet")
+
+        truncated = self.sample.top_k or self.sample.top_p < 1
+        if self.advantage.process_weight and self.prm.reference == "policy" and truncated:
+            raise ValueError("prm.reference policy needs sampling without top_k and top_p")
+
+    @property
+    def asks_reference(self) -> bool:
+        """Whether a step reads the policy as it was at the start."""
+        of_prm = self.advantage.process_weight and self.prm.reference == "frozen"
+        return bool(self.loss.kl_coef or of_prm)
 
     __pydantic_config__ = STRICT
 

@@ -227,8 +227,17 @@ def policy_gradient(
     drift_BR = jnp.clip(logprob_BR - behaviour_BR, -FAR, FAR)
 
     value_BR, cut_BR = objective(logprob_BR, behaviour_BR, advantage_BR, mask_BR, cfg)
-    tokens = {"policy/clip_frac": cut_BR.astype(jnp.float32), "policy/approx_kl": -drift_BR}
+    low_BR = log_ratios(logprob_BR, behaviour_BR, mask_BR, cfg.ratio) < 0
     sampler_BR = behaviour_BR if sampler_BR is None else jnp.where(mask_BR, sampler_BR, 0.0)
+    off_BR = jnp.exp(jnp.clip(logprob_BR - sampler_BR, -FAR, FAR))
+    tokens = {
+        "policy/clip_frac": cut_BR.astype(jnp.float32),
+        "policy/clip_low_frac": (cut_BR & low_BR).astype(jnp.float32),
+        "policy/clip_high_frac": (cut_BR & ~low_BR).astype(jnp.float32),
+        "policy/approx_kl": -drift_BR,
+        "mismatch/ratio": off_BR,
+        "mismatch/ratio_square": off_BR**2,
+    }
     if cfg.correct != "none":
         correct_BR = correction(behaviour_BR, sampler_BR, mask_BR, cfg)
         value_BR = value_BR * correct_BR

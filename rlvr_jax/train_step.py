@@ -7,15 +7,25 @@ one they are the split step, for rewards that only the host can compute.
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from rlvr_jax import advantage, loss, model, policy, reading, verifier
+from rlvr_jax import advantage, loss, model, optim, policy, prm, reading, verifier
 from rlvr_jax.config import ModelConfig, RlStage, SampleConfig
-from rlvr_jax.structs import Array, Frozen, Metrics, Params, Prompts, Rollout, TrainState
+from rlvr_jax.structs import (
+    Array,
+    Frozen,
+    Learner,
+    Metrics,
+    Params,
+    Prompts,
+    Rollout,
+    TrainState,
+)
 
 PLAIN = SampleConfig()  # supervised losses are of the model's own distribution
 
@@ -28,10 +38,17 @@ class Lesson(NamedTuple):
     behaviour_BR: Array | None = None  # log-probs; None: those of the parameters that learn
 
 
-def init_state(key: Array, policy_params: Params, tx: optax.GradientTransformation) -> TrainState:
+def init_state(
+    key: Array,
+    policy_params: Params,
+    tx: optax.GradientTransformation,
+    prm_tx: optax.GradientTransformation | None = None,
+) -> TrainState:
     """The state before the first update.  Jit it with `out_shardings` from the table."""
-    zero = jnp.int32(0)
-    return TrainState(zero, key, policy_params, tx.init(policy_params), zero, zero)
+    zero, learner = jnp.int32(0), None
+    if prm_tx:  # a copy: the two are donated apart
+        learner = Learner(jax.tree.map(jnp.copy, policy_params), prm_tx.init(policy_params))
+    return TrainState(zero, key, policy_params, tx.init(policy_params), zero, zero, learner)
 
 
 def train_step(
@@ -45,6 +62,7 @@ def train_step(
     columns: int,
     eos: tuple[int, ...],
     tx: optax.GradientTransformation,
+    prm_tx: optax.GradientTransformation | None = None,
 ) -> tuple[TrainState, Rollout, Array, Metrics]:
     """One update from Q prompts: sample, verify, normalise, differentiate, apply.
 
@@ -55,9 +73,8 @@ def train_step(
         state, prompts, cfg=cfg, model_cfg=model_cfg, columns=columns, eos=eos
     )
     reward_B, verdicts = reward(frozen, prompts, written, cfg=cfg, verifier_cfg=verifier_cfg)
-    new_state, advantage_B, metrics = update(
-        state, frozen, written, decoded, reward_B, cfg=cfg, model_cfg=model_cfg, tx=tx
-    )
+    taught = functools.partial(update, cfg=cfg, model_cfg=model_cfg, tx=tx, prm_tx=prm_tx)
+    new_state, advantage_B, metrics = taught(state, frozen, written, decoded, reward_B)
     return new_state, written, jnp.stack([reward_B, advantage_B]), metrics | verdicts
 
 
@@ -102,34 +119,52 @@ def update(
     cfg: RlStage,
     model_cfg: ModelConfig,
     tx: optax.GradientTransformation,
+    prm_tx: optax.GradientTransformation | None = None,
 ) -> tuple[TrainState, Array, Metrics]:
     """Advantage, gradient, and one optimizer step; also the advantage [B] and metrics.
 
     Where a response's tokens have advantages of their own, the one returned is its first token's.
     """
     mask_BR = written.response_mask_BR
+    # Untruncated: a sampled token may lie outside the reference's own top-k or top-p.
+    whole = dataclasses.replace(cfg.sample, top_k=0, top_p=1.0)
     reference_BR = written.logprob_BR
-    if cfg.loss.kl_coef:
-        # Untruncated: a sampled token may lie outside the reference's own top-k or top-p.
-        whole = dataclasses.replace(cfg.sample, top_k=0, top_p=1.0)
+    if cfg.asks_reference:
         reference_BR, _ = policy.logprobs(frozen.reference, written, whole, model_cfg)
     kl_BR = None
     if cfg.loss.kl_coef and cfg.loss.kl_in == "reward":
         kl_BR = loss.kl(written.logprob_BR, reference_BR, loss.kl_form(cfg.loss))
 
     reward_B, bad = advantage.finite(reward_B)
+    learner, process_BR = state.prm, None
+    learned: Metrics = {}
+    if learner:
+        assert prm_tx
+        ref_BR = written.logprob_BR if cfg.prm.reference == "policy" else reference_BR
+        learner, process_BR, learned = prm.step(
+            learner, written, ref_BR, reward_B, frozen.newline_V, cfg.prm, whole, model_cfg, prm_tx
+        )
     found = advantage.estimate(
-        reward_B, mask_BR, cfg.samples, cfg.advantage, kl_BR=kl_BR, kl_coef=cfg.loss.kl_coef
+        reward_B,
+        mask_BR,
+        cfg.samples,
+        cfg.advantage,
+        kl_BR=kl_BR,
+        kl_coef=cfg.loss.kl_coef,
+        process_BR=process_BR,
     )
     advantage_B = found.advantage_BR[:, 0]  # of the first token: all that follows is its doing
 
     lesson = Lesson(found.advantage_BR, reference_BR)
-    grads, value, sums, gap_max, run = gradient(state.policy, written, lesson, cfg, model_cfg)
-    new_state, grad_norm = apply(state, grads, value, tx)
+    grads, value, sums, gap_max, _, run = gradient(state.policy, written, lesson, cfg, model_cfg)
+    new_state, grad_norm = apply(dataclasses.replace(state, prm=learner), grads, value, tx)
 
     tokens = jnp.maximum(jnp.sum(mask_BR), 1).astype(jnp.float32)
     asked = jnp.sum(written.prompt_mask_QP)
-    metrics = {name: total / tokens for name, total in sums.items()} | {
+    means = {name: total / tokens for name, total in sums.items()}
+    square = means.pop("mismatch/ratio_square")
+    metrics = means | {
+        "mismatch/ess": means["mismatch/ratio"] ** 2 / jnp.maximum(square, 1e-12),
         "policy/loss": value,
         "policy/grad_norm": grad_norm,
         "policy/skipped": new_state.skipped,
@@ -141,12 +176,15 @@ def update(
         ),
         "perf/update_useful": (tokens + asked) / jnp.maximum(run, 1),
     }
+    metrics |= learned
+    if found.process_BR is not None:
+        metrics |= advantage.describe(found, mask_BR)
     return new_state, advantage_B, metrics | describe(written, reward_B, advantage_B, cfg.samples)
 
 
 def gradient(
     params: Params, written: Rollout, lesson: Lesson, cfg: RlStage, model_cfg: ModelConfig
-):
+) -> reading.Gradient:
     """What `reading.gradient` gives for the policy's loss on a rollout."""
     weight_B = loss.row_weights(written.response_mask_BR, cfg.loss)
 
@@ -171,7 +209,7 @@ def gradient(
             "policy/entropy": jnp.sum(entropy_BR),
             "mismatch/logprob_diff_mean": jnp.sum(gap_BR),
         }
-        return value, (sums, jnp.max(gap_BR))
+        return value, (sums, jnp.max(gap_BR), ())
 
     return reading.gradient(objective, params, written, model_cfg)
 
@@ -180,12 +218,9 @@ def apply(
     state: TrainState, grads: Params, value: Array, tx: optax.GradientTransformation
 ) -> tuple[TrainState, Array]:
     """One optimizer step, left out and counted when loss or gradient is not finite."""
-    grad_norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-    updates, opt_state = tx.update(grads, state.opt_state, state.policy)
-    moved = (optax.apply_updates(state.policy, updates), opt_state)
-    kept = (state.policy, state.opt_state)
-    params, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)
+    params, opt_state, grad_norm, finite = optim.step(
+        state.policy, state.opt_state, grads, value, tx
+    )
     new_state = dataclasses.replace(
         state,
         step=state.step + 1,
@@ -233,9 +268,9 @@ def supervised_step(
 
     def objective(params: Params, prefix: model.Prefix, part: reading.Part):
         logprob_BR, _, _ = policy.read(params, prefix, part, rows, PLAIN, model_cfg)
-        return -jnp.sum(logprob_BR) / tokens, ({}, jnp.float32(0))
+        return -jnp.sum(logprob_BR) / tokens, ({}, jnp.float32(0), ())
 
-    grads, value, _, _, _ = reading.gradient(objective, state.policy, rows, model_cfg)
+    grads, value, *_ = reading.gradient(objective, state.policy, rows, model_cfg)
     new_state, grad_norm = apply(state, grads, value, tx)
     return new_state, {
         "loss": value,

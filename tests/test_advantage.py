@@ -543,7 +543,6 @@ def test_groups_of_one_are_refused(options, words):
     [
         ({"normalise": "none", "baseline": "greedy"}, "answers greedily beside its samples"),
         ({"baseline": "value"}, "has a value head"),
-        ({"process_weight": 1.0}, "has token rewards"),
         ({"weights": {"a": 1.0}}, "has several rewards"),
     ],
 )

@@ -503,7 +503,7 @@ def test_a_prompts_gradient_is_added_up_in_float32() -> None:
 
     def objective(params, prefix, part):
         rows = jnp.sum(part.exists(jnp.ones(600, jnp.int32)))
-        return jnp.sum(prefix.last_QD.astype(jnp.float32)) * rows, ({}, jnp.float32(0))
+        return jnp.sum(prefix.last_QD.astype(jnp.float32)) * rows, ({}, jnp.float32(0), ())
 
     def of(count: int) -> np.ndarray:
         rows = Rollout(

@@ -18,13 +18,16 @@ SHOWN = {"reward": "reward/mean", "length": "completion/length_mean", "entropy":
 def run(stage: RlStage, ws: Workspace) -> dict:
     cfg = ws.cfg
     tx = optim.make(stage.optim, stage.steps)
+    dense = stage.advantage.process_weight > 0
+    prm_tx = optim.make(stage.prm.optim, stage.steps) if dense else None
     judged = stage.reward.source == "verifier"
     frozen = Frozen(
-        reference=ws.load(stage.policy, cfg.model) if stage.loss.kl_coef else {},
+        reference=ws.load(stage.policy, cfg.model) if stage.asks_reference else {},
         verifier=ws.load(stage.verifier, cfg.verifier) if judged else {},
         verdict=ws.verdict() if judged else None,  # type: ignore[arg-type]
+        newline_V=ws.tokenizer.tables(cfg.model.vocab)[0] if dense else None,
     )
-    state = ws.new_state(stage.name, cfg.model, tx, stage.policy)
+    state = ws.new_state(stage.name, cfg.model, tx, stage.policy, prm_tx)
 
     def advance(state, records):
         number = int(state.step) + 1
@@ -37,14 +40,14 @@ def run(stage: RlStage, ws: Workspace) -> dict:
     compiled = "train_step" if judged else "update"
     with pool.Pool(stage.reward.workers, stage.reward.seconds) as workers:  # none is started yet
         if judged:
-            step = fused(stage, ws, state, frozen, tx)
+            step = fused(stage, ws, state, frozen, tx, prm_tx)
         else:
-            step = split(stage, ws, state, frozen, tx, workers)
+            step = split(stage, ws, state, frozen, tx, prm_tx, workers)
         loop.run(ws, stage, state, ws.problems("train"), stage.prompts, advance, compiled, shown)
     return {"steps": stage.steps}
 
 
-def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):
+def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx):
     """records -> one compiled program; nothing comes back to the host before the update."""
     cfg, tok = ws.cfg, ws.tokenizer
     step = ws.jit_step(
@@ -56,6 +59,7 @@ def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):
             columns=cfg.data.response_columns,
             eos=tok.eos,
             tx=tx,
+            prm_tx=prm_tx,
         ),
         state,
         4,
@@ -67,7 +71,7 @@ def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):
     return advance
 
 
-def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, workers: pool.Pool):
+def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx, workers: pool.Pool):
     """Generate, reward on the host in a pool of processes, update: two compiled programs."""
     cfg, tok = ws.cfg, ws.tokenizer
     write = jax.jit(
@@ -80,7 +84,9 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, workers: poo
         )
     )
     update = ws.jit_step(
-        functools.partial(train_step.update, cfg=stage, model_cfg=cfg.model, tx=tx), state, 3
+        functools.partial(train_step.update, cfg=stage, model_cfg=cfg.model, tx=tx, prm_tx=prm_tx),
+        state,
+        3,
     )
 
     def advance(state, records):

@@ -243,12 +243,13 @@ def test_learned_token_rewards_are_the_exact_soft_values() -> None:
     Labels are sigma(r*) of rewards r* that some policy can have, E_ref[exp(r* / beta)] = 1; the
     cross-entropy is least where the learned rewards are r*.
     """
-    words, columns, steps = 4, 3, 1500
+    words, columns, steps = 4, 3, 800
     texts = np.array(list(itertools.product(range(words), repeat=columns)), np.int32)
     cfg = ModelConfig(**(SIZES | dict(width=32, layers=2, feedforward=64)), vocab=words, tied=False)
     rows = Rollout(
-        prompt_QP=np.zeros((1, 1), np.int32),
-        prompt_mask_QP=np.ones((1, 1), bool),
+        # Two words: after one, its repetition would look the same to a model without positions.
+        prompt_QP=np.array([[0, 1]], np.int32),
+        prompt_mask_QP=np.ones((1, 2), bool),
         response_BR=texts,
         length_B=np.full(64, columns, np.int32),
         truncated_B=np.zeros(64, bool),

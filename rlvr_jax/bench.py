@@ -43,11 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure(args: argparse.Namespace) -> dict:
     compiled = compiles.Compiles()
     cfg, params = _model(args)
-    normalise = "group" if args.samples > 1 else "batch"
     stage = RlStage(
         prompts=args.prompts,
         samples=args.samples,
-        advantage=AdvantageConfig(normalise, "none", process_weight=float(bool(args.prm))),
+        advantage=AdvantageConfig(
+            "group" if args.samples > 1 else "batch",
+            "none",
+            process_weight=float(bool(args.prm)),
+        ),
         prm=PrmConfig(reference=args.prm or "frozen"),
     )
     rows, columns = args.prompts * args.samples, args.new

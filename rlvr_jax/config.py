@@ -401,6 +401,8 @@ class LossConfig:
     kl_form: Literal["auto", "k1", "k2", "k3", "abs", "k1+", "k3+"] = option(
         "auto", "estimate of the KL; auto: k1 in the reward, k3 in the loss; +: k2's gradient"
     )
+    kl_target: float = option(0.0, "KL per token that kl_coef is adapted to; 0 leaves it alone")
+    kl_horizon: float = option(10000.0, "responses over which kl_coef may change by a fifth")
     kl_corrected: bool = option(False, "the KL in the loss times the ratio, for off-policy rows")
     objective: Literal["clip", "cispo", "sapo", "gmpo", "plain"] = option(
         "clip", "PPO's minimum, bounded weights, a soft gate, a geometric mean, or no ratio at all"
@@ -430,6 +432,10 @@ class LossConfig:
             raise ValueError("needs finite gate_positive > 0 and gate_negative > 0")
         if not 0 <= self.correct_low <= 1 <= self.correct_high < math.inf:
             raise ValueError("needs 0 <= correct_low <= 1 <= correct_high")
+        if not (0 <= self.kl_target < math.inf and 0 < self.kl_horizon < math.inf):
+            raise ValueError("needs a finite kl_target >= 0 and kl_horizon > 0")
+        if self.kl_target and not self.kl_coef:
+            raise ValueError("kl_target needs a kl_coef to begin with")
         if self.objective != "clip" and self.ratio != "token":
             raise ValueError(f"objective {self.objective} has a ratio of its own: ratio token")
         clips = self.objective in ("clip", "cispo", "gmpo") and self.ratio == "token"
@@ -564,6 +570,8 @@ class RlStage:
     steps: int = option(100, "updates of the policy")
     prompts: int = option(16, "prompts per step, Q")
     samples: int = option(8, "samples per prompt, G")
+    epochs: int = option(1, "times that the policy learns from each rollout")
+    minibatches: int = option(1, "updates of an epoch, of equal shares of the prompts")
     sample: SampleConfig = _own(SampleConfig, "how responses are drawn")
     reward: RewardConfig = _own(RewardConfig, "outcome reward")
     advantage: AdvantageConfig = _own(AdvantageConfig, "normalisation and baseline")
@@ -576,6 +584,11 @@ class RlStage:
     def __post_init__(self) -> None:
         _file_name(self.name)
         _positive(self, "steps", "prompts", "samples", "save_every", "sample_every")
+        _positive(self, "epochs", "minibatches")
+        if self.prompts % self.minibatches:
+            raise ValueError(f"minibatches {self.minibatches} does not divide prompts")
+        if self.updates > 1 and self.loss.objective == "plain":
+            raise ValueError("objective plain has no ratio: it cannot learn twice from a rollout")
         if self.sample.temperature == 0:
             raise ValueError("sample.temperature is 0: greedy answers give nothing to learn")
         if self.advantage.baseline in ("rloo", "mean", "opo") and self.samples < 2:
@@ -596,6 +609,11 @@ class RlStage:
         truncated = self.sample.top_k or self.sample.top_p < 1
         if self.advantage.process_weight and self.prm.reference == "policy" and truncated:
             raise ValueError("prm.reference policy needs sampling without top_k and top_p")
+
+    @property
+    def updates(self) -> int:
+        """Updates of the policy in a step."""
+        return self.epochs * self.minibatches
 
     @property
     def asks_reference(self) -> bool:

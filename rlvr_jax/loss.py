@@ -81,14 +81,15 @@ def kl_form(cfg: LossConfig) -> str:
     return "k1" if cfg.kl_in == "reward" else "k3"
 
 
-def adapt_kl(coef: Array, kl_mean: Array, rows: int, target: float, horizon: float) -> Array:
-    """The next KL coefficient: up where the KL is above its target (1909.08593).
+def adapt_kl(coef: Array, kl_mean: Array, rows: int, cfg: LossConfig) -> Array:
+    """The next KL coefficient: up where the KL per token is above its target (1909.08593).
 
     coef * (1 + clip(kl / target - 1, -0.2, 0.2) * rows / horizon); a KL that is no number
     changes nothing.
     """
-    error = jnp.clip(kl_mean / target - 1, -0.2, 0.2)
-    return jnp.where(jnp.isfinite(kl_mean), coef * (1 + error * (rows / horizon)), coef)
+    error = jnp.clip(kl_mean / cfg.kl_target - 1, -0.2, 0.2)
+    moved = coef * (1 + error * (rows / cfg.kl_horizon))
+    return jnp.where(jnp.isfinite(kl_mean), moved, coef)
 
 
 # ---- from log-ratios to what is maximised ----------------------------------------------------
@@ -209,7 +210,7 @@ def policy_gradient(
     *,
     sampler_BR: Array | None = None,
     entropy_BR: Array | None = None,
-    kl_coef: Array | None = None,
+    kl_coef: Array | float | None = None,
 ) -> tuple[Array, Metrics]:
     """-sum of weight * objective, plus KL and entropy terms: a scalar and sums to log.
 

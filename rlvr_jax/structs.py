@@ -85,6 +85,7 @@ class TrainState:
     skipped: Array  # int32, updates left out so far because loss or gradient was not finite
     skipped_in_row: Array  # int32, of those the ones since the last finite update
     prm: Learner | None = None  # where token rewards are asked for
+    kl_coef: Array | None = None  # float32, where it adapts
 
 
 @struct.dataclass

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlvr_jax import advantage, loss, model, optim, policy, prm, reading, verifier
+from rlvr_jax import advantage, loss, model, optim, policy, prm, reading, sharding, verifier
 from rlvr_jax.config import ModelConfig, RlStage, SampleConfig
 from rlvr_jax.structs import (
     Array,
@@ -43,12 +43,14 @@ def init_state(
     policy_params: Params,
     tx: optax.GradientTransformation,
     prm_tx: optax.GradientTransformation | None = None,
+    kl_coef: float | None = None,
 ) -> TrainState:
     """The state before the first update.  Jit it with `out_shardings` from the table."""
     zero, learner = jnp.int32(0), None
     if prm_tx:  # a copy: the two are donated apart
         learner = Learner(jax.tree.map(jnp.copy, policy_params), prm_tx.init(policy_params))
-    return TrainState(zero, key, policy_params, tx.init(policy_params), zero, zero, learner)
+    coef = None if kl_coef is None else jnp.float32(kl_coef)
+    return TrainState(zero, key, policy_params, tx.init(policy_params), zero, zero, learner, coef)
 
 
 def train_step(
@@ -127,6 +129,7 @@ def update(
     """
     mask_BR = written.response_mask_BR
     # Untruncated: a sampled token may lie outside the reference's own top-k or top-p.
+    kl_coef = jnp.float32(cfg.loss.kl_coef) if state.kl_coef is None else state.kl_coef
     whole = dataclasses.replace(cfg.sample, top_k=0, top_p=1.0)
     reference_BR = written.logprob_BR
     if cfg.asks_reference:
@@ -150,14 +153,16 @@ def update(
         cfg.samples,
         cfg.advantage,
         kl_BR=kl_BR,
-        kl_coef=cfg.loss.kl_coef,
+        kl_coef=kl_coef,
         process_BR=process_BR,
     )
     advantage_B = found.advantage_BR[:, 0]  # of the first token: all that follows is its doing
 
     lesson = Lesson(found.advantage_BR, reference_BR)
-    grads, value, sums, gap_max, _, run = gradient(state.policy, written, lesson, cfg, model_cfg)
-    new_state, grad_norm = apply(dataclasses.replace(state, prm=learner), grads, value, tx)
+    new_state, value, sums, gap_max, run, grad_norm = improve(
+        state, written, lesson, kl_coef, cfg, model_cfg, tx
+    )
+    new_state = dataclasses.replace(new_state, step=state.step + 1, prm=learner)
 
     tokens = jnp.maximum(jnp.sum(mask_BR), 1).astype(jnp.float32)
     asked = jnp.sum(written.prompt_mask_QP)
@@ -174,16 +179,69 @@ def update(
         "perf/rollout_useful": jnp.where(
             decoded > 0, (tokens - mask_BR.shape[0]) / jnp.maximum(decoded, 1), 1.0
         ),
-        "perf/update_useful": (tokens + asked) / jnp.maximum(run, 1),
+        "perf/update_useful": cfg.epochs * (tokens + asked) / jnp.maximum(run, 1),
     }
+    if state.kl_coef is not None:
+        next_coef = loss.adapt_kl(kl_coef, means["policy/kl"], reward_B.shape[0], cfg.loss)
+        new_state = dataclasses.replace(new_state, kl_coef=next_coef)
+        metrics |= {"policy/kl_coef": kl_coef}
     metrics |= learned
     if found.process_BR is not None:
         metrics |= advantage.describe(found, mask_BR)
     return new_state, advantage_B, metrics | describe(written, reward_B, advantage_B, cfg.samples)
 
 
+def improve(
+    state: TrainState,
+    written: Rollout,
+    lesson: Lesson,
+    kl_coef: Array,
+    cfg: RlStage,
+    model_cfg: ModelConfig,
+    tx: optax.GradientTransformation,
+) -> tuple[TrainState, Array, Metrics, Array, Array, Array]:
+    """The policy's updates on one rollout: one, or one for each mini-batch of each epoch.
+
+    Also, over all of them, the mean loss, the sums to log of one epoch, the largest gap between
+    sampler and trainer, the row-columns run and the mean norm of the gradient.
+    """
+
+    def once(state: TrainState, written: Rollout, lesson: Lesson):
+        found = gradient(state.policy, written, lesson, kl_coef, cfg, model_cfg)
+        state, norm = apply(state, found.grads, found.value, tx)
+        return state, (found.value, found.sums, found.most, found.run, norm)
+
+    if cfg.updates == 1:
+        state, (value, sums, gap, run, norm) = once(state, written, lesson)
+        return state, value, sums, gap, run, norm
+    # Of the trainer, not the sampler: what sets these two apart is not the policy's doing.
+    behaviour_BR, _ = policy.logprobs(state.policy, written, cfg.sample, model_cfg)
+    lesson = lesson._replace(behaviour_BR=behaviour_BR)
+    shards, prompts = sharding.data_shards(), written.prompt_QP.shape[0]
+    # Every n-th prompt: the same ones however many shards they lie on.
+    number_NM = jnp.arange(prompts // shards, dtype=jnp.int32).reshape(-1, cfg.minibatches).T
+    number_NSM = jnp.tile(number_NM[:, None], (cfg.epochs, shards, 1))
+
+    def body(state: TrainState, number_SM: Array):
+        rows = (number_SM[..., None] * cfg.samples + jnp.arange(cfg.samples)).reshape(shards, -1)
+
+        def some(x):
+            return sharding.take(x, number_SM if x.shape[0] == prompts else rows)
+
+        return once(state, *jax.tree.map(some, (written, lesson)))
+
+    state, (value_N, sums_N, gap_N, run_N, norm_N) = jax.lax.scan(body, state, number_NSM)
+    sums = jax.tree.map(lambda x_N: jnp.sum(x_N) / cfg.epochs, sums_N)
+    return state, jnp.mean(value_N), sums, jnp.max(gap_N), jnp.sum(run_N), jnp.mean(norm_N)
+
+
 def gradient(
-    params: Params, written: Rollout, lesson: Lesson, cfg: RlStage, model_cfg: ModelConfig
+    params: Params,
+    written: Rollout,
+    lesson: Lesson,
+    kl_coef: Array,
+    cfg: RlStage,
+    model_cfg: ModelConfig,
 ) -> reading.Gradient:
     """What `reading.gradient` gives for the policy's loss on a rollout."""
     weight_B = loss.row_weights(written.response_mask_BR, cfg.loss)
@@ -192,10 +250,12 @@ def gradient(
         logprob_BR, entropy_BR, mask_BR = policy.read(
             params, prefix, part, written, cfg.sample, model_cfg
         )
-        still_BR, sampler_BR = jax.lax.stop_gradient(logprob_BR), part.pick(written.logprob_BR)
+        behaviour_BR, sampler_BR = jax.lax.stop_gradient(logprob_BR), part.pick(written.logprob_BR)
+        if lesson.behaviour_BR is not None:
+            behaviour_BR = part.pick(lesson.behaviour_BR)
         value, sums = loss.policy_gradient(
             logprob_BR,
-            still_BR if lesson.behaviour_BR is None else part.pick(lesson.behaviour_BR),
+            behaviour_BR,
             part.pick(lesson.reference_BR),
             part.pick(lesson.advantage_BR),
             mask_BR,
@@ -203,8 +263,9 @@ def gradient(
             cfg.loss,
             sampler_BR=sampler_BR,
             entropy_BR=entropy_BR,
+            kl_coef=kl_coef,
         )
-        gap_BR = jnp.where(mask_BR, jnp.abs(still_BR - sampler_BR), 0.0)
+        gap_BR = jnp.where(mask_BR, jnp.abs(behaviour_BR - sampler_BR), 0.0)
         sums = sums | {
             "policy/entropy": jnp.sum(entropy_BR),
             "mismatch/logprob_diff_mean": jnp.sum(gap_BR),
@@ -223,7 +284,6 @@ def apply(
     )
     new_state = dataclasses.replace(
         state,
-        step=state.step + 1,
         policy=params,
         opt_state=opt_state,
         skipped=state.skipped + (~finite).astype(jnp.int32),
@@ -272,6 +332,7 @@ def supervised_step(
 
     grads, value, *_ = reading.gradient(objective, state.policy, rows, model_cfg)
     new_state, grad_norm = apply(state, grads, value, tx)
+    new_state = dataclasses.replace(new_state, step=state.step + 1)
     return new_state, {
         "loss": value,
         "policy/grad_norm": grad_norm,

@@ -386,12 +386,11 @@ def test_auto_is_k1_in_the_reward_and_k3_in_the_loss():
 
 def test_the_coefficient_adapts():
     """beta (1 + clip(KL / target - 1, -0.2, 0.2) n / horizon)."""
+    cfg = LossConfig(kl_coef=0.1, kl_target=5.0, kl_horizon=1e4)
     for kl, factor in ((6.0, 1.002), (60.0, 1.002), (5.5, 1.001), (0.0, 0.998), (5.0, 1.0)):
-        got = loss.adapt_kl(jnp.float32(0.1), jnp.float32(kl), 100, 5.0, 10_000)
+        got = loss.adapt_kl(jnp.float32(0.1), jnp.float32(kl), 100, cfg)
         assert float(got) == pytest.approx(0.1 * factor, rel=1e-6)
-    assert float(loss.adapt_kl(jnp.float32(0.1), jnp.float32(np.nan), 8, 5.0, 1e4)) == np.float32(
-        0.1
-    )
+    assert loss.adapt_kl(jnp.float32(0.1), jnp.float32(np.nan), 8, cfg) == np.float32(0.1)
 
 
 def test_a_coefficient_of_the_state_replaces_the_configs(numbers):

@@ -461,7 +461,7 @@ def test_gradient_is_the_plain_one_in_every_form(exact, names) -> None:
 
         lesson = train_step.Lesson(advantage, reference, behaviour)
         with mock.patch.multiple(loss, policy_gradient=chosen, row_weights=weights):
-            return train_step.gradient(params, rows, lesson, stage, cfg)[:2]
+            return train_step.gradient(params, rows, lesson, KL, stage, cfg)[:2]
 
     @functools.partial(jax.jit, static_argnums=0)
     def at_once(form, logprob_BR, entropy_BR):

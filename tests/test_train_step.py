@@ -14,7 +14,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rlvr_jax import loss, model, optim, sharding, train_step
+from rlvr_jax import advantage, loss, model, optim, policy, sharding, train_step
 from rlvr_jax.config import (
     Config,
     LossConfig,
@@ -512,6 +512,84 @@ def test_a_mesh_changes_no_gradient(whole):
     pairs = zip(AGGREGATES, whole("loss", (1, 1, 1)), whole("loss", (2, 2, 2)), strict=True)
     for aggregate, (a, _), (b, _) in pairs:
         assert distance(a, b) < 1e-5, aggregate
+
+
+# ---- several updates of one rollout --------------------------------------------------------
+
+
+@functools.cache
+def updates(epochs, minibatches, shape=(1, 1, 1)):
+    """Parameters and metrics after a step on `answered`, by gradient descent."""
+    tx = optax.sgd(0.3)
+    stage = dataclasses.replace(
+        STAGE, epochs=epochs, minibatches=minibatches, loss=LossConfig(aggregate="token-mean")
+    )
+    update = functools.partial(train_step.update, cfg=stage, model_cfg=SMALL, tx=tx)
+    ws, state, frozen = start(shape, SMALL, tx)
+    with jax.set_mesh(ws.mesh):
+        written, reward_B = ws.place((answered(), even_share_B()))
+        new, _, metrics = quick_jit(update)(state, frozen, written, 1, reward_B)
+        return jax.device_get((state.policy, new.policy, new.step, metrics))
+
+
+def even_share_B():
+    return np.random.default_rng(4).random(Q * G).astype(np.float32)
+
+
+def test_several_updates_are_updates_one_after_the_other():
+    """Every second prompt first; ratios are to the parameters before the first of them."""
+    epochs, count = 2, 2
+    params, got, step, metrics = updates(epochs, count)
+    written, whole = answered(), LossConfig(aggregate="token-mean")
+    plain = jax.jit(policy.logprobs, static_argnums=(2, 3))
+    behaviour_BR = np.asarray(plain(params, written, STAGE.sample, SMALL)[0])
+    advantage_B = np.asarray(advantage.combine(even_share_B(), np.zeros(Q * G), G, STAGE.advantage))
+    stage = dataclasses.replace(STAGE, loss=whole)
+    gradient = jax.jit(train_step.gradient, static_argnums=(4, 5))
+    cut = 0.0
+
+    def some(tree, of_prompt, of_row):
+        return jax.tree.map(lambda x: x[of_prompt if len(x) == Q else of_row], tree)
+
+    for _ in range(epochs):
+        for first in range(count):
+            of_prompt = np.arange(first, Q, count)
+            of_row = (of_prompt[:, None] * G + np.arange(G)).reshape(-1)
+            part = some(written, of_prompt, of_row)
+            lesson = train_step.Lesson(
+                np.repeat(advantage_B[of_row, None], R, 1), part.logprob_BR, behaviour_BR[of_row]
+            )
+            found = gradient(params, part, lesson, 0.0, stage, SMALL)
+            params = jax.tree.map(lambda p, g: p - 0.3 * g, params, found.grads)
+            cut += float(found.sums["policy/clip_frac"])
+    for name, x in params.items():
+        np.testing.assert_allclose(got[name], x, rtol=1e-4, atol=1e-6, err_msg=name)
+    tokens = written.length_B.sum()
+    assert cut > 0 and metrics["policy/clip_frac"] == pytest.approx(cut / epochs / tokens)
+    assert int(step) == 1
+    sides = metrics["policy/clip_low_frac"] + metrics["policy/clip_high_frac"]
+    assert sides == pytest.approx(metrics["policy/clip_frac"])
+
+
+def test_mini_batches_are_the_same_on_a_mesh():
+    one, many = updates(2, 2)[1], updates(2, 2, (2, 1, 1))[1]
+    for name, x in one.items():
+        np.testing.assert_allclose(many[name], x, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_the_kl_coefficient_follows_its_target():
+    stage = dataclasses.replace(
+        STAGE, loss=LossConfig(kl_coef=0.1, kl_in="loss", kl_target=1e-3, kl_horizon=100.0)
+    )
+    params = draw(SMALL, 0)
+    state = train_step.init_state(jax.random.key(0), params, TX, kl_coef=0.1)
+    frozen = Frozen(draw(SMALL, 2), {}, None)  # type: ignore[arg-type]
+    update = functools.partial(train_step.update, cfg=stage, model_cfg=SMALL, tx=TX)
+    after, _, metrics = quick_jit(update)(state, frozen, answered(), 1, even_share_B())
+    assert metrics["policy/kl_coef"] == np.float32(0.1)
+    wanted = loss.adapt_kl(0.1, metrics["policy/kl"], Q * G, stage.loss)
+    assert float(after.kl_coef) == pytest.approx(float(wanted))
+    assert abs(float(after.kl_coef) - 0.1) > 1e-3
 
 
 # ---- learning ------------------------------------------------------------------------------

@@ -287,11 +287,9 @@ def mistake(record: Mapping[str, str], rng: random.Random) -> str:
         return "No" if gold == "Yes" else "Yes"
     if kind == "choice":
         return rng.choice([text for text in _options(record).values() if text != gold])
-    # Only a sum can be negative: elsewhere a sign would give the mistake away.
-    near = [
-        x for x in _near(int(gold)) if record["task"] in ("sum", "chain") or not x.startswith("-")
-    ]
-    return rng.choice(near)
+    # Only sums can be negative: elsewhere a sign would give the mistake away.
+    signed = record["task"] in ("sum", "chain")
+    return rng.choice([x for x in _near(int(gold)) if signed or not x.startswith("-")])
 
 
 def _near(n: int) -> list[str]:

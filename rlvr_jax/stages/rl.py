@@ -17,7 +17,7 @@ SHOWN = {"reward": "reward/mean", "length": "completion/length_mean", "entropy":
 
 def run(stage: RlStage, ws: Workspace) -> dict:
     cfg = ws.cfg
-    tx = optim.make(stage.optim, stage.steps)
+    tx = optim.make(stage.optim, stage.steps * stage.updates)
     dense = stage.advantage.process_weight > 0
     prm_tx = optim.make(stage.prm.optim, stage.steps) if dense else None
     judged = stage.reward.source == "verifier"
@@ -27,7 +27,8 @@ def run(stage: RlStage, ws: Workspace) -> dict:
         verdict=ws.verdict() if judged else None,  # type: ignore[arg-type]
         newline_V=ws.tokenizer.tables(cfg.model.vocab)[0] if dense else None,
     )
-    state = ws.new_state(stage.name, cfg.model, tx, stage.policy, prm_tx)
+    kl_coef = stage.loss.kl_coef if stage.loss.kl_target else None
+    state = ws.new_state(stage.name, cfg.model, tx, stage.policy, prm_tx=prm_tx, kl_coef=kl_coef)
 
     def advance(state, records):
         number = int(state.step) + 1

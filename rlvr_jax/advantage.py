@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax.config import AdvantageConfig
+from rlvr_jax.config import AdvantageConfig, OverlongConfig
 from rlvr_jax.structs import Array
 
 Rewards = Array | dict[str, Array]  # one outcome reward [B], or several by name
@@ -153,6 +153,14 @@ def _baselined(
         )
         return x_QG - greedy_Q[:, None]
     return x_QG
+
+
+def overlong(length_B: Array, columns: int, cfg: OverlongConfig) -> Array:
+    """What a response loses for its length: 0 up to columns - buffer, then evenly more, up to
+    `penalty` where it fills the budget (soft overlong punishment, DAPO, 2503.14476, eq. 13).
+    """
+    over_B = (length_B - (columns - cfg.buffer)).astype(jnp.float32) / max(cfg.buffer, 1)
+    return cfg.penalty * jnp.clip(over_B, 0.0, 1.0) if cfg.buffer else jnp.zeros(length_B.shape)
 
 
 # ---- of single tokens ------------------------------------------------------------------------

@@ -530,6 +530,21 @@ class VerifierStage:
     __pydantic_config__ = STRICT
 
 
+@dataclass(frozen=True)
+class OverlongConfig:
+    """What becomes of responses near and at the end of their budget (DAPO, arXiv 2503.14476)."""
+
+    buffer: int = option(0, "last tokens of the budget that cost reward, up to `penalty`; 0: none")
+    penalty: float = option(1.0, "what a response that fills its budget loses")
+    leave_out: bool = option(False, "responses cut off by the budget teach the policy nothing")
+
+    def __post_init__(self) -> None:
+        if self.buffer < 0 or not 0 < self.penalty < math.inf:
+            raise ValueError("needs buffer >= 0 and a finite penalty > 0")
+
+    __pydantic_config__ = STRICT
+
+
 def _prm_optim() -> OptimConfig:
     return OptimConfig(lr=1e-6, grad_clip=10.0)  # PRIME's
 
@@ -574,6 +589,7 @@ class RlStage:
     minibatches: int = option(1, "updates of an epoch, of equal shares of the prompts")
     sample: SampleConfig = _own(SampleConfig, "how responses are drawn")
     reward: RewardConfig = _own(RewardConfig, "outcome reward")
+    overlong: OverlongConfig = _own(OverlongConfig, "responses near the end of their budget")
     advantage: AdvantageConfig = _own(AdvantageConfig, "normalisation and baseline")
     prm: PrmConfig = _own(PrmConfig, "implicit process reward model")
     loss: LossConfig = _own(LossConfig, "policy loss")

@@ -117,6 +117,12 @@ def check(cfg: Config) -> None:
         sharding.check_divides(part.sizes, model.names(part), cfg.mesh, name)
     _check_context(cfg, parts)
     for stage in cfg.stages:
+        if isinstance(stage, RlStage) and stage.overlong.buffer > cfg.data.response_columns:
+            raise ValueError(
+                f"{stage.name}.overlong.buffer is {stage.overlong.buffer}, more than "
+                f"data.response_columns {cfg.data.response_columns}: lower it"
+            )
+    for stage in cfg.stages:
         size, field = getattr(stage, "batch", shards), "batch"
         if isinstance(stage, RlStage):
             size, field = stage.prompts // stage.minibatches, "prompts"

@@ -147,8 +147,9 @@ def update(
         learner, process_BR, learned = prm.step(
             learner, written, ref_BR, reward_B, frozen.newline_V, cfg.prm, whole, model_cfg, prm_tx
         )
+    lost_B = advantage.overlong(written.length_B, mask_BR.shape[1], cfg.overlong)
     found = advantage.estimate(
-        reward_B,
+        reward_B - lost_B,
         mask_BR,
         cfg.samples,
         cfg.advantage,
@@ -158,15 +159,19 @@ def update(
     )
     advantage_B = found.advantage_BR[:, 0]  # of the first token: all that follows is its doing
 
-    lesson = Lesson(found.advantage_BR, reference_BR)
+    lesson, taught = Lesson(found.advantage_BR, reference_BR), written
+    if cfg.overlong.leave_out:  # a row without tokens is not read
+        length_B = jnp.where(written.truncated_B, 0, written.length_B)
+        taught = dataclasses.replace(written, length_B=length_B)
     new_state, value, sums, gap_max, run, grad_norm = improve(
-        state, written, lesson, kl_coef, cfg, model_cfg, tx
+        state, taught, lesson, kl_coef, cfg, model_cfg, tx
     )
     new_state = dataclasses.replace(new_state, step=state.step + 1, prm=learner)
 
     tokens = jnp.maximum(jnp.sum(mask_BR), 1).astype(jnp.float32)
+    read = jnp.maximum(jnp.sum(taught.length_B), 1).astype(jnp.float32)
     asked = jnp.sum(written.prompt_mask_QP)
-    means = {name: total / tokens for name, total in sums.items()}
+    means = {name: total / read for name, total in sums.items()}
     square = means.pop("mismatch/ratio_square")
     metrics = means | {
         "mismatch/ess": means["mismatch/ratio"] ** 2 / jnp.maximum(square, 1e-12),
@@ -174,12 +179,13 @@ def update(
         "policy/grad_norm": grad_norm,
         "policy/skipped": new_state.skipped,
         "mismatch/logprob_diff_max": gap_max,
+        "reward/overlong": jnp.mean(lost_B),
         "reward/nonfinite": bad + found.bad,
         # Every response's first token is drawn from its prompt, without a row decoded for it.
         "perf/rollout_useful": jnp.where(
             decoded > 0, (tokens - mask_BR.shape[0]) / jnp.maximum(decoded, 1), 1.0
         ),
-        "perf/update_useful": cfg.epochs * (tokens + asked) / jnp.maximum(run, 1),
+        "perf/update_useful": cfg.epochs * (read + asked) / jnp.maximum(run, 1),
     }
     if state.kl_coef is not None:
         next_coef = loss.adapt_kl(kl_coef, means["policy/kl"], reward_B.shape[0], cfg.loss)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlvr_jax import advantage
-from rlvr_jax.config import AdvantageConfig, RlStage
+from rlvr_jax import advantage, sharding
+from rlvr_jax.config import AdvantageConfig, MeshConfig, OverlongConfig, RlStage
 
 Q, G, R = 4, 3, 6
 B = Q * G
@@ -549,6 +549,38 @@ def test_groups_of_one_are_refused(options, words):
 def test_a_stage_refuses_what_it_cannot_give(options, words):
     with pytest.raises(ValueError, match=f"no rl stage {words} yet"):
         RlStage(advantage=AdvantageConfig(**options))
+
+
+# ---- length ----------------------------------------------------------------------------------
+
+
+def test_overlong_responses_lose_reward_evenly():
+    """DAPO's three cases, for a budget of 20 tokens of which the last 4 cost."""
+    cfg = OverlongConfig(buffer=4, penalty=0.5)
+    lengths = np.array([0, 1, 16, 17, 18, 20])
+    want = [0 if n <= 16 else 0.5 * (n - 16) / 4 for n in lengths]
+    np.testing.assert_allclose(advantage.overlong(jnp.asarray(lengths), 20, cfg), want)
+    assert not np.any(advantage.overlong(jnp.asarray(lengths), 20, OverlongConfig()))
+
+
+# ---- on a mesh -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_mesh_changes_no_advantage(given, name):
+    cfg = AdvantageConfig(**ESTIMATORS[name][0])
+    rows = {k: np.float32(v) for k, v in quiet(name, given).items()} | {"mask": MASK}
+
+    def estimate(x):
+        return advantage.estimate(
+            x["reward"], x["mask"], G, cfg, kl_BR=x["kl"], kl_coef=BETA, process_BR=x["process"],
+            value_BR=x["value"], greedy_Q=x["greedy"],
+        ).advantage_BR  # fmt: skip
+
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2), jax.devices()[:4])
+    with jax.set_mesh(mesh):
+        spread = jax.jit(estimate)(sharding.place_rows(rows, mesh))
+    np.testing.assert_allclose(spread, jax.jit(estimate)(rows), rtol=2e-5, atol=2e-5)
 
 
 # ---- of whole responses, by hand ---------------------------------------------------------------

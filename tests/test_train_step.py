@@ -21,6 +21,7 @@ from rlvr_jax.config import (
     MeshConfig,
     ModelConfig,
     OptimConfig,
+    OverlongConfig,
     RewardConfig,
     RlStage,
 )
@@ -571,10 +572,34 @@ def test_several_updates_are_updates_one_after_the_other():
     assert sides == pytest.approx(metrics["policy/clip_frac"])
 
 
+@pytest.mark.slow
 def test_mini_batches_are_the_same_on_a_mesh():
     one, many = updates(2, 2)[1], updates(2, 2, (2, 1, 1))[1]
     for name, x in one.items():
         np.testing.assert_allclose(many[name], x, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_what_was_cut_off_may_teach_nothing():
+    """As if it had not been written, but that it counts in its group's baseline."""
+    written, params = answered(), draw(SMALL, 0)
+    cut_B = np.arange(Q * G) % 3 == 0
+    given = written.replace(truncated_B=cut_B)
+    rewards = even_share_B()
+    state = train_step.init_state(jax.random.key(0), params, RECORD)
+    nobody = Frozen({}, {}, None)  # type: ignore[arg-type]
+
+    def grads(changes, rows, reward_B):
+        cfg = dataclasses.replace(STAGE, loss=LossConfig(), **changes)
+        step = functools.partial(train_step.update, cfg=cfg, model_cfg=SMALL, tx=RECORD)
+        new, _, metrics = quick_jit(step)(state, nobody, rows, 1, reward_B)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(metrics))
+        return new.opt_state
+
+    leave_out = dict(overlong=OverlongConfig(leave_out=True))
+    shorter = given.replace(length_B=np.where(cut_B, 0, given.length_B).astype(np.int32))
+    assert distance(grads(leave_out, given, rewards), grads({}, shorter, rewards)) < 1e-6
+    all_cut = given.replace(truncated_B=np.ones(Q * G, bool))
+    assert optax.tree.norm(grads(leave_out, all_cut, rewards)) == 0
 
 
 def test_the_kl_coefficient_follows_its_target():

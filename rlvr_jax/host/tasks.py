@@ -108,7 +108,7 @@ TASKS: dict[str, Task] = {
         params=dict(min_terms=2, max_terms=2, min_digits=1, max_digits=1),
     ),
     "chain": Task(
-        *("steps", "chain_sum", _sum),
+        *("arithmetic", "chain_sum", _sum),
         params=dict(min_terms=3, max_terms=4, min_digits=1, max_digits=1),
     ),
     "equation": Task(

@@ -24,7 +24,7 @@ import optax
 from jax.sharding import SingleDeviceSharding
 
 from rlvr_jax import model, policy, train_step
-from rlvr_jax.config import AdvantageConfig, ModelConfig, RlStage
+from rlvr_jax.config import AdvantageConfig, ModelConfig, PrmConfig, RlStage
 from rlvr_jax.host import compiles, log, weights
 from rlvr_jax.structs import Array, Frozen, Prompts
 
@@ -50,12 +50,19 @@ def measure(args: argparse.Namespace) -> dict:
     stage = RlStage(
         prompts=args.prompts,
         samples=args.samples,
-        advantage=AdvantageConfig(normalise="group", baseline="none"),
+        advantage=AdvantageConfig(
+            "group" if args.samples > 1 else "batch",
+            "none",
+            process_weight=float(bool(args.prm)),
+        ),
+        prm=PrmConfig(reference=args.prm or "frozen"),
     )
     rows, columns = args.prompts * args.samples, args.new
     length_B = _lengths(args, rows)
     tx = optax.adamw(1e-6, weight_decay=0.0)
-    state = jax.jit(train_step.init_state, static_argnums=2)(jax.random.key(0), params, tx)
+    prm_tx = tx if args.prm else None
+    start = jax.jit(train_step.init_state, static_argnums=(2, 3))
+    state = start(jax.random.key(0), params, tx, prm_tx)
     prompts = _prompts(args, cfg)
 
     @jax.jit
@@ -66,9 +73,11 @@ def measure(args: argparse.Namespace) -> dict:
         )
 
     update = jax.jit(
-        functools.partial(train_step.update, cfg=stage, model_cfg=cfg, tx=tx), donate_argnums=0
+        functools.partial(train_step.update, cfg=stage, model_cfg=cfg, tx=tx, prm_tx=prm_tx),
+        donate_argnums=0,
     )
-    frozen = Frozen({}, {}, None)  # type: ignore[arg-type]
+    reference = jax.tree.map(jnp.copy, params) if stage.asks_reference else {}
+    frozen = Frozen(reference, {}, None)  # type: ignore[arg-type]
     gen_s, update_s, step_s = [], [], []
     for _ in range(args.warmup + args.steps):
         began = time.perf_counter()
@@ -107,6 +116,7 @@ def measure(args: argparse.Namespace) -> dict:
         "columns": columns,
         "longest": args.longest,
         "layers": cfg.layers,
+        "prm": args.prm or "",
         "step_s_all": [round(s, 3) for s in step_s],
         "mismatch": float(metrics["mismatch/logprob_diff_max"]),
         "cores": os.cpu_count(),
@@ -165,6 +175,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=0, help="layers of tiny [4]")
     parser.add_argument("--part-tokens", type=int, default=256, help="as in a model's config [256]")
     parser.add_argument("--slots", type=int, default=0, help="as in a model's config [0]")
+    parser.add_argument("--prm", choices=["frozen", "policy"], help="with a PRM; its reference")
     parser.add_argument("--scan", action="store_true", help="scan the layers")
     args = parser.parse_args(argv)
     args.new = args.new or NEW[args.size, "S" if args.workload == "S" else "L"]

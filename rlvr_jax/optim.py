@@ -1,8 +1,13 @@
-"""From an optimizer config to an optax transformation."""
+"""From an optimizer config to an optax transformation, and one step of it."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import optax
 
 from rlvr_jax.config import OptimConfig
+from rlvr_jax.structs import Array, Params
 
 
 def schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
@@ -37,3 +42,18 @@ def make(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:
             mask=matrices,
         ),
     )
+
+
+def step(
+    params: Params, opt_state: Any, grads: Params, value: Array, tx: optax.GradientTransformation
+) -> tuple[Params, Any, Array, Array]:
+    """Parameters and optimizer after one update, which is left out where loss or gradient is not
+    finite; the gradient's norm, and whether it was finite.
+    """
+    norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    updates, after = tx.update(grads, opt_state, params)
+    moved = (optax.apply_updates(params, updates), after)
+    kept = (params, opt_state)
+    params, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)
+    return params, opt_state, norm, finite

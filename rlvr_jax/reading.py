@@ -19,7 +19,18 @@ from rlvr_jax.structs import Array, Metrics, Params, Rollout
 
 LEAST = 16  # columns of the narrowest width
 
-Objective = Callable[[Params, model.Prefix, "Part"], tuple[Array, tuple[Metrics, Array]]]
+Objective = Callable[[Params, model.Prefix, "Part"], tuple[Array, tuple[Metrics, Array, Any]]]
+
+
+class Gradient(NamedTuple):
+    """What is known when every part has been read, forward and backward."""
+
+    grads: Params
+    value: Array
+    sums: Metrics
+    most: Array  # a maximum
+    kept: Any  # values of rows
+    run: Array  # row-columns
 
 
 class Part(NamedTuple):
@@ -116,24 +127,30 @@ def rows(
     """
 
     def visit(out, part):
-        def write(whole, new):
-            if whole.ndim > 1:
-                new = jnp.pad(new, ((0, 0), (0, whole.shape[1] - part.columns)))
-            return sharding.put(whole, part.index_SM, new)
-
-        return jax.tree.map(write, out, of_part(part))
+        return _write(out, of_part(part), part)
 
     return each(visit, out, length_B, columns, cfg.part_tokens)
 
 
-def gradient(
-    objective: Objective, params: Params, rollout: Rollout, cfg: ModelConfig
-) -> tuple[Params, Array, Metrics, Array, Array]:
-    """Gradient of `objective(params, prefix, part) -> value, (sums, most)`, added up over parts.
+def _write(out: Any, values: Any, part: Part) -> Any:
+    """`out` with the values of a part's rows."""
 
-    Also the sums of value and sums, the maximum of most, and the row-columns run.  A prompt's share
-    of the gradient is collected from the rows that saw it and sent back through it once; its
-    forward pass is computed again for that instead of kept.
+    def write(whole, new):
+        if whole.ndim > 1:
+            new = jnp.pad(new, ((0, 0), (0, whole.shape[1] - part.columns)))
+        return sharding.put(whole, part.index_SM, new)
+
+    return jax.tree.map(write, out, values)
+
+
+def gradient(
+    objective: Objective, params: Params, rollout: Rollout, cfg: ModelConfig, out: Any = ()
+) -> Gradient:
+    """Gradient of `objective(params, prefix, part) -> value, (sums, most, kept)` over all parts.
+
+    Values and sums are added up, of most the maximum is taken, and what is kept of the rows is put
+    into `out`, as in `rows`.  A prompt's share of the gradient is collected from the rows that saw
+    it and sent back through it once; its forward pass is computed again for that instead of kept.
     """
     token_QP, mask_QP = rollout.prompt_QP, rollout.prompt_mask_QP
     columns = rollout.response_BR.shape[1]
@@ -147,21 +164,21 @@ def gradient(
 
     def visit(total, part):
         one = jax.value_and_grad(of_part, (0, 1), has_aux=True)(layers, seen, part)
-        (value, (sums, most)), grads = one
+        (value, (sums, most, kept)), grads = one
         grads = jax.tree.map(lambda x: x.astype(jnp.float32), grads)
         added = jax.tree.map(jnp.add, total[:3], (grads, value, sums))
-        return *added, jnp.maximum(total[3], most)
+        return *added, jnp.maximum(total[3], most), _write(total[4], kept, part)
 
     seen = (prefix.last_QD, prefix.kv)
     index = jax.ShapeDtypeStruct((sharding.data_shards(), 1), jnp.int32)
-    _, (sums, most) = jax.eval_shape(
+    _, (sums, most, _) = jax.eval_shape(
         lambda index: of_part(layers, seen, Part(index, min(LEAST, columns))), index
     )
     # In float32 whatever the compute dtype: these are sums over all parts.
     like = ((layers, seen), jnp.float32(0), sums, most)
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), like)
-    ((grads, d_seen), value, sums, most), run = each(
-        visit, zero, rollout.length_B, columns, cfg.part_tokens
+    ((grads, d_seen), value, sums, most, kept), run = each(
+        visit, (*zero, out), rollout.length_B, columns, cfg.part_tokens
     )
 
     def back(grads, part):
@@ -181,7 +198,7 @@ def gradient(
         return jax.tree.map(jnp.add, grads, pull((wanted(d_seen[0], -2), d_kv))[0])
 
     grads, again = each(back, grads, length_Q, mask_QP.shape[1], cfg.part_tokens)
-    return model.restack(grads), value, sums, most, run + again
+    return Gradient(model.restack(grads), value, sums, most, kept, run + again)
 
 
 def _span(mask_QP: Array) -> Array:

@@ -80,6 +80,14 @@ class Spelling:
 
 
 @struct.dataclass
+class Learner:
+    """A model that is trained beside the policy, and its optimizer."""
+
+    params: Params
+    opt_state: Any
+
+
+@struct.dataclass
 class TrainState:
     """All that a training step changes, in one pytree: donated, checkpointed, restored."""
 
@@ -89,12 +97,15 @@ class TrainState:
     opt_state: Any
     skipped: Array  # int32, updates left out so far because loss or gradient was not finite
     skipped_in_row: Array  # int32, of those the ones since the last finite update
+    prm: Learner | None = None  # where token rewards are asked for
+    kl_coef: Array | None = None  # float32, where it adapts
 
 
 @struct.dataclass
 class Frozen:
     """Models that a step reads and never changes."""
 
-    reference: Params  # empty where no KL term is asked for
+    reference: Params  # empty where neither a KL term nor the PRM asks for it
     verifier: Params  # empty, and `verdict` None, where rewards come from the host
     verdict: Verdict
+    newline_V: Array | None = None  # bool, tokens that end a line, where the PRM rewards lines

@@ -120,8 +120,16 @@ def check(cfg: Config) -> None:
         sharding.check_divides(part.sizes, model.names(part), cfg.mesh, name)
     _check_context(cfg, parts)
     for stage in cfg.stages:
-        size = stage.prompts if isinstance(stage, RlStage) else getattr(stage, "batch", shards)
-        field = "prompts" if isinstance(stage, RlStage) else "batch"
+        if isinstance(stage, RlStage) and stage.overlong.buffer > cfg.data.response_columns:
+            raise ValueError(
+                f"{stage.name}.overlong.buffer is {stage.overlong.buffer}, more than "
+                f"data.response_columns {cfg.data.response_columns}: lower it"
+            )
+    for stage in cfg.stages:
+        size, field = getattr(stage, "batch", shards), "batch"
+        if isinstance(stage, RlStage):
+            size, field = stage.prompts // stage.minibatches, "prompts"
+            field += " / minibatches" if stage.minibatches > 1 else ""
         if stage.stage != "evaluate" and size % shards:
             raise ValueError(
                 f"{stage.name}.{field} is {size}, not a multiple of mesh.data x mesh.fsdp = "

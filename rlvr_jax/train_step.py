@@ -7,22 +7,50 @@ one they are the split step, for rewards that only the host can compute.
 """
 
 import dataclasses
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from rlvr_jax import advantage, loss, model, policy, reading, verifier
+from rlvr_jax import advantage, loss, model, optim, policy, prm, reading, sharding, verifier
 from rlvr_jax.config import ModelConfig, RlStage, SampleConfig
-from rlvr_jax.structs import Array, Frozen, Metrics, Params, Prompts, Rollout, TrainState
+from rlvr_jax.structs import (
+    Array,
+    Frozen,
+    Learner,
+    Metrics,
+    Params,
+    Prompts,
+    Rollout,
+    TrainState,
+)
 
 PLAIN = SampleConfig()  # supervised losses are of the model's own distribution
 
 
-def init_state(key: Array, policy_params: Params, tx: optax.GradientTransformation) -> TrainState:
+class Lesson(NamedTuple):
+    """What the policy is told of each token it wrote; constants for the gradient."""
+
+    advantage_BR: Array
+    reference_BR: Array  # log-probs
+    behaviour_BR: Array | None = None  # log-probs; None: those of the parameters that learn
+
+
+def init_state(
+    key: Array,
+    policy_params: Params,
+    tx: optax.GradientTransformation,
+    prm_tx: optax.GradientTransformation | None = None,
+    kl_coef: float | None = None,
+) -> TrainState:
     """The state before the first update.  Jit it with `out_shardings` from the table."""
-    zero = jnp.int32(0)
-    return TrainState(zero, key, policy_params, tx.init(policy_params), zero, zero)
+    zero, learner = jnp.int32(0), None
+    if prm_tx:  # a copy: the two are donated apart
+        learner = Learner(jax.tree.map(jnp.copy, policy_params), prm_tx.init(policy_params))
+    coef = None if kl_coef is None else jnp.float32(kl_coef)
+    return TrainState(zero, key, policy_params, tx.init(policy_params), zero, zero, learner, coef)
 
 
 def train_step(
@@ -36,6 +64,7 @@ def train_step(
     columns: int,
     eos: tuple[int, ...],
     tx: optax.GradientTransformation,
+    prm_tx: optax.GradientTransformation | None = None,
 ) -> tuple[TrainState, Rollout, Array, Metrics]:
     """One update from Q prompts: sample, verify, normalise, differentiate, apply.
 
@@ -46,9 +75,8 @@ def train_step(
         state, prompts, cfg=cfg, model_cfg=model_cfg, columns=columns, eos=eos
     )
     reward_B, told = reward(frozen, prompts, written, cfg=cfg, verifier_cfg=verifier_cfg)
-    new_state, advantage_B, metrics = update(
-        state, frozen, written, decoded, reward_B, cfg=cfg, model_cfg=model_cfg, tx=tx
-    )
+    taught = functools.partial(update, cfg=cfg, model_cfg=model_cfg, tx=tx, prm_tx=prm_tx)
+    new_state, advantage_B, metrics = taught(state, frozen, written, decoded, reward_B)
     return new_state, written, jnp.stack([reward_B, advantage_B]), metrics | told
 
 
@@ -98,75 +126,175 @@ def update(
     cfg: RlStage,
     model_cfg: ModelConfig,
     tx: optax.GradientTransformation,
+    prm_tx: optax.GradientTransformation | None = None,
 ) -> tuple[TrainState, Array, Metrics]:
-    """Advantage, gradient, and one optimizer step; also the advantage [B] and metrics."""
-    mask_BR = written.response_mask_BR
-    if cfg.loss.kl_coef:
-        # Untruncated: a sampled token may lie outside the reference's own top-k or top-p.
-        whole = dataclasses.replace(cfg.sample, top_k=0, top_p=1.0)
-        reference_BR, _ = policy.logprobs(frozen.reference, written, whole, model_cfg)
-    else:
-        reference_BR = written.logprob_BR
+    """Advantage, gradient, and one optimizer step; also the advantage [B] and metrics.
 
-    penalty_B = jnp.zeros_like(reward_B)
+    Where a response's tokens have advantages of their own, the one returned is its first token's.
+    """
+    mask_BR = written.response_mask_BR
+    # Untruncated: a sampled token may lie outside the reference's own top-k or top-p.
+    kl_coef = jnp.float32(cfg.loss.kl_coef) if state.kl_coef is None else state.kl_coef
+    whole = dataclasses.replace(cfg.sample, top_k=0, top_p=1.0)
+    reference_BR = written.logprob_BR
+    if cfg.asks_reference:
+        reference_BR, _ = policy.logprobs(frozen.reference, written, whole, model_cfg)
+    kl_BR = None
     if cfg.loss.kl_coef and cfg.loss.kl_in == "reward":
-        penalty_B = cfg.loss.kl_coef * jnp.sum(written.logprob_BR - reference_BR, -1)
-    advantage_B = advantage.combine(reward_B, penalty_B, cfg.samples, cfg.advantage)
-    weight_B = loss.row_weights(mask_BR, cfg.loss)
+        kl_BR = loss.kl(written.logprob_BR, reference_BR, loss.kl_form(cfg.loss))
+
+    reward_B, bad = advantage.finite(reward_B)
+    learner, process_BR = state.prm, None
+    learned: Metrics = {}
+    if learner:
+        assert prm_tx
+        ref_BR = written.logprob_BR if cfg.prm.reference == "policy" else reference_BR
+        learner, process_BR, learned = prm.step(
+            learner, written, ref_BR, reward_B, frozen.newline_V, cfg.prm, whole, model_cfg, prm_tx
+        )
+    lost_B = advantage.overlong(written.length_B, mask_BR.shape[1], cfg.overlong)
+    found = advantage.estimate(
+        reward_B - lost_B,
+        mask_BR,
+        cfg.samples,
+        cfg.advantage,
+        kl_BR=kl_BR,
+        kl_coef=kl_coef,
+        process_BR=process_BR,
+    )
+    advantage_B = found.advantage_BR[:, 0]  # of the first token: all that follows is its doing
+
+    lesson, taught = Lesson(found.advantage_BR, reference_BR), written
+    if cfg.overlong.leave_out:  # a row without tokens is not read
+        length_B = jnp.where(written.truncated_B, 0, written.length_B)
+        taught = dataclasses.replace(written, length_B=length_B)
+    new_state, value, sums, gap_max, run, grad_norm = improve(
+        state, taught, lesson, kl_coef, cfg, model_cfg, tx
+    )
+    new_state = dataclasses.replace(new_state, step=state.step + 1, prm=learner)
+
+    tokens = jnp.maximum(jnp.sum(mask_BR), 1).astype(jnp.float32)
+    read = jnp.maximum(jnp.sum(taught.length_B), 1).astype(jnp.float32)
+    asked = jnp.sum(written.prompt_mask_QP)
+    means = {name: total / read for name, total in sums.items()}
+    square = means.pop("mismatch/ratio_square")
+    metrics = means | {
+        "mismatch/ess": means["mismatch/ratio"] ** 2 / jnp.maximum(square, 1e-12),
+        "policy/loss": value,
+        "policy/grad_norm": grad_norm,
+        "policy/skipped": new_state.skipped,
+        "mismatch/logprob_diff_max": gap_max,
+        "reward/overlong": jnp.mean(lost_B),
+        "reward/nonfinite": bad + found.bad,
+        # Every response's first token is drawn from its prompt, without a row decoded for it.
+        "perf/rollout_useful": jnp.where(
+            decoded > 0, (tokens - mask_BR.shape[0]) / jnp.maximum(decoded, 1), 1.0
+        ),
+        "perf/update_useful": cfg.epochs * (read + asked) / jnp.maximum(run, 1),
+    }
+    if state.kl_coef is not None:
+        next_coef = loss.adapt_kl(kl_coef, means["policy/kl"], reward_B.shape[0], cfg.loss)
+        new_state = dataclasses.replace(new_state, kl_coef=next_coef)
+        metrics |= {"policy/kl_coef": kl_coef}
+    metrics |= learned
+    if found.process_BR is not None:
+        metrics |= advantage.describe(found, mask_BR)
+    return new_state, advantage_B, metrics | describe(written, reward_B, advantage_B, cfg.samples)
+
+
+def improve(
+    state: TrainState,
+    written: Rollout,
+    lesson: Lesson,
+    kl_coef: Array,
+    cfg: RlStage,
+    model_cfg: ModelConfig,
+    tx: optax.GradientTransformation,
+) -> tuple[TrainState, Array, Metrics, Array, Array, Array]:
+    """The policy's updates on one rollout: one, or one for each mini-batch of each epoch.
+
+    Also, over all of them, the mean loss, the sums to log of one epoch, the largest gap between
+    sampler and trainer, the row-columns run and the mean norm of the gradient.
+    """
+
+    def once(state: TrainState, written: Rollout, lesson: Lesson):
+        found = gradient(state.policy, written, lesson, kl_coef, cfg, model_cfg)
+        state, norm = apply(state, found.grads, found.value, tx)
+        return state, (found.value, found.sums, found.most, found.run, norm)
+
+    if cfg.updates == 1:
+        state, (value, sums, gap, run, norm) = once(state, written, lesson)
+        return state, value, sums, gap, run, norm
+    # Of the trainer, not the sampler: what sets these two apart is not the policy's doing.
+    behaviour_BR, _ = policy.logprobs(state.policy, written, cfg.sample, model_cfg)
+    lesson = lesson._replace(behaviour_BR=behaviour_BR)
+    shards, prompts = sharding.data_shards(), written.prompt_QP.shape[0]
+    # Every n-th prompt: the same ones however many shards they lie on.
+    number_NM = jnp.arange(prompts // shards, dtype=jnp.int32).reshape(-1, cfg.minibatches).T
+    number_NSM = jnp.tile(number_NM[:, None], (cfg.epochs, shards, 1))
+
+    def body(state: TrainState, number_SM: Array):
+        rows = (number_SM[..., None] * cfg.samples + jnp.arange(cfg.samples)).reshape(shards, -1)
+
+        def some(x):
+            return sharding.take(x, number_SM if x.shape[0] == prompts else rows)
+
+        return once(state, *jax.tree.map(some, (written, lesson)))
+
+    state, (value_N, sums_N, gap_N, run_N, norm_N) = jax.lax.scan(body, state, number_NSM)
+    sums = jax.tree.map(lambda x_N: jnp.sum(x_N) / cfg.epochs, sums_N)
+    return state, jnp.mean(value_N), sums, jnp.max(gap_N), jnp.sum(run_N), jnp.mean(norm_N)
+
+
+def gradient(
+    params: Params,
+    written: Rollout,
+    lesson: Lesson,
+    kl_coef: Array,
+    cfg: RlStage,
+    model_cfg: ModelConfig,
+) -> reading.Gradient:
+    """What `reading.gradient` gives for the policy's loss on a rollout."""
+    weight_B = loss.row_weights(written.response_mask_BR, cfg.loss)
 
     def objective(params: Params, prefix: model.Prefix, part: reading.Part):
         logprob_BR, entropy_BR, mask_BR = policy.read(
             params, prefix, part, written, cfg.sample, model_cfg
         )
-        behaviour_BR = jax.lax.stop_gradient(logprob_BR)
+        behaviour_BR, sampler_BR = jax.lax.stop_gradient(logprob_BR), part.pick(written.logprob_BR)
+        if lesson.behaviour_BR is not None:
+            behaviour_BR = part.pick(lesson.behaviour_BR)
         value, sums = loss.policy_gradient(
             logprob_BR,
             behaviour_BR,
-            part.pick(reference_BR),
-            part.pick(advantage_B),
+            part.pick(lesson.reference_BR),
+            part.pick(lesson.advantage_BR),
             mask_BR,
             part.pick(weight_B),
             cfg.loss,
+            sampler_BR=sampler_BR,
+            entropy_BR=entropy_BR,
+            kl_coef=kl_coef,
         )
-        gap_BR = jnp.where(mask_BR, jnp.abs(behaviour_BR - part.pick(written.logprob_BR)), 0.0)
+        gap_BR = jnp.where(mask_BR, jnp.abs(behaviour_BR - sampler_BR), 0.0)
         sums = sums | {
             "policy/entropy": jnp.sum(entropy_BR),
             "mismatch/logprob_diff_mean": jnp.sum(gap_BR),
         }
-        return value, (sums, jnp.max(gap_BR))
+        return value, (sums, jnp.max(gap_BR), ())
 
-    grads, value, sums, gap_max, run = reading.gradient(objective, state.policy, written, model_cfg)
-    new_state, grad_norm = apply(state, grads, value, tx)
-
-    tokens = jnp.maximum(jnp.sum(mask_BR), 1).astype(jnp.float32)
-    asked = jnp.sum(written.prompt_mask_QP)
-    metrics = {name: total / tokens for name, total in sums.items()} | {
-        "policy/loss": value,
-        "policy/grad_norm": grad_norm,
-        "policy/skipped": new_state.skipped,
-        "mismatch/logprob_diff_max": gap_max,
-        # Every response's first token is drawn from its prompt, without a row decoded for it.
-        "perf/rollout_useful": jnp.where(
-            decoded > 0, (tokens - mask_BR.shape[0]) / jnp.maximum(decoded, 1), 1.0
-        ),
-        "perf/update_useful": (tokens + asked) / jnp.maximum(run, 1),
-    }
-    return new_state, advantage_B, metrics | describe(written, reward_B, advantage_B, cfg.samples)
+    return reading.gradient(objective, params, written, model_cfg)
 
 
 def apply(
     state: TrainState, grads: Params, value: Array, tx: optax.GradientTransformation
 ) -> tuple[TrainState, Array]:
     """One optimizer step, left out and counted when loss or gradient is not finite."""
-    grad_norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
-    updates, opt_state = tx.update(grads, state.opt_state, state.policy)
-    moved = (optax.apply_updates(state.policy, updates), opt_state)
-    kept = (state.policy, state.opt_state)
-    params, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)
+    params, opt_state, grad_norm, finite = optim.step(
+        state.policy, state.opt_state, grads, value, tx
+    )
     new_state = dataclasses.replace(
         state,
-        step=state.step + 1,
         policy=params,
         opt_state=opt_state,
         skipped=state.skipped + (~finite).astype(jnp.int32),
@@ -225,10 +353,11 @@ def supervised_step(
 
     def objective(params: Params, prefix: model.Prefix, part: reading.Part):
         logprob_BR, _, _ = policy.read(params, prefix, part, rows, PLAIN, model_cfg)
-        return -jnp.sum(logprob_BR) / tokens, ({}, jnp.float32(0))
+        return -jnp.sum(logprob_BR) / tokens, ({}, jnp.float32(0), ())
 
-    grads, value, _, _, _ = reading.gradient(objective, state.policy, rows, model_cfg)
+    grads, value, *_ = reading.gradient(objective, state.policy, rows, model_cfg)
     new_state, grad_norm = apply(state, grads, value, tx)
+    new_state = dataclasses.replace(new_state, step=state.step + 1)
     return new_state, {
         "loss": value,
         "policy/grad_norm": grad_norm,

@@ -1,45 +1,597 @@
-"""Advantages against hand-computed numbers and loops over rows."""
+"""Every estimator against its paper's formula, as loops over rows and tokens in float64."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlvr_jax import advantage
-from rlvr_jax.config import AdvantageConfig
+from rlvr_jax import advantage, sharding
+from rlvr_jax.config import AdvantageConfig, MeshConfig, OverlongConfig, RlStage
 
-pytestmark = pytest.mark.usefixtures("strict_dtypes")
-
+Q, G, R = 4, 3, 6
+B = Q * G
 FLOOR = 1e-4
+LENGTHS = (6, 1, 3, 4, 2, 6, 5, 0, 3, 6, 6, 6)  # the last group never ended
+MASK = np.arange(R) < np.array(LENGTHS)[:, None]
+BETA = 0.07
 
 
-def oracle(reward, penalty, samples: int, cfg: AdvantageConfig) -> list[float]:
-    """z-score, minus penalty, minus baseline: float64, row by row."""
-    rows = range(len(reward))
-    group = [[j for j in rows if j // samples == i // samples] for i in rows]
-    value = [float(r) for r in reward]
-    if cfg.normalise != "none":
-        scored = []
-        for i in rows:
-            peers = [value[j] for j in (rows if cfg.normalise == "batch" else group[i])]
-            mean = sum(peers) / len(peers)
-            std = (sum((x - mean) ** 2 for x in peers) / len(peers)) ** 0.5
-            scored.append((value[i] - mean) / max(std, cfg.std_floor) if std else 0.0)
-        value = scored
-    value = [v - float(p) for v, p in zip(value, penalty, strict=True)]
-    if cfg.baseline == "none":
-        return value
+@pytest.fixture
+def given():
+    rng = np.random.default_rng(11)
+    reward = rng.uniform(-1, 2, B)
+    reward[3:6] = 0.1  # a group that agrees
+    return {
+        "reward": reward,
+        "kl": rng.normal(0, 0.5, (B, R)),
+        "process": rng.normal(0, 0.3, (B, R)),
+        "value": rng.normal(0, 0.5, (B, R)),
+        "greedy": rng.uniform(0, 1, Q),
+    }
+
+
+def run(cfg, given, mask=MASK, samples=G, dtype=np.float64, **changes):
+    """`estimate` in float64; the behind of a row is rubbish in every input."""
+    x = {k: jnp.asarray(np.asarray(v, dtype)) for k, v in (given | changes).items()}
+    found = advantage.estimate(
+        x["reward"],
+        jnp.asarray(mask),
+        samples,
+        cfg,
+        kl_BR=x["kl"],
+        kl_coef=changes.get("beta", BETA),
+        process_BR=x["process"],
+        value_BR=x["value"],
+        greedy_Q=x["greedy"],
+    )
+    return found
+
+
+def x64(cfg, given, **more):
+    with jax.enable_x64(True):
+        found = run(cfg, given, **more)
+        return np.asarray(found.advantage_BR), found
+
+
+# ---- the formulas ----------------------------------------------------------------------------
+
+
+def group(i, samples=G):
+    return range(i // samples * samples, i // samples * samples + samples)
+
+
+def std(values, ddof=0):
+    mean = sum(values) / len(values)
+    return (sum((v - mean) ** 2 for v in values) / (len(values) - ddof)) ** 0.5
+
+
+def penalised(g, ddof=0):
+    """R - beta * sum of KL, per row."""
+    return [g["reward"][i] - BETA * sum(g["kl"][i, t] for t in range(LENGTHS[i])) for i in range(B)]
+
+
+def rows(values):
+    return [[values[i]] * R for i in range(B)]
+
+
+def tokens(function):
+    return [[function(i, t) if t < LENGTHS[i] else None for t in range(R)] for i in range(B)]
+
+
+def whitened(x, ddof=0):
+    """(a - mean) / std over all valid tokens."""
+    valid = [x[i][t] for i in range(B) for t in range(LENGTHS[i])]
+    mean, spread = sum(valid) / len(valid), max(std(valid, ddof), FLOOR)
+    return tokens(lambda i, t: (x[i][t] - mean) / spread)
+
+
+def z(values, of, ddof=0):
+    """z-score of each value among those that `of(i)` numbers; 0 where all are equal."""
     out = []
-    for i in rows:
-        peers = [value[j] for j in group[i] if cfg.baseline == "mean" or j != i]
-        out.append(value[i] - sum(peers) / len(peers))
+    for i in range(B):
+        peers = [values[j] for j in of(i)]
+        flat = max(peers) == min(peers)
+        spread = max(std(peers, ddof), FLOOR)
+        out.append(0.0 if flat else (values[i] - sum(peers) / len(peers)) / spread)
     return out
+
+
+def everyone(i):
+    return range(B)
+
+
+def reinforce(g, of=None):
+    """R - beta log(pi / ref), R z-scored over the batch or the group where asked."""
+    scored = list(g["reward"]) if of is None else z(g["reward"], of)
+    kl = [g["reward"][i] - p for i, p in enumerate(penalised(g))]
+    return rows([scored[i] - kl[i] for i in range(B)])
+
+
+def rloo(g):
+    r = penalised(g)
+    return rows([r[i] - sum(r[j] for j in group(i) if j != i) / (G - 1) for i in range(B)])
+
+
+def dr_grpo(g):
+    r = penalised(g)
+    return rows([r[i] - sum(r[j] for j in group(i)) / G for i in range(B)])
+
+
+def lite(g):
+    """(R - mean of group) / std of batch, without a penalty."""
+    r, spread = g["reward"], std(g["reward"])
+    return rows([(r[i] - sum(r[j] for j in group(i)) / G) / spread for i in range(B)])
+
+
+def opo(g):
+    r = penalised(g)
+    out = []
+    for i in range(B):
+        tokens_of_group = sum(LENGTHS[j] for j in group(i))
+        out.append(r[i] - sum(LENGTHS[j] * r[j] for j in group(i)) / tokens_of_group)
+    return rows(out)
+
+
+def remax(g):
+    r = penalised(g)
+    return rows([r[i] - g["greedy"][i // G] for i in range(B)])
+
+
+def plus_plus(g, ddof=0):
+    """R - beta * sum of KL from t on, whitened (REINFORCE++)."""
+    to_go = tokens(
+        lambda i, t: g["reward"][i] - BETA * sum(g["kl"][i, s] for s in range(t, LENGTHS[i]))
+    )
+    return whitened(to_go, ddof)
+
+
+def plus_plus_baseline(g):
+    r = g["reward"]
+    centred = [r[i] - sum(r[j] for j in group(i)) / G for i in range(B)]
+    return whitened(rows([0.0 if 3 <= i < 6 else c for i, c in enumerate(centred)]))
+
+
+def discounted(g, gamma=0.9):
+    """sum_{s>=t} gamma^(s-t) r_s, r the KL penalty and the outcome on the last token."""
+
+    def reward(i, s):
+        outcome = g["reward"][i] if s == LENGTHS[i] - 1 else 0.0
+        return outcome - BETA * g["kl"][i, s]
+
+    return tokens(lambda i, t: sum(gamma ** (s - t) * reward(i, s) for s in range(t, LENGTHS[i])))
+
+
+def ppo(g, gamma=0.95, decay=0.9, process=0.0):
+    """A_t = sum_l (gamma * lambda)^l delta_{t+l} (GAE, 1506.02438 eq. 16)."""
+
+    def delta(i, t):
+        last = t == LENGTHS[i] - 1
+        reward = (g["reward"][i] if last else 0.0) - BETA * g["kl"][i, t]
+        reward += process * g["process"][i, t]
+        return reward + (0.0 if last else gamma * g["value"][i, t + 1]) - g["value"][i, t]
+
+    return tokens(
+        lambda i, t: sum((gamma * decay) ** (s - t) * delta(i, s) for s in range(t, LENGTHS[i]))
+    )
+
+
+def token_mean(g, i):
+    return sum(g["process"][i, t] for t in range(LENGTHS[i])) / max(LENGTHS[i], 1)
+
+
+def prime(g, kind, gamma=1.0, weight=1.0, scale=1.0):
+    """Outcome plus process returns (papers.md 4.3), computed apart."""
+    g = g | {"process": g["process"] * scale}
+    mean = [token_mean(g, i) for i in range(B)]
+    outcome = {"reinforce": reinforce, "rloo": rloo, "grpo": lambda g: reinforce(g, group)}[kind](g)
+
+    def reward(i, s):
+        r = g["process"][i, s]
+        if kind == "rloo":
+            return r - sum(mean[j] for j in group(i) if j != i) / (G - 1)
+        if kind == "grpo":
+            peers = [mean[j] for j in group(i)]
+            return (r - sum(peers) / G) / std(peers)
+        return r
+
+    def process(i, t):
+        return sum(gamma ** (s - t) * reward(i, s) for s in range(t, LENGTHS[i]))
+
+    return tokens(lambda i, t: outcome[i][t] + weight * process(i, t))
+
+
+def batch_norm(g):
+    """1 / (max |reverse cumulative sum| + 1e-6)."""
+    sums = [
+        abs(sum(g["process"][i, s] for s in range(t, LENGTHS[i])))
+        for i in range(B)
+        for t in range(LENGTHS[i])
+    ]
+    return 1 / (max(sums) + 1e-6)
+
+
+PLAIN = {"normalise": "none", "std_floor": FLOOR}
+ESTIMATORS = {
+    "REINFORCE": (dict(PLAIN, baseline="none"), reinforce),
+    "REINFORCE batch": (dict(baseline="none"), lambda g: reinforce(g, everyone)),
+    "REINFORCE group": (dict(normalise="group", baseline="none"), lambda g: reinforce(g, group)),
+    "RLOO": (dict(PLAIN, baseline="rloo"), rloo),
+    "GRPO": (
+        dict(normalise="group", baseline="none"),
+        lambda g: rows(z(g["reward"], group)),
+    ),
+    "GRPO ddof 1": (
+        dict(normalise="group", baseline="none", ddof=1),
+        lambda g: rows(z(g["reward"], group, 1)),
+    ),
+    "Dr. GRPO": (dict(PLAIN, baseline="mean"), dr_grpo),
+    "GRPO batch std": (dict(normalise="batch", baseline="mean"), lite),
+    "OPO": (dict(PLAIN, baseline="opo"), opo),
+    "ReMax": (dict(PLAIN, baseline="greedy"), remax),
+    "REINFORCE++": (dict(PLAIN, baseline="none", credit="token", whiten="tokens"), plus_plus),
+    "REINFORCE++ ddof 1": (
+        dict(PLAIN, baseline="none", credit="token", whiten="tokens", ddof=1),
+        lambda g: plus_plus(g, 1),
+    ),
+    "REINFORCE++-baseline": (dict(PLAIN, baseline="mean", whiten="tokens"), plus_plus_baseline),
+    "discounted": (dict(PLAIN, baseline="none", credit="token", discount=0.9), discounted),
+    "PPO": (dict(PLAIN, baseline="value", discount=0.95, gae_lambda=0.9), ppo),
+    "PPO whitened": (
+        dict(PLAIN, baseline="value", whiten="tokens"),
+        lambda g: whitened(ppo(g, 1.0, 1.0)),
+    ),
+    "PRIME REINFORCE": (
+        dict(PLAIN, baseline="none", process_weight=1.0),
+        lambda g: prime(g, "reinforce"),
+    ),
+    "PRIME RLOO": (dict(PLAIN, baseline="rloo", process_weight=1.0), lambda g: prime(g, "rloo")),
+    "PRIME RLOO discounted": (
+        dict(PLAIN, baseline="rloo", process_weight=0.4, discount=0.9),
+        lambda g: prime(g, "rloo", 0.9, 0.4),
+    ),
+    "PRIME GRPO": (
+        dict(normalise="group", baseline="none", process_weight=1.0),
+        lambda g: prime(g, "grpo"),
+    ),
+    "PRIME PPO": (
+        dict(PLAIN, baseline="value", process_weight=0.5),
+        lambda g: ppo(g, 1.0, 1.0, 0.5),
+    ),
+    "PRIME's code": (
+        dict(
+            PLAIN, baseline="rloo", process_weight=1.0, process_scale="batch", whiten="tokens",
+            ddof=1,
+        ),
+        lambda g: whitened(prime(g, "rloo", scale=batch_norm(g)), 1),
+    ),
+}  # fmt: skip
+NO_KL = ("GRPO", "GRPO ddof 1", "GRPO batch std", "REINFORCE++-baseline")
+
+
+def quiet(name, given):
+    """The formulas of some have no KL in the reward."""
+    return given | {"kl": np.zeros((B, R))} if name in NO_KL else given
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_it_is_the_formula(given, name):
+    options, formula = ESTIMATORS[name]
+    given = quiet(name, given)
+    got, found = x64(AdvantageConfig(**options), given)
+    want = formula(given)
+    assert got.shape == (B, R) and int(found.bad) == 0
+    for i in range(B):
+        for t in range(LENGTHS[i]):
+            assert got[i, t] == pytest.approx(want[i][t], rel=1e-9, abs=1e-11), (name, i, t)
+
+
+@pytest.mark.usefixtures("strict_dtypes")
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_in_float32_too(given, name):
+    options, formula = ESTIMATORS[name]
+    given = quiet(name, given)
+    found = run(AdvantageConfig(**options), given, dtype=np.float32)
+    got = np.asarray(found.advantage_BR)
+    assert got.dtype == np.float32
+    want = np.array([[0.0 if v is None else v for v in row] for row in formula(given)])
+    np.testing.assert_allclose(got[MASK], want[MASK], rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_what_lies_behind_a_row_plays_no_part(given, name):
+    cfg = AdvantageConfig(**ESTIMATORS[name][0])
+    got, _ = x64(cfg, given)
+    rubbish = {k: np.where(MASK, given[k], np.nan) for k in ("kl", "process", "value")}
+    again, found = x64(cfg, given | rubbish)
+    assert int(found.bad) == 0
+    np.testing.assert_array_equal(got[MASK], again[MASK])
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_the_order_of_rows_plays_no_part(given, name):
+    """Prompts change places, and so do the samples of each."""
+    cfg = AdvantageConfig(**ESTIMATORS[name][0])
+    rng = np.random.default_rng(2)
+    prompts = rng.permutation(Q)
+    order = np.concatenate([q * G + rng.permutation(G) for q in prompts])
+    got, _ = x64(cfg, given)
+    moved = {k: v[prompts] if k == "greedy" else v[order] for k, v in given.items()}
+    again, _ = x64(cfg, moved, mask=MASK[order])
+    np.testing.assert_allclose(again[MASK[order]], got[order][MASK[order]], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_nothing_is_never_nan(given, name):
+    """No token at all, one row alone, broken rewards of every kind."""
+    cfg = AdvantageConfig(**ESTIMATORS[name][0])
+    empty = run(cfg, given, mask=np.zeros((B, R), bool), dtype=np.float32)
+    assert np.all(np.isfinite(np.asarray(empty.advantage_BR)))
+    broken = {k: v.copy() for k, v in given.items()}
+    broken["reward"][[0, 4, 7]] = np.nan, np.inf, -np.inf
+    broken["kl"][1, 0] = np.inf
+    broken["process"][2, 0] = np.nan
+    broken["value"][2, 1] = np.nan
+    found = run(cfg, broken, dtype=np.float32)
+    assert np.all(np.isfinite(np.asarray(found.advantage_BR)))
+    assert int(found.bad) == 5 + (cfg.baseline == "value")
+    zeros = {k: np.where(np.isfinite(v), v, 0) for k, v in broken.items()}
+    same = run(cfg, zeros, dtype=np.float32)
+    np.testing.assert_array_equal(found.advantage_BR, same.advantage_BR)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_groups_of_one_are_finite(given, name):
+    cfg = AdvantageConfig(**ESTIMATORS[name][0])
+    got, _ = x64(cfg, given | {"greedy": np.zeros(B)}, samples=1)
+    assert np.all(np.isfinite(got))
+    if cfg.process_weight == 0 and (cfg.baseline in ("rloo", "mean", "opo")):
+        assert np.all(got == 0)
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, -2.0, 7.0])
+@pytest.mark.parametrize(
+    "name", [n for n, (o, _) in ESTIMATORS.items() if o["baseline"] in ("rloo", "mean", "opo")]
+)
+def test_a_group_that_agrees_is_exactly_zero(given, name, value):
+    options = ESTIMATORS[name][0] | {"whiten": "none", "process_weight": 0.0}
+    options |= {"process_scale": "none", "discount": 1.0}
+    given["reward"][3:6] = value
+    given["kl"][:] = 0
+    found = run(AdvantageConfig(**options), given, dtype=np.float32)
+    assert np.all(np.asarray(found.advantage_BR)[3:6] == 0)
+    assert np.all(np.asarray(found.advantage_BR)[:3] != 0)
+
+
+@pytest.mark.parametrize("name", [n for n, (o, _) in ESTIMATORS.items() if "whiten" in o])
+def test_a_batch_that_agrees_is_whitened_to_zero(given, name):
+    options = ESTIMATORS[name][0] | {"process_weight": 0.0, "process_scale": "none"}
+    given |= {"reward": np.full(B, 0.1), "kl": np.zeros((B, R)), "value": np.zeros((B, R))}
+    found = run(AdvantageConfig(**options), given, dtype=np.float32)
+    assert np.all(np.asarray(found.advantage_BR) == 0)
+
+
+def test_token_rewards_that_agree_in_the_group_are_zero(given):
+    """sigma of their means is 0: GRPO's form has no signal, also where tokens differ."""
+    given["process"][3:6] = np.tile([0.3, -0.3], 3)
+    mask = MASK.copy()
+    mask[3:6] = np.arange(R) < 2
+    cfg = AdvantageConfig("group", "none", process_weight=1.0)
+    got, _ = x64(cfg, given | {"kl": np.zeros((B, R))}, mask=mask)
+    assert np.all(got[3:6][mask[3:6]] == 0)
+
+
+def test_worked_values():
+    """R = [1, 0, 0, 1] (papers.md 1.8), and REINFORCE++ of it over ragged rows."""
+    reward, sign = jnp.float32([1, 0, 0, 1]), np.array([1, -1, -1, 1])
+    mask = jnp.arange(4) < jnp.array([[1], [4], [2], [3]])
+    for options, size in (
+        ({"normalise": "none", "baseline": "rloo"}, 2 / 3),
+        ({"normalise": "group", "baseline": "none", "ddof": 1}, 0.75**0.5),
+        ({"normalise": "group", "baseline": "none"}, 1.0),
+        ({"normalise": "none", "baseline": "mean"}, 0.5),
+    ):
+        got = advantage.estimate(reward, mask, 4, AdvantageConfig(**options)).advantage_BR
+        np.testing.assert_allclose(got, size * sign[:, None] * np.ones(4), atol=1e-6)
+    cfg = AdvantageConfig("none", "none", whiten="tokens")  # 4 of 10 tokens have reward 1
+    got = np.asarray(advantage.estimate(reward, mask, 4, cfg).advantage_BR)
+    assert got[0, 0] == pytest.approx(0.6 / 0.24**0.5) and got[1, 3] == pytest.approx(
+        -0.4 / 0.24**0.5
+    )
+
+
+def test_generalised_advantages_step_over_what_is_not_the_policys(given):
+    """With columns left out of the middle it is as if they were not there."""
+    mask = np.array([[1, 0, 1, 1, 0, 1]], bool)
+    reward, value = given["kl"][:1], given["value"][:1]
+    with jax.enable_x64(True):
+        got, target = advantage.gae(jnp.asarray(reward), jnp.asarray(value), mask, 0.9, 0.8)
+        dense = [jnp.asarray(x[mask][None]) for x in (reward, value)]
+        want, _ = advantage.gae(*dense, np.ones((1, 4), bool), 0.9, 0.8)
+    np.testing.assert_allclose(np.asarray(got)[mask], np.asarray(want)[0], rtol=1e-12)
+    np.testing.assert_allclose(
+        np.asarray(target)[mask], (np.asarray(got) + value)[mask], rtol=1e-12
+    )
+    assert np.all(np.asarray(got)[~mask] == 0) and np.all(np.asarray(target)[~mask] == 0)
+
+
+def test_the_last_token_bears_the_outcome():
+    mask = np.array([[1, 1, 0], [0, 0, 0], [1, 1, 1], [1, 0, 1]], bool)
+    got = np.asarray(advantage.at_last(jnp.float32([2, 3, 4, 5]), jnp.asarray(mask)))
+    np.testing.assert_array_equal(got, [[0, 2, 0], [0, 0, 0], [0, 0, 4], [0, 0, 5]])
+
+
+# ---- several rewards -------------------------------------------------------------------------
+
+WEIGHTS = {"correct": 1.0, "format": 0.25, "length": -0.5}
+
+
+@pytest.fixture
+def named(given):
+    rng = np.random.default_rng(3)
+    return {
+        "correct": given["reward"],
+        "format": (rng.random(B) < 0.5).astype(float),
+        "length": rng.uniform(0, 40, B),
+    }
+
+
+def mixed(named, cfg, dtype=np.float64):
+    reward = {k: jnp.asarray(np.asarray(v, dtype)) for k, v in named.items()}
+    return advantage.estimate(reward, jnp.asarray(MASK), G, cfg)
+
+
+def test_rewards_are_added_before_normalisation(named):
+    cfg = AdvantageConfig("group", "none", weights=WEIGHTS)
+    with jax.enable_x64(True):
+        got = np.asarray(mixed(named, cfg).advantage_BR)[:, 0]
+    both = [sum(w * named[name][i] for name, w in WEIGHTS.items()) for i in range(B)]
+    np.testing.assert_allclose(got, z(both, group), rtol=1e-9)
+
+
+def test_or_after_it(named):
+    """GDPO: each z-scored in its group, their weighted sum over the batch."""
+    cfg = AdvantageConfig("group", "none", weights=WEIGHTS, mix="after")
+    with jax.enable_x64(True):
+        got = np.asarray(mixed(named, cfg).advantage_BR)[:, 0]
+    each = {name: z(named[name], group) for name in WEIGHTS}
+    both = [sum(w * each[name][i] for name, w in WEIGHTS.items()) for i in range(B)]
+    np.testing.assert_allclose(got, z(both, everyone), rtol=1e-9)
+    loud = named | {"length": named["length"] * 1000}
+    with jax.enable_x64(True):  # no reward drowns in another's spread
+        again = np.asarray(mixed(loud, cfg).advantage_BR)[:, 0]
+    np.testing.assert_allclose(again, got, rtol=1e-9)
+
+
+@pytest.mark.parametrize("mix", ["before", "after"])
+def test_one_broken_reward_counts_as_zero(named, mix):
+    named["format"][2] = np.nan
+    cfg = AdvantageConfig("group", "none", weights=WEIGHTS, mix=mix)
+    found = mixed(named, cfg, np.float32)
+    named["format"][2] = 0.0
+    assert int(found.bad) == 1
+    np.testing.assert_array_equal(found.advantage_BR, mixed(named, cfg, np.float32).advantage_BR)
+
+
+def test_rewards_without_a_weight_are_refused(named):
+    cfg = AdvantageConfig(weights={"correct": 1.0})
+    with pytest.raises(ValueError, match="'format', 'length'.* but advantage.weights"):
+        mixed(named, cfg, np.float32)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"baseline": "greedy"}, "baseline greedy needs the reward of a greedy answer"),
+        ({"baseline": "value"}, "baseline value needs a value of each token"),
+        ({"process_weight": 1.0}, "process_weight needs a reward of each token"),
+    ],
+)
+def test_what_an_estimator_needs_is_asked_for(options, words):
+    cfg = AdvantageConfig(**({"normalise": "none"} | options))
+    with pytest.raises(ValueError, match=words):
+        advantage.estimate(jnp.zeros(B), jnp.asarray(MASK), G, cfg)
+
+
+def test_estimates_are_constants(given):
+    def sum_of(x):
+        options = {"process_weight": 1.0, "whiten": "tokens", "credit": "token"}
+        found = advantage.estimate(
+            x["reward"], jnp.asarray(MASK), G, AdvantageConfig(**options), kl_BR=x["kl"],
+            kl_coef=BETA, process_BR=x["process"],
+        )  # fmt: skip
+        return jnp.sum(found.advantage_BR * jnp.arange(R))
+
+    grads = jax.grad(sum_of)({k: jnp.float32(v) for k, v in given.items()})
+    assert all(np.all(np.asarray(g) == 0) for g in grads.values())
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"ddof": 2}, "ddof is 0 or 1"),
+        ({"discount": 0.0}, "0 < discount <= 1"),
+        ({"discount": 0.9}, "discount needs"),
+        ({"gae_lambda": 0.9}, "gae_lambda needs baseline: value"),
+        ({"process_weight": -1.0}, "process_weight >= 0"),
+        ({"process_scale": "batch"}, "needs a process_weight"),
+        ({"baseline": "greedy"}, "greedy is of plain outcomes"),
+        ({"weights": {"a": 0.0}}, "finite and not 0"),
+        ({"mix": "after"}, "two or more rewards"),
+        ({"mix": "after", "normalise": "none", "weights": WEIGHTS}, "needs a normalisation"),
+    ],
+)
+def test_options_without_meaning_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        AdvantageConfig(**options)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"normalise": "group", "baseline": "none"}, "normalise group needs samples"),
+        ({"normalise": "none", "baseline": "mean"}, "baseline mean needs samples"),
+        ({"normalise": "none", "baseline": "opo"}, "baseline opo needs samples"),
+    ],
+)
+def test_groups_of_one_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        RlStage(samples=1, advantage=AdvantageConfig(**options))
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"normalise": "none", "baseline": "greedy"}, "answers greedily beside its samples"),
+        ({"baseline": "value"}, "has a value head"),
+        ({"weights": {"a": 1.0}}, "has several rewards"),
+    ],
+)
+def test_a_stage_refuses_what_it_cannot_give(options, words):
+    with pytest.raises(ValueError, match=f"no rl stage {words} yet"):
+        RlStage(advantage=AdvantageConfig(**options))
+
+
+# ---- length ----------------------------------------------------------------------------------
+
+
+def test_overlong_responses_lose_reward_evenly():
+    """DAPO's three cases, for a budget of 20 tokens of which the last 4 cost."""
+    cfg = OverlongConfig(buffer=4, penalty=0.5)
+    lengths = np.array([0, 1, 16, 17, 18, 20])
+    want = [0 if n <= 16 else 0.5 * (n - 16) / 4 for n in lengths]
+    np.testing.assert_allclose(advantage.overlong(jnp.asarray(lengths), 20, cfg), want)
+    assert not np.any(advantage.overlong(jnp.asarray(lengths), 20, OverlongConfig()))
+
+
+# ---- on a mesh -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_mesh_changes_no_advantage(given, name):
+    cfg = AdvantageConfig(**ESTIMATORS[name][0])
+    rows = {k: np.float32(v) for k, v in quiet(name, given).items()} | {"mask": MASK}
+
+    def estimate(x):
+        return advantage.estimate(
+            x["reward"], x["mask"], G, cfg, kl_BR=x["kl"], kl_coef=BETA, process_BR=x["process"],
+            value_BR=x["value"], greedy_Q=x["greedy"],
+        ).advantage_BR  # fmt: skip
+
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2), jax.devices()[:4])
+    with jax.set_mesh(mesh):
+        spread = jax.jit(estimate)(sharding.place_rows(rows, mesh))
+    np.testing.assert_allclose(spread, jax.jit(estimate)(rows), rtol=2e-5, atol=2e-5)
+
+
+# ---- of whole responses, by hand ---------------------------------------------------------------
 
 
 def combine(reward, penalty, samples, cfg) -> np.ndarray:
     return np.asarray(advantage.combine(jnp.float32(reward), jnp.float32(penalty), samples, cfg))
 
 
+@pytest.mark.usefixtures("strict_dtypes")
+@pytest.mark.usefixtures("strict_dtypes")
 def test_published_values() -> None:
     """Rewards 1, 0, 0, 1: RLOO 2/3, GRPO 1 (population std), Dr. GRPO 1/2."""
     sign = np.array([1, -1, -1, 1])
@@ -55,20 +607,8 @@ def test_published_values() -> None:
         np.testing.assert_allclose(got, size * sign, atol=1e-6)
 
 
-@pytest.mark.parametrize("normalise", ["batch", "group", "none"])
-@pytest.mark.parametrize("baseline", ["rloo", "mean", "none"])
-def test_combine_is_the_loop(normalise, baseline) -> None:
-    cfg = AdvantageConfig(normalise, baseline)
-    rng = np.random.default_rng(0)
-    reward = rng.uniform(0, 1, 24).astype(np.float32)
-    reward[4:8] = 0.1  # an equal group
-    reward[8:12] = [1, 0, 1, 0]
-    penalty = rng.normal(0, 0.3, 24).astype(np.float32)
-    got = combine(reward, penalty, 4, cfg)
-    assert got.shape == (24,) and got.dtype == np.float32
-    np.testing.assert_allclose(got, oracle(reward, penalty, 4, cfg), atol=2e-6, rtol=0)
-
-
+@pytest.mark.usefixtures("strict_dtypes")
+@pytest.mark.usefixtures("strict_dtypes")
 def test_the_penalty_is_not_normalised() -> None:
     """r~ = zscore(r) - penalty: rewards times ten change nothing, the penalty times ten does."""
     cfg = AdvantageConfig("batch", "none")
@@ -81,6 +621,8 @@ def test_the_penalty_is_not_normalised() -> None:
     )
 
 
+@pytest.mark.usefixtures("strict_dtypes")
+@pytest.mark.usefixtures("strict_dtypes")
 @pytest.mark.parametrize("value", [0.0, 0.1, 1.0, 1 / 3, 0.7])
 @pytest.mark.parametrize("size", [3, 7, 128])
 def test_equal_rewards_give_exactly_zero(value, size) -> None:
@@ -91,6 +633,8 @@ def test_equal_rewards_give_exactly_zero(value, size) -> None:
             assert np.all(combine(equal, np.zeros(2 * size), size, cfg) == 0)
 
 
+@pytest.mark.usefixtures("strict_dtypes")
+@pytest.mark.usefixtures("strict_dtypes")
 def test_an_equal_group_has_no_signal_beside_others() -> None:
     reward = np.concatenate([np.full(128, 0.1), np.linspace(0, 1, 128)]).astype(np.float32)
     for normalise in ("batch", "group", "none"):
@@ -101,6 +645,8 @@ def test_an_equal_group_has_no_signal_beside_others() -> None:
     assert len(set(got[:128].tolist())) == 1 and got[0] < -0.5
 
 
+@pytest.mark.usefixtures("strict_dtypes")
+@pytest.mark.usefixtures("strict_dtypes")
 @pytest.mark.parametrize("spread", [1e-6, 1e-5])
 def test_below_the_floor_noise_stays_noise(spread) -> None:
     x = jnp.float32([0, spread, 0, spread])
@@ -109,12 +655,16 @@ def test_below_the_floor_noise_stays_noise(spread) -> None:
     )
 
 
+@pytest.mark.usefixtures("strict_dtypes")
+@pytest.mark.usefixtures("strict_dtypes")
 def test_above_the_floor_it_plays_no_part() -> None:
     x = np.float32([0, 2e-3, 0, 2e-3])
     np.testing.assert_allclose(advantage.zscore(x, FLOOR), [-1, 1, -1, 1], rtol=1e-5)
     np.testing.assert_allclose(advantage.zscore(x, 2e-3), [-0.5, 0.5, -0.5, 0.5], rtol=1e-5)
 
 
+@pytest.mark.usefixtures("strict_dtypes")
+@pytest.mark.usefixtures("strict_dtypes")
 def test_zscore_over_an_axis() -> None:
     x = np.random.default_rng(1).normal(3, 2, (4, 5)).astype(np.float32)
     x[2] = 0.1
@@ -125,6 +675,8 @@ def test_zscore_over_an_axis() -> None:
     assert np.all(got[2] == 0)
 
 
+@pytest.mark.usefixtures("strict_dtypes")
+@pytest.mark.usefixtures("strict_dtypes")
 @pytest.mark.parametrize("samples", [2, 3, 16])
 def test_leave_one_out_is_the_scaled_distance_to_the_mean(samples) -> None:
     x = np.random.default_rng(2).uniform(0, 1, (5, samples)).astype(np.float32)
@@ -137,13 +689,3 @@ def test_leave_one_out_is_the_scaled_distance_to_the_mean(samples) -> None:
         for g in range(samples):
             others = np.delete(wide[q], g)
             assert got[q, g] == pytest.approx(wide[q, g] - others.mean(), abs=1e-6)
-
-
-def test_advantages_are_constants() -> None:
-    cfg = AdvantageConfig("batch", "rloo")
-
-    def total(reward, penalty):
-        return jnp.sum(advantage.combine(reward, penalty, 2, cfg) * jnp.arange(4.0))
-
-    grads = jax.grad(total, (0, 1))(jnp.float32([1, 0, 0.5, 0]), jnp.float32([0, 0.1, 0, 0]))
-    assert all(np.all(np.asarray(g) == 0) for g in grads)

@@ -31,7 +31,9 @@ def test_one_line_with_every_number(capsys) -> None:
     assert told["rollout_useful"] == told["update_useful"] == 1
 
 
-@pytest.mark.parametrize("more", [("--slots", "2", "--part-tokens", "16", "--scan")])
+@pytest.mark.parametrize(
+    "more", [("--slots", "2", "--part-tokens", "16", "--scan", "--prm", "frozen")]
+)
 def test_the_long_tail_in_few_slots(capsys, more) -> None:
     told = measured(capsys, "tiny", "L", *SMALL, "--new", "20", *more)
     assert told["compiles"] == {"rollout": 1, "update": 1}

@@ -85,6 +85,8 @@ VARIANTS = [
     ("cross_domain_qwen2.5_7b", "data.sources='[{tfds: math_rlvr, folder: data}]'"),
     ("cross_domain_qwen2.5_7b", "mesh.fsdp=8 rl.prompts=64"),
     ("prime_qwen2.5_math_7b", "model.weights=models/Qwen2.5-Math-7B"),
+    ("prime_qwen2.5_math_7b", "rl.advantage.process_weight=1 rl.minibatches=4"),
+    ("prime_small", "rl.advantage.process_weight=0"),
     ("grm_gemma2_27b", "data.prompt_columns=1536\n# data.response_columns=768"),
     ("gsm8k_qwen3_1.7b", "mesh.fsdp=64 rl.prompts=64"),
     ("gsm8k_qwen3_1.7b", "mesh.fsdp=8 rl.prompts=64"),
@@ -225,6 +227,11 @@ def test_the_rows_of_the_data_page_are_read():
     records = [files.record(row, "file:mine") for row in rows]
     assert [r["reference"] for r in records] == ["4", "Jane Austen", "6", "5", r"\frac{1}{2}"]
     assert [r["demonstration"] for r in records][2:4] == ["3 + 3 = 6", "2 + 3 = 5\n#### 5"]
+
+
+def test_the_options_on_the_page_of_objectives_exist():
+    stage = yaml.safe_load(examples("objectives.md", "yaml")[0])
+    settings.parse({"stages": [{"stage": "rl"} | stage]})
 
 
 @pytest.mark.parametrize("page", ["data.md", "models.md"])

@@ -244,8 +244,8 @@ def row_weights(length, aggregate: str) -> np.ndarray:
     }[aggregate]
 
 
-def repeated(params, rows: Rollout, cfg: ModelConfig):
-    """Log-probs [B, R]: every row with its own copy of its prompt, padded to R, in one batch."""
+def repeated(params, rows: Rollout, cfg: ModelConfig, entropy: bool = False):
+    """Log-probs (and entropies) [B, R]: each row with its own copy of its prompt, in one batch."""
     token_BT = jnp.concatenate([jnp.repeat(rows.prompt_QP, G, 0), rows.response_BR], 1)
     mask_BR = jnp.arange(R) < rows.length_B[:, None]
     mask_BT = jnp.concatenate([jnp.repeat(rows.prompt_mask_QP, G, 0), mask_BR], 1)
@@ -253,7 +253,11 @@ def repeated(params, rows: Rollout, cfg: ModelConfig):
     logits_BRV = model.logits(params, hidden_BTD[:, P - 1 : -1], cfg) / TEMPERATURE
     logprob_BRV = logits_BRV - jax.nn.logsumexp(logits_BRV, -1, keepdims=True)
     logprob_BR = jnp.take_along_axis(logprob_BRV, rows.response_BR[..., None], -1)[..., 0]
-    return jnp.where(mask_BR, logprob_BR, 0.0)
+    logprob_BR = jnp.where(mask_BR, logprob_BR, 0.0)
+    if entropy:
+        entropy_BR = -jnp.sum(jnp.exp(logprob_BRV) * logprob_BRV, -1)
+        return logprob_BR, jnp.where(mask_BR, entropy_BR, 0.0)
+    return logprob_BR
 
 
 def plain_gradients(cfg: ModelConfig, dtype) -> dict[tuple[str, str], tuple]:
@@ -399,6 +403,91 @@ def test_gradient_is_the_plain_one_in_every_family(
     assert largest_error(grads, want) < 1e-12
 
 
+# Every way to weigh a token, and what needs a whole row for it; the sampler was somebody else.
+FORMS = {
+    "clip": dict(clip_high=0.28, dual_clip=3.0),
+    "gspo": dict(ratio="sequence", clip_low=0.05, clip_high=0.05),
+    "gspo-token": dict(ratio="sequence-token", clip_low=0.05, clip_high=0.05),
+    "product": dict(ratio="product"),
+    "cispo": dict(objective="cispo", clip_low=1.0),
+    "sapo": dict(objective="sapo"),
+    "gmpo": dict(objective="gmpo", clip_low=0.4, clip_high=0.4),
+    "plain": dict(objective="plain"),
+    "k1+": dict(kl_coef=KL, kl_in="loss", kl_form="k1+"),
+    "k2": dict(kl_coef=KL, kl_in="loss", kl_form="k2"),
+    "k3+": dict(kl_coef=KL, kl_in="loss", kl_form="k3+", aggregate="seq-mean-token-mean"),
+    "corrected": dict(kl_coef=KL, kl_in="loss", kl_form="k1", kl_corrected=True),
+    "abs": dict(kl_coef=KL, kl_in="loss", kl_form="abs"),
+    "entropy": dict(entropy_coef=0.1, aggregate="seq-mean-token-sum"),
+    "truncate": dict(correct="truncate", correct_high=1.2),
+    "mask": dict(correct="mask", correct_low=0.8, correct_high=1.2),
+    "sequence-truncate": dict(correct="sequence-truncate", correct_low=0.1),
+    "sequence-mask": dict(correct="sequence-mask"),
+    "geometric-mask": dict(correct="geometric-mask", correct_low=0.9, correct_high=1.1),
+    "stale": dict(stale_kl=0.01),
+}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("clip", "gspo-token", "gmpo", "sequence-mask", "entropy"), pytest.param(FORMS, marks=SLOW)],
+    ids=["few", "all"],
+)
+def test_gradient_is_the_plain_one_in_every_form(exact, names) -> None:
+    """In parts and at once, with old log-probs beside the current; one compilation for all."""
+    cfg, rng = double(dataclasses.replace(LLAMA, part_tokens=64)), np.random.default_rng(9)
+    forms = [LossConfig(**FORMS[name]) for name in names]  # type: ignore[arg-type]
+    sample = SampleConfig(temperature=TEMPERATURE)
+    stage = RlStage(prompts=Q, samples=G, sample=sample)
+    params, rows = random_params(cfg, np.float64), batch(np.float64)
+    mask = np.arange(R) < rows.length_B[:, None]
+    current = np.asarray(jax.jit(repeated, static_argnums=2)(params, rows, LLAMA))
+    behaviour, reference, sampler = (
+        np.where(mask, current + rng.normal(0, 0.2, (B, R)), np.nan) for _ in range(3)
+    )
+    rows = rows.replace(logprob_BR=np.where(mask, sampler, 0))
+    advantage = rng.normal(size=(B, R))
+    one = loss.policy_gradient
+
+    def in_parts(which, params):
+        def chosen(*args, **more):
+            *args, _ = args
+            return jax.lax.switch(
+                which, [lambda f=f: (one(*args, f, **more)[0], {}) for f in forms]
+            )
+
+        def weights(mask_BR, _, row_weights=loss.row_weights):
+            return jnp.stack([row_weights(mask_BR, f) for f in forms])[which]
+
+        lesson = train_step.Lesson(advantage, reference, behaviour)
+        with mock.patch.multiple(loss, policy_gradient=chosen, row_weights=weights):
+            return train_step.gradient(params, rows, lesson, KL, stage, cfg)[:2]
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def at_once(form, logprob_BR, entropy_BR):
+        weight_B = loss.row_weights(mask, form)
+        args = (behaviour, reference, advantage, mask, weight_B, form)
+        more = dict(sampler_BR=rows.logprob_BR)
+        return jax.value_and_grad(lambda lp, h: one(lp, *args, entropy_BR=h, **more)[0], (0, 1))(
+            logprob_BR, entropy_BR
+        )
+
+    def read(params):
+        return repeated(params, rows, cfg, entropy=True)
+
+    in_parts, read = jax.jit(in_parts), jax.jit(read)
+    values, pull = jax.vjp(read, params)
+    different = []
+    for which, (name, form) in enumerate(zip(names, forms, strict=True)):
+        grads, value = in_parts(which, params)
+        want_value, slopes = at_once(form, *values)
+        (want,) = pull(slopes)
+        assert largest_error(grads, want) < 1e-10, name
+        assert float(value) == pytest.approx(float(want_value), rel=1e-10), name
+        different.append(float(np.sum(np.asarray(want["norm_D"]))))
+    assert len({round(x, 12) for x in different}) == len(forms)
+
+
 def test_gradient_in_float32_is_the_plain_one_up_to_rounding() -> None:
     """What differs is the order of sums: measured 3.2e-6 of the largest entry."""
     _, want = plain_gradients(LLAMA, np.float32)["loss", "token-mean"]
@@ -414,7 +503,7 @@ def test_a_prompts_gradient_is_added_up_in_float32() -> None:
 
     def objective(params, prefix, part):
         rows = jnp.sum(part.exists(jnp.ones(600, jnp.int32)))
-        return jnp.sum(prefix.last_QD.astype(jnp.float32)) * rows, ({}, jnp.float32(0))
+        return jnp.sum(prefix.last_QD.astype(jnp.float32)) * rows, ({}, jnp.float32(0), ())
 
     def of(count: int) -> np.ndarray:
         rows = Rollout(

@@ -14,13 +14,14 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rlvr_jax import loss, model, optim, sharding, train_step
+from rlvr_jax import advantage, loss, model, optim, policy, sharding, train_step
 from rlvr_jax.config import (
     Config,
     LossConfig,
     MeshConfig,
     ModelConfig,
     OptimConfig,
+    OverlongConfig,
     RewardConfig,
     RlStage,
 )
@@ -384,35 +385,37 @@ def test_the_split_step_is_the_fused_step(parts, runs):
 
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
-def test_a_reward_that_is_not_finite_moves_nothing(parts, bad):
+def test_a_reward_that_is_not_finite_counts_as_none(parts, bad):
     ws, state, frozen, rollout, reward, update = parts
     with jax.set_mesh(ws.mesh):
         written, decoded = rollout(state, ask())
         good = np.linspace(0, 1, Q * G, dtype=np.float32)
-        after = state
+        spoilt, nothing = (np.where(good == 1, x, good).astype(np.float32) for x in (bad, 0))
+        after, _, metrics = update(state, frozen, written, decoded, spoilt)
+        same, *_ = update(state, frozen, written, decoded, nothing)
+    assert int(metrics["reward/nonfinite"]) == 1
+    assert equal((after.policy, after.opt_state), (same.policy, same.opt_state))
+    assert not equal(after.policy, state.policy) and int(after.skipped) == 0
+
+
+def test_what_is_not_finite_moves_nothing_and_what_follows_does(parts):
+    ws, state, frozen, rollout, reward, update = parts
+    with jax.set_mesh(ws.mesh):
+        broken = state.policy | {"norm_D": state.policy["norm_D"].at[0].set(np.nan)}
+        written, decoded = rollout(state, ask())
+        good = np.linspace(0, 1, Q * G, dtype=np.float32)
+        after = state.replace(policy=broken)
         for count in (1, 2):
-            spoilt = np.where(good == 1, bad, good)
-            after, _, metrics = update(after, frozen, written, decoded, spoilt)
+            after, _, metrics = update(after, frozen, written, decoded, good)
             assert not np.isfinite(metrics["policy/grad_norm"])
-            assert equal((after.policy, after.opt_state), (state.policy, state.opt_state))
+            assert equal((after.policy, after.opt_state), (broken, state.opt_state))
             assert [int(after.step), int(after.skipped), int(after.skipped_in_row)] == [count] * 3
+        after = after.replace(policy=state.policy)
         healed, _, _ = update(after, frozen, written, decoded, good)
         straight, _, _ = update(state, frozen, written, decoded, good)
     assert equal((healed.policy, healed.opt_state), (straight.policy, straight.opt_state))
     assert not equal(healed.policy, state.policy)
     assert [int(healed.step), int(healed.skipped), int(healed.skipped_in_row)] == [3, 2, 0]
-
-
-def test_a_parameter_that_is_not_finite_moves_nothing(parts):
-    ws, state, frozen, rollout, reward, update = parts
-    with jax.set_mesh(ws.mesh):
-        broken = state.policy | {"norm_D": state.policy["norm_D"].at[0].set(np.nan)}
-        broken = state.replace(policy=broken)
-        written, decoded = rollout(state, ask())
-        reward_B = np.linspace(0, 1, Q * G, dtype=np.float32)
-        after, _, _ = update(broken, frozen, written, decoded, reward_B)
-    assert equal((after.policy, after.opt_state), (broken.policy, broken.opt_state))
-    assert int(after.skipped) == 1
 
 
 @pytest.mark.parametrize("value, norm", [(np.nan, 1.0), (np.inf, 1.0), (1.0, np.inf), (1.0, 2.0)])
@@ -527,6 +530,108 @@ def test_a_mesh_changes_no_gradient(whole):
     pairs = zip(AGGREGATES, whole("loss", (1, 1, 1)), whole("loss", (2, 2, 2)), strict=True)
     for aggregate, (a, _), (b, _) in pairs:
         assert distance(a, b) < 1e-5, aggregate
+
+
+# ---- several updates of one rollout --------------------------------------------------------
+
+
+@functools.cache
+def updates(epochs, minibatches, shape=(1, 1, 1)):
+    """Parameters and metrics after a step on `answered`, by gradient descent."""
+    tx = optax.sgd(0.3)
+    stage = dataclasses.replace(
+        STAGE, epochs=epochs, minibatches=minibatches, loss=LossConfig(aggregate="token-mean")
+    )
+    update = functools.partial(train_step.update, cfg=stage, model_cfg=SMALL, tx=tx)
+    ws, state, frozen = start(shape, SMALL, tx)
+    with jax.set_mesh(ws.mesh):
+        written, reward_B = ws.place((answered(), even_share_B()))
+        new, _, metrics = quick_jit(update)(state, frozen, written, 1, reward_B)
+        return jax.device_get((state.policy, new.policy, new.step, metrics))
+
+
+def even_share_B():
+    return np.random.default_rng(4).random(Q * G).astype(np.float32)
+
+
+def test_several_updates_are_updates_one_after_the_other():
+    """Every second prompt first; ratios are to the parameters before the first of them."""
+    epochs, count = 2, 2
+    params, got, step, metrics = updates(epochs, count)
+    written, whole = answered(), LossConfig(aggregate="token-mean")
+    plain = jax.jit(policy.logprobs, static_argnums=(2, 3))
+    behaviour_BR = np.asarray(plain(params, written, STAGE.sample, SMALL)[0])
+    advantage_B = np.asarray(advantage.combine(even_share_B(), np.zeros(Q * G), G, STAGE.advantage))
+    stage = dataclasses.replace(STAGE, loss=whole)
+    gradient = jax.jit(train_step.gradient, static_argnums=(4, 5))
+    cut = 0.0
+
+    def some(tree, of_prompt, of_row):
+        return jax.tree.map(lambda x: x[of_prompt if len(x) == Q else of_row], tree)
+
+    for _ in range(epochs):
+        for first in range(count):
+            of_prompt = np.arange(first, Q, count)
+            of_row = (of_prompt[:, None] * G + np.arange(G)).reshape(-1)
+            part = some(written, of_prompt, of_row)
+            lesson = train_step.Lesson(
+                np.repeat(advantage_B[of_row, None], R, 1), part.logprob_BR, behaviour_BR[of_row]
+            )
+            found = gradient(params, part, lesson, 0.0, stage, SMALL)
+            params = jax.tree.map(lambda p, g: p - 0.3 * g, params, found.grads)
+            cut += float(found.sums["policy/clip_frac"])
+    for name, x in params.items():
+        np.testing.assert_allclose(got[name], x, rtol=1e-4, atol=1e-6, err_msg=name)
+    tokens = written.length_B.sum()
+    assert cut > 0 and metrics["policy/clip_frac"] == pytest.approx(cut / epochs / tokens)
+    assert int(step) == 1
+    sides = metrics["policy/clip_low_frac"] + metrics["policy/clip_high_frac"]
+    assert sides == pytest.approx(metrics["policy/clip_frac"])
+
+
+@pytest.mark.slow
+def test_mini_batches_are_the_same_on_a_mesh():
+    one, many = updates(2, 2)[1], updates(2, 2, (2, 1, 1))[1]
+    for name, x in one.items():
+        np.testing.assert_allclose(many[name], x, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_what_was_cut_off_may_teach_nothing():
+    """As if it had not been written, but that it counts in its group's baseline."""
+    written, params = answered(), draw(SMALL, 0)
+    cut_B = np.arange(Q * G) % 3 == 0
+    given = written.replace(truncated_B=cut_B)
+    rewards = even_share_B()
+    state = train_step.init_state(jax.random.key(0), params, RECORD)
+    nobody = Frozen({}, {}, None)  # type: ignore[arg-type]
+
+    def grads(changes, rows, reward_B):
+        cfg = dataclasses.replace(STAGE, loss=LossConfig(), **changes)
+        step = functools.partial(train_step.update, cfg=cfg, model_cfg=SMALL, tx=RECORD)
+        new, _, metrics = quick_jit(step)(state, nobody, rows, 1, reward_B)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(metrics))
+        return new.opt_state
+
+    leave_out = dict(overlong=OverlongConfig(leave_out=True))
+    shorter = given.replace(length_B=np.where(cut_B, 0, given.length_B).astype(np.int32))
+    assert distance(grads(leave_out, given, rewards), grads({}, shorter, rewards)) < 1e-6
+    all_cut = given.replace(truncated_B=np.ones(Q * G, bool))
+    assert optax.tree.norm(grads(leave_out, all_cut, rewards)) == 0
+
+
+def test_the_kl_coefficient_follows_its_target():
+    stage = dataclasses.replace(
+        STAGE, loss=LossConfig(kl_coef=0.1, kl_in="loss", kl_target=1e-3, kl_horizon=100.0)
+    )
+    params = draw(SMALL, 0)
+    state = train_step.init_state(jax.random.key(0), params, TX, kl_coef=0.1)
+    frozen = Frozen(draw(SMALL, 2), {}, None)  # type: ignore[arg-type]
+    update = functools.partial(train_step.update, cfg=stage, model_cfg=SMALL, tx=TX)
+    after, _, metrics = quick_jit(update)(state, frozen, answered(), 1, even_share_B())
+    assert metrics["policy/kl_coef"] == np.float32(0.1)
+    wanted = loss.adapt_kl(0.1, metrics["policy/kl"], Q * G, stage.loss)
+    assert float(after.kl_coef) == pytest.approx(float(wanted))
+    assert abs(float(after.kl_coef) - 0.1) > 1e-3
 
 
 # ---- learning ------------------------------------------------------------------------------

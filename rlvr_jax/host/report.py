@@ -55,14 +55,17 @@ METRIC_NOTES: dict[str, str] = {
     "completion/truncated_frac": "Below 10 %: above it, raise the response limit.",
     "mismatch/logprob_diff_mean": "<= 1e-6 in float32, about 1e-3 in bfloat16.",
     "mismatch/logprob_diff_max": "<= 1e-5 in float32: sampler and trainer are the same function.",
+    "mismatch/ess": "Above 90 %: the share of tokens that count as drawn from the policy.",
     "mismatch/ratio": "1 within rounding: the sampler's and the trainer's probabilities agree.",
     "verifier/p1_mean": "Follows the accuracy; pinned near 1 means the verifier is fooled.",
     "verifier/mass01": "Above 95 %: the verifier answers with a verdict and nothing else.",
     "verifier/ambiguous_frac": "Below 5 %: verdicts whose mass was too low and count as 0.",
     "verifier/blocked_frac": "Below 2 %: answers refused because they attack the verifier.",
     "verifier/timeout_frac": "0; a timeout scores 0, so a slow checker punishes right answers.",
+    "advantage/correlation": "Above 0: token rewards say what the outcomes say, only earlier.",
+    "advantage/process_std": "Below the outcome's: token rewards never stand alone.",
     "prm/loss": "Falls and then hovers: the process model keeps up with the policy.",
-    "prm/accuracy": "Above 60 %: token rewards rank right responses over wrong ones.",
+    "prm/acc": "Above 60 %: token rewards rank right responses over wrong ones.",
     "prm/reward_mean": "Near 0 and bounded; a steady drift means beta is too large.",
     "time/step": "Flat after the first step; slow steps later are compilation or host rewards.",
     "perf/tokens_per_s": "Flat or rising; a fall with constant lengths is padding or a recompile.",
@@ -89,7 +92,7 @@ HEALTHY: dict[str, tuple[float | None, float | None]] = {
     "verifier/ambiguous_frac": (None, 0.05),
     "verifier/blocked_frac": (None, 0.02),
     "verifier/timeout_frac": (None, 0.0),
-    "prm/accuracy": (0.6, None),
+    "prm/acc": (0.6, None),
 }
 
 Json = dict[str, Any]

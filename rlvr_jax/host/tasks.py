@@ -107,6 +107,10 @@ TASKS: dict[str, Task] = {
         forms=("= {n}", "it equals {n}"),
         params=dict(min_terms=2, max_terms=2, min_digits=1, max_digits=1),
     ),
+    "chain": Task(
+        *("arithmetic", "chain_sum", _sum),
+        params=dict(min_terms=3, max_terms=4, min_digits=1, max_digits=1),
+    ),
     "equation": Task(
         *("algebra", "simple_equations", _equation),
         forms=("{v} = {n}", "{v} is {n}"),
@@ -283,9 +287,9 @@ def mistake(record: Mapping[str, str], rng: random.Random) -> str:
         return "No" if gold == "Yes" else "Yes"
     if kind == "choice":
         return rng.choice([text for text in _options(record).values() if text != gold])
-    # Only a sum can be negative: elsewhere a sign would give the mistake away.
-    near = [x for x in _near(int(gold)) if record["task"] == "sum" or not x.startswith("-")]
-    return rng.choice(near)
+    # Only sums can be negative: elsewhere a sign would give the mistake away.
+    signed = record["task"] in ("sum", "chain")
+    return rng.choice([x for x in _near(int(gold)) if signed or not x.startswith("-")])
 
 
 def _near(n: int) -> list[str]:
@@ -296,7 +300,21 @@ def _near(n: int) -> list[str]:
 def demonstrate(record: Mapping[str, str], error_rate: float, rng: random.Random) -> str:
     """An answer in a random surface form, wrong with probability `error_rate`."""
     wrong = rng.random() < error_rate
+    if record["task"] == "chain":
+        return worked(record["question"], rng if wrong else None)
     return render(record, mistake(record, rng) if wrong else record["answer"], rng)
+
+
+def worked(question: str, slip: random.Random | None) -> str:
+    """A sum, a line for each of its steps and one for the answer; a slip spoils what follows it."""
+    terms = [int(x.replace(" ", "")) for x in re.findall(r"[+-]? ?\d+", question)]
+    at = slip.randrange(1, len(terms)) if slip else 0
+    total, lines = terms[0], []
+    for i, term in enumerate(terms[1:], 1):
+        found = total + term + (slip.choice((-2, -1, 1, 2)) if slip and i == at else 0)
+        lines.append(f"{total} {'-' if term < 0 else '+'} {abs(term)} = {found}")
+        total = found
+    return "\n".join([*lines, str(total)])
 
 
 def exact(completion: str, record: Mapping[str, str]) -> float:

@@ -38,7 +38,8 @@ def run(
     """
     shard = (jax.process_index(), jax.process_count())
     stream = data.batches(source, batch // shard[1], ws.seed(stage.name), shard=shard)
-    rate, compiles = optim.schedule(stage.optim, stage.steps), Compiles()
+    updates = stage.updates if isinstance(stage, RlStage) else 1
+    rate, compiles = optim.schedule(stage.optim, stage.steps * updates), Compiles()
     with Checkpoints(ws.run.checkpoints(stage.name)) as checkpoints:
         start = checkpoints.latest() or 0
         if start:
@@ -56,7 +57,10 @@ def run(
                 state, values = advance(state, records)
                 values = jax.device_get(values)
                 seconds = time.monotonic() - began
-                values |= {"policy/lr": np.float32(rate(step - 1)), "time/step": seconds}
+                values |= {
+                    "policy/lr": np.float32(rate((step - 1) * updates)),
+                    "time/step": seconds,
+                }
                 values |= {"perf/compiles": compiles.count(compiled)}
                 values |= {"perf/compile_s": compiles.seconds}
                 if "completion/tokens" in values:

@@ -20,14 +20,18 @@ SHOWN = {"reward": "reward/mean", "length": "completion/length_mean", "entropy":
 
 def run(stage: RlStage, ws: Workspace) -> dict:
     cfg = ws.cfg
-    tx = optim.make(stage.optim, stage.steps)
+    tx = optim.make(stage.optim, stage.steps * stage.updates)
+    dense = stage.advantage.process_weight > 0
+    prm_tx = optim.make(stage.prm.optim, stage.steps) if dense else None
     judged = stage.reward.judged
     frozen = Frozen(
-        reference=ws.load(stage.policy, cfg.model) if stage.loss.kl_coef else {},
+        reference=ws.load(stage.policy, cfg.model) if stage.asks_reference else {},
         verifier=ws.load(stage.verifier, cfg.verifier) if judged else {},
         verdict=ws.verdict() if judged else None,  # type: ignore[arg-type]
+        newline_V=ws.tokenizer.tables(cfg.model.vocab)[0] if dense else None,
     )
-    state = ws.new_state(stage.name, cfg.model, tx, stage.policy)
+    kl_coef = stage.loss.kl_coef if stage.loss.kl_target else None
+    state = ws.new_state(stage.name, cfg.model, tx, stage.policy, prm_tx=prm_tx, kl_coef=kl_coef)
     problems = unjudged(stage, ws)
     collector = Collector(stage, ws) if stage.collect else None
 
@@ -51,9 +55,9 @@ def run(stage: RlStage, ws: Workspace) -> dict:
         # none of its processes is started yet
         workers = stack.enter_context(pool.Pool(stage.reward.workers, stage.reward.seconds))
         if hosted:
-            step = split(stage, ws, state, frozen, tx, workers)
+            step = split(stage, ws, state, frozen, tx, prm_tx, workers)
         else:
-            step = fused(stage, ws, state, frozen, tx)
+            step = fused(stage, ws, state, frozen, tx, prm_tx)
         loop.run(ws, stage, state, problems, stage.prompts, advance, compiled, shown)
     return {"steps": stage.steps, "problems": len(problems)}
 
@@ -79,7 +83,7 @@ def unjudged(stage: RlStage, ws: Workspace) -> data.RandomAccessSource:
     return data.keep(source, fresh)
 
 
-def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):
+def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx):
     """records -> one compiled program; nothing comes back to the host before the update."""
     cfg, tok = ws.cfg, ws.tokenizer
     step = ws.jit_step(
@@ -91,6 +95,7 @@ def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):
             columns=cfg.data.response_columns,
             eos=tok.eos,
             tx=tx,
+            prm_tx=prm_tx,
         ),
         state,
         4,
@@ -102,7 +107,7 @@ def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx):
     return advance
 
 
-def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, workers: pool.Pool):
+def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx, workers: pool.Pool):
     """Generate, reward on the host in a pool of processes, update: two compiled programs."""
     cfg, tok = ws.cfg, ws.tokenizer
     write = jax.jit(
@@ -115,7 +120,9 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, workers: poo
         )
     )
     update = ws.jit_step(
-        functools.partial(train_step.update, cfg=stage, model_cfg=cfg.model, tx=tx), state, 3
+        functools.partial(train_step.update, cfg=stage, model_cfg=cfg.model, tx=tx, prm_tx=prm_tx),
+        state,
+        3,
     )
 
     reward = score.scorer(stage, ws, frozen, workers)

@@ -49,7 +49,8 @@ def scorer(stage: RlStage, ws: Workspace, frozen: Frozen, workers: pool.Pool) ->
         reward_B = combine(cfg.source, rule_B, judged_B)
         if cfg.ruled:
             differ_B = (rule_B >= 1) != (judged_B > 0.5)
-            metrics |= {"rule/mean": rule_B.mean(), "verifier/disagree_frac": differ_B.mean()}
+            metrics |= {"rule/mean": float(rule_B.mean())}
+            metrics |= {"verifier/disagree_frac": float(differ_B.mean())}
         return reward_B, metrics | told
 
     return score

@@ -161,14 +161,17 @@ class Workspace:
         like = self._with_shardings(model.abstract(cfg))
         return checkpoint.restore_params(self.run.checkpoints(stage), like)
 
-    def new_state(self, name: str, cfg: ModelConfig, tx, init: str) -> TrainState:
-        """A state in the table's layout, moments included; `init` is as in `load`, or `fresh`."""
+    def new_state(self, name: str, cfg: ModelConfig, tx, init: str, **more) -> TrainState:
+        """A state in the table's layout, moments included; `init` is as in `load`, or `fresh`.
+
+        `more` is for `train_step.init_state`.
+        """
         key = self.key(name)
         params = None if init == "fresh" else self.load(init, cfg)
 
         def build(params):
             start = model.init(jax.random.fold_in(key, 0), cfg) if params is None else params
-            return train_step.init_state(jax.random.fold_in(key, 1), start, tx)
+            return train_step.init_state(jax.random.fold_in(key, 1), start, tx, **more)
 
         return jax.jit(build, out_shardings=self.shardings(jax.eval_shape(build, params)))(params)
 

@@ -1,0 +1,398 @@
+"""The implicit PRM: zero at first, exact on a toy, the plain gradient, one part of the state."""
+
+import dataclasses
+import functools
+import itertools
+import math
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rlvr_jax import model, optim, policy, prm, sharding, train_step
+from rlvr_jax.config import (
+    AdvantageConfig,
+    LossConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimConfig,
+    PrmConfig,
+    RlStage,
+    SampleConfig,
+)
+from rlvr_jax.host.checkpoint import Checkpoints
+from rlvr_jax.structs import Frozen, Learner, Rollout
+
+V, Q, G, P, R = 32, 8, 4, 6, 12
+B = Q * G
+BETA = 0.3
+SIZES = dict(layers=1, width=16, heads=4, kv_heads=2, head_size=4, feedforward=16)
+SMALL = ModelConfig(**SIZES, vocab=V, part_tokens=40)
+PLAIN = SampleConfig()
+STAGE = RlStage(
+    prompts=Q,
+    samples=G,
+    advantage=AdvantageConfig("none", "rloo", process_weight=1.0),
+    prm=PrmConfig(beta=BETA, optim=OptimConfig(lr=1e-2)),
+    optim=OptimConfig(lr=1e-2),
+)
+TX = optim.make(STAGE.optim, 10)
+# An optimizer that moves nothing and keeps the gradient it was given.
+RECORD = optax.GradientTransformation(
+    lambda params: jax.tree.map(jnp.zeros_like, params),
+    lambda grads, state, params=None: (jax.tree.map(jnp.zeros_like, grads), grads),
+)
+
+
+def random_params(cfg, seed, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+    return {
+        key: jnp.asarray((rng.normal(0, 0.3, x.shape) + ("norm" in key)).astype(dtype))
+        for key, x in model.abstract(cfg).items()
+    }
+
+
+def rollout(seed=0, dtype=np.float32):
+    rng = np.random.default_rng(seed)
+    length = rng.integers(1, R + 1, B).astype(np.int32)
+    return Rollout(
+        prompt_QP=rng.integers(0, V, (Q, P)).astype(np.int32),
+        prompt_mask_QP=np.arange(P) >= P - rng.integers(1, P + 1, (Q, 1)),
+        response_BR=rng.integers(0, V, (B, R)).astype(np.int32),
+        length_B=length,
+        truncated_B=np.zeros(B, bool),
+        logprob_BR=np.zeros((B, R), dtype),
+    )
+
+
+def outcomes():
+    return (np.random.default_rng(1).random(B) < 0.5).astype(np.float32)
+
+
+# ---- arithmetic ------------------------------------------------------------------------------
+
+
+def test_cross_entropy_is_the_formula() -> None:
+    score = np.array([0.0, 3.0, -2.0, 0.5, 80.0, -80.0])
+    label = np.array([1.0, 0.0, 1.0, 0.25, 0.0, 0.5])
+    sigmoid = [1 / (1 + math.exp(-s)) for s in score[:4]]
+    want = [-r * math.log(p) - (1 - r) * math.log(1 - p) for r, p in zip(label, sigmoid)]  # noqa: B905
+    got = prm.cross_entropy(jnp.float32(score), jnp.float32(label))
+    np.testing.assert_allclose(got, [*want, 80, 40], rtol=1e-5)
+
+
+def test_lines_are_added_up_on_their_last_token() -> None:
+    rng = np.random.default_rng(2)
+    length = np.array([7, 3, 1, 0, 7])
+    reward = np.where(np.arange(7) < length[:, None], rng.normal(size=(5, 7)), 0)
+    ends = rng.random((5, 7)) < 0.4
+    ends[4] = [False, True, True, False, False, False, True]
+    for ending in (ends, np.zeros_like(ends)):
+        want = np.zeros((5, 7))
+        for b in range(5):
+            total = 0.0
+            for t in range(length[b]):
+                total += reward[b, t]
+                if ending[b, t] or t == length[b] - 1:
+                    want[b, t], total = total, 0.0
+        mask = np.arange(7) < length[:, None]
+        got = prm.gathered(jnp.float32(reward), jnp.asarray(ending), jnp.asarray(mask))
+        np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+# ---- reading ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def exact():
+    """Float64 throughout, where the code asks for float32."""
+    with jax.enable_x64(True), mock.patch.object(jnp, "float32", jnp.float64):
+        yield np.float64
+
+
+def plain_rewards(params, reference, rows, cfg):
+    """beta * (log pi - log ref), every row with its own copy of its prompt, in one batch."""
+    token_BT = np.concatenate([np.repeat(rows.prompt_QP, G, 0), rows.response_BR], 1)
+    mask_BR = np.arange(R) < rows.length_B[:, None]
+    mask_BT = np.concatenate([np.repeat(rows.prompt_mask_QP, G, 0), mask_BR], 1)
+
+    def logprobs(params):
+        hidden_BTD, _ = model.prefill(params, token_BT, mask_BT, cfg)
+        logprob_BRV = jax.nn.log_softmax(model.logits(params, hidden_BTD[:, P - 1 : -1], cfg))
+        return jnp.take_along_axis(logprob_BRV, rows.response_BR[..., None], -1)[..., 0]
+
+    return jnp.where(mask_BR, BETA * (logprobs(params) - logprobs(reference)), 0.0)
+
+
+@pytest.mark.parametrize("part_tokens", [16, 1000])
+def test_rewards_loss_and_gradient_are_the_plain_ones(exact, part_tokens) -> None:
+    cfg = dataclasses.replace(SMALL, compute="float64", part_tokens=part_tokens)  # type: ignore[arg-type]
+    params, reference = (random_params(cfg, seed, exact) for seed in (3, 4))
+    rows, label = rollout(dtype=exact), np.random.default_rng(5).random(B)
+
+    def plain(params):
+        reward_BR = plain_rewards(params, reference, rows, cfg)
+        p_B = 1 / (1 + jnp.exp(-jnp.sum(reward_BR, -1)))
+        loss = -jnp.mean(label * jnp.log(p_B) + (1 - label) * jnp.log(1 - p_B))
+        return loss, reward_BR
+
+    @jax.jit
+    def ours(params):
+        reference_BR, _ = policy.logprobs(reference, rows, PLAIN, cfg)
+        return prm.gradient(params, rows, reference_BR, label, BETA, PLAIN, cfg)
+
+    (want_loss, want_BR), want = jax.jit(jax.value_and_grad(plain, has_aux=True))(params)
+    got = ours(params)
+    np.testing.assert_allclose(got.reward_BR, want_BR, rtol=1e-10, atol=1e-12)
+    assert float(got.loss) == pytest.approx(float(want_loss), rel=1e-12)
+    for key, x in want.items():
+        assert np.max(np.abs(got.grads[key] - x)) < 1e-10 * np.max(np.abs(x)), key
+
+
+@functools.cache
+def stepper(order="score-first", granularity="token", lr=1e-2):
+    """`prm.step` against the frozen start, jitted."""
+    cfg = PrmConfig(beta=BETA, order=order, granularity=granularity)  # type: ignore[arg-type]
+    tx = optim.make(OptimConfig(lr=lr), 10)
+
+    @jax.jit
+    def step(learner, reference, rows, label_B):
+        reference_BR, _ = policy.logprobs(reference, rows, PLAIN, SMALL)
+        ends_V = jnp.arange(V) % 5 == 0
+        return prm.step(
+            learner, rows, reference_BR, label_B, ends_V, cfg, PLAIN, SMALL, tx
+        )  # fmt: skip
+
+    return step, tx
+
+
+def test_the_first_rewards_are_exactly_zero() -> None:
+    step, tx = stepper()
+    params, rows = random_params(SMALL, 3), rollout()
+    learner, reward_BR, metrics = step(Learner(params, tx.init(params)), params, rows, outcomes())
+    assert np.all(np.asarray(reward_BR) == 0)
+    assert float(metrics["prm/loss"]) == pytest.approx(math.log(2))
+    _, reward_BR, _ = step(learner, params, rows, outcomes())
+    assert np.all(np.asarray(reward_BR)[np.asarray(rows.response_mask_BR)] != 0)
+
+
+def test_update_first_reads_what_it_has_learned() -> None:
+    """The rewards of the next score-first step on the same rows, one step earlier."""
+    before, tx = stepper()
+    after, _ = stepper("update-first")
+    params, rows = random_params(SMALL, 3), rollout()
+    begun = Learner(params, tx.init(params))
+    learner, now_BR, _ = after(begun, params, rows, outcomes())
+    same, _, _ = before(begun, params, rows, outcomes())
+    _, next_BR, _ = before(same, params, rows, outcomes())
+    np.testing.assert_allclose(now_BR, next_BR, atol=1e-6)
+    assert np.max(np.abs(now_BR)) > 1e-3
+    for key, x in learner.params.items():
+        np.testing.assert_array_equal(x, same.params[key])
+
+
+@pytest.mark.parametrize("granularity", ["line", "whole"])
+def test_granularity_moves_rewards_and_changes_no_sum(granularity) -> None:
+    step, tx = stepper()
+    coarse, _ = stepper(granularity=granularity)
+    params, rows = random_params(SMALL, 3), rollout()
+    other = Learner(random_params(SMALL, 4), tx.init(params))
+    _, fine_BR, fine = step(other, params, rows, outcomes())
+    _, got_BR, same = coarse(other, params, rows, outcomes())
+    np.testing.assert_allclose(got_BR.sum(1), fine_BR.sum(1), atol=1e-5)
+    assert float(fine["prm/loss"]) == float(same["prm/loss"])
+    places = np.asarray(got_BR) != 0
+    ends = (np.arange(R) == rows.length_B[:, None] - 1) | (
+        (rows.response_BR % 5 == 0) & (granularity == "line")
+    )
+    assert np.all(places == ends & np.asarray(rows.response_mask_BR))
+
+
+def test_labels_outside_their_range_and_empty_rows_do_no_harm() -> None:
+    step, tx = stepper()
+    params, rows = random_params(SMALL, 3), rollout()
+    begun = Learner(params, tx.init(params))
+    wide = np.where(outcomes() > 0, 7.0, -3.0).astype(np.float32)
+    a, b = (step(begun, params, rows, label)[0].params for label in (wide, outcomes()))
+    assert all(np.array_equal(a[key], b[key]) for key in a)
+    nobody = rows.replace(length_B=np.zeros(B, np.int32))
+    same, reward_BR, metrics = step(begun, params, nobody, outcomes())
+    assert np.all(np.asarray(reward_BR) == 0) and float(metrics["prm/loss"]) == 0
+    assert all(np.array_equal(same.params[key], params[key]) for key in params)
+
+
+def test_what_is_not_finite_is_left_out() -> None:
+    step, tx = stepper()
+    params, rows = random_params(SMALL, 3), rollout()
+    broken = params | {"norm_D": jnp.full_like(params["norm_D"], np.nan)}
+    begun = Learner(params, tx.init(params))
+    same, _, metrics = step(begun, broken, rows, outcomes())
+    assert int(metrics["prm/skipped"]) == 1
+    assert all(np.array_equal(same.params[key], params[key]) for key in params)
+
+
+# ---- the toy ---------------------------------------------------------------------------------
+
+
+def test_learned_token_rewards_are_the_exact_soft_values() -> None:
+    """All 4^3 responses; q_t = beta log E_ref[exp(r / beta) | y_<=t], reward q_t - q_(t-1).
+
+    Labels are sigma(r*) of rewards r* that some policy can have, E_ref[exp(r* / beta)] = 1; the
+    cross-entropy is least where the learned rewards are r*.
+    """
+    words, columns, steps = 4, 3, 800
+    texts = np.array(list(itertools.product(range(words), repeat=columns)), np.int32)
+    cfg = ModelConfig(**(SIZES | dict(width=32, layers=2, feedforward=64)), vocab=words, tied=False)
+    rows = Rollout(
+        # Two words: after one, its repetition would look the same to a model without positions.
+        prompt_QP=np.array([[0, 1]], np.int32),
+        prompt_mask_QP=np.ones((1, 2), bool),
+        response_BR=texts,
+        length_B=np.full(64, columns, np.int32),
+        truncated_B=np.zeros(64, bool),
+        logprob_BR=np.zeros((64, columns), np.float32),
+    )
+    params = random_params(cfg, 6)
+    reference_BR, _ = jax.jit(policy.logprobs, static_argnums=(2, 3))(params, rows, PLAIN, cfg)
+    chance = np.exp(np.asarray(reference_BR, np.float64).sum(1))
+    assert chance.sum() == pytest.approx(1, abs=1e-5)
+    wanted = BETA * np.random.default_rng(7).normal(0, 1, 64)
+    wanted -= BETA * np.log(np.sum(chance * np.exp(wanted / BETA)))
+    label = 1 / (1 + np.exp(-wanted))
+
+    tx = optim.make(OptimConfig(lr=1e-2, decay="cosine", final=0.0, grad_clip=10), steps)
+
+    @jax.jit
+    def train(learner):
+        def body(learner, _):
+            read = prm.gradient(
+                learner.params, rows, reference_BR, jnp.float32(label), BETA, PLAIN, cfg
+            )
+            params, opt_state, *_ = optim.step(
+                learner.params, learner.opt_state, read.grads, read.loss, tx
+            )
+            return Learner(params, opt_state), read.reward_BR
+
+        return jax.lax.scan(body, learner, None, steps)[1][-1]
+
+    learned = np.asarray(train(Learner(params, tx.init(params))), np.float64)
+
+    def value(r, prefix):
+        """beta log E_ref[exp(r / beta) | prefix], by adding up everything that continues it."""
+        go_on = np.all(texts[:, : len(prefix)] == prefix, 1)
+        return BETA * np.log(np.sum((chance * np.exp(r / BETA))[go_on]) / np.sum(chance[go_on]))
+
+    for r, tolerance in ((learned.sum(1), 1e-4), (wanted, 0.02)):  # an identity; what was learned
+        for b, text in enumerate(texts):
+            for t in range(columns):
+                soft = value(r, text[: t + 1]) - value(r, text[:t])
+                assert abs(learned[b, t] - soft) < tolerance * np.max(np.abs(wanted)), (b, t)
+
+
+# ---- in the step -----------------------------------------------------------------------------
+
+
+@functools.cache
+def updater(**changes):
+    stage = dataclasses.replace(STAGE, **changes)
+
+    @jax.jit
+    def update(state, frozen, rows, reward_B):
+        return train_step.update(
+            state, frozen, rows, 1, reward_B, cfg=stage, model_cfg=SMALL, tx=TX, prm_tx=TX
+        )
+
+    return update
+
+
+def begin():
+    params = random_params(SMALL, 3)
+    rows = rollout()
+    sampled, _ = jax.jit(policy.logprobs, static_argnums=(2, 3))(params, rows, PLAIN, SMALL)
+    state = train_step.init_state(jax.random.key(0), params, TX, TX)
+    return state, Frozen(params, {}, None), rows.replace(logprob_BR=sampled)  # type: ignore[arg-type]
+
+
+def same(a, b):
+    return all(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+def test_the_first_step_is_that_of_the_outcome_alone_and_the_second_is_not() -> None:
+    state, frozen, rows = begin()
+    with_prm = updater()
+    alone = updater(advantage=AdvantageConfig("none", "rloo"))
+    one, advantage_B, metrics = with_prm(state, frozen, rows, outcomes())
+    other, outcome_B, _ = alone(state.replace(prm=None), frozen, rows, outcomes())
+    np.testing.assert_array_equal(advantage_B, outcome_B)
+    for key, x in one.policy.items():
+        np.testing.assert_allclose(x, other.policy[key], atol=1e-6)
+    two, advantage_B, metrics = with_prm(one, frozen, rows, outcomes())
+    assert np.max(np.abs(advantage_B - outcome_B)) > 1e-3
+    assert float(metrics["prm/acc"]) > 0.6 and float(metrics["prm/loss"]) < math.log(2)
+    assert int(two.step) == 2 and not same(one.prm.params, two.prm.params)
+
+
+def test_the_policy_as_its_own_reference_needs_no_frozen_model() -> None:
+    state, _, rows = begin()
+    free = updater(prm=dataclasses.replace(STAGE.prm, reference="policy"))
+    nobody = Frozen({}, {}, None)  # type: ignore[arg-type]
+    state, _, metrics = free(state, nobody, rows, outcomes())
+    assert abs(float(metrics["prm/reward_mean"])) < 1e-6  # the rounding of two ways to read
+    _, _, metrics = free(state, nobody, rows, outcomes())
+    assert float(metrics["prm/loss"]) < math.log(2)
+
+
+def test_a_checkpoint_carries_it_and_what_follows_is_bit_equal(tmp_path) -> None:
+    state, frozen, rows = begin()
+    update = updater()
+    state, *_ = update(state, frozen, rows, outcomes())
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {})
+        checkpoints.wait()
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+        )
+        restored, _ = checkpoints.restore(1, shapes)
+    on, *_ = update(state, frozen, rows, outcomes())
+    again, *_ = update(restored, frozen, rows, outcomes())
+    assert same(restored.replace(key=None), state.replace(key=None))
+    assert same(again.replace(key=None), on.replace(key=None))
+    assert not same(on.prm, state.prm)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(2, 2, 2), (8, 1, 1)])
+def test_neither_mesh_nor_parts_change_a_number(shape) -> None:
+    state, frozen, rows = begin()
+    other = state.prm.replace(params=random_params(SMALL, 9))
+    state = state.replace(prm=other)
+    stage = dataclasses.replace(STAGE, loss=LossConfig(kl_coef=0.1, kl_in="loss"))
+
+    def gradients(shape, part_tokens):
+        mesh = sharding.make_mesh(MeshConfig(*shape), jax.devices()[: math.prod(shape)])
+        cfg = dataclasses.replace(SMALL, part_tokens=part_tokens)
+        with jax.set_mesh(mesh):
+            placed_rows, reward_B = sharding.place_rows((rows, outcomes()), mesh)
+
+            @jax.jit
+            def step(state, frozen, rows, reward_B):
+                new, advantage_B, metrics = train_step.update(
+                    state, frozen, rows, 1, reward_B, cfg=stage, model_cfg=cfg, tx=RECORD,
+                    prm_tx=RECORD,
+                )  # fmt: skip
+                return new.opt_state, new.prm.opt_state, advantage_B, metrics
+
+            return jax.device_get(step(state, frozen, placed_rows, reward_B))
+
+    one, many = gradients((1, 1, 1), 1000), gradients(shape, 24)
+    for a, b in zip(one[:2], many[:2], strict=True):
+        for key, x in a.items():
+            assert np.max(np.abs(x - b[key])) < 2e-5 * np.max(np.abs(x)), key
+    np.testing.assert_allclose(one[2], many[2], rtol=1e-4, atol=1e-5)
+    for key in ("prm/loss", "prm/acc", "policy/loss", "prm/reward_mean"):
+        assert float(one[3][key]) == pytest.approx(float(many[3][key]), rel=1e-4, abs=1e-6), key

@@ -330,8 +330,11 @@ class RewardConfig:
     rule: str = option(
         "", "a kind of rule (docs/rewards.md) or your own file.py; empty: what each task says"
     )
-    seconds: float = option(2.0, "rule: time of one answer, from when a worker begins it")
-    workers: int = option(2, "rule: worker processes")
+    gates: tuple[str, ...] = option(
+        (), "rules whose scores multiply the reward, e.g. [format, language]; splits the step"
+    )
+    seconds: float = option(2.0, "rules: time of one answer, from when a worker begins it")
+    workers: int = option(2, "rules: worker processes")
 
     def __post_init__(self) -> None:
         _positive(self, "workers")
@@ -346,7 +349,7 @@ class RewardConfig:
 
     @property
     def ruled(self) -> bool:
-        """Whether a rule scores answers: on the host, so that the step is split."""
+        """Whether a rule scores answers, instead of the verifier or beside it."""
         return self.source != "verifier"
 
     @property
@@ -498,6 +501,7 @@ class AlarmConfig:
     identical: float = option(0.9, "share of a batch that is one and the same response")
     reward_std: float = option(1e-3, "standard deviation of the reward, mean of the window")
     oracle_gap: float = option(0.3, "mean reward above the oracle's, over the last three looks")
+    prm_rise: float = option(0.5, "rise of the PRM's mean reward while the outcome has none")
     kl_jump: float = option(10.0, "KL to the reference, in multiples of the window before")
 
     def __post_init__(self) -> None:
@@ -506,6 +510,8 @@ class AlarmConfig:
             raise ValueError("needs 0 < length_drop <= 1, 0 < identical <= 1 and kl_jump > 1")
         if not (0 <= self.reward_std < math.inf and 0 < self.oracle_gap < math.inf):
             raise ValueError("needs a finite reward_std >= 0 and oracle_gap > 0")
+        if not 0 < self.prm_rise < math.inf:
+            raise ValueError(f"needs a finite prm_rise > 0, not {self.prm_rise}")
 
     __pydantic_config__ = STRICT
 
@@ -780,6 +786,10 @@ class RlStage:
     reward: RewardConfig = _own(RewardConfig, "outcome reward")
     overlong: OverlongConfig = _own(OverlongConfig, "responses near the end of their budget")
     advantage: AdvantageConfig = _own(AdvantageConfig, "normalisation and baseline")
+    also: dict[str, str] = field(
+        default_factory=dict,
+        metadata={"help": "further rewards: a rule by the name it has in advantage.weights"},
+    )
     prm: PrmConfig = _own(PrmConfig, "implicit process reward model")
     loss: LossConfig = _own(LossConfig, "policy loss")
     alarms: AlarmConfig = _own(AlarmConfig, "signs of a gamed reward")
@@ -809,14 +819,24 @@ class RlStage:
         for asked, what in (
             (self.advantage.baseline == "greedy", "answers greedily beside its samples"),
             (self.advantage.baseline == "value", "has a value head"),
-            (bool(self.advantage.weights), "has several rewards"),
         ):
             if asked:  # the arithmetic is there; what it needs is not produced by the stage
                 raise ValueError(f"advantage: no rl stage {what} yet")
 
+        names = {"reward", *self.also} if self.also else set()
+        if set(self.advantage.weights) != names or "reward" in self.also:
+            raise ValueError(
+                f"advantage.weights names {sorted(self.advantage.weights)} and the rewards are "
+                f"{sorted(names) or 'one without a name'}: `also` names those beside `reward`"
+            )
         truncated = self.sample.top_k or self.sample.top_p < 1
         if self.advantage.process_weight and self.prm.reference == "policy" and truncated:
             raise ValueError("prm.reference policy needs sampling without top_k and top_p")
+
+    @property
+    def hosted(self) -> bool:
+        """Whether rewards need the host, so that the step is split."""
+        return self.reward.ruled or bool(self.reward.gates or self.also)
 
     @property
     def updates(self) -> int:
@@ -828,6 +848,9 @@ class RlStage:
         """Whether a step reads the policy as it was at the start."""
         of_prm = self.advantage.process_weight and self.prm.reference == "frozen"
         return bool(self.loss.kl_coef or of_prm)
+
+    def __hash__(self) -> int:  # a dict field has no hash of its own
+        return hash((self.name, self.steps, self.prompts, self.samples, self.reward, self.loss))
 
     __pydantic_config__ = STRICT
 

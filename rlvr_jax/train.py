@@ -108,8 +108,7 @@ def check(cfg: Config) -> None:
             )
         for field in ("policy", "verifier", "verdicts", "init"):
             _check_source(cfg, stage, field, earlier)
-        rule = stage.reward.rule if isinstance(stage, RlStage) else getattr(stage, "rule", "")
-        if rule:
+        for rule in filter(None, _rules(stage)):
             rules.check_rule(rule)
         earlier.append(stage.name)
     shards = cfg.mesh.data * cfg.mesh.fsdp
@@ -135,6 +134,13 @@ def check(cfg: Config) -> None:
                 f"{stage.name}.{field} is {size}, not a multiple of mesh.data x mesh.fsdp = "
                 f"{shards}"
             )
+
+
+def _rules(stage: Stage) -> tuple[str, ...]:
+    """The rules that a stage names; empty is what each task says."""
+    if isinstance(stage, RlStage):
+        return (stage.reward.rule, *stage.reward.gates, *stage.also.values())
+    return (getattr(stage, "rule", ""),)
 
 
 def _check_context(cfg: Config, parts: dict[str, ModelConfig]) -> None:

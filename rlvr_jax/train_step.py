@@ -121,7 +121,7 @@ def update(
     frozen: Frozen,
     written: Rollout,
     decoded: Array,
-    reward_B: Array,
+    rewards: advantage.Rewards,
     *,
     cfg: RlStage,
     model_cfg: ModelConfig,
@@ -130,7 +130,8 @@ def update(
 ) -> tuple[TrainState, Array, Metrics]:
     """Advantage, gradient, and one optimizer step; also the advantage [B] and metrics.
 
-    Where a response's tokens have advantages of their own, the one returned is its first token's.
+    Of several rewards [B] the one named `reward` is the outcome: the PRM's label, and what metrics
+    tell.  Where a response's tokens have advantages of their own, the one returned is its first's.
     """
     mask_BR = written.response_mask_BR
     # Untruncated: a sampled token may lie outside the reference's own top-k or top-p.
@@ -143,7 +144,9 @@ def update(
     if cfg.loss.kl_coef and cfg.loss.kl_in == "reward":
         kl_BR = loss.kl(written.logprob_BR, reference_BR, loss.kl_form(cfg.loss))
 
-    reward_B, bad = advantage.finite(reward_B)
+    rewards, bad = advantage.finite(rewards)
+    named = rewards if isinstance(rewards, dict) else {"reward": rewards}
+    reward_B = named["reward"]
     learner, process_BR = state.prm, None
     learned: Metrics = {}
     if learner:
@@ -153,8 +156,9 @@ def update(
             learner, written, ref_BR, reward_B, frozen.newline_V, cfg.prm, whole, model_cfg, prm_tx
         )
     lost_B = advantage.overlong(written.length_B, mask_BR.shape[1], cfg.overlong)
+    less_B = reward_B - lost_B
     found = advantage.estimate(
-        reward_B - lost_B,
+        {**named, "reward": less_B} if cfg.also else less_B,
         mask_BR,
         cfg.samples,
         cfg.advantage,
@@ -196,6 +200,7 @@ def update(
         next_coef = loss.adapt_kl(kl_coef, means["policy/kl"], reward_B.shape[0], cfg.loss)
         new_state = dataclasses.replace(new_state, kl_coef=next_coef)
         metrics |= {"policy/kl_coef": kl_coef}
+    metrics |= {f"reward/{name}": jnp.mean(x_B) for name, x_B in named.items() if name in cfg.also}
     metrics |= learned
     if found.process_BR is not None:
         metrics |= advantage.describe(found, mask_BR)

@@ -164,6 +164,12 @@ def test_the_default_tasks_are_tasks():
         (lambda: ModelConfig(slots=-1), "slots >= 0"),
         (lambda: RlStage(sample=SampleConfig(temperature=0)), "greedy answers give nothing"),
         (lambda: RlStage(samples=1), "rloo needs samples of at least 2"),
+        (lambda: RlStage(also={"short": "overlong"}), "advantage.weights names []"),
+        (
+            lambda: RlStage(advantage=config.AdvantageConfig(weights={"reward": 1.0})),
+            "`also` names those beside `reward`",
+        ),
+        (lambda: config.AlarmConfig(prm_rise=0.0), "prm_rise > 0"),
         (lambda: Config(), "stages is empty"),
         (lambda: Config(stages=(RlStage(), RlStage())), "two stages are named 'rl'"),
         (lambda: one_stage(model=ModelConfig(vocab=300)), "need one vocabulary"),

@@ -619,6 +619,32 @@ def test_what_was_cut_off_may_teach_nothing():
     assert optax.tree.norm(grads(leave_out, all_cut, rewards)) == 0
 
 
+def test_several_rewards_are_one_or_are_normalised_apart():
+    state = train_step.init_state(jax.random.key(0), draw(SMALL, 0), RECORD)
+    nobody = Frozen({}, {}, None)  # type: ignore[arg-type]
+    right_B, short_B = even_share_B(), 10 * even_share_B()[::-1].copy()
+
+    def after(rewards, **changes):
+        said = dataclasses.replace(STAGE.advantage, normalise="group", **changes)
+        cfg = dataclasses.replace(
+            STAGE,
+            loss=LossConfig(),
+            advantage=said,
+            also={"short": "overlong"} if said.weights else {},
+        )
+        step = functools.partial(train_step.update, cfg=cfg, model_cfg=SMALL, tx=RECORD)
+        new, _, metrics = quick_jit(step)(state, nobody, answered(), 1, rewards)
+        return new.opt_state, metrics
+
+    both, weights = {"reward": right_B, "short": short_B}, {"reward": 1.0, "short": 0.5}
+    mixed, told = after(both, weights=weights)
+    assert distance(mixed, after(right_B + 0.5 * short_B)[0]) < 1e-6
+    apart, _ = after(both, weights=weights, mix="after")
+    assert distance(mixed, apart) > 1e-2, "in `mixed` nearly all is of the larger one's spread"
+    assert told["reward/short"] == pytest.approx(short_B.mean(), rel=1e-6)
+    assert told["reward/mean"] == pytest.approx(right_B.mean(), rel=1e-6)
+
+
 def test_the_kl_coefficient_follows_its_target():
     stage = dataclasses.replace(
         STAGE, loss=LossConfig(kl_coef=0.1, kl_in="loss", kl_target=1e-3, kl_horizon=100.0)

@@ -13,7 +13,8 @@ from rlvr_jax.config import AlarmConfig
 History = Sequence[Mapping[str, float]]
 LENGTH, REWARD, KL = "completion/length_mean", "reward/mean", "policy/kl"
 SAME, STD, GAP = "completion/identical_frac", "reward/std", "oracle/gap"
-KEYS = (LENGTH, REWARD, KL, SAME, STD, GAP)
+PRM = "prm/reward_mean"
+KEYS = (LENGTH, REWARD, KL, SAME, STD, GAP, PRM)
 LOOKS = 3  # of the oracle, whose mean counts
 LEAST_KL = 0.05  # what is below it may jump
 MEMORY = 50  # windows that are remembered
@@ -74,12 +75,27 @@ def kl_jump(history: History, cfg: AlarmConfig) -> str:
     return "" if now <= cfg.kl_jump * before else f"KL went from {before:.3g} to {now:.3g}"
 
 
+def prm_rise(history: History, cfg: AlarmConfig) -> str:
+    """Responses please the PRM more and more, and the outcome does not follow."""
+    prm_N, reward_N = (_windows(_series(history, key), cfg.window) for key in (PRM, REWARD))
+    if min(len(prm_N), len(reward_N)) <= cfg.window:
+        return ""
+    (before, now), (worse, reward) = prm_N[[-1 - cfg.window, -1]], reward_N[[-1 - cfg.window, -1]]
+    if now - before < cfg.prm_rise or reward > worse:
+        return ""
+    return (
+        f"the PRM's mean reward rose from {before:.2f} to {now:.2f} while that of the outcome "
+        f"went from {worse:.2f} to {reward:.2f}"
+    )
+
+
 LOOK: dict[str, Callable[[History, AlarmConfig], str]] = {
     "length": length,
     "identical": identical,
     "reward_std": reward_std,
     "oracle_gap": oracle_gap,
     "kl_jump": kl_jump,
+    "prm_rise": prm_rise,
 }
 
 

@@ -47,7 +47,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
         return state, {**metrics, **told}
 
     shown = SHOWN | ({"kl": "policy/kl"} if stage.loss.kl_coef else {})
-    hosted = stage.reward.ruled or bool(cfg.verifier_tokenizer)
+    hosted = stage.hosted or bool(cfg.verifier_tokenizer)
     compiled = "update" if hosted else "train_step"
     with contextlib.ExitStack() as stack:
         if collector is not None:
@@ -130,9 +130,15 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx, work
     def advance(state, records):
         prompts = ws.place(ws.columns(records))
         rollout, decoded = write(state, prompts)
-        reward_B, told = reward(records, prompts, rollout, None)
-        reward_B = ws.place(np.asarray(reward_B, np.float32))
-        state, advantage_B, metrics = update(state, frozen, rollout, decoded, reward_B)
+        texts = score.written(ws, rollout)
+        reward_B, told = reward(records, prompts, rollout, texts)
+        reward_B = np.asarray(reward_B, np.float32)
+        found = {
+            name: score.by_rule(rule, records, texts, rollout, workers)[0]
+            for name, rule in stage.also.items()
+        }
+        rewards = ws.place({"reward": reward_B, **found} if found else reward_B)
+        state, advantage_B, metrics = update(state, frozen, rollout, decoded, rewards)
         return state, rollout, np.stack([reward_B, advantage_B]), {**metrics, **told}
 
     return advance

@@ -5,11 +5,15 @@
     rule_first   1 where the rule accepts, else the verifier's (arXiv 2505.22203, section 6)
     both         their product: what one rejects is rejected
 
+Gates multiply it: an answer that breaks a format earns nothing, and one that keeps it nothing extra
+(added, such a reward would be blown up to full size by the normalisation of unsolved groups).
+
 A verifier with a tokenizer of its own is shown the text of the answer, encoded again here.
 """
 
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -34,26 +38,38 @@ def scorer(stage: RlStage, ws: Workspace, frozen: Frozen, workers: pool.Pool) ->
         ask = _foreign(stage, ws, frozen) if ws.cfg.verifier_tokenizer else _own(stage, ws, frozen)
 
     def score(records, prompts, rollout, texts=None):
-        rule_B, metrics = np.ones(len(rollout.length_B), np.float32), {}
+        rule_B = gate_B = np.ones(len(rollout.length_B), np.float32)
+        metrics: dict[str, Any] = {}
+        if texts is None and (cfg.ruled or cfg.gates):
+            texts = written(ws, rollout)
         if cfg.ruled:
-            texts = written(ws, rollout) if texts is None else texts
-            samples = len(texts) // len(records)
-            owners = [record for record in records for _ in range(samples)]
-            results = workers.map(pool.jobs(texts, owners, cfg.rule))
-            finished_B = ~np.asarray(rollout.truncated_B)
-            rule_B = np.array([r.score for r in results], np.float32) * finished_B
-            metrics = pool.metrics(results)
+            rule_B, metrics = by_rule(cfg.rule, records, texts, rollout, workers)
+        for gate in cfg.gates:
+            passed_B, _ = by_rule(gate, records, texts, rollout, workers)
+            gate_B = gate_B * passed_B
+            metrics |= {f"gate/{Path(gate).stem}": float(passed_B.mean())}
         if ask is None:
-            return rule_B, metrics
+            return rule_B * gate_B, metrics
         judged_B, told = jax.device_get(ask(prompts, rollout))
         reward_B = combine(cfg.source, rule_B, judged_B)
         if cfg.ruled:
             differ_B = (rule_B >= 1) != (judged_B > 0.5)
             metrics |= {"rule/mean": float(rule_B.mean())}
             metrics |= {"verifier/disagree_frac": float(differ_B.mean())}
-        return reward_B, metrics | told
+        return reward_B * gate_B, metrics | told
 
     return score
+
+
+def by_rule(
+    rule: str, records, texts: Sequence[str], rollout: Rollout, workers: pool.Pool
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """A rule's score of each response, 0 where it was cut off, and metrics."""
+    samples = len(texts) // len(records)
+    owners = [record for record in records for _ in range(samples)]
+    results = workers.map(pool.jobs(texts, owners, rule))
+    scores_B = np.array([result.score for result in results], np.float32)
+    return scores_B * ~np.asarray(rollout.truncated_B), pool.metrics(results)
 
 
 def combine(source: str, rule_B: np.ndarray, judged_B: np.ndarray) -> np.ndarray:

@@ -30,11 +30,11 @@ N = 60
 def history(**curves):
     keys = {
         "length": alarms.LENGTH, "reward": alarms.REWARD, "kl": alarms.KL,
-        "same": alarms.SAME, "std": alarms.STD, "gap": alarms.GAP,
+        "same": alarms.SAME, "std": alarms.STD, "gap": alarms.GAP, "prm": alarms.PRM,
     }  # fmt: skip
     plain = dict(
         length=np.full(N, 200.0), reward=np.linspace(0.3, 0.7, N), kl=np.linspace(0, 0.5, N),
-        same=np.full(N, 0.02), std=np.full(N, 0.4), gap=np.full(N, 0.05),
+        same=np.full(N, 0.02), std=np.full(N, 0.4), gap=np.full(N, 0.05), prm=np.linspace(0, 1, N),
     )  # fmt: skip
     curves = plain | curves
     return [{keys[k]: float(v[i]) for k, v in curves.items()} for i in range(N)]
@@ -57,6 +57,8 @@ def falling(low):
         ({"gap": np.linspace(0, 0.9, N)}, {"oracle_gap"}),
         ({"kl": np.concatenate([np.full(50, 0.1), np.full(10, 4.0)])}, {"kl_jump"}),
         ({"kl": np.concatenate([np.full(50, 1e-4), np.full(10, 0.01)])}, set()),
+        ({"reward": np.linspace(0.7, 0.3, N), "prm": np.linspace(0, 6, N)}, {"prm_rise"}),
+        ({"reward": np.linspace(0.3, 0.7, N), "prm": np.linspace(0, 6, N)}, set()),
     ],
 )
 def test_each_sign_rings_its_own_alarm(curves, rung):

@@ -80,3 +80,21 @@ def test_a_verifier_of_another_family_reads_the_same_answers_in_its_own_tokens(w
     np.testing.assert_allclose(got, want.reward_B, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(np.asarray(got) == 0, np.isin(np.arange(8), [1, 4]))
     assert told["verifier/blocked_frac"] == 0.25
+
+
+def test_gates_multiply_the_reward(ws):
+    """`regex` passes texts with a digit, `repetition` halves what is said twice."""
+    record = RECORDS[1] | {"extra": '{"pattern": ".*[0-9]"}', "answer": "2"}
+    texts = ["2", "two", "2 1", "it is 2 it is 2 it is 2\n2"]
+    reward = RewardConfig(source="rule", rule="contains", gates=("regex", "repetition"))
+    read = rollout(ws.tokenizer, texts, 32)
+    with pool.Pool() as workers:
+        score_all = score.scorer(RlStage(reward=reward), ws, Frozen({}, {}, None), workers)
+        got, told = score_all([record], None, read, texts)
+        plain, _ = score.by_rule("contains", [record], texts, read, workers)
+        digit, _ = score.by_rule("regex", [record], texts, read, workers)
+        fresh, _ = score.by_rule("repetition", [record], texts, read, workers)
+    assert plain.tolist() == [1, 0, 1, 1], "the second row was cut off"
+    assert digit[0] == 1 and 0 < fresh[3] < 1
+    np.testing.assert_allclose(got, plain * digit * fresh)
+    assert told["gate/regex"] == pytest.approx(digit.mean()) and "gate/repetition" in told

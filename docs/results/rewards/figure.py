@@ -1,6 +1,7 @@
 """The picture and the table of `rewards` from the raw files: `python figure.py [RUNS]`.
 
-With RUNS, the folder of the runs, the raw files are taken from there first.  Needs matplotlib.
+With RUNS, the folder of the runs `rewardsN`, `largerN` and `distilledN` of each seed N, the raw
+files are taken from there first.  Needs matplotlib.
 Intervals are of Student's t with two degrees of freedom, 95 %.
 """
 
@@ -18,6 +19,7 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 SEEDS = [HERE / f"seed{seed}" for seed in (0, 1, 2)]
+RUNS = ("rewards", "larger", "distilled")
 T = 4.303  # two-sided 95 %, three seeds
 REWARDS = {  # stage: how it is called, colour
     "soft": ("verifier, soft", "#2a6fbb"),
@@ -25,6 +27,8 @@ REWARDS = {  # stage: how it is called, colour
     "contains": ("rule: contains the reference", "#c8553d"),
     "exact": ("rule: exact match", "#e5a08f"),
     "judge": ("the tasks' own scorer, which is the oracle", "#3d8b5f"),
+    "larger": ("larger verifier", "#6a4c93"),
+    "distilled": ("verifier distilled from the larger one", "#b39bc8"),
 }
 EVALUATIONS = {"before": ("SFT", "#888888"), "after_more": ("SFT, 200 more steps", "#bbbbbb")}
 EVALUATIONS |= {f"after_{stage}": shown for stage, shown in REWARDS.items()}
@@ -36,15 +40,20 @@ KEPT += ("mismatch/logprob_diff_max",)
 def gather(runs: Path) -> None:
     """Copies the evaluations, and of the metrics the rl stages and a few fields."""
     for target in SEEDS:
-        source = runs / target.name.replace("seed", "rewards")
         target.mkdir(exist_ok=True)
-        for name in EVALUATIONS:
-            shutil.copy(source / "eval" / f"{name}.json", target)
-        shutil.copy(source / "config.resolved.yaml", target)
-        lines = map(json.loads, (source / "metrics.jsonl").read_text().splitlines())
-        rows = [{k: row[k] for k in KEPT if k in row} for row in lines if "reward/mean" in row]
+        rows, markers = [], {}
+        for name in RUNS:
+            source = runs / target.name.replace("seed", name)
+            for path in sorted((source / "eval").iterdir()):
+                # each of the runs evaluates the same policy before rl, this one first
+                if path.stem != "before" or name == RUNS[0]:
+                    shutil.copy(path, target)
+            shutil.copy(source / "config.resolved.yaml", target / f"{name}.resolved.yaml")
+            lines = map(json.loads, (source / "metrics.jsonl").read_text().splitlines())
+            rows += [{k: row[k] for k in KEPT if k in row} for row in lines if "reward/mean" in row]
+            found = {p.stem: json.loads(p.read_text()) for p in (source / "stages").iterdir()}
+            markers[name] = dict(sorted(found.items()))
         (target / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        markers = {p.stem: json.loads(p.read_text()) for p in sorted((source / "stages").iterdir())}
         (target / "stages.json").write_text(json.dumps(markers, indent=1) + "\n")
 
 
@@ -70,8 +79,14 @@ def curve(stage: str) -> dict[int, list[float]]:
 
 
 def picture() -> None:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.8), width_ratios=(3, 2.4))
-    for stage in ("soft", "binary", "judge"):  # of a rule stage its own rule is logged as oracle
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.2), width_ratios=(3, 2.4))
+    for stage in (
+        "soft",
+        "binary",
+        "judge",
+        "larger",
+        "distilled",
+    ):  # of a rule stage its own rule is logged as oracle
         (label, colour), points = REWARDS[stage], curve(stage)
         mean = [statistics.mean(values) for values in points.values()]
         left.plot(list(points), mean, color=colour, linewidth=1.7, label=label)

@@ -449,6 +449,10 @@ class LossConfig:
     gate_positive: float = option(1.0, "sapo: temperature of the gate where A > 0")
     gate_negative: float = option(1.05, "sapo: temperature of the gate where A <= 0")
     entropy_coef: float = option(0.0, "weight of the entropy bonus")
+    value_coef: float = option(0.1, "baseline value: weight of the value head's squared error")
+    value_clip: float = option(
+        0.2, "baseline value: no gain from values further than this from the old ones; 0 is off"
+    )
     correct: Literal[
         "none", "truncate", "mask", "sequence-truncate", "sequence-mask", "geometric-mask"
     ] = option("none", "weights for what the sampler's log-probs are off the trainer's")
@@ -463,6 +467,8 @@ class LossConfig:
             raise ValueError("needs 0 < clip_low <= 1, clip_high > 0 and a finite kl_coef >= 0")
         if not (0 <= self.entropy_coef < math.inf and 0 <= self.stale_kl < math.inf):
             raise ValueError("needs a finite entropy_coef >= 0 and stale_kl >= 0")
+        if not (0 <= self.value_coef < math.inf and 0 <= self.value_clip < math.inf):
+            raise ValueError("needs a finite value_coef >= 0 and value_clip >= 0")
         if not (0 < self.gate_positive < math.inf and 0 < self.gate_negative < math.inf):
             raise ValueError("needs finite gate_positive > 0 and gate_negative > 0")
         if not 0 <= self.correct_low <= 1 <= self.correct_high < math.inf:
@@ -806,14 +812,12 @@ class RlStage:
             )
         if self.advantage.normalise == "group" and self.samples < 2:
             raise ValueError("advantage.normalise group needs samples of at least 2 per prompt")
-        for asked, what in (
-            (self.advantage.baseline == "greedy", "answers greedily beside its samples"),
-            (self.advantage.baseline == "value", "has a value head"),
-            (bool(self.advantage.weights), "has several rewards"),
-        ):
+        for asked, what in ((bool(self.advantage.weights), "has several rewards"),):
             if asked:  # the arithmetic is there; what it needs is not produced by the stage
                 raise ValueError(f"advantage: no rl stage {what} yet")
 
+        if self.advantage.baseline == "value" and not self.loss.value_coef:
+            raise ValueError("loss.value_coef 0 leaves the value head at 0: use baseline none")
         truncated = self.sample.top_k or self.sample.top_p < 1
         if self.advantage.process_weight and self.prm.reference == "policy" and truncated:
             raise ValueError("prm.reference policy needs sampling without top_k and top_p")

@@ -31,7 +31,8 @@ def run(stage: RlStage, ws: Workspace) -> dict:
         newline_V=ws.tokenizer.tables(cfg.model.vocab)[0] if dense else None,
     )
     kl_coef = stage.loss.kl_coef if stage.loss.kl_target else None
-    state = ws.new_state(stage.name, cfg.model, tx, stage.policy, prm_tx=prm_tx, kl_coef=kl_coef)
+    more = dict(kl_coef=kl_coef, value_head=stage.advantage.baseline == "value")
+    state = ws.new_state(stage.name, cfg.model, tx, stage.policy, prm_tx=prm_tx, **more)
     problems = unjudged(stage, ws)
     collector = Collector(stage, ws) if stage.collect else None
 
@@ -119,6 +120,11 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx, work
             eos=tok.eos,
         )
     )
+    answer = jax.jit(
+        functools.partial(
+            train_step.greedy, model_cfg=cfg.model, columns=cfg.data.response_columns, eos=tok.eos
+        )
+    )
     update = ws.jit_step(
         functools.partial(train_step.update, cfg=stage, model_cfg=cfg.model, tx=tx, prm_tx=prm_tx),
         state,
@@ -132,7 +138,12 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx, work
         rollout, decoded = write(state, prompts)
         reward_B, told = reward(records, prompts, rollout, None)
         reward_B = ws.place(np.asarray(reward_B, np.float32))
-        state, advantage_B, metrics = update(state, frozen, rollout, decoded, reward_B)
+        best = None
+        if stage.advantage.baseline == "greedy":
+            answers = answer(state, prompts)
+            reward_Q, _ = reward(records, prompts, answers, None)
+            best = answers, ws.place(np.asarray(reward_Q, np.float32))
+        state, advantage_B, metrics = update(state, frozen, rollout, decoded, reward_B, best)
         return state, rollout, np.stack([reward_B, advantage_B]), {**metrics, **told}
 
     return advance

@@ -30,7 +30,7 @@ Rewards = Array | dict[str, Array]  # one outcome reward [B], or several by name
 
 
 class Estimate(NamedTuple):
-    """What the loss is given, and what a value head would be taught."""
+    """What the loss is given, and what a value head is taught."""
 
     advantage_BR: Array  # 0 behind a row's end where credit goes to single tokens
     target_BR: Array | None  # A + V, with baseline: value
@@ -161,6 +161,13 @@ def overlong(length_B: Array, columns: int, cfg: OverlongConfig) -> Array:
     """
     over_B = (length_B - (columns - cfg.buffer)).astype(jnp.float32) / max(cfg.buffer, 1)
     return cfg.penalty * jnp.clip(over_B, 0.0, 1.0) if cfg.buffer else jnp.zeros(length_B.shape)
+
+
+def less(rewards: Rewards, lost_B: Array) -> Rewards:
+    """The rewards, the outcome without what its length costs."""
+    if isinstance(rewards, dict):
+        return {**rewards, "reward": rewards["reward"] - lost_B}
+    return rewards - lost_B
 
 
 # ---- of single tokens ------------------------------------------------------------------------
@@ -322,6 +329,25 @@ def describe(found: Estimate, mask_BR: Array) -> dict[str, Array]:
         "advantage/outcome_std": outcome,
         "advantage/correlation": both / jnp.maximum(process * outcome, 1e-12),
     }
+
+
+def explained(value_BR: Array, target_BR: Array, mask_BR: Array) -> dict[str, Array]:
+    """Mean value of the tokens, and the share of the targets' variance that the values explain.
+
+    1 - var(target - V) / var(target); 0 also stands for targets that are all equal.
+    """
+    count = jnp.maximum(jnp.sum(mask_BR), 1)
+
+    def mean(x_BR):
+        return jnp.sum(jnp.where(mask_BR, x_BR, 0.0)) / count
+
+    def variance(x_BR):
+        return mean((x_BR - mean(x_BR)) ** 2)
+
+    most = jnp.max(target_BR, initial=-jnp.inf, where=mask_BR)
+    least = jnp.min(target_BR, initial=jnp.inf, where=mask_BR)
+    share = 1 - variance(target_BR - value_BR) / jnp.maximum(variance(target_BR), 1e-12)
+    return {"value/mean": mean(value_BR), "value/explained": jnp.where(most > least, share, 0.0)}
 
 
 def finite(x: Any) -> tuple[Any, Array]:

@@ -452,6 +452,10 @@ class LossConfig:
     gate_positive: float = option(1.0, "sapo: temperature of the gate where A > 0")
     gate_negative: float = option(1.05, "sapo: temperature of the gate where A <= 0")
     entropy_coef: float = option(0.0, "weight of the entropy bonus")
+    value_coef: float = option(0.1, "baseline value: weight of the value head's squared error")
+    value_clip: float = option(
+        0.2, "baseline value: no gain from values further than this from the old ones; 0 is off"
+    )
     correct: Literal[
         "none", "truncate", "mask", "sequence-truncate", "sequence-mask", "geometric-mask"
     ] = option("none", "weights for what the sampler's log-probs are off the trainer's")
@@ -466,6 +470,8 @@ class LossConfig:
             raise ValueError("needs 0 < clip_low <= 1, clip_high > 0 and a finite kl_coef >= 0")
         if not (0 <= self.entropy_coef < math.inf and 0 <= self.stale_kl < math.inf):
             raise ValueError("needs a finite entropy_coef >= 0 and stale_kl >= 0")
+        if not (0 <= self.value_coef < math.inf and 0 <= self.value_clip < math.inf):
+            raise ValueError("needs a finite value_coef >= 0 and value_clip >= 0")
         if not (0 < self.gate_positive < math.inf and 0 < self.gate_negative < math.inf):
             raise ValueError("needs finite gate_positive > 0 and gate_negative > 0")
         if not 0 <= self.correct_low <= 1 <= self.correct_high < math.inf:
@@ -816,19 +822,14 @@ class RlStage:
             )
         if self.advantage.normalise == "group" and self.samples < 2:
             raise ValueError("advantage.normalise group needs samples of at least 2 per prompt")
-        for asked, what in (
-            (self.advantage.baseline == "greedy", "answers greedily beside its samples"),
-            (self.advantage.baseline == "value", "has a value head"),
-        ):
-            if asked:  # the arithmetic is there; what it needs is not produced by the stage
-                raise ValueError(f"advantage: no rl stage {what} yet")
-
         names = {"reward", *self.also} if self.also else set()
         if set(self.advantage.weights) != names or "reward" in self.also:
             raise ValueError(
                 f"advantage.weights names {sorted(self.advantage.weights)} and the rewards are "
                 f"{sorted(names) or 'one without a name'}: `also` names those beside `reward`"
             )
+        if self.advantage.baseline == "value" and not self.loss.value_coef:
+            raise ValueError("loss.value_coef 0 leaves the value head at 0: use baseline none")
         truncated = self.sample.top_k or self.sample.top_p < 1
         if self.advantage.process_weight and self.prm.reference == "policy" and truncated:
             raise ValueError("prm.reference policy needs sampling without top_k and top_p")

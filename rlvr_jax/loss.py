@@ -196,6 +196,32 @@ def stale(
     return (advantage_BR < 0) & (drift_B1 > most)
 
 
+# ---- a value head ----------------------------------------------------------------------------
+
+
+def value_error(
+    value_BR: Array,
+    old_BR: Array,
+    target_BR: Array,
+    mask_BR: Array,
+    weight_B: Array,
+    cfg: LossConfig,
+) -> tuple[Array, Metrics]:
+    """value_coef * sum of weight * (V - target)^2 / 2 (1707.06347, eq. 9), and sums to log.
+
+    value_clip c: of the errors of V and of V within c of the old value the larger one, so that an
+    update gains nothing by going further (the authors' code, openai/baselines, ppo2).
+    """
+    off_BR = jnp.where(mask_BR, value_BR - target_BR, 0.0)  # behind the end may be anything
+    error_BR = off_BR**2 / 2
+    if cfg.value_clip:
+        moved_BR = jnp.where(mask_BR, value_BR - old_BR, 0.0)
+        near_BR = off_BR - moved_BR + jnp.clip(moved_BR, -cfg.value_clip, cfg.value_clip)
+        error_BR = jnp.maximum(error_BR, near_BR**2 / 2)
+    told = {"value/loss": jax.lax.stop_gradient(jnp.sum(error_BR))}
+    return cfg.value_coef * jnp.sum(weight_B[:, None] * error_BR), told
+
+
 # ---- the loss --------------------------------------------------------------------------------
 
 

@@ -243,6 +243,16 @@ def logits(params: Params, hidden_D: Array, cfg: ModelConfig) -> Array:
     return _softcap(raw, cfg.logit_softcap)
 
 
+def with_value(params: Params) -> Params:
+    """The parameters with a value head beside the output head: zeros, as are then its values."""
+    return params | {"value_D": jnp.zeros_like(params["norm_D"])}
+
+
+def value(params: Params, hidden_D: Array) -> Array:
+    """V [...] in float32: linear in the hidden state that the next token is drawn from."""
+    return jnp.matmul(hidden_D.astype(jnp.float32), params["value_D"])
+
+
 def logprob(
     params: Params, hidden_BTD: Array, token_BT: Array, temperature: float, cfg: ModelConfig
 ) -> tuple[Array, Array]:

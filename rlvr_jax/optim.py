@@ -26,10 +26,10 @@ def schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
 
 
 def make(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW; weight decay for matrices only."""
+    """Clip by global norm, then AdamW; weight decay for matrices only, not for a value head."""
 
     def matrices(params):
-        return {name: not name.startswith(("norm", "bias")) for name in params}
+        return {name: not name.startswith(("norm", "bias", "value")) for name in params}
 
     return optax.chain(
         optax.clip_by_global_norm(cfg.grad_clip),

@@ -248,6 +248,29 @@ def logprobs(
     return reading.rows(of_part, out, rollout.length_B, rollout.response_BR.shape[1], cfg)[0]
 
 
+def values(
+    params: Params, rollout: Rollout, sample_cfg: SampleConfig | None, cfg: ModelConfig
+) -> tuple[Array, Array | None]:
+    """V [B, R] of what stands before each token, by the value head; 0 where there is no token.
+
+    With a `sample_cfg` also `logprobs` of the same pass.
+    """
+    params = model.unstack(params, cfg)
+    prefix, _ = reading.prompts(params, rollout.prompt_QP, rollout.prompt_mask_QP, cfg)
+
+    def of_part(part):
+        before_BRD, mask_BR = before(params, prefix, part, rollout, cfg)
+        value_BR = jnp.where(mask_BR, model.value(params, before_BRD), 0.0)
+        if sample_cfg is None:
+            return value_BR, None
+        token_BR = part.pick(rollout.response_BR)
+        return value_BR, said(params, before_BRD, token_BR, mask_BR, sample_cfg, cfg)[0]
+
+    zero_BR = jnp.zeros_like(rollout.logprob_BR)
+    out = (zero_BR, None if sample_cfg is None else zero_BR)
+    return reading.rows(of_part, out, rollout.length_B, rollout.response_BR.shape[1], cfg)[0]
+
+
 def read(
     params: Params,
     prefix: model.Prefix,
@@ -257,13 +280,33 @@ def read(
     cfg: ModelConfig,
 ) -> tuple[Array, Array, Array]:
     """Log-probability, entropy and mask [rows, columns] of a part; differentiable."""
+    before_BRD, mask_BR = before(params, prefix, part, rollout, cfg)
+    token_BR = part.pick(rollout.response_BR)
+    return *said(params, before_BRD, token_BR, mask_BR, sample_cfg, cfg), mask_BR
+
+
+def before(
+    params: Params, prefix: model.Prefix, part: reading.Part, rollout: Rollout, cfg: ModelConfig
+) -> tuple[Array, Array]:
+    """What each token of a part is drawn from, hidden states [rows, columns, D], and the mask."""
     samples = rollout.length_B.shape[0] // prefix.mask_QP.shape[0]
     owner_SM = part.index_SM // samples
     token_BR = part.pick(rollout.response_BR)
     mask_BR = part.pick(rollout.response_mask_BR) & part.exists(rollout.length_B)[:, None]
     hidden_BRD = model.extend(params, token_BR, mask_BR, prefix, owner_SM, cfg)
     first_BD = sharding.take(prefix.last_QD, owner_SM)
-    before_BRD = jnp.concatenate([first_BD[:, None], hidden_BRD[:, :-1]], axis=1)
+    return jnp.concatenate([first_BD[:, None], hidden_BRD[:, :-1]], axis=1), mask_BR
+
+
+def said(
+    params: Params,
+    before_BRD: Array,
+    token_BR: Array,
+    mask_BR: Array,
+    sample_cfg: SampleConfig,
+    cfg: ModelConfig,
+) -> tuple[Array, Array]:
+    """Log-probability and entropy [rows, columns] of tokens drawn from those hidden states."""
     if sample_cfg.temperature == 0 or sample_cfg.top_k or sample_cfg.top_p < 1:
         logits_BRV = model.logits(params, before_BRD, cfg)
         logprob_BRV = sampling.log_distribution(logits_BRV, sample_cfg)
@@ -273,7 +316,7 @@ def read(
         logprob_BR, entropy_BR = model.logprob(
             params, before_BRD, token_BR, sample_cfg.temperature, cfg
         )
-    return jnp.where(mask_BR, logprob_BR, 0.0), jnp.where(mask_BR, entropy_BR, 0.0), mask_BR
+    return jnp.where(mask_BR, logprob_BR, 0.0), jnp.where(mask_BR, entropy_BR, 0.0)
 
 
 def _take(prefix: model.Prefix, owner_SM: Array) -> model.Prefix:

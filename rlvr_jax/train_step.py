@@ -28,6 +28,7 @@ from rlvr_jax.structs import (
 )
 
 PLAIN = SampleConfig()  # supervised losses are of the model's own distribution
+GREEDY = SampleConfig(temperature=0)
 
 
 class Lesson(NamedTuple):
@@ -36,6 +37,8 @@ class Lesson(NamedTuple):
     advantage_BR: Array
     reference_BR: Array  # log-probs
     behaviour_BR: Array | None = None  # log-probs; None: those of the parameters that learn
+    value_BR: Array | None = None  # of the value head before this rollout's updates, and
+    target_BR: Array | None = None  # what it is taught
 
 
 def init_state(
@@ -44,12 +47,15 @@ def init_state(
     tx: optax.GradientTransformation,
     prm_tx: optax.GradientTransformation | None = None,
     kl_coef: float | None = None,
+    value_head: bool = False,
 ) -> TrainState:
     """The state before the first update.  Jit it with `out_shardings` from the table."""
     zero, learner = jnp.int32(0), None
     if prm_tx:  # a copy: the two are donated apart
         learner = Learner(jax.tree.map(jnp.copy, policy_params), prm_tx.init(policy_params))
     coef = None if kl_coef is None else jnp.float32(kl_coef)
+    if value_head:
+        policy_params = model.with_value(policy_params)
     return TrainState(zero, key, policy_params, tx.init(policy_params), zero, zero, learner, coef)
 
 
@@ -75,8 +81,12 @@ def train_step(
         state, prompts, cfg=cfg, model_cfg=model_cfg, columns=columns, eos=eos
     )
     reward_B, told = reward(frozen, prompts, written, cfg=cfg, verifier_cfg=verifier_cfg)
+    best = None
+    if cfg.advantage.baseline == "greedy":
+        answers = greedy(state, prompts, model_cfg=model_cfg, columns=columns, eos=eos)
+        best = answers, reward(frozen, prompts, answers, cfg=cfg, verifier_cfg=verifier_cfg)[0]
     taught = functools.partial(update, cfg=cfg, model_cfg=model_cfg, tx=tx, prm_tx=prm_tx)
-    new_state, advantage_B, metrics = taught(state, frozen, written, decoded, reward_B)
+    new_state, advantage_B, metrics = taught(state, frozen, written, decoded, reward_B, best)
     return new_state, written, jnp.stack([reward_B, advantage_B]), metrics | told
 
 
@@ -94,6 +104,18 @@ def rollout(
     return policy.generate(
         state.policy, prompts, key, eos, cfg.samples, columns, cfg.sample, model_cfg
     )
+
+
+def greedy(
+    state: TrainState,
+    prompts: Prompts,
+    *,
+    model_cfg: ModelConfig,
+    columns: int,
+    eos: tuple[int, ...],
+) -> Rollout:
+    """One answer to each prompt, always of the most probable token (ReMax, 2310.10505, alg. 1)."""
+    return policy.generate(state.policy, prompts, state.key, eos, 1, columns, GREEDY, model_cfg)[0]
 
 
 def reward(
@@ -122,6 +144,7 @@ def update(
     written: Rollout,
     decoded: Array,
     rewards: advantage.Rewards,
+    best: tuple[Rollout, advantage.Rewards] | None = None,
     *,
     cfg: RlStage,
     model_cfg: ModelConfig,
@@ -131,7 +154,8 @@ def update(
     """Advantage, gradient, and one optimizer step; also the advantage [B] and metrics.
 
     Of several rewards [B] the one named `reward` is the outcome: the PRM's label, and what metrics
-    tell.  Where a response's tokens have advantages of their own, the one returned is its first's.
+    tell.  `best` are the greedy answers and their rewards [Q], where these are the baseline.
+    Where a response's tokens have advantages of their own, the one returned is its first token's.
     """
     mask_BR = written.response_mask_BR
     # Untruncated: a sampled token may lie outside the reference's own top-k or top-p.
@@ -156,19 +180,31 @@ def update(
             learner, written, ref_BR, reward_B, frozen.newline_V, cfg.prm, whole, model_cfg, prm_tx
         )
     lost_B = advantage.overlong(written.length_B, mask_BR.shape[1], cfg.overlong)
-    less_B = reward_B - lost_B
+    greedy_Q = None
+    if best:
+        of_best, worse = advantage.finite(best[1])
+        lost_Q = advantage.overlong(best[0].length_B, mask_BR.shape[1], cfg.overlong)
+        greedy_Q = advantage.total(advantage.less(of_best, lost_Q), cfg.advantage)
+        bad, learned = bad + worse, learned | {"reward/greedy": jnp.mean(greedy_Q)}
+    value_BR = behaviour_BR = None
+    if cfg.advantage.baseline == "value":
+        ratios_of = cfg.sample if cfg.updates > 1 else None
+        value_BR, behaviour_BR = policy.values(state.policy, written, ratios_of, model_cfg)
     found = advantage.estimate(
-        {**named, "reward": less_B} if cfg.also else less_B,
+        advantage.less(rewards, lost_B),
         mask_BR,
         cfg.samples,
         cfg.advantage,
         kl_BR=kl_BR,
         kl_coef=kl_coef,
         process_BR=process_BR,
+        value_BR=value_BR,
+        greedy_Q=greedy_Q,
     )
     advantage_B = found.advantage_BR[:, 0]  # of the first token: all that follows is its doing
 
-    lesson, taught = Lesson(found.advantage_BR, reference_BR), written
+    taught = written
+    lesson = Lesson(found.advantage_BR, reference_BR, behaviour_BR, value_BR, found.target_BR)
     if cfg.overlong.leave_out:  # a row without tokens is not read
         length_B = jnp.where(written.truncated_B, 0, written.length_B)
         taught = dataclasses.replace(written, length_B=length_B)
@@ -202,6 +238,9 @@ def update(
         metrics |= {"policy/kl_coef": kl_coef}
     metrics |= {f"reward/{name}": jnp.mean(x_B) for name, x_B in named.items() if name in cfg.also}
     metrics |= learned
+    if found.target_BR is not None:
+        assert value_BR is not None
+        metrics |= advantage.explained(value_BR, found.target_BR, mask_BR)
     if found.process_BR is not None:
         metrics |= advantage.describe(found, mask_BR)
     return new_state, advantage_B, metrics | describe(written, reward_B, advantage_B, cfg.samples)
@@ -231,8 +270,9 @@ def improve(
         state, (value, sums, gap, run, norm) = once(state, written, lesson)
         return state, value, sums, gap, run, norm
     # Of the trainer, not the sampler: what sets these two apart is not the policy's doing.
-    behaviour_BR, _ = policy.logprobs(state.policy, written, cfg.sample, model_cfg)
-    lesson = lesson._replace(behaviour_BR=behaviour_BR)
+    if lesson.behaviour_BR is None:
+        behaviour_BR, _ = policy.logprobs(state.policy, written, cfg.sample, model_cfg)
+        lesson = lesson._replace(behaviour_BR=behaviour_BR)
     shards, prompts = sharding.data_shards(), written.prompt_QP.shape[0]
     # Every n-th prompt: the same ones however many shards they lie on.
     number_NM = jnp.arange(prompts // shards, dtype=jnp.int32).reshape(-1, cfg.minibatches).T
@@ -263,8 +303,10 @@ def gradient(
     weight_B = loss.row_weights(written.response_mask_BR, cfg.loss)
 
     def objective(params: Params, prefix: model.Prefix, part: reading.Part):
-        logprob_BR, entropy_BR, mask_BR = policy.read(
-            params, prefix, part, written, cfg.sample, model_cfg
+        before_BRD, mask_BR = policy.before(params, prefix, part, written, model_cfg)
+        token_BR = part.pick(written.response_BR)
+        logprob_BR, entropy_BR = policy.said(
+            params, before_BRD, token_BR, mask_BR, cfg.sample, model_cfg
         )
         behaviour_BR, sampler_BR = jax.lax.stop_gradient(logprob_BR), part.pick(written.logprob_BR)
         if lesson.behaviour_BR is not None:
@@ -281,6 +323,17 @@ def gradient(
             entropy_BR=entropy_BR,
             kl_coef=kl_coef,
         )
+        if lesson.target_BR is not None:
+            assert lesson.value_BR is not None
+            error, told = loss.value_error(
+                model.value(params, before_BRD),
+                part.pick(lesson.value_BR),
+                part.pick(lesson.target_BR),
+                mask_BR,
+                part.pick(weight_B),
+                cfg.loss,
+            )
+            value, sums = value + error, sums | told
         gap_BR = jnp.where(mask_BR, jnp.abs(behaviour_BR - sampler_BR), 0.0)
         sums = sums | {
             "policy/entropy": jnp.sum(entropy_BR),

@@ -541,8 +541,6 @@ def test_groups_of_one_are_refused(options, words):
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"normalise": "none", "baseline": "greedy"}, "answers greedily beside its samples"),
-        ({"baseline": "value"}, "has a value head"),
         ({"weights": {"a": 1.0}}, "has several rewards"),
     ],
 )

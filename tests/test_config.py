@@ -158,6 +158,14 @@ def test_the_default_tasks_are_tasks():
         (lambda: config.LossConfig(clip_low=-3.0), "0 < clip_low <= 1"),
         (lambda: config.LossConfig(clip_high=0.0), "clip_high > 0"),
         (lambda: config.LossConfig(kl_coef=-1.0), "kl_coef >= 0"),
+        (lambda: config.LossConfig(value_coef=-1.0), "value_coef >= 0"),
+        (lambda: config.LossConfig(value_clip=-0.2), "value_clip >= 0"),
+        (
+            lambda: RlStage(
+                advantage=AdvantageConfig(baseline="value"), loss=config.LossConfig(value_coef=0.0)
+            ),
+            "leaves the value head at 0",
+        ),
         (lambda: SftStage(steps=0), "steps must be at least 1"),
         (lambda: config.VerifierStage(held_out=0), "held_out must be at least 1"),
         (lambda: ModelConfig(part_tokens=0), "part_tokens must be at least 1"),

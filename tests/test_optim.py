@@ -118,9 +118,10 @@ def test_weight_decay_is_for_matrices(tiny) -> None:
         name: np.ones(x.shape, np.float32)
         for name, x in model.abstract(dataclasses.replace(tiny, tied=False)).items()
     }
+    params |= {"value_D": np.ones(tiny.width, np.float32)}  # a head that is no matrix
     zero = {name: np.zeros_like(x) for name, x in params.items()}
     got = walk(params, [zero], OptimConfig(lr=0.1, weight_decay=0.5))
     moved = {name for name, x in got.items() if np.any(np.asarray(x) != 1)}
-    assert {name for name in params if "norm" not in name} == moved
+    assert {name for name in params if "norm" not in name and name != "value_D"} == moved
     for name in moved:
         np.testing.assert_allclose(got[name], 0.95, rtol=1e-6)

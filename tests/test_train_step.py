@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from rlvr_jax import advantage, loss, model, optim, policy, sharding, train_step
 from rlvr_jax.config import (
+    AdvantageConfig,
     Config,
     LossConfig,
     MeshConfig,
@@ -439,6 +440,89 @@ def test_equal_rewards_leave_only_the_penalty(parts):
         _, advantage_B, metrics = update(state, same, written, decoded, reward_B)
     assert np.abs(advantage_B).max() < 1e-6  # rounding between sampler and trainer, times 0.01
     assert metrics["policy/grad_norm"] < 1e-4
+
+
+# ---- a greedy baseline ---------------------------------------------------------------------
+
+REMAX = dataclasses.replace(
+    STAGE,
+    advantage=AdvantageConfig("none", "greedy"),
+    loss=LossConfig(),
+    overlong=OverlongConfig(buffer=2, penalty=0.5),
+)
+
+
+ENDS = tuple(range(EOS, 48, 4))  # many, so that greedy answers end too
+
+
+def improved(state, written, lesson, *_):
+    """No update: what is tested is in front of it, and compiles in no time without it."""
+    sums = {"mismatch/ratio": jnp.float32(1), "mismatch/ratio_square": jnp.float32(1)}
+    return state, jnp.float32(0), sums, jnp.float32(0), jnp.int32(1), jnp.float32(0)
+
+
+@pytest.fixture(scope="module")
+def remax():
+    """One fused step of ReMax, and its parts: greedy answers and verdicts made by themselves."""
+    ws, state, frozen = start((1, 1, 1), SMALL, RECORD)
+    sizes = dict(model_cfg=SMALL, columns=R, eos=ENDS)
+    step = functools.partial(train_step.train_step, cfg=REMAX, verifier_cfg=SMALL, tx=TX, **sizes)
+    update = functools.partial(train_step.update, cfg=REMAX, model_cfg=SMALL, tx=TX)
+    answer = functools.partial(train_step.greedy, **sizes)
+    judge = functools.partial(train_step.reward, cfg=REMAX, verifier_cfg=SMALL)
+    step, update, answer, judge = map(quick_jit, (step, update, answer, judge))
+    with jax.set_mesh(ws.mesh), mock.patch.object(train_step, "improve", improved):
+        answers = answer(state, ask())
+        reward_Q, _ = judge(frozen, ask(), answers)
+        _, written, signal_2B, metrics = step(state, frozen, ask())
+        best_Q = np.arange(Q) == np.argmax(reward_Q)
+        broken_Q = jnp.where(best_Q, jnp.nan, reward_Q)
+        split = [
+            update(state, frozen, written, 1, signal_2B[0], (answers, greedy_Q))[1:]
+            for greedy_Q in (reward_Q, broken_Q)
+        ]
+    return SimpleNamespace(**locals())
+
+
+def test_the_baseline_is_the_reward_of_a_greedy_answer(remax):
+    """Answers are the argmax, token by token; what was cut off is worth 0, what is long less."""
+    params, asked, length = remax.state.policy, ask(), np.asarray(remax.answers.length_B)
+    token_QT = np.concatenate([asked.prompt_QP, remax.answers.response_BR], 1)
+    mask_QT = np.concatenate([asked.prompt_mask_QP, np.arange(R) < length[:, None]], 1)
+    hidden_QTD, _ = quick_jit(functools.partial(model.prefill, cfg=SMALL))(
+        params, token_QT, mask_QT
+    )
+    best_QR = np.asarray(model.logits(params, hidden_QTD, SMALL)).argmax(-1)[:, P - 1 : -1]
+    mask_QR = mask_QT[:, P:]
+    np.testing.assert_array_equal(best_QR[mask_QR], np.asarray(remax.answers.response_BR)[mask_QR])
+
+    reward_Q, cut_Q = np.asarray(remax.reward_Q), np.asarray(remax.answers.truncated_B)
+    assert 0 < cut_Q.sum() < Q and (length[~cut_Q] < R).any()
+    assert np.all(reward_Q[cut_Q] == 0) and np.unique(reward_Q).size > 2
+    reward_B, advantage_B = remax.signal_2B
+
+    def lost(length):
+        return 0.5 * np.clip((np.asarray(length) - (R - 2)) / 2, 0, 1)
+
+    baseline_B = np.repeat(reward_Q - lost(length), G)
+    wanted = reward_B - lost(remax.written.length_B) - baseline_B
+    np.testing.assert_allclose(advantage_B, wanted, rtol=1e-5, atol=1e-6)
+    assert float(remax.metrics["reward/greedy"]) == pytest.approx(reward_Q.mean(), rel=1e-6)
+    assert float(remax.metrics["reward/mean"]) == pytest.approx(float(np.mean(reward_B)), rel=1e-6)
+
+
+def test_a_greedy_answer_needs_no_luck(remax):
+    with jax.set_mesh(remax.ws.mesh):
+        other = remax.answer(remax.state.replace(key=jax.random.key(99)), ask())
+    assert equal(other, remax.answers)
+
+
+def test_the_split_step_takes_greedy_rewards_and_counts_what_is_none(remax):
+    (split_B, metrics), (broken_B, told) = remax.split
+    np.testing.assert_allclose(split_B, remax.signal_2B[1], atol=1e-6)
+    assert (metrics["reward/nonfinite"], told["reward/nonfinite"]) == (0, 1)
+    gained_Q = np.where(remax.best_Q, remax.reward_Q, 0)
+    np.testing.assert_allclose(broken_B - split_B, np.repeat(gained_Q, G), atol=1e-6)
 
 
 # ---- parts ---------------------------------------------------------------------------------

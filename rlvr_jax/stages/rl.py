@@ -31,7 +31,8 @@ def run(stage: RlStage, ws: Workspace) -> dict:
         newline_V=ws.tokenizer.tables(cfg.model.vocab)[0] if dense else None,
     )
     kl_coef = stage.loss.kl_coef if stage.loss.kl_target else None
-    state = ws.new_state(stage.name, cfg.model, tx, stage.policy, prm_tx=prm_tx, kl_coef=kl_coef)
+    more = dict(kl_coef=kl_coef, value_head=stage.advantage.baseline == "value")
+    state = ws.new_state(stage.name, cfg.model, tx, stage.policy, prm_tx=prm_tx, **more)
     problems = unjudged(stage, ws)
     collector = Collector(stage, ws) if stage.collect else None
 
@@ -119,6 +120,11 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx, work
             eos=tok.eos,
         )
     )
+    answer = jax.jit(
+        functools.partial(
+            train_step.greedy, model_cfg=cfg.model, columns=cfg.data.response_columns, eos=tok.eos
+        )
+    )
     update = ws.jit_step(
         functools.partial(train_step.update, cfg=stage, model_cfg=cfg.model, tx=tx, prm_tx=prm_tx),
         state,
@@ -127,9 +133,7 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx, work
 
     reward = score.scorer(stage, ws, frozen, workers)
 
-    def advance(state, records):
-        prompts = ws.place(ws.columns(records))
-        rollout, decoded = write(state, prompts)
+    def judged(records, prompts, rollout):
         texts = score.written(ws, rollout)
         reward_B, told = reward(records, prompts, rollout, texts)
         reward_B = np.asarray(reward_B, np.float32)
@@ -137,8 +141,18 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx, work
             name: score.by_rule(rule, records, texts, rollout, workers)[0]
             for name, rule in stage.also.items()
         }
-        rewards = ws.place({"reward": reward_B, **found} if found else reward_B)
-        state, advantage_B, metrics = update(state, frozen, rollout, decoded, rewards)
+        return ws.place({"reward": reward_B, **found} if found else reward_B), told
+
+    def advance(state, records):
+        prompts = ws.place(ws.columns(records))
+        rollout, decoded = write(state, prompts)
+        rewards, told = judged(records, prompts, rollout)
+        best = None
+        if stage.advantage.baseline == "greedy":
+            answers = answer(state, prompts)
+            best = answers, judged(records, prompts, answers)[0]
+        state, advantage_B, metrics = update(state, frozen, rollout, decoded, rewards, best)
+        reward_B = rewards["reward"] if stage.also else rewards
         return state, rollout, np.stack([reward_B, advantage_B]), {**metrics, **told}
 
     return advance

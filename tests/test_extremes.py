@@ -162,8 +162,7 @@ def test_every_loss_of_every_estimate_is_finite():
         assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(got)), name
 
 
-@pytest.mark.parametrize("part", ["estimators", "losses"])
-def test_the_order_of_prompts_and_samples_plays_no_part(part):
+def test_the_order_of_prompts_and_samples_plays_no_part():
     """From rewards to the gradient: the same loss, and each token's own slope."""
     rng = np.random.default_rng(7)
     prompts = np.array([1, 0])
@@ -185,14 +184,13 @@ def test_the_order_of_prompts_and_samples_plays_no_part(part):
         )
         return value, sums, np.asarray(grad)
 
-    def pairs():
-        if part == "estimators":
-            return ((n, of, LossConfig()) for n, of in ESTIMATORS.items())
-        of = AdvantageConfig("none", "rloo", process_weight=1.0)
-        return ((n, of, cfg) for n, cfg in LOSSES.items())
-
+    # Losses of given advantages: tests/test_loss.py.  Here with those of denominators and rows.
+    prime = AdvantageConfig("none", "rloo", process_weight=1.0)
+    pairs = [(name, of, LossConfig()) for name, of in ESTIMATORS.items()]
+    pairs += [(name, prime, LOSSES[name]) for name in LOSSES if "aggregate" in name]
+    pairs.append(("gspo", prime, LossConfig(ratio="sequence", correct="sequence-mask")))
     with jax.enable_x64(True):
-        for name, of, cfg in pairs():
+        for name, of, cfg in pairs:
             value, sums, grad = run(of, cfg, np.arange(B), np.arange(Q))
             again, same, moved = run(of, cfg, order, prompts)
             assert float(again) == pytest.approx(float(value), rel=1e-6), name

@@ -280,6 +280,8 @@ def estimate(
         return finite(zero_BR if x_BR is None else jnp.where(mask_BR, x_BR, 0.0))
 
     reward, bad = finite(reward)
+    greedy_Q, bad_greedy = finite(greedy_Q)
+    bad = bad + bad_greedy
     kl_BR, bad_kl = own(kl_BR)
     process_BR, bad_process = own(process_BR)
     if cfg.process_scale == "batch":

@@ -52,10 +52,9 @@ def step(
         logprob_BR, _ = policy.logprobs(params, written, sample_cfg, model_cfg)
         reward_BR = rewards(logprob_BR, reference_BR, written.response_mask_BR, cfg.beta)
     score_B = jnp.sum(reward_BR, -1)
-    right_B = (score_B > 0) == (label_B > 0.5)
     metrics = {
         "prm/loss": read.loss,
-        "prm/acc": jnp.mean(right_B.astype(jnp.float32)),
+        "prm/acc": accuracy(score_B, label_B),
         "prm/reward_mean": jnp.mean(score_B),
         "prm/grad_norm": norm,
         "prm/skipped": (~finite).astype(jnp.int32),
@@ -77,6 +76,15 @@ def rewards(logprob_BR: Array, reference_BR: Array, mask_BR: Array, beta: float)
 def cross_entropy(score_B: Array, label_B: Array) -> Array:
     """-(r log sigma(s) + (1 - r) log sigma(-s)), labels r hard or soft (2412.01981, eq. 5)."""
     return -label_B * jax.nn.log_sigmoid(score_B) - (1 - label_B) * jax.nn.log_sigmoid(-score_B)
+
+
+def accuracy(score_B: Array, label_B: Array) -> Array:
+    """Share of rows whose score is above 0 where the label is above 1/2, and below where not.
+
+    A score of 0, as all are at first, says nothing and counts half.
+    """
+    right_B = ((score_B > 0) == (label_B > 0.5)).astype(jnp.float32)
+    return jnp.mean(jnp.where(score_B == 0, 0.5, right_B))
 
 
 def gathered(reward_BR: Array, ends_BR: Array, mask_BR: Array) -> Array:

@@ -84,6 +84,12 @@ def test_cross_entropy_is_the_formula() -> None:
     np.testing.assert_allclose(got, [*want, 80, 40], rtol=1e-5)
 
 
+def test_a_score_of_zero_is_neither_right_nor_wrong() -> None:
+    score, label = jnp.float32([1, -1, 0, 0, 2, -2, 0, 0]), jnp.float32([1, 0, 1, 0, 0, 0.6, 0, 0])
+    assert float(prm.accuracy(score, label)) == (2 + 4 / 2) / 8
+    assert float(prm.accuracy(jnp.zeros(8), label)) == 0.5
+
+
 def test_lines_are_added_up_on_their_last_token() -> None:
     rng = np.random.default_rng(2)
     length = np.array([7, 3, 1, 0, 7])
@@ -113,7 +119,7 @@ def exact():
         yield np.float64
 
 
-def plain_rewards(params, reference, rows, cfg):
+def plain_rewards(params, reference, rows, cfg, temperature=1.0):
     """beta * (log pi - log ref), every row with its own copy of its prompt, in one batch."""
     token_BT = np.concatenate([np.repeat(rows.prompt_QP, G, 0), rows.response_BR], 1)
     mask_BR = np.arange(R) < rows.length_B[:, None]
@@ -121,7 +127,8 @@ def plain_rewards(params, reference, rows, cfg):
 
     def logprobs(params):
         hidden_BTD, _ = model.prefill(params, token_BT, mask_BT, cfg)
-        logprob_BRV = jax.nn.log_softmax(model.logits(params, hidden_BTD[:, P - 1 : -1], cfg))
+        logits_BRV = model.logits(params, hidden_BTD[:, P - 1 : -1], cfg)
+        logprob_BRV = jax.nn.log_softmax(logits_BRV / temperature)
         return jnp.take_along_axis(logprob_BRV, rows.response_BR[..., None], -1)[..., 0]
 
     return jnp.where(mask_BR, BETA * (logprobs(params) - logprobs(reference)), 0.0)
@@ -335,6 +342,25 @@ def test_the_first_step_is_that_of_the_outcome_alone_and_the_second_is_not() -> 
     assert np.max(np.abs(advantage_B - outcome_B)) > 1e-3
     assert float(metrics["prm/acc"]) > 0.6 and float(metrics["prm/loss"]) < math.log(2)
     assert int(two.step) == 2 and not same(one.prm.params, two.prm.params)
+
+
+def test_what_the_policy_is_told_is_the_formula() -> None:
+    """r - mean of the others, and the tokens' sum of r_phi - mean of the others' means (PRIME)."""
+    state, frozen, rows = begin()
+    other, outcome = random_params(SMALL, 9), outcomes()
+    state = state.replace(prm=state.prm.replace(params=other))
+    warm = updater(sample=SampleConfig(temperature=0.7))
+    _, advantage_B, metrics = warm(state, frozen, rows, outcome)
+    reward = np.asarray(plain_rewards(other, frozen.reference, rows, SMALL, 0.7), np.float64)
+    mean = reward.sum(1) / rows.length_B
+    for i in range(B):
+        others = [j for j in range(i // G * G, i // G * G + G) if j != i]
+        want = outcome[i] - sum(outcome[j] for j in others) / (G - 1)
+        baseline = sum(mean[j] for j in others) / (G - 1)
+        want += sum(reward[i, t] - baseline for t in range(rows.length_B[i]))
+        assert float(advantage_B[i]) == pytest.approx(want, rel=1e-4, abs=1e-4)
+    right = (reward.sum(1) > 0) == (outcome > 0.5)
+    assert float(metrics["prm/acc"]) == pytest.approx(right.mean())
 
 
 def test_the_policy_as_its_own_reference_needs_no_frozen_model() -> None:

@@ -142,7 +142,7 @@ def test_rewards_loss_and_gradient_are_the_plain_ones(exact, part_tokens) -> Non
     @jax.jit
     def ours(params):
         reference_BR, _ = policy.logprobs(reference, rows, PLAIN, cfg)
-        return prm.gradient(params, rows, reference_BR, label, BETA, PLAIN, cfg)
+        return prm.gradient(params, rows, reference_BR, label, PrmConfig(beta=BETA), PLAIN, cfg)
 
     (want_loss, want_BR), want = jax.jit(jax.value_and_grad(plain, has_aux=True))(params)
     got = ours(params)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from rlvr_jax import optim, train_step
-from rlvr_jax.config import RlStage
+from rlvr_jax.config import RlStage, Sampling
 from rlvr_jax.host import data, log, pool, rules, trials
 from rlvr_jax.host.run import RunError
 from rlvr_jax.stages import audit, loop, score, verdicts
@@ -31,13 +31,16 @@ def run(stage: RlStage, ws: Workspace) -> dict:
         newline_V=ws.tokenizer.tables(cfg.model.vocab)[0] if dense else None,
     )
     kl_coef = stage.loss.kl_coef if stage.loss.kl_target else None
-    state = ws.new_state(stage.name, cfg.model, tx, stage.policy, prm_tx=prm_tx, kl_coef=kl_coef)
+    first = stage.prm.init if dense else ""
+    state = ws.new_state(
+        stage.name, cfg.model, tx, stage.policy, first, prm_tx=prm_tx, kl_coef=kl_coef
+    )
     problems = unjudged(stage, ws)
     collector = Collector(stage, ws) if stage.collect else None
 
     def advance(state, records):
         number = int(state.step) + 1
-        told = _audit(ws, stage, frozen, workers) if number == 1 else {}
+        told = audited(ws, stage, frozen, workers) if number == 1 else {}
         state, rollout, signal_2B, metrics = step(state, records)
         if collector is not None:
             collector.step(number, records, rollout)
@@ -62,7 +65,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
     return {"steps": stage.steps, "problems": len(problems)}
 
 
-def unjudged(stage: RlStage, ws: Workspace) -> data.RandomAccessSource:
+def unjudged(stage: Sampling, ws: Workspace) -> data.RandomAccessSource:
     """The problems of a stage, without those whose verdicts its verifier has learnt: on them it
     would be too sure of itself (the paper keeps its two sets of prompts apart too).
     """
@@ -74,10 +77,12 @@ def unjudged(stage: RlStage, ws: Workspace) -> data.RandomAccessSource:
     if len(fresh) == len(source):
         return source
     if len(fresh) < stage.prompts:
+        train = stage.split == "train"
+        other = "explore with `split: label`" if train else "take those of `split: train`"
         raise RunError(
             f"{len(source) - len(fresh)} of {len(source)} problems of split {stage.split} are "
             f"those that the verifier of stage {stage.name} learnt from, and {stage.prompts} "
-            f"others are needed: explore with `split: label`, or raise data.{stage.split}"
+            f"others are needed: {other}, or raise data.{stage.split}"
         )
     log.say(f"{stage.name}: {len(source) - len(fresh)} problems left out, its verifier knows them")
     return data.keep(source, fresh)
@@ -109,6 +114,24 @@ def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx):
 
 def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx, workers: pool.Pool):
     """Generate, reward on the host in a pool of processes, update: two compiled programs."""
+    model_cfg = ws.cfg.model
+    draw = rewarded(stage, ws, frozen, workers)
+    update = ws.jit_step(
+        functools.partial(train_step.update, cfg=stage, model_cfg=model_cfg, tx=tx, prm_tx=prm_tx),
+        state,
+        3,
+    )
+
+    def advance(state, records):
+        rollout, decoded, reward_B, told = draw(state, records)
+        state, advantage_B, metrics = update(state, frozen, rollout, decoded, reward_B)
+        return state, rollout, np.stack([reward_B, advantage_B]), {**metrics, **told}
+
+    return advance
+
+
+def rewarded(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool):
+    """(state, records) -> rollout, rows decoded, reward [B] of the host's, what to log of it."""
     cfg, tok = ws.cfg, ws.tokenizer
     write = jax.jit(
         functools.partial(
@@ -119,26 +142,18 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx, work
             eos=tok.eos,
         )
     )
-    update = ws.jit_step(
-        functools.partial(train_step.update, cfg=stage, model_cfg=cfg.model, tx=tx, prm_tx=prm_tx),
-        state,
-        3,
-    )
-
     reward = score.scorer(stage, ws, frozen, workers)
 
-    def advance(state, records):
+    def draw(state, records):
         prompts = ws.place(ws.columns(records))
         rollout, decoded = write(state, prompts)
         reward_B, told = reward(records, prompts, rollout, None)
-        reward_B = ws.place(np.asarray(reward_B, np.float32))
-        state, advantage_B, metrics = update(state, frozen, rollout, decoded, reward_B)
-        return state, rollout, np.stack([reward_B, advantage_B]), {**metrics, **told}
+        return rollout, decoded, ws.place(np.asarray(reward_B, np.float32)), told
 
-    return advance
+    return draw
 
 
-def _audit(ws: Workspace, stage: RlStage, frozen: Frozen, workers: pool.Pool) -> dict[str, float]:
+def audited(ws: Workspace, stage: Sampling, frozen: Frozen, workers: pool.Pool) -> dict[str, float]:
     """The quick audit of a verifier, as metrics of the first step."""
     if stage.reward.audit == "off" or not stage.reward.judged:
         return {}

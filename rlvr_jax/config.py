@@ -5,7 +5,7 @@ that a jitted function can take one as a static argument.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 STRICT = {"extra": "forbid"}  # read by the loader: a key that is not a field is refused
@@ -275,6 +275,11 @@ class SampleConfig:
         if not (0 <= self.temperature < math.inf and self.top_k >= 0 and 0 < self.top_p <= 1):
             raise ValueError("needs a finite temperature >= 0, top_k >= 0 and 0 < top_p <= 1")
 
+    @property
+    def whole(self) -> "SampleConfig":
+        """The same without top_k and top_p."""
+        return replace(self, top_k=0, top_p=1.0)
+
     __pydantic_config__ = STRICT
 
 
@@ -351,6 +356,11 @@ class RewardConfig:
     def ruled(self) -> bool:
         """Whether a rule scores answers, instead of the verifier or beside it."""
         return self.source != "verifier"
+
+    @property
+    def hosted(self) -> bool:
+        """Whether it needs the host, so that the step is split."""
+        return self.ruled or bool(self.gates)
 
     @property
     def judged(self) -> bool:
@@ -746,8 +756,12 @@ def _prm_optim() -> OptimConfig:
 
 @dataclass(frozen=True)
 class PrmConfig:
-    """The implicit process reward model; in use where advantage.process_weight is above 0."""
+    """The implicit process reward model: of a prm stage, or where advantage.process_weight > 0."""
 
+    loss: Literal["ce", "dpo", "kto", "nca"] = option(
+        "ce", "of each outcome; of right against wrong for one prompt; of all against their mean"
+    )
+    init: str = option("", "rl: the stage whose model or PRM it starts from; empty: the policy")
     beta: float = option(0.05, "token rewards are beta * log-ratio to the reference")
     order: Literal["score-first", "update-first"] = option(
         "score-first", "rewards of the PRM as it was, from its update's own forward pass; or after"
@@ -763,6 +777,13 @@ class PrmConfig:
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf:
             raise ValueError(f"needs a finite beta > 0, not {self.beta}")
+
+    def check(self, samples: int, sample: SampleConfig) -> None:
+        """Refuse what rollouts of this kind cannot teach a PRM."""
+        if self.reference == "policy" and sample != sample.whole:
+            raise ValueError("prm.reference policy needs sampling without top_k and top_p")
+        if self.loss in ("dpo", "nca") and samples < 2:
+            raise ValueError(f"prm.loss {self.loss} needs samples of at least 2 per prompt")
 
     __pydantic_config__ = STRICT
 
@@ -830,14 +851,13 @@ class RlStage:
             )
         if self.advantage.baseline == "value" and not self.loss.value_coef:
             raise ValueError("loss.value_coef 0 leaves the value head at 0: use baseline none")
-        truncated = self.sample.top_k or self.sample.top_p < 1
-        if self.advantage.process_weight and self.prm.reference == "policy" and truncated:
-            raise ValueError("prm.reference policy needs sampling without top_k and top_p")
+        if self.advantage.process_weight:
+            self.prm.check(self.samples, self.sample)
 
     @property
     def hosted(self) -> bool:
         """Whether rewards need the host, so that the step is split."""
-        return self.reward.ruled or bool(self.reward.gates or self.also)
+        return self.reward.hosted or bool(self.also)
 
     @property
     def updates(self) -> int:
@@ -857,6 +877,48 @@ class RlStage:
 
 
 @dataclass(frozen=True)
+class PrmStage:
+    """Train an implicit process reward model alone, on labelled rollouts of a fixed policy."""
+
+    stage: Literal["prm"] = "prm"
+    name: str = option("prm", "name of the stage and of what it leaves behind")
+    policy: str = option(
+        "sft", "the stage whose policy answers, also start and reference; or `pretrained`"
+    )
+    verifier: str = option("verifier", "the stage whose verifier gives the labels; or `pretrained`")
+    split: Literal["train", "label"] = option("label", "where its problems come from")
+    steps: int = option(100, "updates of the PRM")
+    prompts: int = option(16, "prompts per step, Q")
+    samples: int = option(8, "samples per prompt, G")
+    sample: SampleConfig = _own(SampleConfig, "how responses are drawn")
+    reward: RewardConfig = _own(RewardConfig, "outcome reward, the label")
+    prm: PrmConfig = _own(PrmConfig, "the model, its loss and its optimizer")
+    save_every: int = option(50, "steps between checkpoints")
+
+    def __post_init__(self) -> None:
+        _file_name(self.name)
+        _positive(self, "steps", "prompts", "samples", "save_every")
+        if self.sample.temperature == 0:
+            raise ValueError("sample.temperature is 0: greedy answers give nothing to learn")
+        if self.prm != replace(self.prm, order="score-first", granularity="token", init=""):
+            raise ValueError(
+                "prm.order, granularity and init are of a PRM beside a policy that learns: leave "
+                "them out of a prm stage, which starts from its own policy and rewards nobody"
+            )
+        self.prm.check(self.samples, self.sample)
+
+    @property
+    def optim(self) -> OptimConfig:
+        """What the loop around its steps reads."""
+        return self.prm.optim
+
+    __pydantic_config__ = STRICT
+
+
+Sampling = RlStage | PrmStage  # stages that draw responses in every step and reward them
+
+
+@dataclass(frozen=True)
 class EvaluateStage:
     """Held-out accuracy of a policy, by the oracle and by exact match; the verifier's agreement."""
 
@@ -869,6 +931,12 @@ class EvaluateStage:
     samples: int = option(4, "answers per problem for avg@k and pass@k")
     batch: int = option(50, "problems per call; rounded up to the data axis")
     sample: SampleConfig = _own(SampleConfig, "how answers are drawn for avg@k")
+    prm: str = option(
+        "", "a prm stage, or an rl stage with a PRM: best-of-k and weighted votes; empty for none"
+    )
+    prm_reference: str = option(
+        "", "what that PRM is compared with; empty: the policy that its stage started from"
+    )
     rule: str = option("", "the oracle: as in the reward of an rl stage")
     seconds: float = option(2.0, "time the oracle has for one answer")
 
@@ -877,18 +945,20 @@ class EvaluateStage:
         _positive(self, "samples", "batch")
         if not 0 < self.seconds < math.inf:
             raise ValueError(f"needs a finite seconds > 0, not {self.seconds}")
+        if self.prm_reference and not self.prm:
+            raise ValueError("prm_reference needs a prm that is compared with it")
 
     __pydantic_config__ = STRICT
 
 
 def reads_verifier(stage: Any) -> bool:
     """Whether a stage trains a verifier, or asks one."""
-    if isinstance(stage, RlStage):
+    if isinstance(stage, Sampling):
         return stage.reward.judged
     return isinstance(stage, VerifierStage) or bool(getattr(stage, "verifier", ""))
 
 
-Stage = TokenizerStage | SftStage | LabelStage | VerifierStage | RlStage | EvaluateStage
+Stage = TokenizerStage | SftStage | LabelStage | VerifierStage | RlStage | PrmStage | EvaluateStage
 
 
 @dataclass(frozen=True)
@@ -940,8 +1010,9 @@ class Config:
             if trained or collects or (isinstance(stage, EvaluateStage) and stage.verifier):
                 raise ValueError(
                     f"verifier_tokenizer needs the host between answer and verdict, and stage "
-                    f"{stage.name} reads the policy's ids as the verifier's: only an rl stage "
-                    "without collect may ask such a verifier; evaluate with verifier: ''"
+                    f"{stage.name} reads the policy's ids as the verifier's: only a prm stage "
+                    "and an rl stage without collect may ask such a verifier; evaluate with "
+                    "verifier: ''"
                 )
 
     __pydantic_config__ = STRICT

@@ -1,11 +1,25 @@
 """The implicit process reward model: a reward for each token, learned from outcomes alone.
 
-A copy of the starting policy learns, in the step itself, to tell good responses from bad by
-beta * log(pi_prm / pi_ref) of the whole response.  The same log-ratio of one token is then that
-token's reward: what it adds to the expected outcome (Free Process Rewards, arXiv 2412.01981, eq. 3;
-PRIME, 2502.01456, eq. 3).  Everything here is of one distribution, the sampler's untruncated one.
+A copy of the starting policy learns, in the step itself or alone, to tell good responses from bad
+by beta * log(pi_prm / pi_ref) of the whole response, its score.  The same log-ratio of one token is
+then that token's reward: what it adds to the expected outcome (Free Process Rewards, arXiv
+2412.01981, eq. 3; PRIME, 2502.01456, eq. 3).  Everything here is of one distribution, the sampler's
+untruncated one.
+
+The losses are functions of scores s and labels r in [0, 1].  Right is what has r > 0.5, as these
+losses but ce know right and wrong only; rows without tokens do not count.
+
+    ce   -r log sigma(s) - (1 - r) log sigma(-s), mean of the rows (2412.01981, eq. 5)
+    dpo  -log sigma(s_w - s_l) (arXiv 2305.18290, eq. 7)
+    nca  -log sigma(s_w) - (log sigma(-s_w) + log sigma(-s_l)) / 2 (arXiv 2402.05369, of pairs)
+    kto  1 - sigma(s - z) of a right row, 1 - sigma(z - s) of a wrong one (arXiv 2402.01306, eq. 8)
+
+Ours: dpo and nca are means of all pairs, right w and wrong l, of responses to one prompt, each pair
+of the batch counted alike.  z of kto is max(0, mean of s over the batch), a constant for the
+gradient; the paper's is of responses to other prompts, and its weights of both kinds are 1 here.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +29,8 @@ import optax
 from rlvr_jax import model, optim, policy, reading
 from rlvr_jax.config import ModelConfig, PrmConfig, SampleConfig
 from rlvr_jax.structs import Array, Learner, Metrics, Params, Rollout
+
+Scored = Callable[[Array, Array, Array, int], Array]  # of scores, right, wrong [B]; and G
 
 
 class Read(NamedTuple):
@@ -43,7 +59,7 @@ def step(
     of the PRM as it was.  update-first: the new PRM reads the rollout once more.
     """
     label_B = jnp.clip(outcome_B, 0.0, 1.0)
-    read = gradient(learner.params, written, reference_BR, label_B, cfg.beta, sample_cfg, model_cfg)
+    read = gradient(learner.params, written, reference_BR, label_B, cfg, sample_cfg, model_cfg)
     params, opt_state, norm, finite = optim.step(
         learner.params, learner.opt_state, read.grads, read.loss, tx
     )
@@ -87,15 +103,80 @@ def accuracy(score_B: Array, label_B: Array) -> Array:
     return jnp.mean(jnp.where(score_B == 0, 0.5, right_B))
 
 
+def dpo(score_B: Array, right_B: Array, wrong_B: Array, samples: int) -> Array:
+    """Mean of -log sigma(s_w - s_l) over all pairs; 0 without one."""
+    score_QG = score_B.reshape(-1, samples)
+    loss_QGG = -jax.nn.log_sigmoid(score_QG[:, :, None] - score_QG[:, None, :])
+    return _mean(loss_QGG, _pairs(right_B, wrong_B, samples))
+
+
+def nca(score_B: Array, right_B: Array, wrong_B: Array, samples: int) -> Array:
+    """Mean of -log sigma(s_w) - (log sigma(-s_w) + log sigma(-s_l)) / 2 over all pairs."""
+    score_QG = score_B.reshape(-1, samples)
+    up_QG, down_QG = -jax.nn.log_sigmoid(score_QG), -jax.nn.log_sigmoid(-score_QG)
+    loss_QGG = (up_QG + down_QG / 2)[:, :, None] + down_QG[:, None, :] / 2
+    return _mean(loss_QGG, _pairs(right_B, wrong_B, samples))
+
+
+def kto(score_B: Array, right_B: Array, wrong_B: Array, samples: int) -> Array:
+    """Mean of 1 - sigma(s - z) over right rows and 1 - sigma(z - s) over wrong ones, at a z."""
+    del samples  # of groups it knows nothing
+    exists_B = right_B | wrong_B
+    z = jax.lax.stop_gradient(jnp.maximum(_mean(score_B, exists_B), 0.0))
+    return _mean(1 - jax.nn.sigmoid(jnp.where(right_B, score_B - z, z - score_B)), exists_B)
+
+
+def _pairs(right_B: Array, wrong_B: Array, samples: int) -> Array:
+    """[Q, G, G] bool: the first is right, the second wrong."""
+    right_QG, wrong_QG = right_B.reshape(-1, samples), wrong_B.reshape(-1, samples)
+    return right_QG[:, :, None] & wrong_QG[:, None, :]
+
+
+def _mean(x: Array, where: Array) -> Array:
+    """Mean of the chosen entries, 0 of none."""
+    return jnp.sum(jnp.where(where, x, 0.0)) / jnp.maximum(jnp.sum(where), 1).astype(jnp.float32)
+
+
+def scores(
+    params: Params,
+    reference: Params,
+    written: Rollout,
+    newline_V: Array,
+    beta: float,
+    sample_cfg: SampleConfig,
+    model_cfg: ModelConfig,
+) -> tuple[Array, Array]:
+    """The least reward of a line [B], and the sum of all [B], by which to choose of responses.
+
+    The paper's choice is the minimum over steps (2412.01981, section 4.1); here a line is a step.
+    """
+    logprob_BR, _ = policy.logprobs(params, written, sample_cfg, model_cfg)
+    reference_BR, _ = policy.logprobs(reference, written, sample_cfg, model_cfg)
+    mask_BR = written.response_mask_BR
+    reward_BR = rewards(logprob_BR, reference_BR, mask_BR, beta)
+    return least(reward_BR, newline_V[written.response_BR], mask_BR), jnp.sum(reward_BR, -1)
+
+
+def least(reward_BR: Array, ends_BR: Array, mask_BR: Array) -> Array:
+    """The least reward [B] of a row's lines; 0 of a row without tokens."""
+    line_BR = gathered(reward_BR, ends_BR, mask_BR)
+    least_B = jnp.min(jnp.where(lasts(ends_BR, mask_BR), line_BR, jnp.inf), -1)
+    return jnp.where(mask_BR[:, 0], least_B, 0.0)
+
+
+def lasts(ends_BR: Array, mask_BR: Array) -> Array:
+    """[B, R] bool: the last tokens of lines, ended by `ends` or with their row."""
+    left_BR = jnp.cumsum(mask_BR[:, ::-1], -1)[:, ::-1]
+    return mask_BR & (ends_BR | (left_BR == 1))
+
+
 def gathered(reward_BR: Array, ends_BR: Array, mask_BR: Array) -> Array:
     """The rewards of each line, ended by `ends` or with its row, added up on its last token."""
     columns = reward_BR.shape[1]
     ends_BR &= mask_BR
     line_BR = jnp.cumsum(ends_BR, -1) - ends_BR  # what ends a line is on it
     sum_BR = jax.vmap(lambda x, line: jax.ops.segment_sum(x, line, columns))(reward_BR, line_BR)
-    left_BR = jnp.cumsum(mask_BR[:, ::-1], -1)[:, ::-1]
-    last_BR = ends_BR | (mask_BR & (left_BR == 1))
-    return jnp.where(last_BR, jnp.take_along_axis(sum_BR, line_BR, 1), 0.0)
+    return jnp.where(lasts(ends_BR, mask_BR), jnp.take_along_axis(sum_BR, line_BR, 1), 0.0)
 
 
 def gradient(
@@ -103,20 +184,37 @@ def gradient(
     written: Rollout,
     reference_BR: Array,
     label_B: Array,
-    beta: float,
+    cfg: PrmConfig,
     sample_cfg: SampleConfig,
     model_cfg: ModelConfig,
 ) -> Read:
-    """Mean cross-entropy of the responses' outcomes, its gradient, and the tokens' rewards."""
-    rows = jnp.maximum(jnp.sum(written.length_B > 0), 1).astype(jnp.float32)
+    """The loss of the responses' outcomes, its gradient, and the tokens' rewards.
+
+    Rows are read in parts, and ce is a sum over them.  The other losses tie rows together: all
+    scores are read first, and what is differentiated through the model is sum of dL/ds * s.
+    """
+    exists_B = written.length_B > 0
+    rows = jnp.maximum(jnp.sum(exists_B), 1).astype(jnp.float32)
+    tied: Scored | None = {"ce": None, "dpo": dpo, "nca": nca, "kto": kto}[cfg.loss]
+    if tied:
+        logprob_BR, _ = policy.logprobs(params, written, sample_cfg, model_cfg)
+        score_B = jnp.sum(rewards(logprob_BR, reference_BR, written.response_mask_BR, cfg.beta), -1)
+        right_B = label_B > 0.5
+        samples = label_B.shape[0] // written.prompt_QP.shape[0]
+        value, slope_B = jax.value_and_grad(tied)(
+            score_B, right_B & exists_B, ~right_B & exists_B, samples
+        )
 
     def objective(params: Params, prefix: model.Prefix, part: reading.Part) -> Any:
         logprob_BR, _, mask_BR = policy.read(params, prefix, part, written, sample_cfg, model_cfg)
-        reward_BR = rewards(logprob_BR, part.pick(reference_BR), mask_BR, beta)
-        loss_B = cross_entropy(jnp.sum(reward_BR, -1), part.pick(label_B))
-        loss_B = jnp.where(mask_BR[:, 0], loss_B, 0.0)
-        return jnp.sum(loss_B) / rows, ({}, jnp.float32(0), reward_BR)
+        reward_BR = rewards(logprob_BR, part.pick(reference_BR), mask_BR, cfg.beta)
+        score_B = jnp.sum(reward_BR, -1)
+        if tied:
+            loss_B = part.pick(slope_B) * score_B
+        else:
+            loss_B = cross_entropy(score_B, part.pick(label_B)) / rows
+        return jnp.sum(jnp.where(mask_BR[:, 0], loss_B, 0.0)), ({}, jnp.float32(0), reward_BR)
 
     out = jnp.zeros(reference_BR.shape, jnp.float32)
     found = reading.gradient(objective, params, written, model_cfg, out)
-    return Read(found.grads, found.value, found.kept, found.run)
+    return Read(found.grads, value if tied else found.value, found.kept, found.run)

@@ -9,15 +9,26 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from rlvr_jax import model, sharding
-from rlvr_jax.config import Config, LabelStage, ModelConfig, RlStage, Stage, reads_verifier
+from rlvr_jax.config import (
+    Config,
+    EvaluateStage,
+    LabelStage,
+    ModelConfig,
+    PrmStage,
+    RlStage,
+    Sampling,
+    Stage,
+    reads_verifier,
+)
 from rlvr_jax.host import compiles, log, report, rules, settings, sources, tasks
 from rlvr_jax.host.checkpoint import CheckpointError
 from rlvr_jax.host.run import Interrupted, Run, RunError
-from rlvr_jax.stages import evaluate, judges, label, rl, sft, tokenizer, verifier
+from rlvr_jax.stages import evaluate, judges, label, prm, rl, sft, tokenizer, verifier
 from rlvr_jax.stages.workspace import Workspace
 
 STAGES: dict[str, Callable[..., dict]] = {
@@ -26,6 +37,7 @@ STAGES: dict[str, Callable[..., dict]] = {
     "label": label.run,
     "verifier": verifier.run,
     "rl": rl.run,
+    "prm": prm.run,
     "evaluate": evaluate.run,
 }
 
@@ -106,8 +118,9 @@ def check(cfg: Config) -> None:
                 f"stage {stage.name} needs at least {rows} problems and data.{split} is "
                 f"{getattr(cfg.data, split)}: raise data.{split}"
             )
-        for field in ("policy", "verifier", "verdicts", "init"):
+        for field in ("policy", "verifier", "verdicts", "init", "prm.init", "prm_reference"):
             _check_source(cfg, stage, field, earlier)
+        _check_prm(cfg, stage, earlier)
         for rule in filter(None, _rules(stage)):
             rules.check_rule(rule)
         earlier.append(stage.name)
@@ -129,6 +142,8 @@ def check(cfg: Config) -> None:
         if isinstance(stage, RlStage):
             size, field = stage.prompts // stage.minibatches, "prompts"
             field += " / minibatches" if stage.minibatches > 1 else ""
+        if isinstance(stage, PrmStage):
+            size, field = stage.prompts, "prompts"
         if stage.stage != "evaluate" and size % shards:
             raise ValueError(
                 f"{stage.name}.{field} is {size}, not a multiple of mesh.data x mesh.fsdp = "
@@ -138,8 +153,9 @@ def check(cfg: Config) -> None:
 
 def _rules(stage: Stage) -> tuple[str, ...]:
     """The rules that a stage names; empty is what each task says."""
-    if isinstance(stage, RlStage):
-        return (stage.reward.rule, *stage.reward.gates, *stage.also.values())
+    if isinstance(stage, Sampling):
+        also = stage.also if isinstance(stage, RlStage) else {}
+        return (stage.reward.rule, *stage.reward.gates, *also.values())
     return (getattr(stage, "rule", ""),)
 
 
@@ -159,7 +175,9 @@ def _check_context(cfg: Config, parts: dict[str, ModelConfig]) -> None:
 
 def _check_source(cfg: Config, stage: Stage, field: str, earlier: list[str]) -> None:
     """Refuse a stage that starts from what will not be there."""
-    name = getattr(stage, field, "")
+    name: Any = stage
+    for part in field.split("."):
+        name = getattr(name, part, "")
     if not name or (name, field) == ("fresh", "init"):
         return
     if field == "verifier" and not reads_verifier(stage):
@@ -178,6 +196,22 @@ def _check_source(cfg: Config, stage: Stage, field: str, earlier: list[str]) -> 
         raise ValueError(
             f"{stage.name}.{field} names the stage {name!r}, which would not have been run by "
             f"then: list it before{hint}"
+        )
+
+
+def _check_prm(cfg: Config, stage: Stage, earlier: list[str]) -> None:
+    """Refuse an evaluation by a PRM that no stage will have left."""
+    if not (isinstance(stage, EvaluateStage) and stage.prm):
+        return
+    trains = [
+        s.name
+        for s in cfg.stages
+        if isinstance(s, PrmStage) or isinstance(s, RlStage) and s.advantage.process_weight
+    ]
+    if stage.prm not in trains or stage.prm not in earlier:
+        raise ValueError(
+            f"{stage.name}.prm names the stage {stage.prm!r}, which leaves no PRM by then: list a "
+            "prm stage, or an rl stage with advantage.process_weight, before; or leave it empty"
         )
 
 

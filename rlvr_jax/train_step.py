@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from rlvr_jax import advantage, loss, model, optim, policy, prm, reading, sharding, verifier
-from rlvr_jax.config import ModelConfig, RlStage, SampleConfig
+from rlvr_jax.config import ModelConfig, PrmStage, RlStage, SampleConfig, Sampling
 from rlvr_jax.structs import (
     Array,
     Frozen,
@@ -48,11 +48,13 @@ def init_state(
     prm_tx: optax.GradientTransformation | None = None,
     kl_coef: float | None = None,
     value_head: bool = False,
+    prm_params: Params | None = None,
 ) -> TrainState:
     """The state before the first update.  Jit it with `out_shardings` from the table."""
     zero, learner = jnp.int32(0), None
     if prm_tx:  # a copy: the two are donated apart
-        learner = Learner(jax.tree.map(jnp.copy, policy_params), prm_tx.init(policy_params))
+        first = policy_params if prm_params is None else prm_params
+        learner = Learner(jax.tree.map(jnp.copy, first), prm_tx.init(first))
     coef = None if kl_coef is None else jnp.float32(kl_coef)
     if value_head:
         policy_params = model.with_value(policy_params)
@@ -83,7 +85,7 @@ def train_step(
     reward_B, told = reward(frozen, prompts, written, cfg=cfg, verifier_cfg=verifier_cfg)
     best = None
     if cfg.advantage.baseline == "greedy":
-        answers = greedy(state, prompts, model_cfg=model_cfg, columns=columns, eos=eos)
+        answers, _ = greedy(state, prompts, model_cfg=model_cfg, columns=columns, eos=eos)
         best = answers, reward(frozen, prompts, answers, cfg=cfg, verifier_cfg=verifier_cfg)[0]
     taught = functools.partial(update, cfg=cfg, model_cfg=model_cfg, tx=tx, prm_tx=prm_tx)
     new_state, advantage_B, metrics = taught(state, frozen, written, decoded, reward_B, best)
@@ -94,7 +96,7 @@ def rollout(
     state: TrainState,
     prompts: Prompts,
     *,
-    cfg: RlStage,
+    cfg: Sampling,
     model_cfg: ModelConfig,
     columns: int,
     eos: tuple[int, ...],
@@ -113,13 +115,13 @@ def greedy(
     model_cfg: ModelConfig,
     columns: int,
     eos: tuple[int, ...],
-) -> Rollout:
+) -> tuple[Rollout, Array]:
     """One answer to each prompt, always of the most probable token (ReMax, 2310.10505, alg. 1)."""
-    return policy.generate(state.policy, prompts, state.key, eos, 1, columns, GREEDY, model_cfg)[0]
+    return policy.generate(state.policy, prompts, state.key, eos, 1, columns, GREEDY, model_cfg)
 
 
 def reward(
-    frozen: Frozen, prompts: Prompts, written: Rollout, *, cfg: RlStage, verifier_cfg: ModelConfig
+    frozen: Frozen, prompts: Prompts, written: Rollout, *, cfg: Sampling, verifier_cfg: ModelConfig
 ) -> tuple[Array, Metrics]:
     """The verifier's outcome reward [B] and what to log of its verdicts."""
     score = verifier.score(
@@ -160,7 +162,7 @@ def update(
     mask_BR = written.response_mask_BR
     # Untruncated: a sampled token may lie outside the reference's own top-k or top-p.
     kl_coef = jnp.float32(cfg.loss.kl_coef) if state.kl_coef is None else state.kl_coef
-    whole = dataclasses.replace(cfg.sample, top_k=0, top_p=1.0)
+    whole = cfg.sample.whole
     reference_BR = written.logprob_BR
     if cfg.asks_reference:
         reference_BR, _ = policy.logprobs(frozen.reference, written, whole, model_cfg)
@@ -243,7 +245,12 @@ def update(
         metrics |= advantage.explained(value_BR, found.target_BR, mask_BR)
     if found.process_BR is not None:
         metrics |= advantage.describe(found, mask_BR)
-    return new_state, advantage_B, metrics | describe(written, reward_B, advantage_B, cfg.samples)
+    metrics |= {
+        "advantage/mean": jnp.mean(advantage_B),
+        "advantage/max": jnp.max(advantage_B),
+        "advantage/min": jnp.min(advantage_B),
+    }
+    return new_state, advantage_B, metrics | describe(written, reward_B, cfg.samples)
 
 
 def improve(
@@ -361,7 +368,7 @@ def apply(
     return new_state, grad_norm
 
 
-def describe(written: Rollout, reward_B: Array, advantage_B: Array, samples: int) -> Metrics:
+def describe(written: Rollout, reward_B: Array, samples: int) -> Metrics:
     """Statistics of a batch of rollouts, for the log."""
     reward_QG = reward_B.reshape(-1, samples)
     equal_Q = jnp.max(reward_QG, 1) - jnp.min(reward_QG, 1) < 1e-6
@@ -374,9 +381,6 @@ def describe(written: Rollout, reward_B: Array, advantage_B: Array, samples: int
         "reward/max": jnp.max(reward_B),
         "reward/frac_zero_std": jnp.mean(equal_Q.astype(jnp.float32)),
         "reward/histogram": jnp.sum(jax.nn.one_hot(bins, 10), 0),
-        "advantage/mean": jnp.mean(advantage_B),
-        "advantage/max": jnp.max(advantage_B),
-        "advantage/min": jnp.min(advantage_B),
         "completion/length_mean": jnp.mean(length_B),
         "completion/length_min": jnp.min(length_B),
         "completion/length_max": jnp.max(length_B),
@@ -397,6 +401,70 @@ def identical(written: Rollout) -> Array:
     behind_B = jnp.searchsorted(sorted_B, sorted_B, side="right")
     count_B = behind_B - jnp.searchsorted(sorted_B, sorted_B, side="left")
     return jnp.max(count_B).astype(jnp.float32) / hash_B.shape[0]
+
+
+def prm_step(
+    state: TrainState,
+    frozen: Frozen,
+    prompts: Prompts,
+    *,
+    cfg: PrmStage,
+    model_cfg: ModelConfig,
+    verifier_cfg: ModelConfig,
+    columns: int,
+    eos: tuple[int, ...],
+    tx: optax.GradientTransformation,
+) -> tuple[TrainState, Metrics]:
+    """One update of a PRM that learns alone, from Q prompts: sample, verify, differentiate, apply.
+
+    The PRM is `state.policy`; `frozen.reference` writes.
+    """
+    writer = dataclasses.replace(state, policy=frozen.reference)
+    written, _ = rollout(writer, prompts, cfg=cfg, model_cfg=model_cfg, columns=columns, eos=eos)
+    reward_B, told = reward(frozen, prompts, written, cfg=cfg, verifier_cfg=verifier_cfg)
+    new_state, metrics = prm_update(
+        state, frozen, written, reward_B, cfg=cfg, model_cfg=model_cfg, tx=tx
+    )
+    return new_state, metrics | told
+
+
+def prm_update(
+    state: TrainState,
+    frozen: Frozen,
+    written: Rollout,
+    reward_B: Array,
+    *,
+    cfg: PrmStage,
+    model_cfg: ModelConfig,
+    tx: optax.GradientTransformation,
+) -> tuple[TrainState, Metrics]:
+    """One update of a PRM that learns alone, from rewarded responses of `frozen.reference`."""
+    reference_BR = written.logprob_BR
+    if cfg.prm.reference == "frozen":
+        reference_BR, _ = policy.logprobs(frozen.reference, written, cfg.sample.whole, model_cfg)
+    reward_B, bad = advantage.finite(reward_B)
+    learner, _, metrics = prm.step(
+        Learner(state.policy, state.opt_state),
+        written,
+        reference_BR,
+        reward_B,
+        None,
+        cfg.prm,
+        cfg.sample.whole,
+        model_cfg,
+        tx,
+    )
+    skipped = metrics["prm/skipped"]
+    new_state = dataclasses.replace(
+        state,
+        step=state.step + 1,
+        policy=learner.params,
+        opt_state=learner.opt_state,
+        skipped=state.skipped + skipped,
+        skipped_in_row=jnp.where(skipped > 0, state.skipped_in_row + 1, 0),
+    )
+    metrics |= {"reward/nonfinite": bad}
+    return new_state, metrics | describe(written, reward_B, cfg.samples)
 
 
 def supervised_step(

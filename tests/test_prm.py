@@ -20,6 +20,7 @@ from rlvr_jax.config import (
     ModelConfig,
     OptimConfig,
     PrmConfig,
+    PrmStage,
     RlStage,
     SampleConfig,
 )
@@ -32,6 +33,7 @@ BETA = 0.3
 SIZES = dict(layers=1, width=16, heads=4, kv_heads=2, head_size=4, feedforward=16)
 SMALL = ModelConfig(**SIZES, vocab=V, part_tokens=40)
 PLAIN = SampleConfig()
+SLOW = pytest.mark.slow
 STAGE = RlStage(
     prompts=Q,
     samples=G,
@@ -72,6 +74,13 @@ def outcomes():
     return (np.random.default_rng(1).random(B) < 0.5).astype(np.float32)
 
 
+@pytest.fixture
+def exact():
+    """Float64 throughout, where the code asks for float32."""
+    with jax.enable_x64(True), mock.patch.object(jnp, "float32", jnp.float64):
+        yield np.float64
+
+
 # ---- arithmetic ------------------------------------------------------------------------------
 
 
@@ -88,6 +97,114 @@ def test_a_score_of_zero_is_neither_right_nor_wrong() -> None:
     score, label = jnp.float32([1, -1, 0, 0, 2, -2, 0, 0]), jnp.float32([1, 0, 1, 0, 0, 0.6, 0, 0])
     assert float(prm.accuracy(score, label)) == (2 + 4 / 2) / 8
     assert float(prm.accuracy(jnp.zeros(8), label)) == 0.5
+
+
+def tied_by_hand(name, score, label, length, samples):
+    """The losses of pairs and of batches, row by row and pair by pair."""
+    softplus = lambda x: np.logaddexp(0.0, x)  # noqa: E731 - of -x it is -log sigma(x)
+    there = [b for b in range(len(score)) if length[b] > 0]
+    if name == "kto":
+        z = max(0.0, sum(score[b] for b in there) / max(1, len(there)))
+
+        def loss_at(score):  # z stays where it is
+            signed = [score[b] - z if label[b] > 0.5 else z - score[b] for b in there]
+            return sum(1 - 1 / (1 + math.exp(-x)) for x in signed) / max(1, len(there))
+
+        return loss_at
+    pairs = [
+        (w, l)
+        for w in there
+        for l in there  # noqa: E741
+        if w // samples == l // samples and label[w] > 0.5 >= label[l]
+    ]
+
+    def loss_at(score):
+        total = 0.0
+        for w, l in pairs:  # noqa: E741
+            if name == "dpo":
+                total += softplus(score[l] - score[w])
+            else:
+                total += softplus(-score[w]) + 0.5 * softplus(score[w]) + 0.5 * softplus(score[l])
+        return total / max(1, len(pairs))
+
+    return loss_at
+
+
+@pytest.mark.parametrize("name", ["dpo", "nca", "kto"])
+@pytest.mark.parametrize("shift", [-1.0, 2.0])
+def test_losses_that_tie_rows_are_their_formulas(exact, name, shift) -> None:
+    rng = np.random.default_rng(11)
+    score = rng.normal(shift, 2, B)
+    label = rng.choice([0.0, 0.3, 0.5, 0.8, 1.0], B)
+    label[:G], label[G : 2 * G] = 1.0, 0.0  # two groups without a pair
+    length = np.where(rng.random(B) < 0.2, 0, 5)
+    right, there = label > 0.5, length > 0
+    given = (jnp.asarray(right & there), jnp.asarray(~right & there), G)
+    value, slope = jax.value_and_grad(getattr(prm, name))(jnp.asarray(score), *given)
+    loss_at = tied_by_hand(name, score, label, length, G)
+    assert float(value) == pytest.approx(loss_at(score), rel=1e-12)
+    for b in range(B):
+        step = np.zeros(B)
+        step[b] = 1e-5
+        want = (loss_at(score + step) - loss_at(score - step)) / 2e-5
+        assert float(slope[b]) == pytest.approx(want, rel=1e-6, abs=1e-9), b
+    assert np.all(np.asarray(slope)[length == 0] == 0) and np.any(np.asarray(slope) != 0)
+
+
+@pytest.mark.parametrize("name", ["dpo", "nca", "kto"])
+def test_what_holds_no_pair_teaches_nothing_and_large_scores_are_no_nan(name) -> None:
+    score = jnp.float32([1e4, -1e4, 3.0, -2.0])
+    some, none = jnp.array([True, False, True, False]), jnp.zeros(4, bool)
+    for right, wrong in ((some, ~some), (~some, some), (some | ~some, none), (none, none)):
+        value, slope = jax.value_and_grad(getattr(prm, name))(score, right, wrong, 2)
+        assert np.isfinite(value) and np.all(np.isfinite(slope))
+        if not np.any(right | wrong) or (name != "kto" and not np.any(wrong)):
+            assert float(value) == 0 and not np.any(slope)
+
+
+@pytest.mark.parametrize("pairs", ["dpo", "nca"])
+def test_pairs_need_a_second_sample(pairs) -> None:
+    one = dict(samples=1, prm=PrmConfig(loss=pairs))
+    with pytest.raises(ValueError, match=f"prm.loss {pairs} needs samples of at least 2"):
+        RlStage(advantage=AdvantageConfig("none", "none", process_weight=1.0), **one)
+    with pytest.raises(ValueError, match=f"prm.loss {pairs} needs samples of at least 2"):
+        PrmStage(**one)
+    RlStage(advantage=AdvantageConfig("none", "none"), **one)  # nobody reads it
+    PrmStage(samples=1, prm=PrmConfig(loss="kto"))
+
+
+def test_a_prm_that_learns_alone_rewards_nobody() -> None:
+    for prm_cfg in (
+        PrmConfig(order="update-first"),
+        PrmConfig(init="sft"),
+        PrmConfig(granularity="line"),
+    ):
+        with pytest.raises(ValueError, match="beside a policy that learns"):
+            PrmStage(prm=prm_cfg)
+    with pytest.raises(ValueError, match="greedy answers give nothing"):
+        PrmStage(sample=SampleConfig(temperature=0))
+    with pytest.raises(ValueError, match="without top_k and top_p"):
+        PrmStage(prm=PrmConfig(reference="policy"), sample=SampleConfig(top_k=5))
+
+
+def test_the_worst_line_is_the_least_of_their_sums() -> None:
+    rng = np.random.default_rng(12)
+    length = np.array([7, 3, 1, 0, 7])
+    reward = np.where(np.arange(7) < length[:, None], rng.normal(1, 1, (5, 7)), 0)
+    ends = rng.random((5, 7)) < 0.4
+    want = []
+    for b in range(5):
+        lines, total = [], 0.0
+        for t in range(length[b]):
+            total += reward[b, t]
+            if ends[b, t] or t == length[b] - 1:
+                lines.append(total)
+                total = 0.0
+        want.append(min(lines, default=0.0))
+    mask = np.arange(7) < length[:, None]
+    got = prm.least(jnp.float32(reward), jnp.asarray(ends), jnp.asarray(mask))
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    assert min(want) > 0 or max(want) > 0, "a 0 of no line is not a line"
 
 
 def test_lines_are_added_up_on_their_last_token() -> None:
@@ -112,13 +229,6 @@ def test_lines_are_added_up_on_their_last_token() -> None:
 # ---- reading ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def exact():
-    """Float64 throughout, where the code asks for float32."""
-    with jax.enable_x64(True), mock.patch.object(jnp, "float32", jnp.float64):
-        yield np.float64
-
-
 def plain_rewards(params, reference, rows, cfg, temperature=1.0):
     """beta * (log pi - log ref), every row with its own copy of its prompt, in one batch."""
     token_BT = np.concatenate([np.repeat(rows.prompt_QP, G, 0), rows.response_BR], 1)
@@ -134,22 +244,45 @@ def plain_rewards(params, reference, rows, cfg, temperature=1.0):
     return jnp.where(mask_BR, BETA * (logprobs(params) - logprobs(reference)), 0.0)
 
 
-@pytest.mark.parametrize("part_tokens", [16, 1000])
-def test_rewards_loss_and_gradient_are_the_plain_ones(exact, part_tokens) -> None:
+def plain_loss(score, label, name):
+    """Of jax scores, for `jax.grad` of all at once."""
+    if name == "ce":
+        p_B = 1 / (1 + jnp.exp(-score))
+        return -jnp.mean(label * jnp.log(p_B) + (1 - label) * jnp.log(1 - p_B))
+    if name == "kto":
+        z = jnp.maximum(jax.lax.stop_gradient(jnp.mean(score)), 0)
+        sign = np.where(label > 0.5, 1, -1)
+        return jnp.mean(1 - 1 / (1 + jnp.exp(sign * (z - score))))
+    pairs = [
+        (g * G + i, g * G + j)
+        for g, i, j in itertools.product(range(Q), range(G), range(G))
+        if label[g * G + i] > 0.5 >= label[g * G + j]
+    ]
+    w, l = np.array(pairs).T  # noqa: E741
+    good, bad = score[w], score[l]
+    if name == "dpo":
+        return jnp.mean(jnp.log(1 + jnp.exp(bad - good)))
+    log = lambda s: jnp.log(1 / (1 + jnp.exp(-s)))  # noqa: E731
+    return -jnp.mean(log(good) + 0.5 * log(-good) + 0.5 * log(-bad))
+
+
+@pytest.mark.parametrize(
+    "part_tokens, loss", [(16, "ce"), (1000, "ce"), (16, "dpo"), (1000, "kto")]
+)
+def test_rewards_loss_and_gradient_are_the_plain_ones(exact, part_tokens, loss) -> None:
     cfg = dataclasses.replace(SMALL, compute="float64", part_tokens=part_tokens)  # type: ignore[arg-type]
     params, reference = (random_params(cfg, seed, exact) for seed in (3, 4))
     rows, label = rollout(dtype=exact), np.random.default_rng(5).random(B)
 
     def plain(params):
         reward_BR = plain_rewards(params, reference, rows, cfg)
-        p_B = 1 / (1 + jnp.exp(-jnp.sum(reward_BR, -1)))
-        loss = -jnp.mean(label * jnp.log(p_B) + (1 - label) * jnp.log(1 - p_B))
-        return loss, reward_BR
+        return plain_loss(jnp.sum(reward_BR, -1), label, loss), reward_BR
 
     @jax.jit
     def ours(params):
         reference_BR, _ = policy.logprobs(reference, rows, PLAIN, cfg)
-        return prm.gradient(params, rows, reference_BR, label, BETA, PLAIN, cfg)
+        learns = PrmConfig(beta=BETA, loss=loss)
+        return prm.gradient(params, rows, reference_BR, label, learns, PLAIN, cfg)
 
     (want_loss, want_BR), want = jax.jit(jax.value_and_grad(plain, has_aux=True))(params)
     got = ours(params)
@@ -244,13 +377,9 @@ def test_what_is_not_finite_is_left_out() -> None:
 # ---- the toy ---------------------------------------------------------------------------------
 
 
-def test_learned_token_rewards_are_the_exact_soft_values() -> None:
-    """All 4^3 responses; q_t = beta log E_ref[exp(r / beta) | y_<=t], reward q_t - q_(t-1).
-
-    Labels are sigma(r*) of rewards r* that some policy can have, E_ref[exp(r* / beta)] = 1; the
-    cross-entropy is least where the learned rewards are r*.
-    """
-    words, columns, steps = 4, 3, 800
+def toy(lr, steps, loss="ce"):
+    """All 4^3 responses to one prompt, their chances under the start, and how to learn labels."""
+    words, columns = 4, 3
     texts = np.array(list(itertools.product(range(words), repeat=columns)), np.int32)
     cfg = ModelConfig(**(SIZES | dict(width=32, layers=2, feedforward=64)), vocab=words, tied=False)
     rows = Rollout(
@@ -265,27 +394,39 @@ def test_learned_token_rewards_are_the_exact_soft_values() -> None:
     params = random_params(cfg, 6)
     reference_BR, _ = jax.jit(policy.logprobs, static_argnums=(2, 3))(params, rows, PLAIN, cfg)
     chance = np.exp(np.asarray(reference_BR, np.float64).sum(1))
-    assert chance.sum() == pytest.approx(1, abs=1e-5)
-    wanted = BETA * np.random.default_rng(7).normal(0, 1, 64)
-    wanted -= BETA * np.log(np.sum(chance * np.exp(wanted / BETA)))
-    label = 1 / (1 + np.exp(-wanted))
-
-    tx = optim.make(OptimConfig(lr=1e-2, decay="cosine", final=0.0, grad_clip=10), steps)
+    tx = optim.make(OptimConfig(lr=lr, decay="cosine", final=0.0, grad_clip=10), steps)
+    learns = PrmConfig(beta=BETA, loss=loss)
 
     @jax.jit
-    def train(learner):
+    def train(label):
         def body(learner, _):
             read = prm.gradient(
-                learner.params, rows, reference_BR, jnp.float32(label), BETA, PLAIN, cfg
+                learner.params, rows, reference_BR, jnp.float32(label), learns, PLAIN, cfg
             )
             params, opt_state, *_ = optim.step(
                 learner.params, learner.opt_state, read.grads, read.loss, tx
             )
             return Learner(params, opt_state), read.reward_BR
 
-        return jax.lax.scan(body, learner, None, steps)[1][-1]
+        return jax.lax.scan(body, Learner(params, tx.init(params)), None, steps)[1][-1]
 
-    learned = np.asarray(train(Learner(params, tx.init(params))), np.float64)
+    return texts, chance, lambda label: np.asarray(train(label), np.float64)
+
+
+def test_learned_token_rewards_are_the_exact_soft_values() -> None:
+    """All 4^3 responses; q_t = beta log E_ref[exp(r / beta) | y_<=t], reward q_t - q_(t-1).
+
+    Labels are sigma(r*) of rewards r* that some policy can have, E_ref[exp(r* / beta)] = 1; the
+    cross-entropy is least where the learned rewards are r*.
+    """
+    texts, chance, train = toy(1e-2, 800)
+    columns = texts.shape[1]
+    assert chance.sum() == pytest.approx(1, abs=1e-5)
+    wanted = BETA * np.random.default_rng(7).normal(0, 1, 64)
+    wanted -= BETA * np.log(np.sum(chance * np.exp(wanted / BETA)))
+    label = 1 / (1 + np.exp(-wanted))
+
+    learned = train(label)
 
     def value(r, prefix):
         """beta log E_ref[exp(r / beta) | prefix], by adding up everything that continues it."""
@@ -297,6 +438,17 @@ def test_learned_token_rewards_are_the_exact_soft_values() -> None:
             for t in range(columns):
                 soft = value(r, text[: t + 1]) - value(r, text[:t])
                 assert abs(learned[b, t] - soft) < tolerance * np.max(np.abs(wanted)), (b, t)
+
+
+@pytest.mark.parametrize(
+    "loss", ["dpo", pytest.param("nca", marks=SLOW), pytest.param("kto", marks=SLOW)]
+)
+def test_losses_that_tie_rows_put_right_above_wrong(loss) -> None:
+    """Of all 4^3 responses those with few of one word are right; nothing else is learned."""
+    texts, _, train = toy(1e-2, 60, loss)
+    right = np.sum(texts == 2, 1) == 1
+    score = train(right).sum(1)
+    assert np.min(score[right]) > np.max(score[~right])
 
 
 # ---- in the step -----------------------------------------------------------------------------
@@ -392,12 +544,16 @@ def test_a_checkpoint_carries_it_and_what_follows_is_bit_equal(tmp_path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(2, 2, 2), (8, 1, 1)])
-def test_neither_mesh_nor_parts_change_a_number(shape) -> None:
+@pytest.mark.parametrize(
+    "shape, learnt", [((2, 2, 2), "ce"), ((8, 1, 1), "ce"), ((2, 2, 2), "dpo"), ((4, 1, 2), "kto")]
+)
+def test_neither_mesh_nor_parts_change_a_number(shape, learnt) -> None:
     state, frozen, rows = begin()
-    other = state.prm.replace(params=random_params(SMALL, 9))
-    state = state.replace(prm=other)
-    stage = dataclasses.replace(STAGE, loss=LossConfig(kl_coef=0.1, kl_in="loss"))
+    params = random_params(SMALL, 9)
+    other = Learner(params, RECORD.init(params))
+    state = train_step.init_state(state.key, state.policy, RECORD, RECORD).replace(prm=other)
+    ours = dataclasses.replace(STAGE.prm, loss=learnt)
+    stage = dataclasses.replace(STAGE, prm=ours, loss=LossConfig(kl_coef=0.1, kl_in="loss"))
 
     def gradients(shape, part_tokens):
         mesh = sharding.make_mesh(MeshConfig(*shape), jax.devices()[: math.prod(shape)])

@@ -472,7 +472,7 @@ def remax():
     judge = functools.partial(train_step.reward, cfg=REMAX, verifier_cfg=SMALL)
     step, update, answer, judge = map(quick_jit, (step, update, answer, judge))
     with jax.set_mesh(ws.mesh), mock.patch.object(train_step, "improve", improved):
-        answers = answer(state, ask())
+        answers, _ = answer(state, ask())
         reward_Q, _ = judge(frozen, ask(), answers)
         _, written, signal_2B, metrics = step(state, frozen, ask())
         best_Q = np.arange(Q) == np.argmax(reward_Q)

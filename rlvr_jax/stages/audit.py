@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from rlvr_jax import attack, model
-from rlvr_jax.config import RlStage
+from rlvr_jax.config import Sampling
 from rlvr_jax.host import attacks, data, log, pool, template, trials
 from rlvr_jax.stages import score
 from rlvr_jax.stages.workspace import Workspace
@@ -19,7 +19,7 @@ MATHS = ("math",)  # kinds of rules that the pairs of forms and near misses are 
 
 
 def run(
-    ws: Workspace, stage: RlStage, frozen: Frozen, workers: pool.Pool, quick: bool = False
+    ws: Workspace, stage: Sampling, frozen: Frozen, workers: pool.Pool, quick: bool = False
 ) -> dict[str, Any]:
     """The report of `trials.report`, for the reward of `stage`."""
     began = time.monotonic()
@@ -66,7 +66,7 @@ def _rows(ws: Workspace) -> int:
     return -(-ROWS // shards) * shards
 
 
-def _jobs(ws: Workspace, stage: RlStage, quick: bool) -> list[tuple[dict, attacks.Item]]:
+def _jobs(ws: Workspace, stage: Sampling, quick: bool) -> list[tuple[dict, attacks.Item]]:
     """(record, item): each item with the record that it is judged by."""
     cfg = ws.cfg
     split = "train" if cfg.data.train else "test"
@@ -160,7 +160,7 @@ def _readout(ws: Workspace, score_all, jobs: list) -> float:
     return float(np.abs(told[0] - told[1][::-1]).max())
 
 
-def _search(ws: Workspace, stage: RlStage, frozen: Frozen, score_all) -> dict[str, Any]:
+def _search(ws: Workspace, stage: Sampling, frozen: Frozen, score_all) -> dict[str, Any]:
     """Adversarial tokens for some problems, then judged like any answer."""
     cfg, tok, verdict = ws.cfg, ws.tokenizer, frozen.verdict
     around = [tok.encode(text) for text in (r"\boxed{", "}")]
@@ -202,7 +202,7 @@ def _search(ws: Workspace, stage: RlStage, frozen: Frozen, score_all) -> dict[st
     }
 
 
-def frozen(ws: Workspace, stage: RlStage, fresh: bool = False) -> Frozen:
+def frozen(ws: Workspace, stage: Sampling, fresh: bool = False) -> Frozen:
     """What an audit reads of a stage: its verifier, or one of random parameters."""
     if not stage.reward.judged:
         return Frozen(reference={}, verifier={}, verdict=None)  # type: ignore[arg-type]

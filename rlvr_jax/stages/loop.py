@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from rlvr_jax import optim
-from rlvr_jax.config import AlarmConfig, RlStage, SftStage, VerifierStage
+from rlvr_jax.config import AlarmConfig, PrmStage, RlStage, SftStage, VerifierStage
 from rlvr_jax.host import alarms, data, log
 from rlvr_jax.host.checkpoint import Checkpoints
 from rlvr_jax.host.compiles import Compiles
@@ -16,7 +16,7 @@ from rlvr_jax.host.run import Interrupted, RunError
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import TrainState
 
-Trained = SftStage | VerifierStage | RlStage
+Trained = SftStage | VerifierStage | RlStage | PrmStage
 Advance = Callable[[TrainState, list[Any]], tuple[TrainState, dict[str, Any]]]
 
 
@@ -124,6 +124,6 @@ def _refuse_divergence(ws: Workspace, stage: Trained, step: int, state, records:
     log.say(f"step {step}: loss or gradient is not finite; update left out, batch in {dump}")
     if in_row >= stage.optim.max_skipped:
         raise RunError(
-            f"{in_row} updates in a row were not finite in stage {stage.name}: lower "
-            f"{stage.name}.optim.lr; the batches are in {dump.parent}"
+            f"{in_row} updates in a row were not finite in stage {stage.name}: lower the lr of its "
+            f"optim; the batches are in {dump.parent}"
         )

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from rlvr_jax import optim, train_step
-from rlvr_jax.config import RlStage
+from rlvr_jax.config import RlStage, Sampling
 from rlvr_jax.host import data, log, pool, rules, trials
 from rlvr_jax.host.run import RunError
 from rlvr_jax.stages import audit, loop, score, verdicts
@@ -32,13 +32,14 @@ def run(stage: RlStage, ws: Workspace) -> dict:
     )
     kl_coef = stage.loss.kl_coef if stage.loss.kl_target else None
     more = dict(kl_coef=kl_coef, value_head=stage.advantage.baseline == "value")
-    state = ws.new_state(stage.name, cfg.model, tx, stage.policy, prm_tx=prm_tx, **more)
+    first = stage.prm.init if dense else ""
+    state = ws.new_state(stage.name, cfg.model, tx, stage.policy, first, prm_tx=prm_tx, **more)
     problems = unjudged(stage, ws)
     collector = Collector(stage, ws) if stage.collect else None
 
     def advance(state, records):
         number = int(state.step) + 1
-        told = _audit(ws, stage, frozen, workers) if number == 1 else {}
+        told = audited(ws, stage, frozen, workers) if number == 1 else {}
         state, rollout, signal_2B, metrics = step(state, records)
         if collector is not None:
             collector.step(number, records, rollout)
@@ -63,7 +64,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
     return {"steps": stage.steps, "problems": len(problems)}
 
 
-def unjudged(stage: RlStage, ws: Workspace) -> data.RandomAccessSource:
+def unjudged(stage: Sampling, ws: Workspace) -> data.RandomAccessSource:
     """The problems of a stage, without those whose verdicts its verifier has learnt: on them it
     would be too sure of itself (the paper keeps its two sets of prompts apart too).
     """
@@ -75,10 +76,12 @@ def unjudged(stage: RlStage, ws: Workspace) -> data.RandomAccessSource:
     if len(fresh) == len(source):
         return source
     if len(fresh) < stage.prompts:
+        train = stage.split == "train"
+        other = "explore with `split: label`" if train else "take those of `split: train`"
         raise RunError(
             f"{len(source) - len(fresh)} of {len(source)} problems of split {stage.split} are "
             f"those that the verifier of stage {stage.name} learnt from, and {stage.prompts} "
-            f"others are needed: explore with `split: label`, or raise data.{stage.split}"
+            f"others are needed: {other}, or raise data.{stage.split}"
         )
     log.say(f"{stage.name}: {len(source) - len(fresh)} problems left out, its verifier knows them")
     return data.keep(source, fresh)
@@ -110,47 +113,22 @@ def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx):
 
 def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx, workers: pool.Pool):
     """Generate, reward on the host in a pool of processes, update: two compiled programs."""
-    cfg, tok = ws.cfg, ws.tokenizer
-    write = jax.jit(
-        functools.partial(
-            train_step.rollout,
-            cfg=stage,
-            model_cfg=cfg.model,
-            columns=cfg.data.response_columns,
-            eos=tok.eos,
-        )
-    )
-    answer = jax.jit(
-        functools.partial(
-            train_step.greedy, model_cfg=cfg.model, columns=cfg.data.response_columns, eos=tok.eos
-        )
-    )
+    model_cfg = ws.cfg.model
+    write = functools.partial(train_step.rollout, cfg=stage)
+    draw = rewarded(write, stage, ws, frozen, workers)
+    answer = rewarded(train_step.greedy, stage, ws, frozen, workers)
     update = ws.jit_step(
-        functools.partial(train_step.update, cfg=stage, model_cfg=cfg.model, tx=tx, prm_tx=prm_tx),
+        functools.partial(train_step.update, cfg=stage, model_cfg=model_cfg, tx=tx, prm_tx=prm_tx),
         state,
         3,
     )
 
-    reward = score.scorer(stage, ws, frozen, workers)
-
-    def judged(records, prompts, rollout):
-        texts = score.written(ws, rollout)
-        reward_B, told = reward(records, prompts, rollout, texts)
-        reward_B = np.asarray(reward_B, np.float32)
-        found = {
-            name: score.by_rule(rule, records, texts, rollout, workers)[0]
-            for name, rule in stage.also.items()
-        }
-        return ws.place({"reward": reward_B, **found} if found else reward_B), told
-
     def advance(state, records):
-        prompts = ws.place(ws.columns(records))
-        rollout, decoded = write(state, prompts)
-        rewards, told = judged(records, prompts, rollout)
+        rollout, decoded, rewards, told = draw(state, records)
         best = None
         if stage.advantage.baseline == "greedy":
-            answers = answer(state, prompts)
-            best = answers, judged(records, prompts, answers)[0]
+            answers, _, of_answers, _ = answer(state, records)
+            best = answers, of_answers
         state, advantage_B, metrics = update(state, frozen, rollout, decoded, rewards, best)
         reward_B = rewards["reward"] if stage.also else rewards
         return state, rollout, np.stack([reward_B, advantage_B]), {**metrics, **told}
@@ -158,7 +136,31 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx, work
     return advance
 
 
-def _audit(ws: Workspace, stage: RlStage, frozen: Frozen, workers: pool.Pool) -> dict[str, float]:
+def rewarded(write, stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool):
+    """(state, records) -> what it writes, rows decoded, reward(s) of the host's, what to log."""
+    cfg, tok = ws.cfg, ws.tokenizer
+    write = jax.jit(
+        functools.partial(
+            write, model_cfg=cfg.model, columns=cfg.data.response_columns, eos=tok.eos
+        )
+    )
+    reward = score.scorer(stage, ws, frozen, workers)
+    also = stage.also if isinstance(stage, RlStage) else {}
+
+    def draw(state, records):
+        prompts = ws.place(ws.columns(records))
+        rollout, decoded = write(state, prompts)
+        texts = score.written(ws, rollout)
+        reward_B, told = reward(records, prompts, rollout, texts)
+        rewards = {"reward": np.asarray(reward_B, np.float32)}
+        for name, rule in also.items():
+            rewards[name], _ = score.by_rule(rule, records, texts, rollout, workers)
+        return rollout, decoded, ws.place(rewards if also else rewards["reward"]), told
+
+    return draw
+
+
+def audited(ws: Workspace, stage: Sampling, frozen: Frozen, workers: pool.Pool) -> dict[str, float]:
     """The quick audit of a verifier, as metrics of the first step."""
     if stage.reward.audit == "off" or not stage.reward.judged:
         return {}

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from rlvr_jax import train_step, verifier
-from rlvr_jax.config import RlStage
+from rlvr_jax.config import Sampling
 from rlvr_jax.host import answers, pool
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen, Prompts, Rollout
@@ -30,7 +30,7 @@ Scorer = Callable[[list, Prompts, Rollout, Sequence[str] | None], tuple[Any, dic
 WIDER = 2  # columns of an answer in the verifier's own tokens, for each column of the policy's
 
 
-def scorer(stage: RlStage, ws: Workspace, frozen: Frozen, workers: pool.Pool) -> Scorer:
+def scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -> Scorer:
     """The reward of a stage, outside its fused step."""
     cfg = stage.reward
     ask = None
@@ -93,12 +93,12 @@ def shown(text: str, how: str) -> str:
     return "" if "\n" in found else found
 
 
-def _own(stage: RlStage, ws: Workspace, frozen: Frozen):
+def _own(stage: Sampling, ws: Workspace, frozen: Frozen):
     reward = jax.jit(functools.partial(train_step.reward, cfg=stage, verifier_cfg=ws.cfg.verifier))
     return lambda prompts, rollout: reward(frozen, prompts, rollout)
 
 
-def _foreign(stage: RlStage, ws: Workspace, frozen: Frozen):
+def _foreign(stage: Sampling, ws: Workspace, frozen: Frozen):
     cfg, tok = ws.cfg, ws.judge_tokenizer
     columns = WIDER * cfg.data.response_columns
 

@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from rlvr_jax import model, sharding, train_step
-from rlvr_jax.config import Config, ModelConfig, reads_verifier
+from rlvr_jax.config import Config, ModelConfig, RlStage, reads_verifier
 from rlvr_jax.host import checkpoint, data, log, rules, sources, tasks, template, weights
 from rlvr_jax.host.run import Run, RunError, tokenizer_path
 from rlvr_jax.host.tokenizer import Tokenizer, TokenizerError, open_tokenizer
@@ -149,7 +149,7 @@ class Workspace:
         """The data-order seed of a stage."""
         return zlib.crc32(f"{self.cfg.seed}/{name}".encode())
 
-    def load(self, stage: str, cfg: ModelConfig) -> Params:
+    def load(self, stage: str, cfg: ModelConfig, part: str = "policy") -> Params:
         """What a finished stage left behind, or pretrained parameters, laid out by the table."""
         if stage == "pretrained":
             abstract = model.abstract(cfg)
@@ -159,21 +159,32 @@ class Workspace:
                 f"stage {stage!r} has not been run: list it before the one that needs it"
             )
         like = self._with_shardings(model.abstract(cfg))
-        return checkpoint.restore_params(self.run.checkpoints(stage), like)
+        return checkpoint.restore_params(self.run.checkpoints(stage), like, part)
 
-    def new_state(self, name: str, cfg: ModelConfig, tx, init: str, **more) -> TrainState:
+    def load_prm(self, stage: str) -> Params:
+        """The PRM that a stage left: of an rl stage the one beside its policy, else its model."""
+        named = {s.name: s for s in self.cfg.stages}.get(stage)
+        beside = isinstance(named, RlStage) and named.advantage.process_weight > 0
+        return self.load(stage, self.cfg.model, "prm.params" if beside else "policy")
+
+    def new_state(
+        self, name: str, cfg: ModelConfig, tx, init: str, prm_init: str = "", **more
+    ) -> TrainState:
         """A state in the table's layout, moments included; `init` is as in `load`, or `fresh`.
 
-        `more` is for `train_step.init_state`.
+        `prm_init` is as in `load_prm`; `more` is for `train_step.init_state`.
         """
         key = self.key(name)
         params = None if init == "fresh" else self.load(init, cfg)
+        given = (params, self.load_prm(prm_init) if prm_init else None)
 
-        def build(params):
+        def build(given):
+            params, prm = given
             start = model.init(jax.random.fold_in(key, 0), cfg) if params is None else params
-            return train_step.init_state(jax.random.fold_in(key, 1), start, tx, **more)
+            own = jax.random.fold_in(key, 1)
+            return train_step.init_state(own, start, tx, prm_params=prm, **more)
 
-        return jax.jit(build, out_shardings=self.shardings(jax.eval_shape(build, params)))(params)
+        return jax.jit(build, out_shardings=self.shardings(jax.eval_shape(build, given)))(given)
 
     def shardings(self, tree):
         return sharding.shard_tree(tree, self.mesh, self.cfg.mesh)

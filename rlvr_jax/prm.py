@@ -44,8 +44,10 @@ def step(
     """
     label_B = jnp.clip(outcome_B, 0.0, 1.0)
     read = gradient(learner.params, written, reference_BR, label_B, cfg.beta, sample_cfg, model_cfg)
+    wrote_B = written.length_B > 0  # where a filter left places unfilled, nobody did
+    rows = jnp.maximum(jnp.sum(wrote_B), 1)
     params, opt_state, norm, finite = optim.step(
-        learner.params, learner.opt_state, read.grads, read.loss, tx
+        learner.params, learner.opt_state, read.grads, read.loss, tx, jnp.any(wrote_B)
     )
     reward_BR = read.reward_BR
     if cfg.order == "update-first":
@@ -55,8 +57,8 @@ def step(
     right_B = (score_B > 0) == (label_B > 0.5)
     metrics = {
         "prm/loss": read.loss,
-        "prm/acc": jnp.mean(right_B.astype(jnp.float32)),
-        "prm/reward_mean": jnp.mean(score_B),
+        "prm/acc": jnp.sum(right_B & wrote_B) / rows,
+        "prm/reward_mean": jnp.sum(score_B) / rows,
         "prm/grad_norm": norm,
         "prm/skipped": (~finite).astype(jnp.int32),
     }

@@ -468,8 +468,8 @@ def identical(written: Rollout) -> Array:
     mixed_BR = (mixed_BR ^ (mixed_BR >> 15)) * odd_R
     hash_B = jnp.sum(jnp.where(written.response_mask_BR, mixed_BR, 0), -1, dtype=jnp.uint32)
     sorted_B = jnp.sort(hash_B)
-    behind_B = jnp.searchsorted(sorted_B, sorted_B, side="right")
-    count_B = behind_B - jnp.searchsorted(sorted_B, sorted_B, side="left")
+    behind_B = jnp.searchsorted(sorted_B, hash_B, side="right")
+    count_B = behind_B - jnp.searchsorted(sorted_B, hash_B, side="left")
     most = jnp.max(jnp.where(wrote_B, count_B, 0)).astype(jnp.float32)
     return most / jnp.maximum(jnp.sum(wrote_B), 1)
 

@@ -216,9 +216,8 @@ def test_what_is_no_number_counts_as_none_and_is_counted() -> None:
 # ---- unfilled places are nothing -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("ddof", [0, 1])
 @pytest.mark.parametrize("normalise", ["batch", "group", "none"])
-@pytest.mark.parametrize("baseline", ["rloo", "mean", "opo", "none"])
+@pytest.mark.parametrize("baseline, ddof", [("rloo", 0), ("opo", 1), ("none", 1)])
 def test_an_unfilled_place_changes_no_advantage(normalise, baseline, ddof) -> None:
     """As if the batch had ended before it; and its own advantage is exactly 0."""
     rng = np.random.default_rng(ddof)
@@ -465,10 +464,9 @@ def test_rounds_are_drawn_apart_and_the_first_as_without_a_filter() -> None:
     assert drawn[0] == drawn[1] and len(set(drawn)) == 3
 
 
-@pytest.mark.parametrize("shape, part_tokens", [ONE, ((2, 2, 1), 12)], ids=str)
-def test_fused_is_split_on_every_mesh_in_any_parts(shape, part_tokens) -> None:
+def test_fused_on_a_mesh_in_parts_is_split_on_one_device_in_one() -> None:
     """The same groups in the same places, the same update, the same metrics."""
-    pairs = zip(run(shape, part_tokens, False), run(*ONE, True), strict=True)
+    pairs = zip(run((2, 2, 1), 12, False), run(*ONE, True), strict=True)
     for number, (a, b) in enumerate(pairs):
         (written, signal, metrics, fate), (written1, signal1, metrics1, fate1) = a[1], b[1]
         for name, x in vars(written1).items():

@@ -42,25 +42,37 @@ class Estimate(NamedTuple):
 # ---- of a whole response ---------------------------------------------------------------------
 
 
-def zscore(x: Array, floor: float, axis: int | None = None, ddof: int = 0) -> Array:
+def zscore(
+    x: Array, floor: float, axis: int | None = None, ddof: int = 0, held: Array | None = None
+) -> Array:
     """(x - mean) / max(std, floor) over `axis` (None: over everything); std over n - ddof.
+
+    Of what is `held` (None: all), at least one value; the rest is 0.
 
     Equal values give exactly 0, as arXiv 2503.23829 section 3.3 asks: rounding of the mean must
     not become a signal.  `floor` is in units of x; below it noise is not blown up to size 1.
     """
-    mean, spread, same = _moments(x, floor, axis, ddof)
+    mean, spread, same = _moments(x, floor, axis, ddof, held)
+    if held is not None:
+        same |= ~held
     return jnp.where(same, 0.0, (x - mean) / spread)
 
 
-def _moments(x: Array, floor: float, axis: int | None, ddof: int) -> tuple[Array, Array, Array]:
+def _moments(
+    x: Array, floor: float, axis: int | None, ddof: int, held: Array | None = None
+) -> tuple[Array, Array, Array]:
     """Mean, floored standard deviation, and whether all values are equal."""
-    count = x.size if axis is None else x.shape[axis]
-    mean = jnp.mean(x, axis, keepdims=True)
-    std = jnp.sqrt(jnp.mean((x - mean) ** 2, axis, keepdims=True))
-    if ddof and count > 1:
+    count: Any = x.size if axis is None else x.shape[axis]
+    mean = jnp.mean(x, axis, keepdims=True, where=held)
+    std = jnp.sqrt(jnp.mean((x - mean) ** 2, axis, keepdims=True, where=held))
+    if held is not None:
+        count = jnp.sum(held, axis, keepdims=True)
+        std = std * jnp.sqrt(count / jnp.maximum(count - ddof, 1))
+    elif ddof and count > 1:
         std = std * (count / (count - ddof)) ** 0.5
-    same = jnp.max(x, axis, keepdims=True) == jnp.min(x, axis, keepdims=True)
-    return mean, jnp.maximum(std, floor), same
+    most = jnp.max(x, axis, keepdims=True, initial=-jnp.inf, where=held)
+    least = jnp.min(x, axis, keepdims=True, initial=jnp.inf, where=held)
+    return mean, jnp.maximum(std, floor), most == least
 
 
 def leave_one_out(x_QG: Array) -> Array:
@@ -94,18 +106,23 @@ def total(reward: Rewards, cfg: AdvantageConfig) -> Array:
     return sum((_wide(reward[name]) * w for name, w in cfg.weights.items()), start=jnp.zeros(()))
 
 
-def scored(reward: Rewards, samples: int, cfg: AdvantageConfig) -> Array:
+def scored(
+    reward: Rewards, samples: int, cfg: AdvantageConfig, held_B: Array | None = None
+) -> Array:
     """Rewards [Q, G], normalised.
 
     Of several, the weighted sum is normalised (mix: before), or each is, and their weighted sum
     again over the batch (mix: after, GDPO 2601.05242), so that none drowns in another's spread.
     """
+    held_QG = None if held_B is None else held_B.reshape(-1, samples)
     if cfg.mix == "before" or not isinstance(reward, dict):
-        return _normalised(total(reward, cfg).reshape(-1, samples), cfg)
+        return _normalised(total(reward, cfg).reshape(-1, samples), cfg, held_QG)
     _same_names(reward, cfg)
-    each = {name: _normalised(_wide(x).reshape(-1, samples), cfg) for name, x in reward.items()}
+    each = {
+        name: _normalised(_wide(x).reshape(-1, samples), cfg, held_QG) for name, x in reward.items()
+    }
     mixed_QG = sum((each[name] * w for name, w in cfg.weights.items()), start=jnp.zeros(()))
-    return zscore(mixed_QG, cfg.std_floor, None, cfg.ddof)
+    return zscore(mixed_QG, cfg.std_floor, None, cfg.ddof, held_QG)
 
 
 def combine(
@@ -115,25 +132,28 @@ def combine(
     cfg: AdvantageConfig,
     length_B: Array | None = None,
     greedy_Q: Array | None = None,
+    held_B: Array | None = None,
 ) -> Array:
     """Advantage [B]: rewards normalised, the KL penalty taken off, the baseline subtracted.
 
     The order is the paper's (arXiv 2503.23829 section 3.3: r~ = zscore(r) - beta * log ratio).
     """
-    reward_QG = scored(reward, samples, cfg) - penalty_B.reshape(-1, samples)
+    reward_QG = scored(reward, samples, cfg, held_B) - penalty_B.reshape(-1, samples)
     length_QG = None if length_B is None else length_B.reshape(-1, samples)
     reward_QG = _baselined(reward_QG, cfg, length_QG, greedy_Q)
     return jax.lax.stop_gradient(reward_QG.reshape(-1))
 
 
-def _normalised(x_QG: Array, cfg: AdvantageConfig) -> Array:
+def _normalised(x_QG: Array, cfg: AdvantageConfig, held_QG: Array | None) -> Array:
     if cfg.normalise == "none":
         return x_QG
-    return zscore(x_QG, cfg.std_floor, _axis(cfg), cfg.ddof)
+    axis, held_QG = _over(cfg, held_QG)
+    return zscore(x_QG, cfg.std_floor, axis, cfg.ddof, held_QG)
 
 
-def _axis(cfg: AdvantageConfig) -> int | None:
-    return None if cfg.normalise == "batch" else 1
+def _over(cfg: AdvantageConfig, held_QG: Array | None) -> tuple[int | None, Array | None]:
+    """What moments are taken over; a group is held whole or is equal, all 0."""
+    return (None, held_QG) if cfg.normalise == "batch" else (1, None)
 
 
 def _baselined(
@@ -161,6 +181,11 @@ def overlong(length_B: Array, columns: int, cfg: OverlongConfig) -> Array:
     """
     over_B = (length_B - (columns - cfg.buffer)).astype(jnp.float32) / max(cfg.buffer, 1)
     return cfg.penalty * jnp.clip(over_B, 0.0, 1.0) if cfg.buffer else jnp.zeros(length_B.shape)
+
+
+def outcome(rewards: Rewards) -> Array:
+    """The reward [B] of answers as such, of several the one named `reward`."""
+    return rewards["reward"] if isinstance(rewards, dict) else rewards
 
 
 def less(rewards: Rewards, lost_B: Array) -> Rewards:
@@ -231,7 +256,13 @@ def batch_scale(process_BR: Array, mask_BR: Array) -> Array:
     return process_BR / (jnp.max(jnp.abs(to_go(process_BR, mask_BR, 1.0))) + 1e-6)
 
 
-def process_returns(process_BR: Array, mask_BR: Array, samples: int, cfg: AdvantageConfig) -> Array:
+def process_returns(
+    process_BR: Array,
+    mask_BR: Array,
+    samples: int,
+    cfg: AdvantageConfig,
+    held_B: Array | None = None,
+) -> Array:
     """sum_{s >= t} discount^(s - t) (r_s - b) / sigma of token rewards (2502.01456, s. 4.3).
 
     b and sigma are the estimator's own, taken of the rows' *mean* token rewards: with rloo b is
@@ -242,11 +273,13 @@ def process_returns(process_BR: Array, mask_BR: Array, samples: int, cfg: Advant
     row_B = jnp.sum(jnp.where(mask_BR, process_BR, 0.0), 1)
     row_QG = (row_B / jnp.maximum(length_B, 1).astype(row_B.dtype)).reshape(-1, samples)
     process_QGR = process_BR.reshape(*row_QG.shape, -1)
+    held_QG = None if held_B is None else held_B.reshape(-1, samples)
     if cfg.normalise != "none":
-        mean, spread, same = _moments(row_QG, cfg.std_floor, _axis(cfg), cfg.ddof)
+        axis, of_axis = _over(cfg, held_QG)
+        mean, spread, same = _moments(row_QG, cfg.std_floor, axis, cfg.ddof, of_axis)
         scaled_QGR = (process_QGR - mean[..., None]) / spread[..., None]
         process_QGR = jnp.where(same[..., None], 0.0, scaled_QGR)
-        row_QG = _normalised(row_QG, cfg)
+        row_QG = _normalised(row_QG, cfg, held_QG)
     baseline_QG = row_QG - _baselined(row_QG, cfg, length_B.reshape(-1, samples), None)
     centred_BR = (process_QGR - baseline_QG[..., None]).reshape(process_BR.shape)
     return to_go(centred_BR, mask_BR, cfg.discount)
@@ -266,11 +299,13 @@ def estimate(
     process_BR: Array | None = None,
     value_BR: Array | None = None,
     greedy_Q: Array | None = None,
+    held_B: Array | None = None,
 ) -> Estimate:
     """Each token's advantage, by the estimator that `cfg` describes.
 
     `kl_BR` goes off the reward: its sum per response, or token by token where credit is.  Process
     rewards have returns of their own, which are added (with baseline: value they join the rewards).
+    Moments are of the rows that are `held` (None: all), one or more; whole groups are or are not.
     """
     zero_BR = jnp.zeros(mask_BR.shape, jnp.float32)
     if cfg.process_weight:
@@ -291,20 +326,23 @@ def estimate(
     if cfg.baseline == "value":
         value_BR, bad_value = own(_given(value_BR, "baseline value", "a value of each token"))
         bad = bad + bad_value
-        token_BR = at_last(scored(reward, samples, cfg).reshape(-1), mask_BR) - kl_coef * kl_BR
+        row_B = scored(reward, samples, cfg, held_B).reshape(-1)
+        token_BR = at_last(row_B, mask_BR) - kl_coef * kl_BR
         token_BR = token_BR + cfg.process_weight * process_BR
         advantage_BR, target_BR = gae(token_BR, value_BR, mask_BR, cfg.discount, cfg.gae_lambda)
     elif cfg.credit == "token":
-        row_B = combine(reward, jnp.zeros_like(kl_BR[:, 0]), samples, cfg, length_B, greedy_Q)
+        free_B = jnp.zeros_like(kl_BR[:, 0])
+        row_B = combine(reward, free_B, samples, cfg, length_B, greedy_Q, held_B)
         token_BR = at_last(row_B, mask_BR) - kl_coef * kl_BR
         advantage_BR = to_go(token_BR, mask_BR, cfg.discount)
     else:
         penalty_B = kl_coef * jnp.sum(kl_BR, -1)
-        row_B = combine(reward, penalty_B, samples, cfg, length_B, greedy_Q)
+        row_B = combine(reward, penalty_B, samples, cfg, length_B, greedy_Q, held_B)
         advantage_BR = jnp.broadcast_to(row_B[:, None], mask_BR.shape)
     outcome_BR = advantage_BR
     if cfg.process_weight and cfg.baseline != "value":
-        added_BR = cfg.process_weight * process_returns(process_BR, mask_BR, samples, cfg)
+        returns_BR = process_returns(process_BR, mask_BR, samples, cfg, held_B)
+        added_BR = cfg.process_weight * returns_BR
         advantage_BR = advantage_BR + added_BR
     if cfg.whiten == "tokens":
         advantage_BR = whiten(advantage_BR, mask_BR, cfg.std_floor, cfg.ddof)

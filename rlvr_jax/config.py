@@ -750,6 +750,34 @@ class OverlongConfig:
     __pydantic_config__ = STRICT
 
 
+@dataclass(frozen=True)
+class FilterConfig:
+    """Which groups teach the policy; a step may sample again for the places of the others."""
+
+    low: float = option(0.0, "least mean outcome of a group that is kept; PRIME: 0.2")
+    high: float = option(1.0, "largest mean outcome of a group that is kept; PRIME: 0.8")
+    spread: bool = option(False, "groups whose outcomes are all equal are left out (DAPO)")
+    whole: bool = option(False, "groups with a response cut off by the budget are left out (PRIME)")
+    rounds: int = option(1, "most rounds of generation in a step, while places are unfilled")
+
+    def __post_init__(self) -> None:
+        _positive(self, "rounds")
+        if not 0 <= self.low <= self.high <= 1:
+            raise ValueError(f"needs 0 <= low <= high <= 1, not {self.low} and {self.high}")
+        if self.rounds > 1 and not self.on:
+            raise ValueError(
+                f"rounds is {self.rounds} and every group would be kept in the first: set low, "
+                "high, spread or whole too"
+            )
+
+    @property
+    def on(self) -> bool:
+        """Whether any group could be left out."""
+        return self.low > 0 or self.high < 1 or self.spread or self.whole
+
+    __pydantic_config__ = STRICT
+
+
 def _prm_optim() -> OptimConfig:
     return OptimConfig(lr=1e-6, grad_clip=10.0)  # PRIME's
 
@@ -812,6 +840,7 @@ class RlStage:
     sample: SampleConfig = _own(SampleConfig, "how responses are drawn")
     reward: RewardConfig = _own(RewardConfig, "outcome reward")
     overlong: OverlongConfig = _own(OverlongConfig, "responses near the end of their budget")
+    filter: FilterConfig = _own(FilterConfig, "which groups teach, and sampling again")
     advantage: AdvantageConfig = _own(AdvantageConfig, "normalisation and baseline")
     also: dict[str, str] = field(
         default_factory=dict,
@@ -853,6 +882,13 @@ class RlStage:
             raise ValueError("loss.value_coef 0 leaves the value head at 0: use baseline none")
         if self.advantage.process_weight:
             self.prm.check(self.samples, self.sample)
+        if self.filter.spread and self.samples < 2:
+            raise ValueError("filter.spread leaves out every single sample: raise samples to 2")
+        if self.filter.on and self.advantage.baseline == "greedy":
+            raise ValueError(
+                "filter chooses groups after they are written, and advantage.baseline greedy has "
+                "an answer of its own to each: take baseline rloo, or no filter"
+            )
 
     @property
     def hosted(self) -> bool:

@@ -17,6 +17,8 @@ A value of a whole row is given to each of its tokens, so that with aggregate se
 the loss is the mean over rows that GSPO, GMPO and RLOO write.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -26,22 +28,27 @@ from rlvr_jax.structs import Array, Metrics
 FAR = 20.0  # log-ratios beyond it are a bug elsewhere; they must not become infinities
 
 
-def row_weights(mask_BR: Array, cfg: LossConfig) -> Array:
+def row_weights(mask_BR: Array, cfg: LossConfig, held_B: Array | None = None) -> Array:
     """[B] weight of each of a row's tokens, such that the loss is the weighted sum of all tokens.
 
     Computed once over the whole batch: with it, neither the mesh nor micro-batches change a loss.
     token-mean: 1 / all tokens (DAPO).  seq-mean-token-mean: 1 / (rows * own tokens) (GRPO).
-    seq-mean-token-sum: 1 / rows.  constant: 1 / (rows * R) (Dr.GRPO).
+    seq-mean-token-sum: 1 / rows.  constant: 1 / (rows * R) (Dr.GRPO).  Rows are counted where they
+    are `held` (None: all).
     """
+    rows: Any
     rows, columns = mask_BR.shape
+    weight_B = jnp.ones(rows)
+    if held_B is not None:
+        rows = jnp.maximum(jnp.sum(held_B), 1).astype(jnp.float32)
     length_B = jnp.sum(mask_BR, -1).astype(jnp.float32)
     if cfg.aggregate == "token-mean":
-        return jnp.ones(rows) / jnp.maximum(jnp.sum(length_B), 1)
+        return weight_B / jnp.maximum(jnp.sum(length_B), 1)
     if cfg.aggregate == "seq-mean-token-mean":
         return 1 / (rows * jnp.maximum(length_B, 1))
     if cfg.aggregate == "seq-mean-token-sum":
-        return jnp.ones(rows) / rows
-    return jnp.ones(rows) / (rows * columns)
+        return weight_B / rows
+    return weight_B / (rows * columns)
 
 
 # ---- distance to the reference ---------------------------------------------------------------
@@ -81,7 +88,7 @@ def kl_form(cfg: LossConfig) -> str:
     return "k1" if cfg.kl_in == "reward" else "k3"
 
 
-def adapt_kl(coef: Array, kl_mean: Array, rows: int, cfg: LossConfig) -> Array:
+def adapt_kl(coef: Array, kl_mean: Array, rows: int | Array, cfg: LossConfig) -> Array:
     """The next KL coefficient: up where the KL per token is above its target (1909.08593).
 
     coef * (1 + clip(kl / target - 1, -0.2, 0.2) * rows / horizon); a KL that is no number

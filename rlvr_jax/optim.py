@@ -45,15 +45,21 @@ def make(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:
 
 
 def step(
-    params: Params, opt_state: Any, grads: Params, value: Array, tx: optax.GradientTransformation
+    params: Params,
+    opt_state: Any,
+    grads: Params,
+    value: Array,
+    tx: optax.GradientTransformation,
+    taught: Array | None = None,
 ) -> tuple[Params, Any, Array, Array]:
     """Parameters and optimizer after one update, which is left out where loss or gradient is not
-    finite; the gradient's norm, and whether it was finite.
+    finite, or nobody was `taught`; the gradient's norm, and whether it was finite.
     """
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     updates, after = tx.update(grads, opt_state, params)
     moved = (optax.apply_updates(params, updates), after)
     kept = (params, opt_state)
-    params, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)
+    moves = finite if taught is None else finite & taught
+    params, opt_state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, kept)
     return params, opt_state, norm, finite

@@ -60,8 +60,9 @@ def step(
     """
     label_B = jnp.clip(outcome_B, 0.0, 1.0)
     read = gradient(learner.params, written, reference_BR, label_B, cfg, sample_cfg, model_cfg)
+    wrote_B = written.length_B > 0  # where a filter left places unfilled, nobody did
     params, opt_state, norm, finite = optim.step(
-        learner.params, learner.opt_state, read.grads, read.loss, tx
+        learner.params, learner.opt_state, read.grads, read.loss, tx, jnp.any(wrote_B)
     )
     reward_BR = read.reward_BR
     if cfg.order == "update-first":
@@ -70,8 +71,8 @@ def step(
     score_B = jnp.sum(reward_BR, -1)
     metrics = {
         "prm/loss": read.loss,
-        "prm/acc": accuracy(score_B, label_B),
-        "prm/reward_mean": jnp.mean(score_B),
+        "prm/acc": _mean(agreed(score_B, label_B), wrote_B),
+        "prm/reward_mean": _mean(score_B, wrote_B),
         "prm/grad_norm": norm,
         "prm/skipped": (~finite).astype(jnp.int32),
     }
@@ -94,13 +95,13 @@ def cross_entropy(score_B: Array, label_B: Array) -> Array:
     return -label_B * jax.nn.log_sigmoid(score_B) - (1 - label_B) * jax.nn.log_sigmoid(-score_B)
 
 
-def accuracy(score_B: Array, label_B: Array) -> Array:
-    """Share of rows whose score is above 0 where the label is above 1/2, and below where not.
+def agreed(score_B: Array, label_B: Array) -> Array:
+    """1 [B] where a score is above 0 and the label above 1/2, or neither is; 0 where they differ.
 
     A score of 0, as all are at first, says nothing and counts half.
     """
     right_B = ((score_B > 0) == (label_B > 0.5)).astype(jnp.float32)
-    return jnp.mean(jnp.where(score_B == 0, 0.5, right_B))
+    return jnp.where(score_B == 0, 0.5, right_B)
 
 
 def dpo(score_B: Array, right_B: Array, wrong_B: Array, samples: int) -> Array:

@@ -14,7 +14,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlvr_jax import advantage, loss, model, optim, policy, prm, reading, sharding, verifier
+from rlvr_jax import (
+    advantage,
+    filter,
+    loss,
+    model,
+    optim,
+    policy,
+    prm,
+    reading,
+    sharding,
+    verifier,
+)
 from rlvr_jax.config import ModelConfig, PrmStage, RlStage, SampleConfig, Sampling
 from rlvr_jax.structs import (
     Array,
@@ -39,6 +50,7 @@ class Lesson(NamedTuple):
     behaviour_BR: Array | None = None  # log-probs; None: those of the parameters that learn
     value_BR: Array | None = None  # of the value head before this rollout's updates, and
     target_BR: Array | None = None  # what it is taught
+    held_B: Array | None = None  # bool, rows that a filter filled; None: all
 
 
 def init_state(
@@ -92,17 +104,80 @@ def train_step(
     return new_state, written, jnp.stack([reward_B, advantage_B]), metrics | told
 
 
+def filtered_step(
+    state: TrainState,
+    frozen: Frozen,
+    prompts: Prompts,
+    *,
+    cfg: RlStage,
+    model_cfg: ModelConfig,
+    verifier_cfg: ModelConfig,
+    columns: int,
+    eos: tuple[int, ...],
+    tx: optax.GradientTransformation,
+    prm_tx: optax.GradientTransformation | None = None,
+) -> tuple[TrainState, Rollout, Array, Metrics, Array]:
+    """`train_step` on the groups that a filter keeps, of up to `cfg.filter.rounds` rounds.
+
+    `prompts` are Q for each round, one round's after the other's: dynamic sampling (DAPO,
+    2503.14476, section 3.2) with an end.  A round begins while places are unfilled.  Also returns
+    what became of each of the prompts, int32, as in `filter.merge`; 0 where none was asked.
+    """
+
+    def once(number: Array) -> tuple[Rollout, Array, tuple[Array, Metrics]]:
+        def of_round(x: Array) -> Array:
+            size = x.shape[0] // cfg.filter.rounds
+            return sharding.rows(jax.lax.dynamic_slice_in_dim(x, number * size, size))
+
+        asked = jax.tree.map(of_round, prompts)
+        written, decoded = rollout(
+            state, asked, number, cfg=cfg, model_cfg=model_cfg, columns=columns, eos=eos
+        )
+        reward_B, told = reward(frozen, asked, written, cfg=cfg, verifier_cfg=verifier_cfg)
+        return written, reward_B, (decoded, told)
+
+    def more(carry) -> Array:
+        held, _, _ = carry
+        return (held.rounds < cfg.filter.rounds) & (held.kept < cfg.prompts)
+
+    def another(carry):
+        held, sums, fate_X = carry
+        written, reward_B, found = once(held.rounds)
+        start = held.rounds * cfg.prompts
+        held, fate_Q = filter.sift(held, written, reward_B, cfg.samples, cfg.filter)
+        fate_X = jax.lax.dynamic_update_slice_in_dim(fate_X, fate_Q, start, 0)
+        return held, jax.tree.map(jnp.add, sums, found), fate_X
+
+    written, reward_B, found = jax.eval_shape(once, jnp.int32(0))
+    sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
+    fate_X = jnp.full(cfg.filter.rounds * cfg.prompts, filter.UNTRIED)
+    begun = (filter.nothing(written, reward_B), sums, fate_X)
+    held, (decoded, told), fate_X = jax.lax.while_loop(more, another, begun)
+    taught = functools.partial(filtered_update, cfg=cfg, model_cfg=model_cfg, tx=tx, prm_tx=prm_tx)
+    new_state, advantage_B, metrics = taught(state, frozen, held, decoded)
+    told = {name: total / held.rounds for name, total in told.items()}
+    signal_2B = jnp.stack([held.outcome_B, advantage_B])
+    return new_state, held.written, signal_2B, metrics | told, fate_X
+
+
 def rollout(
     state: TrainState,
     prompts: Prompts,
+    number: Array | None = None,
     *,
     cfg: Sampling,
     model_cfg: ModelConfig,
     columns: int,
     eos: tuple[int, ...],
 ) -> tuple[Rollout, Array]:
-    """G responses to each prompt, from the state's own key folded by its step; rows decoded."""
+    """G responses to each prompt, from the state's own key folded by its step; rows decoded.
+
+    `number`, where a filter samples again, is of the round; the first one's are as without it.
+    """
     key = jax.random.fold_in(state.key, state.step)
+    if number is not None:
+        again = jax.random.fold_in(key, jnp.uint32(2**31) + number.astype(jnp.uint32))  # of no row
+        key = jnp.where(number > 0, again, key)
     return policy.generate(
         state.policy, prompts, key, eos, cfg.samples, columns, cfg.sample, model_cfg
     )
@@ -140,6 +215,26 @@ def verdicts(score: verifier.Score) -> Metrics:
     }
 
 
+def filtered_update(
+    state: TrainState,
+    frozen: Frozen,
+    held: filter.Held,
+    decoded: Array,
+    *,
+    cfg: RlStage,
+    model_cfg: ModelConfig,
+    tx: optax.GradientTransformation,
+    prm_tx: optax.GradientTransformation | None = None,
+) -> tuple[TrainState, Array, Metrics]:
+    """`update` on the groups that a filter kept; metrics of all that were tried too."""
+    taught = functools.partial(update, cfg=cfg, model_cfg=model_cfg, tx=tx, prm_tx=prm_tx)
+    new_state, advantage_B, metrics = taught(
+        state, frozen, held.written, decoded, held.rewards, filled_Q=held.filled_Q
+    )
+    metrics["reward/nonfinite"] += held.bad
+    return new_state, advantage_B, metrics | filter.describe(held)
+
+
 def update(
     state: TrainState,
     frozen: Frozen,
@@ -147,6 +242,7 @@ def update(
     decoded: Array,
     rewards: advantage.Rewards,
     best: tuple[Rollout, advantage.Rewards] | None = None,
+    filled_Q: Array | None = None,
     *,
     cfg: RlStage,
     model_cfg: ModelConfig,
@@ -158,8 +254,14 @@ def update(
     Of several rewards [B] the one named `reward` is the outcome: the PRM's label, and what metrics
     tell.  `best` are the greedy answers and their rewards [Q], where these are the baseline.
     Where a response's tokens have advantages of their own, the one returned is its first token's.
+    Places that a filter left unfilled (`filled_Q`) have rows without tokens, and count nowhere; if
+    all are, no optimizer moves.
     """
     mask_BR = written.response_mask_BR
+    held_B = counted_B = None
+    if filled_Q is not None:
+        held_B = jnp.repeat(filled_Q, cfg.samples)
+        counted_B = held_B | ~jnp.any(held_B)  # a mean over nothing would be no number; all are 0
     # Untruncated: a sampled token may lie outside the reference's own top-k or top-p.
     kl_coef = jnp.float32(cfg.loss.kl_coef) if state.kl_coef is None else state.kl_coef
     whole = cfg.sample.whole
@@ -171,8 +273,7 @@ def update(
         kl_BR = loss.kl(written.logprob_BR, reference_BR, loss.kl_form(cfg.loss))
 
     rewards, bad = advantage.finite(rewards)
-    named = rewards if isinstance(rewards, dict) else {"reward": rewards}
-    reward_B = named["reward"]
+    reward_B = advantage.outcome(rewards)
     learner, process_BR = state.prm, None
     learned: Metrics = {}
     if learner:
@@ -202,11 +303,14 @@ def update(
         process_BR=process_BR,
         value_BR=value_BR,
         greedy_Q=greedy_Q,
+        held_B=counted_B,
     )
     advantage_B = found.advantage_BR[:, 0]  # of the first token: all that follows is its doing
 
     taught = written
-    lesson = Lesson(found.advantage_BR, reference_BR, behaviour_BR, value_BR, found.target_BR)
+    lesson = Lesson(
+        found.advantage_BR, reference_BR, behaviour_BR, value_BR, found.target_BR, held_B
+    )
     if cfg.overlong.leave_out:  # a row without tokens is not read
         length_B = jnp.where(written.truncated_B, 0, written.length_B)
         taught = dataclasses.replace(written, length_B=length_B)
@@ -215,7 +319,6 @@ def update(
     )
     new_state = dataclasses.replace(new_state, step=state.step + 1, prm=learner)
 
-    tokens = jnp.maximum(jnp.sum(mask_BR), 1).astype(jnp.float32)
     read = jnp.maximum(jnp.sum(taught.length_B), 1).astype(jnp.float32)
     asked = jnp.sum(written.prompt_mask_QP)
     means = {name: total / read for name, total in sums.items()}
@@ -226,31 +329,30 @@ def update(
         "policy/grad_norm": grad_norm,
         "policy/skipped": new_state.skipped,
         "mismatch/logprob_diff_max": gap_max,
-        "reward/overlong": jnp.mean(lost_B),
+        "reward/overlong": jnp.mean(lost_B, where=counted_B),
         "reward/nonfinite": bad + found.bad,
         # Every response's first token is drawn from its prompt, without a row decoded for it.
         "perf/rollout_useful": jnp.where(
-            decoded > 0, (tokens - mask_BR.shape[0]) / jnp.maximum(decoded, 1), 1.0
+            decoded > 0, jnp.sum(mask_BR[:, 1:]) / jnp.maximum(decoded, 1), 1.0
         ),
         "perf/update_useful": cfg.epochs * (read + asked) / jnp.maximum(run, 1),
     }
     if state.kl_coef is not None:
-        next_coef = loss.adapt_kl(kl_coef, means["policy/kl"], reward_B.shape[0], cfg.loss)
+        rows = reward_B.shape[0] if held_B is None else jnp.sum(held_B)
+        next_coef = loss.adapt_kl(kl_coef, means["policy/kl"], rows, cfg.loss)
         new_state = dataclasses.replace(new_state, kl_coef=next_coef)
         metrics |= {"policy/kl_coef": kl_coef}
-    metrics |= {f"reward/{name}": jnp.mean(x_B) for name, x_B in named.items() if name in cfg.also}
+    if isinstance(rewards, dict):
+        each = {name: jnp.mean(x_B, where=counted_B) for name, x_B in rewards.items()}
+        metrics |= {f"reward/{name}": each[name] for name in cfg.also}
     metrics |= learned
     if found.target_BR is not None:
         assert value_BR is not None
         metrics |= advantage.explained(value_BR, found.target_BR, mask_BR)
     if found.process_BR is not None:
         metrics |= advantage.describe(found, mask_BR)
-    metrics |= {
-        "advantage/mean": jnp.mean(advantage_B),
-        "advantage/max": jnp.max(advantage_B),
-        "advantage/min": jnp.min(advantage_B),
-    }
-    return new_state, advantage_B, metrics | describe(written, reward_B, cfg.samples)
+    metrics |= of_rows("advantage", advantage_B, counted_B)
+    return new_state, advantage_B, metrics | describe(written, reward_B, cfg.samples, counted_B)
 
 
 def improve(
@@ -270,7 +372,8 @@ def improve(
 
     def once(state: TrainState, written: Rollout, lesson: Lesson):
         found = gradient(state.policy, written, lesson, kl_coef, cfg, model_cfg)
-        state, norm = apply(state, found.grads, found.value, tx)
+        taught = None if lesson.held_B is None else jnp.any(lesson.held_B)
+        state, norm = apply(state, found.grads, found.value, tx, taught)
         return state, (found.value, found.sums, found.most, found.run, norm)
 
     if cfg.updates == 1:
@@ -307,7 +410,7 @@ def gradient(
     model_cfg: ModelConfig,
 ) -> reading.Gradient:
     """What `reading.gradient` gives for the policy's loss on a rollout."""
-    weight_B = loss.row_weights(written.response_mask_BR, cfg.loss)
+    weight_B = loss.row_weights(written.response_mask_BR, cfg.loss, lesson.held_B)
 
     def objective(params: Params, prefix: model.Prefix, part: reading.Part):
         before_BRD, mask_BR = policy.before(params, prefix, part, written, model_cfg)
@@ -352,11 +455,19 @@ def gradient(
 
 
 def apply(
-    state: TrainState, grads: Params, value: Array, tx: optax.GradientTransformation
+    state: TrainState,
+    grads: Params,
+    value: Array,
+    tx: optax.GradientTransformation,
+    taught: Array | None = None,
 ) -> tuple[TrainState, Array]:
-    """One optimizer step, left out and counted when loss or gradient is not finite."""
+    """One optimizer step, left out and counted when loss or gradient is not finite.
+
+    Where no row `taught` (None: some did) it is left out and not counted: zeros would still move
+    by momentum and decay.
+    """
     params, opt_state, grad_norm, finite = optim.step(
-        state.policy, state.opt_state, grads, value, tx
+        state.policy, state.opt_state, grads, value, tx, taught
     )
     new_state = dataclasses.replace(
         state,
@@ -368,39 +479,52 @@ def apply(
     return new_state, grad_norm
 
 
-def describe(written: Rollout, reward_B: Array, samples: int) -> Metrics:
-    """Statistics of a batch of rollouts, for the log."""
+def of_rows(name: str, x_B: Array, held_B: Array | None) -> Metrics:
+    """Mean and range over the rows that are `held` (None: all)."""
+    return {
+        f"{name}/mean": jnp.mean(x_B, where=held_B),
+        f"{name}/min": jnp.min(x_B, initial=jnp.inf, where=held_B),
+        f"{name}/max": jnp.max(x_B, initial=-jnp.inf, where=held_B),
+    }
+
+
+def describe(
+    written: Rollout, reward_B: Array, samples: int, held_B: Array | None = None
+) -> Metrics:
+    """Statistics of a batch of rollouts, for the log; of the rows that are `held` (None: all)."""
     reward_QG = reward_B.reshape(-1, samples)
-    equal_Q = jnp.max(reward_QG, 1) - jnp.min(reward_QG, 1) < 1e-6
+    equal_B = jnp.repeat(jnp.max(reward_QG, 1) - jnp.min(reward_QG, 1) < 1e-6, samples)
     length_B = written.length_B.astype(jnp.float32)
     bins = jnp.clip((reward_B * 10).astype(jnp.int32), 0, 9)
-    return {
-        "reward/mean": jnp.mean(reward_B),
-        "reward/std": jnp.std(reward_B),
-        "reward/min": jnp.min(reward_B),
-        "reward/max": jnp.max(reward_B),
-        "reward/frac_zero_std": jnp.mean(equal_Q.astype(jnp.float32)),
+    if held_B is not None:
+        bins = jnp.where(held_B, bins, 10)  # of no bin
+    ranges = of_rows("reward", reward_B, held_B) | of_rows("length", length_B, held_B)
+    ranges = {name.replace("length/", "completion/length_"): x for name, x in ranges.items()}
+    return ranges | {
+        "reward/std": jnp.std(reward_B, where=held_B),
+        "reward/frac_zero_std": jnp.mean(equal_B.astype(jnp.float32), where=held_B),
         "reward/histogram": jnp.sum(jax.nn.one_hot(bins, 10), 0),
-        "completion/length_mean": jnp.mean(length_B),
-        "completion/length_min": jnp.min(length_B),
-        "completion/length_max": jnp.max(length_B),
-        "completion/truncated_frac": jnp.mean(written.truncated_B.astype(jnp.float32)),
+        "completion/truncated_frac": jnp.mean(
+            written.truncated_B.astype(jnp.float32), where=held_B
+        ),
         "completion/tokens": jnp.sum(length_B),
         "completion/identical_frac": identical(written),
     }
 
 
 def identical(written: Rollout) -> Array:
-    """The share of rows that hold the most frequent response, by a hash of their tokens."""
+    """The share of responses that are the most frequent one, by a hash of their tokens."""
+    wrote_B = written.length_B > 0  # where a filter left places unfilled, nobody did
     columns = written.response_BR.shape[1]
     odd_R = jnp.arange(columns, dtype=jnp.uint32) * jnp.uint32(2654435761) * 2 + 1
     mixed_BR = (written.response_BR.astype(jnp.uint32) + 1) * jnp.uint32(2246822519)
     mixed_BR = (mixed_BR ^ (mixed_BR >> 15)) * odd_R
     hash_B = jnp.sum(jnp.where(written.response_mask_BR, mixed_BR, 0), -1, dtype=jnp.uint32)
     sorted_B = jnp.sort(hash_B)
-    behind_B = jnp.searchsorted(sorted_B, sorted_B, side="right")
-    count_B = behind_B - jnp.searchsorted(sorted_B, sorted_B, side="left")
-    return jnp.max(count_B).astype(jnp.float32) / hash_B.shape[0]
+    behind_B = jnp.searchsorted(sorted_B, hash_B, side="right")
+    count_B = behind_B - jnp.searchsorted(sorted_B, hash_B, side="left")
+    most = jnp.max(jnp.where(wrote_B, count_B, 0)).astype(jnp.float32)
+    return most / jnp.maximum(jnp.sum(wrote_B), 1)
 
 
 def prm_step(

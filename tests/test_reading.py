@@ -314,7 +314,7 @@ def update_gradients(cfg: ModelConfig, kl_in: str, aggregates, dtype) -> list[tu
 
     @jax.jit
     def update(which, state: TrainState, frozen: Frozen, rows: Rollout, reward_B):
-        def chosen(mask_BR, cfg):
+        def chosen(mask_BR, cfg, held_B=None):
             each = [weights(mask_BR, dataclasses.replace(cfg, aggregate=a)) for a in AGGREGATES]
             return jnp.stack(each)[which]
 
@@ -456,7 +456,7 @@ def test_gradient_is_the_plain_one_in_every_form(exact, names) -> None:
                 which, [lambda f=f: (one(*args, f, **more)[0], {}) for f in forms]
             )
 
-        def weights(mask_BR, _, row_weights=loss.row_weights):
+        def weights(mask_BR, _, held_B=None, row_weights=loss.row_weights):
             return jnp.stack([row_weights(mask_BR, f) for f in forms])[which]
 
         lesson = train_step.Lesson(advantage, reference, behaviour)

@@ -548,7 +548,7 @@ def gradients(part_tokens, kl_in, shape=(1, 1, 1)):
     weights = loss.row_weights
 
     def update(which, state, frozen, written, reward_B):
-        def chosen(mask_BR, cfg):
+        def chosen(mask_BR, cfg, held_B=None):
             each = [weights(mask_BR, dataclasses.replace(cfg, aggregate=a)) for a in AGGREGATES]
             return jnp.stack(each)[which]
 

@@ -12,12 +12,14 @@ from rlvr_jax.config import AlarmConfig, PrmStage, RlStage, SftStage, VerifierSt
 from rlvr_jax.host import alarms, data, log
 from rlvr_jax.host.checkpoint import Checkpoints
 from rlvr_jax.host.compiles import Compiles
+from rlvr_jax.host.queue import Queue
 from rlvr_jax.host.run import Interrupted, RunError
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import TrainState
 
 Trained = SftStage | VerifierStage | RlStage | PrmStage
-Advance = Callable[[TrainState, list[Any]], tuple[TrainState, dict[str, Any]]]
+# (state, records) -> state, metrics, records that are still to be learnt from
+Advance = Callable[[TrainState, list[Any]], tuple[TrainState, dict[str, Any], list[Any]]]
 
 
 def run(
@@ -32,19 +34,22 @@ def run(
 ) -> TrainState:
     """`stage.steps` updates from `source`, from the last checkpoint if there is one.
 
-    A checkpoint holds the state, the position in the data and the length of metrics.jsonl; what
-    was logged after it is cut off and computed again, to the same bytes.  `compiled` is the name of
-    the jitted step, whose compilations are counted; `shown` goes to the progress bar.
+    A checkpoint holds the state, the position in the data, the records that wait and the length of
+    metrics.jsonl; what was logged after it is cut off and computed again, to the same bytes.
+    `compiled` is the name of the jitted step, whose compilations are counted; `shown` goes to the
+    progress bar.
     """
     shard = (jax.process_index(), jax.process_count())
-    stream = data.batches(source, batch // shard[1], ws.seed(stage.name), shard=shard)
-    updates = stage.updates if isinstance(stage, RlStage) else 1
+    queue = Queue(data.batches(source, batch // shard[1], ws.seed(stage.name), shard=shard))
+    updates, rounds = 1, 1
+    if isinstance(stage, RlStage):
+        updates, rounds = stage.updates, stage.filter.rounds
     rate, compiles = optim.schedule(stage.optim, stage.steps * updates), Compiles()
     with Checkpoints(ws.run.checkpoints(stage.name)) as checkpoints:
         start = checkpoints.latest() or 0
         if start:
             state, host = checkpoints.restore(start, ws.like(state))
-            stream.set_state(host["data"])
+            queue.set_state(host)
             ws.run.metrics.rewind(host["metrics_bytes"])
         else:
             ws.run.metrics.rewind(ws.run.metrics_start)
@@ -53,8 +58,9 @@ def run(
         try:
             for step in range(start + 1, stage.steps + 1):
                 began = time.monotonic()
-                records = next(stream)
-                state, values = advance(state, records)
+                records = queue.take(rounds * batch // shard[1])
+                state, values, left = advance(state, records)
+                queue.give_back(left)
                 values = jax.device_get(values)
                 seconds = time.monotonic() - began
                 values |= {
@@ -65,6 +71,8 @@ def run(
                 values |= {"perf/compile_s": compiles.seconds}
                 if "completion/tokens" in values:
                     values["perf/tokens_per_s"] = float(values["completion/tokens"]) / seconds
+                if "filter/rounds" in values:
+                    values["filter/queue"] = float(len(queue))
                 values |= watch.look(step, values)
                 ws.run.metrics.write(stage.name, step, values)
                 bar.step(step, {word: float(values[key]) for word, key in shown.items()})
@@ -72,7 +80,7 @@ def run(
                 signum = ws.run.check_signal()
                 planned = step == stage.steps or step % stage.save_every == 0
                 if signum or planned or watch.saves:
-                    host = {"data": stream.get_state(), "metrics_bytes": ws.run.metrics.offset}
+                    host = queue.get_state() | {"metrics_bytes": ws.run.metrics.offset}
                     ws.run.metrics.sync()
                     checkpoints.save(step, state, host)
                 if signum or watch.stops:

@@ -2,11 +2,12 @@
 
 import contextlib
 import functools
+from typing import Any
 
 import jax
 import numpy as np
 
-from rlvr_jax import optim, train_step
+from rlvr_jax import advantage, filter, optim, train_step
 from rlvr_jax.config import RlStage, Sampling
 from rlvr_jax.host import data, log, pool, rules, trials
 from rlvr_jax.host.run import RunError
@@ -40,17 +41,23 @@ def run(stage: RlStage, ws: Workspace) -> dict:
     def advance(state, records):
         number = int(state.step) + 1
         told = audited(ws, stage, frozen, workers) if number == 1 else {}
-        state, rollout, signal_2B, metrics = step(state, records)
+        state, rollout, signal_2B, metrics, fate_X = step(state, records)
+        fates = list(zip(records, fate_X, strict=True))
+        placed = [record for record, fate in fates if fate == filter.PLACED]
+        left = [record for record, fate in fates if fate in (filter.UNTRIED, filter.SURPLUS)]
         if collector is not None:
-            collector.step(number, records, rollout)
-        if number % stage.sample_every == 0 or number == stage.steps:
-            gap = _show(ws, stage, number, records, jax.device_get((rollout, signal_2B)))
+            collector.step(number, placed, rollout)
+        if placed and (number % stage.sample_every == 0 or number == stage.steps):
+            gap = _show(ws, stage, number, placed, jax.device_get((rollout, signal_2B)))
             told |= {"oracle/gap": gap}
-        return state, {**metrics, **told}
+        return state, {**metrics, **told}, left
 
     shown = SHOWN | ({"kl": "policy/kl"} if stage.loss.kl_coef else {})
     hosted = stage.hosted or bool(cfg.verifier_tokenizer)
     compiled = "update" if hosted else "train_step"
+    if stage.filter.on:
+        shown |= {"reward": "filter/reward"}  # of what it keeps the mean says little
+        compiled = "filtered_update" if hosted else "filtered_step"
     with contextlib.ExitStack() as stack:
         if collector is not None:
             stack.callback(collector.close)
@@ -90,9 +97,10 @@ def unjudged(stage: Sampling, ws: Workspace) -> data.RandomAccessSource:
 def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx):
     """records -> one compiled program; nothing comes back to the host before the update."""
     cfg, tok = ws.cfg, ws.tokenizer
+    filtered = stage.filter.on
     step = ws.jit_step(
         functools.partial(
-            train_step.train_step,
+            train_step.filtered_step if filtered else train_step.train_step,
             cfg=stage,
             model_cfg=cfg.model,
             verifier_cfg=cfg.verifier,
@@ -102,25 +110,27 @@ def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx):
             prm_tx=prm_tx,
         ),
         state,
-        4,
+        5 if filtered else 4,
     )
 
     def advance(state, records):
-        return step(state, frozen, ws.place(ws.columns(records)))
+        found = step(state, frozen, ws.place(ws.columns(records)))
+        if filtered:
+            return *found[:4], np.asarray(found[4])
+        return *found, np.full(len(records), filter.PLACED)
 
     return advance
 
 
 def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx, workers: pool.Pool):
     """Generate, reward on the host in a pool of processes, update: two compiled programs."""
-    model_cfg = ws.cfg.model
     write = functools.partial(train_step.rollout, cfg=stage)
     draw = rewarded(write, stage, ws, frozen, workers)
     answer = rewarded(train_step.greedy, stage, ws, frozen, workers)
+    filtered = stage.filter.on
+    taught = train_step.filtered_update if filtered else train_step.update
     update = ws.jit_step(
-        functools.partial(train_step.update, cfg=stage, model_cfg=model_cfg, tx=tx, prm_tx=prm_tx),
-        state,
-        3,
+        functools.partial(taught, cfg=stage, model_cfg=ws.cfg.model, tx=tx, prm_tx=prm_tx), state, 3
     )
 
     def advance(state, records):
@@ -130,8 +140,35 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx, work
             answers, _, of_answers, _ = answer(state, records)
             best = answers, of_answers
         state, advantage_B, metrics = update(state, frozen, rollout, decoded, rewards, best)
-        reward_B = rewards["reward"] if stage.also else rewards
-        return state, rollout, np.stack([reward_B, advantage_B]), {**metrics, **told}
+        signal_2B = np.stack([advantage.outcome(rewards), advantage_B])
+        fate_X = np.full(len(records), filter.PLACED)
+        return state, rollout, signal_2B, {**metrics, **told}, fate_X
+
+    return filtered_split(stage, frozen, draw, update) if filtered else advance
+
+
+def filtered_split(stage: RlStage, frozen: Frozen, draw, update):
+    """The rounds of `train_step.filtered_step`, with the host's rewards."""
+    begin = jax.jit(filter.nothing)
+    sift = jax.jit(functools.partial(filter.sift, samples=stage.samples, cfg=stage.filter))
+
+    def advance(state, records):
+        held: Any = None
+        decoded, tolds = 0, []
+        fate_NQ = np.full((stage.filter.rounds, stage.prompts), filter.UNTRIED)
+        for number in range(stage.filter.rounds):
+            asked = records[number * stage.prompts : (number + 1) * stage.prompts]
+            written, run, rewards, told = draw(state, asked, np.int32(number))
+            held = begin(written, rewards) if held is None else held
+            held, fate_NQ[number] = sift(held, written, rewards)
+            decoded += run
+            tolds.append(jax.device_get(told))
+            if held.kept >= stage.prompts:
+                break
+        state, advantage_B, metrics = update(state, frozen, held, decoded)
+        told = {name: np.mean([told[name] for told in tolds]) for name in tolds[0]}
+        signal_2B = np.stack([held.outcome_B, advantage_B])
+        return state, held.written, signal_2B, {**metrics, **told}, fate_NQ.reshape(-1)
 
     return advance
 
@@ -147,9 +184,9 @@ def rewarded(write, stage: Sampling, ws: Workspace, frozen: Frozen, workers: poo
     reward = score.scorer(stage, ws, frozen, workers)
     also = stage.also if isinstance(stage, RlStage) else {}
 
-    def draw(state, records):
+    def draw(state, records, *number):
         prompts = ws.place(ws.columns(records))
-        rollout, decoded = write(state, prompts)
+        rollout, decoded = write(state, prompts, *number)
         texts = score.written(ws, rollout)
         reward_B, told = reward(records, prompts, rollout, texts)
         rewards = {"reward": np.asarray(reward_B, np.float32)}
@@ -181,7 +218,7 @@ def _show(ws: Workspace, stage: RlStage, step: int, records, told) -> float:
     """
     rollout, (reward_B, advantage_B) = told
     tok, rows = ws.tokenizer, []
-    for i, reward in enumerate(reward_B):
+    for i, reward in enumerate(reward_B[: len(records) * stage.samples]):
         record, length = records[i // stage.samples], int(rollout.length_B[i])
         ids = rollout.response_BR[i, :length]
         text = tok.decode(ids)

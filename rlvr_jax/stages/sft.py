@@ -23,7 +23,8 @@ def run(stage: SftStage, ws: Workspace) -> dict:
             for r in records
         ]
         columns, budget = cfg.data.prompt_columns, cfg.data.response_columns
-        return step(state, ws.place(template.supervised(pairs, columns, budget, "prompt")))
+        rows = ws.place(template.supervised(pairs, columns, budget, "prompt"))
+        return *step(state, rows), []
 
     source = ws.problems("sft")
     loop.run(ws, stage, state, source, stage.batch, advance, "supervised_step", {"loss": "loss"})

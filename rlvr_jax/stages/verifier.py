@@ -68,7 +68,7 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
         if int(state.step) == stage.steps:  # on the last line, which a resumed run has too
             result = measure(functools.partial(ask, state.policy), held, wrong)
             metrics |= {f"verifier/{name}": value for name, value in _flat(result).items()}
-        return state, metrics
+        return state, metrics, []
 
     state = loop.run(
         ws, stage, state, learn, stage.batch, advance, "supervised_step", {"loss": "loss"}

@@ -138,7 +138,7 @@ def train(tmp_path):
 
         def advance(state, _):
             values = {alarms.REWARD: np.float32(0.5), alarms.SAME: np.float32(1.0)}
-            return dataclasses.replace(state, step=state.step + 1), values
+            return dataclasses.replace(state, step=state.step + 1), values, []
 
         with jax.set_mesh(mesh):
             state = ws.new_state(one.name, cfg.model, optim.make(one.optim, 6), "fresh")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from unittest import mock
 
 import jax
@@ -429,11 +430,15 @@ FORMS = {
 
 
 @pytest.mark.parametrize(
-    "names",
-    [("clip", "gspo-token", "gmpo", "sequence-mask", "entropy"), pytest.param(FORMS, marks=SLOW)],
-    ids=["few", "all"],
+    "names, shape",
+    [
+        (("clip", "gspo-token", "gmpo", "sequence-mask", "entropy"), (1, 1, 1)),
+        pytest.param(FORMS, (1, 1, 1), marks=SLOW),
+        pytest.param(FORMS, (2, 2, 1), marks=SLOW),
+    ],
+    ids=["few", "all", "on a mesh"],
 )
-def test_gradient_is_the_plain_one_in_every_form(exact, names) -> None:
+def test_gradient_is_the_plain_one_in_every_form(exact, names, shape) -> None:
     """In parts and at once, with old log-probs beside the current; one compilation for all."""
     cfg, rng = double(dataclasses.replace(LLAMA, part_tokens=64)), np.random.default_rng(9)
     forms = [LossConfig(**FORMS[name]) for name in names]  # type: ignore[arg-type]
@@ -449,7 +454,7 @@ def test_gradient_is_the_plain_one_in_every_form(exact, names) -> None:
     advantage = rng.normal(size=(B, R))
     one = loss.policy_gradient
 
-    def in_parts(which, params):
+    def in_parts(which, params, rows, lesson):
         def chosen(*args, **more):
             *args, _ = args
             return jax.lax.switch(
@@ -459,7 +464,6 @@ def test_gradient_is_the_plain_one_in_every_form(exact, names) -> None:
         def weights(mask_BR, _, held_B=None, row_weights=loss.row_weights):
             return jnp.stack([row_weights(mask_BR, f) for f in forms])[which]
 
-        lesson = train_step.Lesson(advantage, reference, behaviour)
         with mock.patch.multiple(loss, policy_gradient=chosen, row_weights=weights):
             return train_step.gradient(params, rows, lesson, KL, stage, cfg)[:2]
 
@@ -476,16 +480,20 @@ def test_gradient_is_the_plain_one_in_every_form(exact, names) -> None:
         return repeated(params, rows, cfg, entropy=True)
 
     in_parts, read = jax.jit(in_parts), jax.jit(read)
+    mesh = sharding.make_mesh(MeshConfig(*shape), jax.devices()[: math.prod(shape)])
+    lesson = train_step.Lesson(advantage, reference, behaviour)
+    placed, lesson = sharding.place_rows((rows, lesson), mesh)
     values, pull = jax.vjp(read, params)
     different = []
     for which, (name, form) in enumerate(zip(names, forms, strict=True)):
-        grads, value = in_parts(which, params)
+        with jax.set_mesh(mesh):
+            grads, value = jax.device_get(in_parts(which, params, placed, lesson))
         want_value, slopes = at_once(form, *values)
         (want,) = pull(slopes)
         assert largest_error(grads, want) < 1e-10, name
         assert float(value) == pytest.approx(float(want_value), rel=1e-10), name
-        different.append(float(np.sum(np.asarray(want["norm_D"]))))
-    assert len({round(x, 12) for x in different}) == len(forms)
+        different.append((round(float(np.sum(want["norm_D"])), 12), round(float(value), 12)))
+    assert len(set(different)) == len(forms)  # k1+ and k2 have one gradient, and two values
 
 
 def test_gradient_in_float32_is_the_plain_one_up_to_rounding() -> None:

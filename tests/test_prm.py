@@ -266,7 +266,14 @@ def plain_loss(score, label, name):
 
 
 @pytest.mark.parametrize(
-    "part_tokens, loss", [(16, "ce"), (1000, "ce"), (16, "dpo"), (1000, "kto")]
+    "part_tokens, loss",
+    [
+        (16, "ce"),
+        (1000, "ce"),
+        (16, "dpo"),
+        pytest.param(48, "nca", marks=SLOW),
+        pytest.param(1000, "kto", marks=SLOW),
+    ],
 )
 def test_rewards_loss_and_gradient_are_the_plain_ones(exact, part_tokens, loss) -> None:
     cfg = dataclasses.replace(SMALL, compute="float64", part_tokens=part_tokens)  # type: ignore[arg-type]

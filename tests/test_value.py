@@ -292,7 +292,8 @@ def test_several_updates_share_one_look_and_clip_around_it() -> None:
     assert float(metrics["value/loss"]) == pytest.approx(lost / 2 / rows.length_B.sum(), rel=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 2), pytest.param((4, 1, 1), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(2, 2, 2), (4, 1, 1)])
 def test_neither_mesh_nor_parts_change_a_number(shape) -> None:
     state = train_step.init_state(jax.random.key(0), random_params(), RECORD)
 

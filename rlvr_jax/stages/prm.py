@@ -35,7 +35,7 @@ def run(stage: PrmStage, ws: Workspace) -> dict:
             first = int(state.step) == 0
             told = rl.audited(ws, stage, frozen, workers) if first else {}
             state, metrics = step(state, records)
-            return state, {**metrics, **told}
+            return state, {**metrics, **told}, []
 
         compiled = "prm_update" if hosted else "prm_step"
         loop.run(ws, stage, state, problems, stage.prompts, advance, compiled, SHOWN)

@@ -288,7 +288,10 @@ def update(
         of_best, worse = advantage.finite(best[1])
         lost_Q = advantage.overlong(best[0].length_B, mask_BR.shape[1], cfg.overlong)
         greedy_Q = advantage.total(advantage.less(of_best, lost_Q), cfg.advantage)
-        bad, learned = bad + worse, learned | {"reward/greedy": jnp.mean(greedy_Q)}
+        bad, learned = (
+            bad + worse,
+            learned | {"reward/greedy": jnp.mean(advantage.outcome(of_best))},
+        )
     value_BR = behaviour_BR = None
     if cfg.advantage.baseline == "value":
         ratios_of = cfg.sample if cfg.updates > 1 else None

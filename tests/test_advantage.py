@@ -538,17 +538,6 @@ def test_groups_of_one_are_refused(options, words):
         RlStage(samples=1, advantage=AdvantageConfig(**options))
 
 
-@pytest.mark.parametrize(
-    "options, words",
-    [
-        ({"weights": {"a": 1.0}}, "has several rewards"),
-    ],
-)
-def test_a_stage_refuses_what_it_cannot_give(options, words):
-    with pytest.raises(ValueError, match=f"no rl stage {words} yet"):
-        RlStage(advantage=AdvantageConfig(**options))
-
-
 # ---- length ----------------------------------------------------------------------------------
 
 

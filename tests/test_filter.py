@@ -267,7 +267,7 @@ def updater(places: int, filtered: bool):
 
         with mock.patch.object(loss, "row_weights", chosen):
             return train_step.update(
-                state, frozen, written, 7, reward_B, filled_Q,
+                state, frozen, written, 7, reward_B, filled_Q=filled_Q,
                 cfg=stage, model_cfg=SMALL, tx=RECORD, prm_tx=RECORD,
             )  # fmt: skip
 

@@ -338,7 +338,7 @@ def test_a_reward_model_that_says_nothing_is_half_right_here():
     """verl's recipe counts a score of 0 as wrong."""
     label = jnp.asarray(np.clip(DATA["reward"][EIGHT, 1], 0, 1))
     gap = np.where(MASK, DATA["logprob"] - DATA["reference"], 0)[EIGHT]
-    got = prm.accuracy(jnp.asarray(gap.sum(1)), label)
+    got = jnp.mean(prm.agreed(jnp.asarray(gap.sum(1)), label))
     assert float(got) == VERL["prime"]["accuracy"]["apart"]
-    assert float(prm.accuracy(jnp.zeros(2 * G), label)) == 0.5
+    assert jnp.all(prm.agreed(jnp.zeros(2 * G), label) == 0.5)
     assert VERL["prime"]["accuracy"]["equal"] == 0

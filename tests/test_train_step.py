@@ -334,7 +334,7 @@ def test_identical_is_the_share_of_the_commonest_response(same):
 
 def test_a_perfect_reward_is_in_the_last_bin():
     rewards = jnp.concatenate([jnp.ones(20), jnp.zeros(12)])
-    histogram = train_step.describe(answered(), rewards, rewards, G)["reward/histogram"]
+    histogram = train_step.describe(answered(), rewards, G)["reward/histogram"]
     assert histogram.tolist() == [12, *[0] * 8, 20]
 
 

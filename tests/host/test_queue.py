@@ -139,7 +139,9 @@ def train(tmp_path, monkeypatch):
         ws = Workspace(Run(cfg), mesh)
         ws.write_problems()
         made = ws.new_state
-        ws.new_state = lambda name, cfg, tx, _, **more: made(name, cfg, tx, "fresh", **more)
+        ws.new_state = lambda name, cfg, tx, _, *prm, **more: made(
+            name, cfg, tx, "fresh", *prm, **more
+        )
         monkeypatch.setattr(rl, "split", made_up(log))
         with jax.set_mesh(mesh):
             rl.run(stage, ws)

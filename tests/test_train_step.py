@@ -513,7 +513,7 @@ def test_the_baseline_is_the_reward_of_a_greedy_answer(remax):
 
 def test_a_greedy_answer_needs_no_luck(remax):
     with jax.set_mesh(remax.ws.mesh):
-        other = remax.answer(remax.state.replace(key=jax.random.key(99)), ask())
+        other, _ = remax.answer(remax.state.replace(key=jax.random.key(99)), ask())
     assert equal(other, remax.answers)
 
 

@@ -139,9 +139,7 @@ def train(tmp_path, monkeypatch):
         ws = Workspace(Run(cfg), mesh)
         ws.write_problems()
         made = ws.new_state
-        ws.new_state = lambda name, cfg, tx, _, *prm, **more: made(
-            name, cfg, tx, "fresh", *prm, **more
-        )
+        ws.new_state = lambda *a, **more: made(*a[:3], "fresh", *a[4:], **more)
         monkeypatch.setattr(rl, "split", made_up(log))
         with jax.set_mesh(mesh):
             rl.run(stage, ws)

@@ -109,7 +109,7 @@ TASKS: dict[str, Task] = {
     ),
     "chain": Task(
         *("arithmetic", "chain_sum", _sum),
-        params=dict(min_terms=3, max_terms=4, min_digits=1, max_digits=1),
+        params=dict(min_terms=4, max_terms=5, min_digits=1, max_digits=1),
     ),
     "equation": Task(
         *("algebra", "simple_equations", _equation),

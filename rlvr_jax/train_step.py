@@ -288,10 +288,8 @@ def update(
         of_best, worse = advantage.finite(best[1])
         lost_Q = advantage.overlong(best[0].length_B, mask_BR.shape[1], cfg.overlong)
         greedy_Q = advantage.total(advantage.less(of_best, lost_Q), cfg.advantage)
-        bad, learned = (
-            bad + worse,
-            learned | {"reward/greedy": jnp.mean(advantage.outcome(of_best))},
-        )
+        bad = bad + worse
+        learned |= {"reward/greedy": jnp.mean(advantage.outcome(of_best))}
     value_BR = behaviour_BR = None
     if cfg.advantage.baseline == "value":
         ratios_of = cfg.sample if cfg.updates > 1 else None
@@ -317,38 +315,25 @@ def update(
     if cfg.overlong.leave_out:  # a row without tokens is not read
         length_B = jnp.where(written.truncated_B, 0, written.length_B)
         taught = dataclasses.replace(written, length_B=length_B)
-    new_state, value, sums, gap_max, run, grad_norm = improve(
-        state, taught, lesson, kl_coef, cfg, model_cfg, tx
-    )
+    new_state, metrics = improve(state, taught, lesson, kl_coef, cfg, model_cfg, tx)
     new_state = dataclasses.replace(new_state, step=state.step + 1, prm=learner)
-
-    read = jnp.maximum(jnp.sum(taught.length_B), 1).astype(jnp.float32)
-    asked = jnp.sum(written.prompt_mask_QP)
-    means = {name: total / read for name, total in sums.items()}
-    square = means.pop("mismatch/ratio_square")
-    metrics = means | {
-        "mismatch/ess": means["mismatch/ratio"] ** 2 / jnp.maximum(square, 1e-12),
-        "policy/loss": value,
-        "policy/grad_norm": grad_norm,
+    if state.kl_coef is not None:
+        rows = reward_B.shape[0] if held_B is None else jnp.sum(held_B)
+        next_coef = loss.adapt_kl(kl_coef, metrics["policy/kl"], rows, cfg.loss)
+        new_state = dataclasses.replace(new_state, kl_coef=next_coef)
+        metrics |= {"policy/kl_coef": kl_coef}
+    metrics |= learned | {
         "policy/skipped": new_state.skipped,
-        "mismatch/logprob_diff_max": gap_max,
         "reward/overlong": jnp.mean(lost_B, where=counted_B),
         "reward/nonfinite": bad + found.bad,
         # Every response's first token is drawn from its prompt, without a row decoded for it.
         "perf/rollout_useful": jnp.where(
             decoded > 0, jnp.sum(mask_BR[:, 1:]) / jnp.maximum(decoded, 1), 1.0
         ),
-        "perf/update_useful": cfg.epochs * (read + asked) / jnp.maximum(run, 1),
     }
-    if state.kl_coef is not None:
-        rows = reward_B.shape[0] if held_B is None else jnp.sum(held_B)
-        next_coef = loss.adapt_kl(kl_coef, means["policy/kl"], rows, cfg.loss)
-        new_state = dataclasses.replace(new_state, kl_coef=next_coef)
-        metrics |= {"policy/kl_coef": kl_coef}
     if isinstance(rewards, dict):
         each = {name: jnp.mean(x_B, where=counted_B) for name, x_B in rewards.items()}
         metrics |= {f"reward/{name}": each[name] for name in cfg.also}
-    metrics |= learned
     if found.target_BR is not None:
         assert value_BR is not None
         metrics |= advantage.explained(value_BR, found.target_BR, mask_BR)
@@ -366,11 +351,10 @@ def improve(
     cfg: RlStage,
     model_cfg: ModelConfig,
     tx: optax.GradientTransformation,
-) -> tuple[TrainState, Array, Metrics, Array, Array, Array]:
+) -> tuple[TrainState, Metrics]:
     """The policy's updates on one rollout: one, or one for each mini-batch of each epoch.
 
-    Also, over all of them, the mean loss, the sums to log of one epoch, the largest gap between
-    sampler and trainer, the row-columns run and the mean norm of the gradient.
+    What is told of tokens is their mean over one epoch.
     """
 
     def once(state: TrainState, written: Rollout, lesson: Lesson):
@@ -380,8 +364,8 @@ def improve(
         return state, (found.value, found.sums, found.most, found.run, norm)
 
     if cfg.updates == 1:
-        state, (value, sums, gap, run, norm) = once(state, written, lesson)
-        return state, value, sums, gap, run, norm
+        state, found = once(state, written, lesson)
+        return state, of_tokens(written, cfg.epochs, *found)
     # Of the trainer, not the sampler: what sets these two apart is not the policy's doing.
     if lesson.behaviour_BR is None:
         behaviour_BR, _ = policy.logprobs(state.policy, written, cfg.sample, model_cfg)
@@ -401,7 +385,27 @@ def improve(
 
     state, (value_N, sums_N, gap_N, run_N, norm_N) = jax.lax.scan(body, state, number_NSM)
     sums = jax.tree.map(lambda x_N: jnp.sum(x_N) / cfg.epochs, sums_N)
-    return state, jnp.mean(value_N), sums, jnp.max(gap_N), jnp.sum(run_N), jnp.mean(norm_N)
+    all_of = jnp.mean(value_N), sums, jnp.max(gap_N), jnp.sum(run_N), jnp.mean(norm_N)
+    return state, of_tokens(written, cfg.epochs, *all_of)
+
+
+def of_tokens(
+    written: Rollout, epochs: int, value: Array, sums: Metrics, gap: Array, run: Array, norm: Array
+) -> Metrics:
+    """What to log of the updates: the loss, sums over the tokens of an epoch as their means, the
+    largest gap between sampler and trainer, the useful share of row-columns, the gradient's norm.
+    """
+    read = jnp.maximum(jnp.sum(written.length_B), 1).astype(jnp.float32)
+    asked = jnp.sum(written.prompt_mask_QP)
+    means = {name: total / read for name, total in sums.items()}
+    square = means.pop("mismatch/ratio_square")
+    return means | {
+        "mismatch/ess": means["mismatch/ratio"] ** 2 / jnp.maximum(square, 1e-12),
+        "policy/loss": value,
+        "policy/grad_norm": norm,
+        "mismatch/logprob_diff_max": gap,
+        "perf/update_useful": epochs * (read + asked) / jnp.maximum(run, 1),
+    }
 
 
 def gradient(

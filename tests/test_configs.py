@@ -85,7 +85,7 @@ VARIANTS = [
     ("cross_domain_qwen2.5_7b", "data.sources='[{tfds: math_rlvr, folder: data}]'"),
     ("cross_domain_qwen2.5_7b", "mesh.fsdp=8 rl.prompts=64"),
     ("prime_qwen2.5_math_7b", "model.weights=models/Qwen2.5-Math-7B"),
-    ("prime_qwen2.5_math_7b", "rl.advantage.process_weight=1 rl.minibatches=4"),
+    ("prime_qwen2.5_math_7b", "rl.advantage.process_weight=0 name=rloo"),
     ("prime_small", "rl.advantage.process_weight=0"),
     ("grm_gemma2_27b", "data.prompt_columns=1536\n# data.response_columns=768"),
     ("gsm8k_qwen3_1.7b", "mesh.fsdp=64 rl.prompts=64"),
@@ -108,6 +108,9 @@ PAPERS = {
     "prime_qwen2.5_math_7b": {
         **{"rl.optim.lr": 5e-7, "rl.optim.decay": "constant", "rl.optim.warmup": 0},
         **{"rl.optim.grad_clip": 1.0, "rl.loss.kl_coef": 0, "rl.prompts": 256, "rl.samples": 4},
+        **{"rl.prm.beta": 0.05, "rl.prm.optim.lr": 1e-6, "rl.prm.optim.grad_clip": 10.0},
+        **{"rl.minibatches": 4, "rl.filter.low": 0.2, "rl.filter.high": 0.8},
+        **{"rl.advantage.process_weight": 1.0, "rl.advantage.whiten": "tokens"},
         **{"data.prompt_columns": 1024, "data.response_columns": 3072, "rl.steps": 240},
         **{"rl.loss.aggregate": "token-mean", "rl.loss.clip_low": 0.2, "rl.loss.clip_high": 0.2},
         **{"rl.sample.temperature": 1.0, "rl.sample.top_p": 1.0, "rl.reward.source": "rule"},

@@ -457,8 +457,7 @@ ENDS = tuple(range(EOS, 48, 4))  # many, so that greedy answers end too
 
 def improved(state, written, lesson, *_):
     """No update: what is tested is in front of it, and compiles in no time without it."""
-    sums = {"mismatch/ratio": jnp.float32(1), "mismatch/ratio_square": jnp.float32(1)}
-    return state, jnp.float32(0), sums, jnp.float32(0), jnp.int32(1), jnp.float32(0)
+    return state, {}
 
 
 @pytest.fixture(scope="module")

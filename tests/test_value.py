@@ -122,8 +122,7 @@ def updater():
 
 def improved(state, *_):
     """No update: what is tested is in front of it, and compiles in no time without it."""
-    sums = {"mismatch/ratio": jnp.float32(1), "mismatch/ratio_square": jnp.float32(1)}
-    return state, jnp.float32(0), sums, jnp.float32(0), jnp.int32(1), jnp.float32(0)
+    return state, {}
 
 
 def begin(params):

@@ -38,7 +38,7 @@ LEVEL = {
     "rlvr_jax.host.checkpoint": 1,
     "rlvr_jax.host.compiles": 1,
     "rlvr_jax.host.data": 1,
-    "rlvr_jax.host.queue": 2,
+    "rlvr_jax.host.stream": 2,
     "rlvr_jax.host.log": 1,
     "rlvr_jax.host.report": 1,
     "rlvr_jax.host.settings": 5,

@@ -12,8 +12,8 @@ from rlvr_jax.config import AlarmConfig, PrmStage, RlStage, SftStage, VerifierSt
 from rlvr_jax.host import alarms, data, log
 from rlvr_jax.host.checkpoint import Checkpoints
 from rlvr_jax.host.compiles import Compiles
-from rlvr_jax.host.queue import Queue
 from rlvr_jax.host.run import Interrupted, RunError
+from rlvr_jax.host.stream import Stream
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import TrainState
 
@@ -40,7 +40,7 @@ def run(
     progress bar.
     """
     shard = (jax.process_index(), jax.process_count())
-    queue = Queue(data.batches(source, batch // shard[1], ws.seed(stage.name), shard=shard))
+    queue = Stream(data.batches(source, batch // shard[1], ws.seed(stage.name), shard=shard))
     updates, rounds = 1, 1
     if isinstance(stage, RlStage):
         updates, rounds = stage.updates, stage.filter.rounds

@@ -341,8 +341,8 @@ def test_a_file_that_is_cut_short_or_none(made) -> None:
 
 # -- SmolLM2 --------------------------------------------------------------------------------------
 
-SMOLLM2 = """
-import resource, sys
+SMOLLM2 = r"""
+import re, sys
 sys.path.insert(0, {root!r})
 import jax
 from rlvr_jax import model, sharding
@@ -354,7 +354,8 @@ cfg = ModelConfig(**weights.architecture(path))
 like = model.abstract(cfg)
 to = sharding.shard_tree(like, sharding.make_mesh(MeshConfig(), jax.devices()[:1]), MeshConfig())
 jax.block_until_ready(weights.load(path, cfg, to))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not ru_maxrss: that begins at the size of the process that started this one.
+peak = 1024 * int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
 print(peak / (4 * sum(x.size for x in like.values())))
 """
 

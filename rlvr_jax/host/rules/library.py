@@ -9,7 +9,7 @@ from __future__ import annotations
 from rlvr_jax.host import pool
 
 SECONDS = 1.5  # for one pair
-START = WAIT = 1.5  # for a worker to start and to be free, when a single score asks for one
+START, WAIT = 2.25, 0.75  # for a worker to start and to be free, when a single score asks for one
 
 
 def verify(gold: str, found: str) -> bool:

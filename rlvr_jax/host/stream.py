@@ -5,7 +5,7 @@ from typing import Any
 from rlvr_jax.host.data import Record
 
 
-class Queue:
+class Stream:
     """Batches of a stream, one record after the other; what is given back comes first again."""
 
     def __init__(self, stream: Any):

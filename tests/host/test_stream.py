@@ -14,15 +14,15 @@ from rlvr_jax import filter, sharding
 from rlvr_jax.config import Config, DataConfig, FilterConfig, MeshConfig, ModelConfig, RlStage
 from rlvr_jax.host import data
 from rlvr_jax.host.checkpoint import Checkpoints
-from rlvr_jax.host.queue import Queue
 from rlvr_jax.host.run import Run
+from rlvr_jax.host.stream import Stream
 from rlvr_jax.stages import rl
 from rlvr_jax.stages.workspace import Workspace
 
 Q, ROUNDS, STEPS = 4, 3, 12
 
 
-class Stream:
+class Batches:
     """Batches of four numbered records without end."""
 
     def __init__(self):
@@ -44,13 +44,13 @@ def keys(records):
 
 
 def test_batches_of_the_stream_are_handed_on_as_they_come():
-    queue = Queue(Stream())
+    queue = Stream(Batches())
     assert keys(queue.take(4)) == [0, 1, 2, 3] and len(queue) == 0
     assert keys(queue.take(4)) == [4, 5, 6, 7] and len(queue) == 0
 
 
 def test_what_comes_back_goes_first_in_its_order():
-    queue = Queue(Stream())
+    queue = Stream(Batches())
     taken = queue.take(10)
     assert keys(taken) == list(range(10)) and len(queue) == 2
     queue.give_back([taken[3], taken[8]])
@@ -59,11 +59,11 @@ def test_what_comes_back_goes_first_in_its_order():
 
 
 def test_nothing_is_lost_or_doubled_and_a_state_goes_on_where_it_was():
-    rng, queue, done = random.Random(0), Queue(Stream()), []
+    rng, queue, done = random.Random(0), Stream(Batches()), []
     for _ in range(200):
         if rng.random() < 0.3:
             state = json.loads(json.dumps(queue.get_state()))
-            queue = Queue(Stream())
+            queue = Stream(Batches())
             queue.set_state(state)
         taken = queue.take(rng.randint(1, 13))
         back = [record for record in taken if rng.random() < 0.5]
@@ -74,7 +74,7 @@ def test_nothing_is_lost_or_doubled_and_a_state_goes_on_where_it_was():
 
 
 def test_a_checkpoint_from_before_there_was_a_queue_is_read():
-    queue = Queue(Stream())
+    queue = Stream(Batches())
     queue.set_state({"data": {"at": 8}, "metrics_bytes": 5})
     assert keys(queue.take(2)) == [8, 9]
 

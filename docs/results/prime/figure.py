@@ -36,7 +36,7 @@ def gather(runs: Path) -> None:
     for source in sorted(runs.glob("prime[0-9]")):
         target = HERE / source.name.replace("prime", "seed")
         target.mkdir(exist_ok=True)
-        for path in (source / "eval").iterdir():
+        for path in source.glob("eval/*.json"):  # seeds 3 and 4 have none
             shutil.copy(path, target)
         shutil.copy(source / "config.resolved.yaml", target)
         lines = map(json.loads, (source / "metrics.jsonl").read_text().splitlines())

@@ -40,7 +40,7 @@ def scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -
     def score(records, prompts, rollout, texts=None):
         rule_B = gate_B = np.ones(len(rollout.length_B), np.float32)
         metrics: dict[str, Any] = {}
-        if texts is None and (cfg.ruled or cfg.gates):
+        if texts is None and (cfg.hosted or ws.cfg.verifier_tokenizer):
             texts = written(ws, rollout)
         if cfg.ruled:
             rule_B, metrics = by_rule(cfg.rule, records, texts, rollout, workers)
@@ -50,7 +50,7 @@ def scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -
             metrics |= {f"gate/{Path(gate).stem}": float(passed_B.mean())}
         if ask is None:
             return rule_B * gate_B, metrics
-        judged_B, told = jax.device_get(ask(prompts, rollout))
+        judged_B, told = jax.device_get(ask(prompts, rollout, texts))
         reward_B = combine(cfg.source, rule_B, judged_B)
         if cfg.ruled:
             differ_B = (rule_B >= 1) != (judged_B > 0.5)
@@ -95,7 +95,7 @@ def shown(text: str, how: str) -> str:
 
 def _own(stage: Sampling, ws: Workspace, frozen: Frozen):
     reward = jax.jit(functools.partial(train_step.reward, cfg=stage, verifier_cfg=ws.cfg.verifier))
-    return lambda prompts, rollout: reward(frozen, prompts, rollout)
+    return lambda prompts, rollout, _: reward(frozen, prompts, rollout)
 
 
 def _foreign(stage: Sampling, ws: Workspace, frozen: Frozen):
@@ -109,8 +109,8 @@ def _foreign(stage: Sampling, ws: Workspace, frozen: Frozen):
         )
         return score.reward_B, train_step.verdicts(score)
 
-    def ask(prompts, rollout):
-        found = [tok.encode(shown(text, cfg.data.answer)) for text in written(ws, rollout)]
+    def ask(prompts, rollout, texts):
+        found = [tok.encode(shown(text, cfg.data.answer)) for text in texts]
         found = [ids if len(ids) <= columns else [] for ids in found]
         token_BR = np.zeros((len(found), columns), np.int32)
         for i, ids in enumerate(found):

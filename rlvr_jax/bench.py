@@ -55,7 +55,7 @@ def measure(args: argparse.Namespace) -> dict:
             "none",
             process_weight=float(bool(args.prm)),
         ),
-        prm=PrmConfig(reference=args.prm or "frozen"),
+        prm=PrmConfig(reference=args.prm or "frozen", share=args.prm_share),
     )
     rows, columns = args.prompts * args.samples, args.new
     length_B = _lengths(args, rows)
@@ -117,6 +117,7 @@ def measure(args: argparse.Namespace) -> dict:
         "longest": args.longest,
         "layers": cfg.layers,
         "prm": args.prm or "",
+        "prm_share": args.prm_share if args.prm else 0.0,
         "step_s_all": [round(s, 3) for s in step_s],
         "mismatch": float(metrics["mismatch/logprob_diff_max"]),
         "cores": os.cpu_count(),
@@ -176,6 +177,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--part-tokens", type=int, default=256, help="as in a model's config [256]")
     parser.add_argument("--slots", type=int, default=0, help="as in a model's config [0]")
     parser.add_argument("--prm", choices=["frozen", "policy"], help="with a PRM; its reference")
+    parser.add_argument("--prm-share", type=float, default=1.0, help="it learns from [1.0]")
     parser.add_argument("--scan", action="store_true", help="scan the layers")
     args = parser.parse_args(argv)
     args.new = args.new or NEW[args.size, "S" if args.workload == "S" else "L"]

@@ -797,6 +797,9 @@ class PrmConfig:
     reference: Literal["frozen", "policy"] = option(
         "frozen", "what it is compared with: the policy at the start, or as it sampled"
     )
+    share: float = option(
+        1.0, "of the responses it learns from, drawn by how wrong it is about them; all are scored"
+    )
     granularity: Literal["token", "line", "whole"] = option(
         "token", "rewards stay on their tokens, or are added up on the last of a line, of a row"
     )
@@ -805,6 +808,8 @@ class PrmConfig:
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf:
             raise ValueError(f"needs a finite beta > 0, not {self.beta}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"needs 0 < share <= 1, not {self.share}")
 
     def check(self, samples: int, sample: SampleConfig) -> None:
         """Refuse what rollouts of this kind cannot teach a PRM."""

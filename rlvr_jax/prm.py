@@ -17,8 +17,13 @@ losses but ce know right and wrong only; rows without tokens do not count.
 Ours: dpo and nca are means of all pairs, right w and wrong l, of responses to one prompt, each pair
 of the batch counted alike.  z of kto is max(0, mean of s over the batch), a constant for the
 gradient; the paper's is of responses to other prompts, and its weights of both kinds are 1 here.
+
+Rewards need a forward pass over every response, learning a backward pass too, which is most of the
+cost.  With `share` below 1 the PRM learns from a draw of the responses, those oftener that it is
+more wrong about, weighted so that the expected gradient is that of all.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,6 +36,7 @@ from rlvr_jax.config import ModelConfig, PrmConfig, SampleConfig
 from rlvr_jax.structs import Array, Learner, Metrics, Params, Rollout
 
 Scored = Callable[[Array, Array, Array, int], Array]  # of scores, right, wrong [B]; and G
+STREAM = 2**32 - 1  # folded into a step's key: the number of no row, and of no round of a filter
 
 
 class Read(NamedTuple):
@@ -39,7 +45,7 @@ class Read(NamedTuple):
     grads: Params
     loss: Array
     reward_BR: Array  # float32, beta * log-ratio of each token; 0 where there is none
-    run: Array  # row-columns
+    taught_B: Array  # bool, the rows that it is of
 
 
 def step(
@@ -48,6 +54,7 @@ def step(
     reference_BR: Array,
     outcome_B: Array,
     newline_V: Array | None,
+    key: Array,
     cfg: PrmConfig,
     sample_cfg: SampleConfig,
     model_cfg: ModelConfig,
@@ -55,11 +62,13 @@ def step(
 ) -> tuple[Learner, Array, Metrics]:
     """The PRM after one update on outcomes in [0, 1], and the reward [B, R] of each token.
 
+    `key` is the step's, for the draw of a share of the rows.
     order score-first: the rewards are those of the forward pass that the update differentiates,
     of the PRM as it was.  update-first: the new PRM reads the rollout once more.
     """
     label_B = jnp.clip(outcome_B, 0.0, 1.0)
-    read = gradient(learner.params, written, reference_BR, label_B, cfg, sample_cfg, model_cfg)
+    key = jax.random.fold_in(key, jnp.uint32(STREAM))
+    read = gradient(learner.params, written, reference_BR, label_B, key, cfg, sample_cfg, model_cfg)
     wrote_B = written.length_B > 0  # where a filter left places unfilled, nobody did
     params, opt_state, norm, finite = optim.step(
         learner.params, learner.opt_state, read.grads, read.loss, tx, jnp.any(wrote_B)
@@ -74,6 +83,7 @@ def step(
         "prm/acc": _mean(agreed(score_B, label_B), wrote_B),
         "prm/reward_mean": _mean(score_B, wrote_B),
         "prm/grad_norm": norm,
+        "prm/taught_frac": _mean(read.taught_B.astype(jnp.float32), wrote_B),
         "prm/skipped": (~finite).astype(jnp.int32),
     }
     ends_BR = jnp.zeros(reward_BR.shape, bool)
@@ -185,37 +195,76 @@ def gradient(
     written: Rollout,
     reference_BR: Array,
     label_B: Array,
+    key: Array,
     cfg: PrmConfig,
     sample_cfg: SampleConfig,
     model_cfg: ModelConfig,
 ) -> Read:
     """The loss of the responses' outcomes, its gradient, and the tokens' rewards.
 
-    Rows are read in parts, and ce is a sum over them.  The other losses tie rows together: all
-    scores are read first, and what is differentiated through the model is sum of dL/ds * s.
+    Rows are read in parts, and ce of all rows is a sum over them.  Losses that tie rows together,
+    and those of a share, read all scores first; then sum of dL/ds * s is differentiated through
+    the model, of the rows that are drawn.
     """
     exists_B = written.length_B > 0
-    rows = jnp.maximum(jnp.sum(exists_B), 1).astype(jnp.float32)
-    tied: Scored | None = {"ce": None, "dpo": dpo, "nca": nca, "kto": kto}[cfg.loss]
-    if tied:
-        logprob_BR, _ = policy.logprobs(params, written, sample_cfg, model_cfg)
-        score_B = jnp.sum(rewards(logprob_BR, reference_BR, written.response_mask_BR, cfg.beta), -1)
-        right_B = label_B > 0.5
-        samples = label_B.shape[0] // written.prompt_QP.shape[0]
-        value, slope_B = jax.value_and_grad(tied)(
-            score_B, right_B & exists_B, ~right_B & exists_B, samples
-        )
 
-    def objective(params: Params, prefix: model.Prefix, part: reading.Part) -> Any:
-        logprob_BR, _, mask_BR = policy.read(params, prefix, part, written, sample_cfg, model_cfg)
-        reward_BR = rewards(logprob_BR, part.pick(reference_BR), mask_BR, cfg.beta)
-        score_B = jnp.sum(reward_BR, -1)
-        if tied:
-            loss_B = part.pick(slope_B) * score_B
-        else:
-            loss_B = cross_entropy(score_B, part.pick(label_B)) / rows
-        return jnp.sum(jnp.where(mask_BR[:, 0], loss_B, 0.0)), ({}, jnp.float32(0), reward_BR)
+    def reward(logprob_BR: Array, reference_BR: Array, mask_BR: Array) -> Array:
+        return rewards(logprob_BR, reference_BR, mask_BR, cfg.beta)
 
-    out = jnp.zeros(reference_BR.shape, jnp.float32)
-    found = reading.gradient(objective, params, written, model_cfg, out)
-    return Read(found.grads, value if tied else found.value, found.kept, found.run)
+    def read(of_row: Callable[[Array, reading.Part], Array], rows: Rollout) -> reading.Gradient:
+        def objective(params: Params, prefix: model.Prefix, part: reading.Part) -> Any:
+            logprob_BR, _, mask_BR = policy.read(params, prefix, part, rows, sample_cfg, model_cfg)
+            reward_BR = reward(logprob_BR, part.pick(reference_BR), mask_BR)
+            loss_B = of_row(jnp.sum(reward_BR, -1), part)
+            loss = jnp.sum(jnp.where(mask_BR[:, 0], loss_B, 0.0))
+            return loss, ({}, jnp.float32(0), reward_BR)
+
+        out = jnp.zeros(reference_BR.shape, jnp.float32)
+        return reading.gradient(objective, params, rows, model_cfg, out)
+
+    if cfg.loss == "ce" and cfg.share == 1:
+        rows = jnp.maximum(jnp.sum(exists_B), 1).astype(jnp.float32)
+        found = read(lambda s_B, part: cross_entropy(s_B, part.pick(label_B)) / rows, written)
+        return Read(found.grads, found.value, found.kept, exists_B)
+    logprob_BR, _ = policy.logprobs(params, written, sample_cfg, model_cfg)
+    reward_BR = reward(logprob_BR, reference_BR, written.response_mask_BR)
+    samples = label_B.shape[0] // written.prompt_QP.shape[0]
+    value, slope_B = jax.value_and_grad(_loss)(
+        jnp.sum(reward_BR, -1), label_B, exists_B, samples, cfg.loss
+    )
+    chance_B = chances(jnp.abs(slope_B), cfg.share)
+    drawn_B = draw(key, chance_B)
+    weight_B = jnp.where(drawn_B, slope_B / chance_B, 0.0)
+    taught = dataclasses.replace(written, length_B=jnp.where(drawn_B, written.length_B, 0))
+    found = read(lambda s_B, part: part.pick(weight_B) * s_B, taught)
+    return Read(found.grads, value, reward_BR, drawn_B)
+
+
+def _loss(score_B: Array, label_B: Array, exists_B: Array, samples: int, name: str) -> Array:
+    """The loss of that name, of scores and labels [B]."""
+    if name == "ce":
+        return _mean(cross_entropy(score_B, label_B), exists_B)
+    right_B = label_B > 0.5
+    tied: Scored = {"dpo": dpo, "nca": nca, "kto": kto}[name]
+    return tied(score_B, right_B & exists_B, ~right_B & exists_B, samples)
+
+
+def chances(weight_B: Array, share: float) -> Array:
+    """How likely each row is drawn: in proportion to its weight, at most 1, `share` in the mean.
+
+    So that what a drawn row counts, its weight over its chance, is the same of all but the largest.
+    """
+    if share == 1:
+        return (weight_B > 0).astype(jnp.float32)
+    total = jnp.maximum(jnp.sum(weight_B), jnp.finfo(jnp.float32).tiny)
+    return jnp.minimum(share * weight_B.shape[0] * weight_B / total, 1.0)
+
+
+def draw(key: Array, chance_B: Array) -> Array:
+    """[B] bool, rows drawn with these chances: their number differs from its mean by less than 1.
+
+    Systematic sampling: chances laid end to end, and what stands on a grid of step 1 is drawn, so
+    rows of one prompt, being neighbours, are drawn in proportion too.
+    """
+    upto_B = jnp.floor(jnp.cumsum(chance_B) + jax.random.uniform(key))
+    return upto_B > jnp.concatenate([jnp.zeros(1, upto_B.dtype), upto_B[:-1]])

@@ -96,7 +96,7 @@ class TrainState:
     policy: Params
     opt_state: Any
     skipped: Array  # int32, updates left out so far because loss or gradient was not finite
-    skipped_in_row: Array  # int32, of those the ones since the last finite update
+    skipped_in_row: Array  # int32, steps since all updates, of policy and PRM, were finite
     prm: Learner | None = None  # where token rewards are asked for
     kl_coef: Array | None = None  # float32, where it adapts
 

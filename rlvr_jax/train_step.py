@@ -160,6 +160,11 @@ def filtered_step(
     return new_state, held.written, signal_2B, metrics | told, fate_X
 
 
+def step_key(state: TrainState) -> Array:
+    """The step's own key; rows, rounds of a filter and the PRM's draw fold their numbers in."""
+    return jax.random.fold_in(state.key, state.step)
+
+
 def rollout(
     state: TrainState,
     prompts: Prompts,
@@ -174,7 +179,7 @@ def rollout(
 
     `number`, where a filter samples again, is of the round; the first one's are as without it.
     """
-    key = jax.random.fold_in(state.key, state.step)
+    key = step_key(state)
     if number is not None:
         again = jax.random.fold_in(key, jnp.uint32(2**31) + number.astype(jnp.uint32))  # of no row
         key = jnp.where(number > 0, again, key)
@@ -280,7 +285,8 @@ def update(
         assert prm_tx
         ref_BR = written.logprob_BR if cfg.prm.reference == "policy" else reference_BR
         learner, process_BR, learned = prm.step(
-            learner, written, ref_BR, reward_B, frozen.newline_V, cfg.prm, whole, model_cfg, prm_tx
+            *(learner, written, ref_BR, reward_B, frozen.newline_V, step_key(state)),
+            *(cfg.prm, whole, model_cfg, prm_tx),
         )
     lost_B = advantage.overlong(written.length_B, mask_BR.shape[1], cfg.overlong)
     greedy_Q = None
@@ -317,8 +323,13 @@ def update(
         taught = dataclasses.replace(written, length_B=length_B)
     new_state, metrics = improve(state, taught, lesson, kl_coef, cfg, model_cfg, tx)
     new_state = dataclasses.replace(new_state, step=state.step + 1, prm=learner)
+    if learner:  # a PRM that cannot learn ends the run as a policy does
+        in_row = jnp.where(
+            learned["prm/skipped"] > 0, state.skipped_in_row + 1, new_state.skipped_in_row
+        )
+        new_state = dataclasses.replace(new_state, skipped_in_row=in_row)
     if state.kl_coef is not None:
-        rows = reward_B.shape[0] if held_B is None else jnp.sum(held_B)
+        rows = jnp.sum(taught.length_B > 0)  # where none teaches there is no KL to go by
         next_coef = loss.adapt_kl(kl_coef, metrics["policy/kl"], rows, cfg.loss)
         new_state = dataclasses.replace(new_state, kl_coef=next_coef)
         metrics |= {"policy/kl_coef": kl_coef}
@@ -580,6 +591,7 @@ def prm_update(
         reference_BR,
         reward_B,
         None,
+        step_key(state),
         cfg.prm,
         cfg.sample.whole,
         model_cfg,

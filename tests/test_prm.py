@@ -33,6 +33,7 @@ BETA = 0.3
 SIZES = dict(layers=1, width=16, heads=4, kv_heads=2, head_size=4, feedforward=16)
 SMALL = ModelConfig(**SIZES, vocab=V, part_tokens=40)
 PLAIN = SampleConfig()
+KEY = jax.random.key(5)
 SLOW = pytest.mark.slow
 STAGE = RlStage(
     prompts=Q,
@@ -288,7 +289,7 @@ def test_rewards_loss_and_gradient_are_the_plain_ones(exact, part_tokens, loss) 
     def ours(params):
         reference_BR, _ = policy.logprobs(reference, rows, PLAIN, cfg)
         learns = PrmConfig(beta=BETA, loss=loss)
-        return prm.gradient(params, rows, reference_BR, label, learns, PLAIN, cfg)
+        return prm.gradient(params, rows, reference_BR, label, KEY, learns, PLAIN, cfg)
 
     (want_loss, want_BR), want = jax.jit(jax.value_and_grad(plain, has_aux=True))(params)
     got = ours(params)
@@ -296,6 +297,68 @@ def test_rewards_loss_and_gradient_are_the_plain_ones(exact, part_tokens, loss) 
     assert float(got.loss) == pytest.approx(float(want_loss), rel=1e-12)
     for key, x in want.items():
         assert np.max(np.abs(got.grads[key] - x)) < 1e-10 * np.max(np.abs(x)), key
+
+
+def test_a_share_is_drawn_in_proportion_and_no_row_twice() -> None:
+    weight = np.abs(np.random.default_rng(21).normal(size=40)) * (np.arange(40) % 5 > 0)
+    weight[3] = 60.0  # more than its part of the draw
+    chance = np.asarray(prm.chances(jnp.float32(weight), 0.3), np.float64)
+    np.testing.assert_allclose(chance, np.minimum(12 * weight / weight.sum(), 1), rtol=1e-6)
+    drawn = jax.vmap(lambda key: prm.draw(key, jnp.float32(chance)))
+    drawn = np.asarray(drawn(jax.random.split(jax.random.key(1), 4000)))
+    assert np.all(np.abs(drawn.sum(1) - chance.sum()) < 1)
+    assert drawn[:, 3].all() and not drawn[:, weight == 0].any()
+    spread = np.sqrt(chance * (1 - chance) / 4000)
+    assert np.all(np.abs(drawn.mean(0) - chance) <= 4.5 * spread)
+    everyone = prm.chances(jnp.float32(weight), 1)
+    assert np.array_equal(prm.draw(KEY, everyone), weight > 0)
+    nobody = prm.chances(jnp.zeros(8), 0.25)
+    assert not prm.draw(KEY, nobody).any()
+
+
+@pytest.mark.parametrize("loss, samples_of", [("ce", "all"), ("ce", "some"), ("dpo", "all")])
+def test_a_share_gives_the_gradient_of_what_it_drew_and_every_reward(
+    exact, loss, samples_of
+) -> None:
+    """Expected over draws it is that of all: rows count 1 / chance times (Horvitz and Thompson)."""
+    cfg = dataclasses.replace(SMALL, compute="float64", part_tokens=16)  # type: ignore[arg-type]
+    params, reference = (random_params(cfg, seed, exact) for seed in (3, 4))
+    rows, label = rollout(dtype=exact), np.random.default_rng(5).random(B)
+    if samples_of == "some":  # rows that nobody wrote
+        rows = rows.replace(length_B=np.where(np.arange(B) < G, 0, rows.length_B))
+    learns = PrmConfig(beta=BETA, loss=loss, share=0.25)
+
+    @jax.jit
+    def ours(params):
+        reference_BR, _ = policy.logprobs(reference, rows, PLAIN, cfg)
+        return prm.gradient(params, rows, reference_BR, label, KEY, learns, PLAIN, cfg)
+
+    got = ours(params)
+    exists, taught = rows.length_B > 0, np.asarray(got.taught_B)
+
+    def value(score):
+        if loss == "dpo":
+            return plain_loss(score, label, loss)
+        p_B = 1 / (1 + jnp.exp(-score))
+        return -jnp.mean(label * jnp.log(p_B) + (1 - label) * jnp.log(1 - p_B), where=exists)
+
+    reward_BR = plain_rewards(params, reference, rows, cfg)
+    want_loss, slope = jax.value_and_grad(value)(jnp.sum(reward_BR, -1))
+    slope = np.asarray(slope)
+    chance = np.minimum(B / 4 * np.abs(slope) / np.abs(slope).sum(), 1)
+    assert abs(taught.sum() - chance.sum()) < 1 and not taught[~exists].any()
+    weight = np.where(taught, slope / np.where(taught, chance, 1), 0)
+    want = jax.grad(lambda p: jnp.sum(weight * plain_rewards(p, reference, rows, cfg).sum(-1)))
+    np.testing.assert_allclose(got.reward_BR, reward_BR, rtol=1e-10, atol=1e-12)
+    assert float(got.loss) == pytest.approx(float(want_loss), rel=1e-12)
+    for key, x in want(params).items():
+        assert np.max(np.abs(got.grads[key] - x)) < 1e-10 * np.max(np.abs(x)), key
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5, math.nan])
+def test_a_share_is_of_one(share) -> None:
+    with pytest.raises(ValueError, match="needs 0 < share <= 1"):
+        PrmConfig(share=share)
 
 
 @functools.cache
@@ -309,7 +372,7 @@ def stepper(order="score-first", granularity="token", lr=1e-2):
         reference_BR, _ = policy.logprobs(reference, rows, PLAIN, SMALL)
         ends_V = jnp.arange(V) % 5 == 0
         return prm.step(
-            learner, rows, reference_BR, label_B, ends_V, cfg, PLAIN, SMALL, tx
+            learner, rows, reference_BR, label_B, ends_V, KEY, cfg, PLAIN, SMALL, tx
         )  # fmt: skip
 
     return step, tx
@@ -380,6 +443,20 @@ def test_what_is_not_finite_is_left_out() -> None:
     assert all(np.array_equal(same.params[key], params[key]) for key in params)
 
 
+def test_a_prm_that_cannot_learn_is_counted_until_the_run_stops() -> None:
+    """Its rewards are no numbers and count as 0: the policy learns on, and nobody would see it."""
+    state, frozen, rows = begin()
+    broken = state.prm.params | {"norm_D": jnp.full_like(state.prm.params["norm_D"], np.nan)}
+    sick = state.replace(prm=state.prm.replace(params=broken))
+    update = updater()
+    for n in (1, 2):
+        sick, _, metrics = update(sick, frozen, rows, outcomes())
+        assert int(sick.skipped_in_row) == n and int(metrics["prm/skipped"]) == 1
+        assert int(metrics["policy/skipped"]) == 0 and int(metrics["reward/nonfinite"]) > 0
+    well, *_ = update(sick.replace(prm=state.prm), frozen, rows, outcomes())
+    assert int(well.skipped_in_row) == 0
+
+
 # ---- the toy ---------------------------------------------------------------------------------
 
 
@@ -407,7 +484,7 @@ def toy(lr, steps, loss="ce"):
     def train(label):
         def body(learner, _):
             read = prm.gradient(
-                learner.params, rows, reference_BR, jnp.float32(label), learns, PLAIN, cfg
+                *(learner.params, rows, reference_BR, jnp.float32(label)), KEY, learns, PLAIN, cfg
             )
             params, opt_state, *_ = optim.step(
                 learner.params, learner.opt_state, read.grads, read.loss, tx
@@ -551,14 +628,21 @@ def test_a_checkpoint_carries_it_and_what_follows_is_bit_equal(tmp_path) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "shape, learnt", [((2, 2, 2), "ce"), ((8, 1, 1), "ce"), ((2, 2, 2), "dpo"), ((4, 1, 2), "kto")]
+    "shape, learnt, share",
+    [
+        ((2, 2, 2), "ce", 1.0),
+        ((8, 1, 1), "ce", 1.0),
+        ((8, 1, 1), "ce", 0.25),
+        ((2, 2, 2), "dpo", 1.0),
+        ((4, 1, 2), "kto", 0.5),
+    ],
 )
-def test_neither_mesh_nor_parts_change_a_number(shape, learnt) -> None:
+def test_neither_mesh_nor_parts_change_a_number(shape, learnt, share) -> None:
     state, frozen, rows = begin()
     params = random_params(SMALL, 9)
     other = Learner(params, RECORD.init(params))
     state = train_step.init_state(state.key, state.policy, RECORD, RECORD).replace(prm=other)
-    ours = dataclasses.replace(STAGE.prm, loss=learnt)
+    ours = dataclasses.replace(STAGE.prm, loss=learnt, share=share)
     stage = dataclasses.replace(STAGE, prm=ours, loss=LossConfig(kl_coef=0.1, kl_in="loss"))
 
     def gradients(shape, part_tokens):

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import shutil
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -123,7 +124,7 @@ class Checkpoints:
         # Orbax's own clean-up runs behind our back and races with the first save and with close.
         if jax.process_index() == 0 and self.folder.exists():
             for leftover in self.folder.glob(f"step_*{_TMP}*"):  # of a killed or failed write
-                shutil.rmtree(leftover, ignore_errors=True)
+                _remove(leftover)
         options = ocp.CheckpointManagerOptions(
             step_name_format=_NAMES,
             preservation_policy=ocp.checkpoint_managers.LatestN(self._keep),
@@ -225,6 +226,15 @@ def _compare(path: epath.Path, saved: Json, like: dict[str, Any], part: bool) ->
     if not part and (extra := [name for name in saved if name not in wanted]):
         text = f"{extra[0]} is in the checkpoint and not in this config"
         raise CheckpointError(f"{path} does not fit this config: {text}")
+
+
+def _remove(folder: epath.Path) -> None:
+    """Delete it; again for a second, as threads of a write that failed may still fill it."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)
 
 
 def _steps(folder: epath.Path) -> list[int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -200,6 +202,25 @@ def test_an_emptied_folder_is_damage_and_leftovers_are_cleaned(tmp_path: Path) -
         assert checkpoints.restore(5, state)[1] == {}
         with pytest.raises(CheckpointError, match=r"step_000004 is damaged .*go on from step 3"):
             checkpoints.restore(4, state)
+
+
+def test_what_a_failed_write_still_fills_is_cleaned_too(tmp_path: Path) -> None:
+    leftover, end = tmp_path / "step_000004.orbax-checkpoint-tmp", time.monotonic() + 0.3
+
+    def straggle() -> None:
+        number = 0
+        while time.monotonic() < end:
+            with contextlib.suppress(FileNotFoundError):  # deleted in between
+                leftover.mkdir(exist_ok=True)
+                (leftover / str(number)).touch()
+            number += 1
+
+    straggler = threading.Thread(target=straggle)
+    straggler.start()
+    with Checkpoints(tmp_path):
+        pass
+    straggler.join()
+    assert not leftover.exists()
 
 
 def test_a_config_that_does_not_fit_names_the_first_entry(tmp_path: Path) -> None:

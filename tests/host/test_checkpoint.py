@@ -21,6 +21,7 @@ import pytest
 from flax import struct
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from rlvr_jax.host import checkpoint
 from rlvr_jax.host.checkpoint import CheckpointError, Checkpoints, restore_params
 
 ROOT = Path(__file__).parents[2]
@@ -205,20 +206,21 @@ def test_an_emptied_folder_is_damage_and_leftovers_are_cleaned(tmp_path: Path) -
 
 
 def test_what_a_failed_write_still_fills_is_cleaned_too(tmp_path: Path) -> None:
-    leftover, end = tmp_path / "step_000004.orbax-checkpoint-tmp", time.monotonic() + 0.3
+    leftover = tmp_path / "step_000004.orbax-checkpoint-tmp"
+    leftover.mkdir()
+    for number in range(2000):  # to delete these takes a while
+        (leftover / f"first{number}").touch()
 
     def straggle() -> None:
-        number = 0
+        number, end = 0, time.monotonic() + 0.3
         while time.monotonic() < end:
-            with contextlib.suppress(FileNotFoundError):  # deleted in between
-                leftover.mkdir(exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # it is gone
                 (leftover / str(number)).touch()
             number += 1
 
     straggler = threading.Thread(target=straggle)
     straggler.start()
-    with Checkpoints(tmp_path):
-        pass
+    checkpoint._remove(leftover)
     straggler.join()
     assert not leftover.exists()
 
@@ -285,6 +287,7 @@ def python(code: str, *args: object, **kwargs: Any) -> subprocess.Popen[str]:
 FULL_DISK = """
 import resource, sys
 import jax, jax.numpy as jnp
+from rlvr_jax.host import checkpoint
 from rlvr_jax.host.checkpoint import CheckpointError, Checkpoints
 
 def noise(size):
@@ -326,6 +329,7 @@ def test_a_full_disk_is_reported_quietly_and_the_last_good_step_stays(tmp_path: 
 SAVE_FOREVER = """
 import sys, time
 import numpy as np, jax, jax.numpy as jnp
+from rlvr_jax.host import checkpoint
 from rlvr_jax.host.checkpoint import Checkpoints
 
 def state(step):

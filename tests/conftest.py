@@ -1,16 +1,22 @@
 """Eight CPU devices for the whole suite; sizes small enough to compile fast."""
 
+import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
 
+# Compiling is most of the suite's time; the tests are of arithmetic, not of speed.  The commands
+# that tests start read this too.
+quick = "--xla_backend_optimization_level=0"
+if importlib.metadata.version("jax") < "0.11":  # later ones have no other emitters
+    quick += " --xla_cpu_use_fusion_emitters=false"  # half of the time
+os.environ["RLVR_TEST_XLA_FLAGS"] = quick
 # Before jax starts: the suite runs on CPU, on eight devices, wherever it is run.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 flags = os.environ.get("XLA_FLAGS", "")
 if "xla_force_host_platform_device_count" not in flags:
     flags = f"{flags} --xla_force_host_platform_device_count=8"
-# Compiling is most of the suite's time; the tests are of arithmetic, not of speed.
-os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0".strip()
+os.environ["XLA_FLAGS"] = f"{flags} {quick}".strip()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

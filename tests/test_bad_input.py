@@ -173,7 +173,7 @@ for line in sys.stdin:
 def environment(tmp: Path) -> dict[str, str]:
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiling is most of the time here
+        "XLA_FLAGS": os.environ["RLVR_TEST_XLA_FLAGS"],
         "JAX_COMPILATION_CACHE_DIR": str(tmp / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

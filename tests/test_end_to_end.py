@@ -24,7 +24,7 @@ def run(compiled: Path, runs: Path, *overrides: str) -> tuple[Path, str]:
     """The command, to its end: the run folder and what was printed, as one line."""
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",  # compiling is most of the time here
+        "XLA_FLAGS": os.environ["RLVR_TEST_XLA_FLAGS"],
         "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }

@@ -71,7 +71,7 @@ def write(folder: Path, home: Path, stages: list, **more) -> Path:
 def home(folder, tmp_path_factory):
     """The run folder of all stages that a pretrained model can begin."""
     home = tmp_path_factory.mktemp("run")
-    env = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    env = os.environ | {"XLA_FLAGS": os.environ["RLVR_TEST_XLA_FLAGS"]}
     command = [sys.executable, "-m", "rlvr_jax.train", "--config"]
     done = subprocess.run(
         [*command, str(write(folder, home, STAGES))], env=env, capture_output=True, text=True

@@ -43,7 +43,6 @@ STAGE = RlStage(
     optim=OptimConfig(lr=1e-2, eps=1e-4),
 )
 TX = optim.make(STAGE.optim, STAGE.steps)
-JIT = jax.jit  # a name of its own: workspaces are given `quick_jit` in its place
 
 # The table of the design, by hand, for the meshes above.
 LAYOUT = {
@@ -74,21 +73,6 @@ class Run(NamedTuple):
     first: Any  # the state after one step
     kept: list  # paths of the old state's arrays that were not donated
     compiles: int
-
-
-@functools.cache
-def less_work():
-    """Compiler options that save most of this file's time: other code, the same meaning."""
-    options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-    try:
-        JIT(lambda: 0, compiler_options=options)()
-    except jax.errors.JaxRuntimeError:  # jax 0.12 has no such emitters any more
-        del options["xla_cpu_use_fusion_emitters"]
-    return options
-
-
-def quick_jit(function, **options):
-    return JIT(function, compiler_options=less_work(), **options)
 
 
 def draw(cfg, seed):
@@ -181,8 +165,7 @@ def run(shape, cfg):
     )
     tokens, rewards, metrics, kept = [], [], [], []
     with jax.set_mesh(ws.mesh):
-        with mock.patch.object(jax, "jit", quick_jit):
-            step = ws.jit_step(step, state, 4)
+        step = ws.jit_step(step, state, 4)
         for number in range(STEPS):
             old = state
             state, rollout, signal, values = step(old, frozen, ws.place(ask(number)))
@@ -213,7 +196,7 @@ def parts(tiny):
     )
     reward = functools.partial(train_step.reward, cfg=STAGE, verifier_cfg=tiny)
     update = functools.partial(train_step.update, cfg=STAGE, model_cfg=tiny, tx=TX)
-    return ws, state, frozen, *map(quick_jit, (rollout, reward, update))
+    return ws, state, frozen, *map(jax.jit, (rollout, reward, update))
 
 
 def equal(a, b):
@@ -469,7 +452,7 @@ def remax():
     update = functools.partial(train_step.update, cfg=REMAX, model_cfg=SMALL, tx=TX)
     answer = functools.partial(train_step.greedy, **sizes)
     judge = functools.partial(train_step.reward, cfg=REMAX, verifier_cfg=SMALL)
-    step, update, answer, judge = map(quick_jit, (step, update, answer, judge))
+    step, update, answer, judge = map(jax.jit, (step, update, answer, judge))
     with jax.set_mesh(ws.mesh), mock.patch.object(train_step, "improve", improved):
         answers, _ = answer(state, ask())
         reward_Q, _ = judge(frozen, ask(), answers)
@@ -488,9 +471,7 @@ def test_the_baseline_is_the_reward_of_a_greedy_answer(remax):
     params, asked, length = remax.state.policy, ask(), np.asarray(remax.answers.length_B)
     token_QT = np.concatenate([asked.prompt_QP, remax.answers.response_BR], 1)
     mask_QT = np.concatenate([asked.prompt_mask_QP, np.arange(R) < length[:, None]], 1)
-    hidden_QTD, _ = quick_jit(functools.partial(model.prefill, cfg=SMALL))(
-        params, token_QT, mask_QT
-    )
+    hidden_QTD, _ = jax.jit(functools.partial(model.prefill, cfg=SMALL))(params, token_QT, mask_QT)
     best_QR = np.asarray(model.logits(params, hidden_QTD, SMALL)).argmax(-1)[:, P - 1 : -1]
     mask_QR = mask_QT[:, P:]
     np.testing.assert_array_equal(best_QR[mask_QR], np.asarray(remax.answers.response_BR)[mask_QR])
@@ -561,7 +542,7 @@ def gradients(part_tokens, kl_in, shape=(1, 1, 1)):
     ws, state, frozen = start(shape, SMALL, RECORD)
     with jax.set_mesh(ws.mesh):
         written, reward_B = ws.place((answered(), reward_B))
-        jitted = quick_jit(update)
+        jitted = jax.jit(update)
         return [
             jax.device_get(jitted(which, state, frozen, written, reward_B))
             for which in range(len(AGGREGATES))
@@ -629,7 +610,7 @@ def updates(epochs, minibatches, shape=(1, 1, 1)):
     ws, state, frozen = start(shape, SMALL, tx)
     with jax.set_mesh(ws.mesh):
         written, reward_B = ws.place((answered(), even_share_B()))
-        new, _, metrics = quick_jit(update)(state, frozen, written, 1, reward_B)
+        new, _, metrics = jax.jit(update)(state, frozen, written, 1, reward_B)
         return jax.device_get((state.policy, new.policy, new.step, metrics))
 
 
@@ -691,7 +672,7 @@ def test_what_was_cut_off_may_teach_nothing():
     def grads(changes, rows, reward_B):
         cfg = dataclasses.replace(STAGE, loss=LossConfig(), **changes)
         step = functools.partial(train_step.update, cfg=cfg, model_cfg=SMALL, tx=RECORD)
-        new, _, metrics = quick_jit(step)(state, nobody, rows, 1, reward_B)
+        new, _, metrics = jax.jit(step)(state, nobody, rows, 1, reward_B)
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(metrics))
         return new.opt_state
 
@@ -716,7 +697,7 @@ def test_several_rewards_are_one_or_are_normalised_apart():
             also={"short": "overlong"} if said.weights else {},
         )
         step = functools.partial(train_step.update, cfg=cfg, model_cfg=SMALL, tx=RECORD)
-        new, _, metrics = quick_jit(step)(state, nobody, answered(), 1, rewards)
+        new, _, metrics = jax.jit(step)(state, nobody, answered(), 1, rewards)
         return new.opt_state, metrics
 
     both, weights = {"reward": right_B, "short": short_B}, {"reward": 1.0, "short": 0.5}
@@ -736,7 +717,7 @@ def test_the_kl_coefficient_follows_its_target():
     state = train_step.init_state(jax.random.key(0), params, TX, kl_coef=0.1)
     frozen = Frozen(draw(SMALL, 2), {}, None)  # type: ignore[arg-type]
     update = functools.partial(train_step.update, cfg=stage, model_cfg=SMALL, tx=TX)
-    after, _, metrics = quick_jit(update)(state, frozen, answered(), 1, even_share_B())
+    after, _, metrics = jax.jit(update)(state, frozen, answered(), 1, even_share_B())
     assert metrics["policy/kl_coef"] == np.float32(0.1)
     wanted = loss.adapt_kl(0.1, metrics["policy/kl"], Q * G, stage.loss)
     assert float(after.kl_coef) == pytest.approx(float(wanted))
@@ -777,7 +758,7 @@ def teach():
     """supervised_step on one device, jitted; and a state for it."""
     ws, state, _ = start((1, 1, 1), SMALL)
     step = functools.partial(train_step.supervised_step, model_cfg=SMALL, tx=TX)
-    return ws, state, quick_jit(step)
+    return ws, state, jax.jit(step)
 
 
 def lesson():
@@ -815,7 +796,7 @@ def test_the_supervised_loss_is_the_mean_over_tokens(teach):
     token_QT = np.concatenate([rows.prompt_QP, rows.response_BR], 1)
     mask_QT = np.concatenate([rows.prompt_mask_QP, mask_BR], 1)
 
-    @quick_jit
+    @jax.jit
     def logits(params):
         hidden_QTD, _ = model.prefill(params, token_QT, mask_QT, SMALL)
         return model.logits(params, hidden_QTD, SMALL)

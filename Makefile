@@ -17,7 +17,7 @@ smollm2: $(VENV)/.tasks $(VENV)/.smollm2
 	$(RUN) -m rlvr_jax.train --config configs/smollm2_rule.yaml $(ARGS)
 
 test: $(VENV)/.test lint
-	$(RUN) -m pytest --numprocesses=2 --dist=loadfile $(ARGS)
+	$(RUN) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow test-gpu: $(VENV)/.test $(VENV)/.smollm2
 test-peers: $(VENV)/.peers $(VENV)/.smollm2

@@ -24,6 +24,14 @@ import pytest  # noqa: E402
 from rlvr_jax.config import ModelConfig  # noqa: E402
 
 
+# Files that start the whole program, minutes each: first, so that no worker is left alone with one.
+LONG = ("test_resume", "test_end_to_end", "test_pretrained", "test_bad_input")
+
+
+def pytest_collection_modifyitems(items) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 @pytest.fixture(autouse=True)
 def forget_programs():
     """Compiled programs hold memory maps; Linux grants a process 65,530 and then XLA crashes."""

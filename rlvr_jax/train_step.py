@@ -8,7 +8,6 @@ one they are the split step, for rewards that only the host can compute.
 
 import dataclasses
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +16,10 @@ import optax
 from rlvr_jax import (
     advantage,
     filter,
+    learn,
+    logged,
     loss,
     model,
-    optim,
     policy,
     prm,
     reading,
@@ -40,17 +40,6 @@ from rlvr_jax.structs import (
 
 PLAIN = SampleConfig()  # supervised losses are of the model's own distribution
 GREEDY = SampleConfig(temperature=0)
-
-
-class Lesson(NamedTuple):
-    """What the policy is told of each token it wrote; constants for the gradient."""
-
-    advantage_BR: Array
-    reference_BR: Array  # log-probs
-    behaviour_BR: Array | None = None  # log-probs; None: those of the parameters that learn
-    value_BR: Array | None = None  # of the value head before this rollout's updates, and
-    target_BR: Array | None = None  # what it is taught
-    held_B: Array | None = None  # bool, rows that a filter filled; None: all
 
 
 def init_state(
@@ -207,17 +196,7 @@ def reward(
     score = verifier.score(
         frozen.verifier, prompts, written, frozen.verdict, cfg.reward, verifier_cfg
     )
-    return score.reward_B, verdicts(score)
-
-
-def verdicts(score: verifier.Score) -> Metrics:
-    """What to log of a verifier's verdicts."""
-    return {
-        "verifier/p1_mean": jnp.mean(score.p1_B),
-        "verifier/mass01": jnp.mean(score.mass_B),
-        "verifier/ambiguous_frac": jnp.mean(score.ambiguous_B.astype(jnp.float32)),
-        "verifier/blocked_frac": jnp.mean(score.blocked_B.astype(jnp.float32)),
-    }
+    return score.reward_B, logged.verdicts(score)
 
 
 def filtered_update(
@@ -315,13 +294,13 @@ def update(
     advantage_B = found.advantage_BR[:, 0]  # of the first token: all that follows is its doing
 
     taught = written
-    lesson = Lesson(
+    lesson = learn.Lesson(
         found.advantage_BR, reference_BR, behaviour_BR, value_BR, found.target_BR, held_B
     )
     if cfg.overlong.leave_out:  # a row without tokens is not read
         length_B = jnp.where(written.truncated_B, 0, written.length_B)
         taught = dataclasses.replace(written, length_B=length_B)
-    new_state, metrics = improve(state, taught, lesson, kl_coef, cfg, model_cfg, tx)
+    new_state, metrics = learn.improve(state, taught, lesson, kl_coef, cfg, model_cfg, tx)
     new_state = dataclasses.replace(new_state, step=state.step + 1, prm=learner)
     if learner:  # a PRM that cannot learn ends the run as a policy does
         in_row = jnp.where(
@@ -350,199 +329,9 @@ def update(
         metrics |= advantage.explained(value_BR, found.target_BR, mask_BR)
     if found.process_BR is not None:
         metrics |= advantage.describe(found, mask_BR)
-    metrics |= of_rows("advantage", advantage_B, counted_B)
-    return new_state, advantage_B, metrics | describe(written, reward_B, cfg.samples, counted_B)
-
-
-def improve(
-    state: TrainState,
-    written: Rollout,
-    lesson: Lesson,
-    kl_coef: Array,
-    cfg: RlStage,
-    model_cfg: ModelConfig,
-    tx: optax.GradientTransformation,
-) -> tuple[TrainState, Metrics]:
-    """The policy's updates on one rollout: one, or one for each mini-batch of each epoch.
-
-    What is told of tokens is their mean over one epoch.
-    """
-
-    def once(state: TrainState, written: Rollout, lesson: Lesson):
-        found = gradient(state.policy, written, lesson, kl_coef, cfg, model_cfg)
-        taught = None if lesson.held_B is None else jnp.any(lesson.held_B)
-        state, norm = apply(state, found.grads, found.value, tx, taught)
-        return state, (found.value, found.sums, found.most, found.run, norm)
-
-    if cfg.updates == 1:
-        state, found = once(state, written, lesson)
-        return state, of_tokens(written, cfg.epochs, *found)
-    # Of the trainer, not the sampler: what sets these two apart is not the policy's doing.
-    if lesson.behaviour_BR is None:
-        behaviour_BR, _ = policy.logprobs(state.policy, written, cfg.sample, model_cfg)
-        lesson = lesson._replace(behaviour_BR=behaviour_BR)
-    shards, prompts = sharding.data_shards(), written.prompt_QP.shape[0]
-    # Every n-th prompt: the same ones however many shards they lie on.
-    number_NM = jnp.arange(prompts // shards, dtype=jnp.int32).reshape(-1, cfg.minibatches).T
-    number_NSM = jnp.tile(number_NM[:, None], (cfg.epochs, shards, 1))
-
-    def body(state: TrainState, number_SM: Array):
-        rows = (number_SM[..., None] * cfg.samples + jnp.arange(cfg.samples)).reshape(shards, -1)
-
-        def some(x):
-            return sharding.take(x, number_SM if x.shape[0] == prompts else rows)
-
-        return once(state, *jax.tree.map(some, (written, lesson)))
-
-    state, (value_N, sums_N, gap_N, run_N, norm_N) = jax.lax.scan(body, state, number_NSM)
-    sums = jax.tree.map(lambda x_N: jnp.sum(x_N) / cfg.epochs, sums_N)
-    all_of = jnp.mean(value_N), sums, jnp.max(gap_N), jnp.sum(run_N), jnp.mean(norm_N)
-    return state, of_tokens(written, cfg.epochs, *all_of)
-
-
-def of_tokens(
-    written: Rollout, epochs: int, value: Array, sums: Metrics, gap: Array, run: Array, norm: Array
-) -> Metrics:
-    """What to log of the updates: the loss, sums over the tokens of an epoch as their means, the
-    largest gap between sampler and trainer, the useful share of row-columns, the gradient's norm.
-    """
-    read = jnp.maximum(jnp.sum(written.length_B), 1).astype(jnp.float32)
-    asked = jnp.sum(written.prompt_mask_QP)
-    means = {name: total / read for name, total in sums.items()}
-    square = means.pop("mismatch/ratio_square")
-    return means | {
-        "mismatch/ess": means["mismatch/ratio"] ** 2 / jnp.maximum(square, 1e-12),
-        "policy/loss": value,
-        "policy/grad_norm": norm,
-        "mismatch/logprob_diff_max": gap,
-        "perf/update_useful": epochs * (read + asked) / jnp.maximum(run, 1),
-    }
-
-
-def gradient(
-    params: Params,
-    written: Rollout,
-    lesson: Lesson,
-    kl_coef: Array,
-    cfg: RlStage,
-    model_cfg: ModelConfig,
-) -> reading.Gradient:
-    """What `reading.gradient` gives for the policy's loss on a rollout."""
-    weight_B = loss.row_weights(written.response_mask_BR, cfg.loss, lesson.held_B)
-
-    def objective(params: Params, prefix: model.Prefix, part: reading.Part):
-        before_BRD, mask_BR = policy.before(params, prefix, part, written, model_cfg)
-        token_BR = part.pick(written.response_BR)
-        logprob_BR, entropy_BR = policy.said(
-            params, before_BRD, token_BR, mask_BR, cfg.sample, model_cfg
-        )
-        behaviour_BR, sampler_BR = jax.lax.stop_gradient(logprob_BR), part.pick(written.logprob_BR)
-        if lesson.behaviour_BR is not None:
-            behaviour_BR = part.pick(lesson.behaviour_BR)
-        value, sums = loss.policy_gradient(
-            logprob_BR,
-            behaviour_BR,
-            part.pick(lesson.reference_BR),
-            part.pick(lesson.advantage_BR),
-            mask_BR,
-            part.pick(weight_B),
-            cfg.loss,
-            sampler_BR=sampler_BR,
-            entropy_BR=entropy_BR,
-            kl_coef=kl_coef,
-        )
-        if lesson.target_BR is not None:
-            assert lesson.value_BR is not None
-            error, told = loss.value_error(
-                model.value(params, before_BRD),
-                part.pick(lesson.value_BR),
-                part.pick(lesson.target_BR),
-                mask_BR,
-                part.pick(weight_B),
-                cfg.loss,
-            )
-            value, sums = value + error, sums | told
-        gap_BR = jnp.where(mask_BR, jnp.abs(behaviour_BR - sampler_BR), 0.0)
-        sums = sums | {
-            "policy/entropy": jnp.sum(entropy_BR),
-            "mismatch/logprob_diff_mean": jnp.sum(gap_BR),
-        }
-        return value, (sums, jnp.max(gap_BR), ())
-
-    return reading.gradient(objective, params, written, model_cfg)
-
-
-def apply(
-    state: TrainState,
-    grads: Params,
-    value: Array,
-    tx: optax.GradientTransformation,
-    taught: Array | None = None,
-) -> tuple[TrainState, Array]:
-    """One optimizer step, left out and counted when loss or gradient is not finite.
-
-    Where no row `taught` (None: some did) it is left out and not counted: zeros would still move
-    by momentum and decay.
-    """
-    params, opt_state, grad_norm, finite = optim.step(
-        state.policy, state.opt_state, grads, value, tx, taught
-    )
-    new_state = dataclasses.replace(
-        state,
-        policy=params,
-        opt_state=opt_state,
-        skipped=state.skipped + (~finite).astype(jnp.int32),
-        skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
-    )
-    return new_state, grad_norm
-
-
-def of_rows(name: str, x_B: Array, held_B: Array | None) -> Metrics:
-    """Mean and range over the rows that are `held` (None: all)."""
-    return {
-        f"{name}/mean": jnp.mean(x_B, where=held_B),
-        f"{name}/min": jnp.min(x_B, initial=jnp.inf, where=held_B),
-        f"{name}/max": jnp.max(x_B, initial=-jnp.inf, where=held_B),
-    }
-
-
-def describe(
-    written: Rollout, reward_B: Array, samples: int, held_B: Array | None = None
-) -> Metrics:
-    """Statistics of a batch of rollouts, for the log; of the rows that are `held` (None: all)."""
-    reward_QG = reward_B.reshape(-1, samples)
-    equal_B = jnp.repeat(jnp.max(reward_QG, 1) - jnp.min(reward_QG, 1) < 1e-6, samples)
-    length_B = written.length_B.astype(jnp.float32)
-    bins = jnp.clip((reward_B * 10).astype(jnp.int32), 0, 9)
-    if held_B is not None:
-        bins = jnp.where(held_B, bins, 10)  # of no bin
-    ranges = of_rows("reward", reward_B, held_B) | of_rows("length", length_B, held_B)
-    ranges = {name.replace("length/", "completion/length_"): x for name, x in ranges.items()}
-    return ranges | {
-        "reward/std": jnp.std(reward_B, where=held_B),
-        "reward/frac_zero_std": jnp.mean(equal_B.astype(jnp.float32), where=held_B),
-        "reward/histogram": jnp.sum(jax.nn.one_hot(bins, 10), 0),
-        "completion/truncated_frac": jnp.mean(
-            written.truncated_B.astype(jnp.float32), where=held_B
-        ),
-        "completion/tokens": jnp.sum(length_B),
-        "completion/identical_frac": identical(written),
-    }
-
-
-def identical(written: Rollout) -> Array:
-    """The share of responses that are the most frequent one, by a hash of their tokens."""
-    wrote_B = written.length_B > 0  # where a filter left places unfilled, nobody did
-    columns = written.response_BR.shape[1]
-    odd_R = jnp.arange(columns, dtype=jnp.uint32) * jnp.uint32(2654435761) * 2 + 1
-    mixed_BR = (written.response_BR.astype(jnp.uint32) + 1) * jnp.uint32(2246822519)
-    mixed_BR = (mixed_BR ^ (mixed_BR >> 15)) * odd_R
-    hash_B = jnp.sum(jnp.where(written.response_mask_BR, mixed_BR, 0), -1, dtype=jnp.uint32)
-    sorted_B = jnp.sort(hash_B)
-    behind_B = jnp.searchsorted(sorted_B, hash_B, side="right")
-    count_B = behind_B - jnp.searchsorted(sorted_B, hash_B, side="left")
-    most = jnp.max(jnp.where(wrote_B, count_B, 0)).astype(jnp.float32)
-    return most / jnp.maximum(jnp.sum(wrote_B), 1)
+    metrics |= logged.of_rows("advantage", advantage_B, counted_B)
+    metrics |= logged.describe(written, reward_B, cfg.samples, counted_B)
+    return new_state, advantage_B, metrics
 
 
 def prm_step(
@@ -607,7 +396,7 @@ def prm_update(
         skipped_in_row=jnp.where(skipped > 0, state.skipped_in_row + 1, 0),
     )
     metrics |= {"reward/nonfinite": bad}
-    return new_state, metrics | describe(written, reward_B, cfg.samples)
+    return new_state, metrics | logged.describe(written, reward_B, cfg.samples)
 
 
 def supervised_step(
@@ -625,7 +414,7 @@ def supervised_step(
         return -jnp.sum(logprob_BR) / tokens, ({}, jnp.float32(0), ())
 
     grads, value, *_ = reading.gradient(objective, state.policy, rows, model_cfg)
-    new_state, grad_norm = apply(state, grads, value, tx)
+    new_state, grad_norm = learn.apply(state, grads, value, tx)
     new_state = dataclasses.replace(new_state, step=state.step + 1)
     return new_state, {
         "loss": value,

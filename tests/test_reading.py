@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from rlvr_jax import loss, model, policy, reading, sharding, train_step
+from rlvr_jax import learn, loss, model, policy, reading, sharding, train_step
 from rlvr_jax.config import (
     AdvantageConfig,
     LossConfig,
@@ -465,7 +465,7 @@ def test_gradient_is_the_plain_one_in_every_form(exact, names, shape) -> None:
             return jnp.stack([row_weights(mask_BR, f) for f in forms])[which]
 
         with mock.patch.multiple(loss, policy_gradient=chosen, row_weights=weights):
-            return train_step.gradient(params, rows, lesson, KL, stage, cfg)[:2]
+            return learn.gradient(params, rows, lesson, KL, stage, cfg)[:2]
 
     @functools.partial(jax.jit, static_argnums=0)
     def at_once(form, logprob_BR, entropy_BR):
@@ -481,7 +481,7 @@ def test_gradient_is_the_plain_one_in_every_form(exact, names, shape) -> None:
 
     in_parts, read = jax.jit(in_parts), jax.jit(read)
     mesh = sharding.make_mesh(MeshConfig(*shape), jax.devices()[: math.prod(shape)])
-    lesson = train_step.Lesson(advantage, reference, behaviour)
+    lesson = learn.Lesson(advantage, reference, behaviour)
     placed, lesson = sharding.place_rows((rows, lesson), mesh)
     values, pull = jax.vjp(read, params)
     different = []

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlvr_jax import train_step, verifier
+from rlvr_jax import logged, train_step, verifier
 from rlvr_jax.config import Sampling
 from rlvr_jax.host import answers, pool
 from rlvr_jax.stages.workspace import Workspace
@@ -107,7 +107,7 @@ def _foreign(stage: Sampling, ws: Workspace, frozen: Frozen):
         score = verifier.judge(
             params, prompts, token_BR, length_B, cut_B, verdict, stage.reward, cfg.verifier
         )
-        return score.reward_B, train_step.verdicts(score)
+        return score.reward_B, logged.verdicts(score)
 
     def ask(prompts, rollout, texts):
         found = [tok.encode(shown(text, cfg.data.answer)) for text in texts]

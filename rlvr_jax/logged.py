@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import verifier
+from rlvr_jax import advantage, verifier
 from rlvr_jax.structs import Array, Metrics, Rollout
 
 
@@ -53,6 +53,28 @@ def identical(written: Rollout) -> Array:
     count_B = behind_B - jnp.searchsorted(sorted_B, hash_B, side="left")
     most = jnp.max(jnp.where(wrote_B, count_B, 0)).astype(jnp.float32)
     return most / jnp.maximum(jnp.sum(wrote_B), 1)
+
+
+def useful(written: Rollout, decoded: Array) -> Array:
+    """The share of decoded rows that gave a token; of none, all.
+
+    Every response's first token is drawn from its prompt, without a row decoded for it.
+    """
+    tokens = jnp.sum(written.response_mask_BR[:, 1:])
+    return jnp.where(decoded > 0, tokens / jnp.maximum(decoded, 1), 1.0)
+
+
+def of_estimate(
+    found: advantage.Estimate, value_BR: Array | None, mask_BR: Array, held_B: Array | None
+) -> Metrics:
+    """Advantages of first tokens, and what the values explain and the token rewards add."""
+    metrics = of_rows("advantage", found.advantage_BR[:, 0], held_B)
+    if found.target_BR is not None:
+        assert value_BR is not None
+        metrics |= advantage.explained(value_BR, found.target_BR, mask_BR)
+    if found.process_BR is not None:
+        metrics |= advantage.describe(found, mask_BR)
+    return metrics
 
 
 def verdicts(score: verifier.Score) -> Metrics:

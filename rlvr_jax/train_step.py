@@ -189,6 +189,16 @@ def greedy(
     return policy.generate(state.policy, prompts, state.key, eos, 1, columns, GREEDY, model_cfg)
 
 
+def of_greedy(
+    answers: Rollout, rewards: advantage.Rewards, cfg: RlStage
+) -> tuple[Array, Array, Metrics]:
+    """The baseline [Q] that greedy answers are, how many rewards were no numbers, what to log."""
+    rewards, bad = advantage.finite(rewards)
+    lost_Q = advantage.overlong(answers.length_B, answers.response_BR.shape[1], cfg.overlong)
+    greedy_Q = advantage.total(advantage.less(rewards, lost_Q), cfg.advantage)
+    return greedy_Q, bad, {"reward/greedy": jnp.mean(advantage.outcome(rewards))}
+
+
 def reward(
     frozen: Frozen, prompts: Prompts, written: Rollout, *, cfg: Sampling, verifier_cfg: ModelConfig
 ) -> tuple[Array, Metrics]:
@@ -270,11 +280,8 @@ def update(
     lost_B = advantage.overlong(written.length_B, mask_BR.shape[1], cfg.overlong)
     greedy_Q = None
     if best:
-        of_best, worse = advantage.finite(best[1])
-        lost_Q = advantage.overlong(best[0].length_B, mask_BR.shape[1], cfg.overlong)
-        greedy_Q = advantage.total(advantage.less(of_best, lost_Q), cfg.advantage)
-        bad = bad + worse
-        learned |= {"reward/greedy": jnp.mean(advantage.outcome(of_best))}
+        greedy_Q, worse, told = of_greedy(*best, cfg)
+        bad, learned = bad + worse, learned | told
     value_BR = behaviour_BR = None
     if cfg.advantage.baseline == "value":
         ratios_of = cfg.sample if cfg.updates > 1 else None
@@ -303,9 +310,8 @@ def update(
     new_state, metrics = learn.improve(state, taught, lesson, kl_coef, cfg, model_cfg, tx)
     new_state = dataclasses.replace(new_state, step=state.step + 1, prm=learner)
     if learner:  # a PRM that cannot learn ends the run as a policy does
-        in_row = jnp.where(
-            learned["prm/skipped"] > 0, state.skipped_in_row + 1, new_state.skipped_in_row
-        )
+        lost = learned["prm/skipped"] > 0
+        in_row = jnp.where(lost, state.skipped_in_row + 1, new_state.skipped_in_row)
         new_state = dataclasses.replace(new_state, skipped_in_row=in_row)
     if state.kl_coef is not None:
         rows = jnp.sum(taught.length_B > 0)  # where none teaches there is no KL to go by
@@ -316,20 +322,11 @@ def update(
         "policy/skipped": new_state.skipped,
         "reward/overlong": jnp.mean(lost_B, where=counted_B),
         "reward/nonfinite": bad + found.bad,
-        # Every response's first token is drawn from its prompt, without a row decoded for it.
-        "perf/rollout_useful": jnp.where(
-            decoded > 0, jnp.sum(mask_BR[:, 1:]) / jnp.maximum(decoded, 1), 1.0
-        ),
+        "perf/rollout_useful": logged.useful(written, decoded),
     }
     if isinstance(rewards, dict):
-        each = {name: jnp.mean(x_B, where=counted_B) for name, x_B in rewards.items()}
-        metrics |= {f"reward/{name}": each[name] for name in cfg.also}
-    if found.target_BR is not None:
-        assert value_BR is not None
-        metrics |= advantage.explained(value_BR, found.target_BR, mask_BR)
-    if found.process_BR is not None:
-        metrics |= advantage.describe(found, mask_BR)
-    metrics |= logged.of_rows("advantage", advantage_B, counted_B)
+        metrics |= {f"reward/{x}": jnp.mean(rewards[x], where=counted_B) for x in cfg.also}
+    metrics |= logged.of_estimate(found, value_BR, mask_BR, counted_B)
     metrics |= logged.describe(written, reward_B, cfg.samples, counted_B)
     return new_state, advantage_B, metrics
 

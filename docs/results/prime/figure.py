@@ -28,13 +28,19 @@ PAIRS = {
 WITH = {"_prm": "with the PRM", "_warm": "with a PRM that learned before"}
 KEPT = ("stage", "step", "reward/mean", "reward/std", "policy/entropy", "prm/loss", "prm/acc")
 KEPT += ("prm/reward_mean", "advantage/process_std", "advantage/outcome_std", "time/step")
-KEPT += ("advantage/correlation", "completion/length_mean", "value/explained", "perf/compiles")
+KEPT += (
+    "prm/taught_frac",
+    "advantage/correlation",
+    "completion/length_mean",
+    "value/explained",
+    "perf/compiles",
+)
 
 
-def gather(runs: Path) -> None:
-    """Copies the evaluation, and of the metrics the rl and prm stages and a few fields."""
-    for source in sorted(runs.glob("prime[0-9]")):
-        target = HERE / source.name.replace("prime", "seed")
+def gather(runs: Path, name: str, kept: str = "") -> None:
+    """Copies the evaluations, and of the metrics the rl and prm stages and a few fields."""
+    for source in sorted(runs.glob(f"{name}[0-9]")):
+        target = HERE / source.name.replace(name, kept or name)
         target.mkdir(exist_ok=True)
         for path in source.glob("eval/*.json"):  # seeds 3 and 4 have none
             shutil.copy(path, target)
@@ -129,6 +135,6 @@ def picture() -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        gather(Path(sys.argv[1]))
+        gather(Path(sys.argv[1]), "prime", "seed")
     picture()
     print(table())

@@ -32,7 +32,8 @@ def test_one_line_with_every_number(capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [("--slots", "2", "--part-tokens", "16", "--scan", "--prm", "frozen")]
+    "more",
+    [("--slots", "2", "--part-tokens", "16", "--scan", "--prm", "frozen", "--prm-share", "0.5")],
 )
 def test_the_long_tail_in_few_slots(capsys, more) -> None:
     told = measured(capsys, "tiny", "L", *SMALL, "--new", "20", *more)

@@ -232,7 +232,7 @@ def gradient(
     value, slope_B = jax.value_and_grad(_loss)(
         jnp.sum(reward_BR, -1), label_B, exists_B, samples, cfg.loss
     )
-    chance_B = chances(jnp.abs(slope_B), cfg.share)
+    chance_B = chances(jnp.abs(slope_B), exists_B, cfg.share)
     drawn_B = draw(key, chance_B)
     weight_B = jnp.where(drawn_B, slope_B / chance_B, 0.0)
     taught = dataclasses.replace(written, length_B=jnp.where(drawn_B, written.length_B, 0))
@@ -249,15 +249,15 @@ def _loss(score_B: Array, label_B: Array, exists_B: Array, samples: int, name: s
     return tied(score_B, right_B & exists_B, ~right_B & exists_B, samples)
 
 
-def chances(weight_B: Array, share: float) -> Array:
-    """How likely each row is drawn: in proportion to its weight, at most 1, `share` in the mean.
+def chances(weight_B: Array, exists_B: Array, share: float) -> Array:
+    """How likely each row is drawn: in proportion to its weight, at most 1, in all `share` of them.
 
     So that what a drawn row counts, its weight over its chance, is the same of all but the largest.
     """
     if share == 1:
         return (weight_B > 0).astype(jnp.float32)
     total = jnp.maximum(jnp.sum(weight_B), jnp.finfo(jnp.float32).tiny)
-    return jnp.minimum(share * weight_B.shape[0] * weight_B / total, 1.0)
+    return jnp.minimum(share * jnp.sum(exists_B) * weight_B / total, 1.0)
 
 
 def draw(key: Array, chance_B: Array) -> Array:

@@ -301,18 +301,20 @@ def test_rewards_loss_and_gradient_are_the_plain_ones(exact, part_tokens, loss) 
 
 def test_a_share_is_drawn_in_proportion_and_no_row_twice() -> None:
     weight = np.abs(np.random.default_rng(21).normal(size=40)) * (np.arange(40) % 5 > 0)
-    weight[3] = 60.0  # more than its part of the draw
-    chance = np.asarray(prm.chances(jnp.float32(weight), 0.3), np.float64)
-    np.testing.assert_allclose(chance, np.minimum(12 * weight / weight.sum(), 1), rtol=1e-6)
+    weight[13] = 60.0  # more than its part of the draw
+    exists = np.arange(40) > 4  # a group of five that nobody wrote
+    weight *= exists
+    chance = np.asarray(prm.chances(jnp.float32(weight), exists, 0.4), np.float64)
+    np.testing.assert_allclose(chance, np.minimum(14 * weight / weight.sum(), 1), rtol=1e-6)
     drawn = jax.vmap(lambda key: prm.draw(key, jnp.float32(chance)))
     drawn = np.asarray(drawn(jax.random.split(jax.random.key(1), 4000)))
     assert np.all(np.abs(drawn.sum(1) - chance.sum()) < 1)
-    assert drawn[:, 3].all() and not drawn[:, weight == 0].any()
+    assert drawn[:, 13].all() and not drawn[:, weight == 0].any()
     spread = np.sqrt(chance * (1 - chance) / 4000)
     assert np.all(np.abs(drawn.mean(0) - chance) <= 4.5 * spread)
-    everyone = prm.chances(jnp.float32(weight), 1)
+    everyone = prm.chances(jnp.float32(weight), exists, 1)
     assert np.array_equal(prm.draw(KEY, everyone), weight > 0)
-    nobody = prm.chances(jnp.zeros(8), 0.25)
+    nobody = prm.chances(jnp.zeros(8), jnp.ones(8, bool), 0.25)
     assert not prm.draw(KEY, nobody).any()
 
 
@@ -345,7 +347,7 @@ def test_a_share_gives_the_gradient_of_what_it_drew_and_every_reward(
     reward_BR = plain_rewards(params, reference, rows, cfg)
     want_loss, slope = jax.value_and_grad(value)(jnp.sum(reward_BR, -1))
     slope = np.asarray(slope)
-    chance = np.minimum(B / 4 * np.abs(slope) / np.abs(slope).sum(), 1)
+    chance = np.minimum(exists.sum() / 4 * np.abs(slope) / np.abs(slope).sum(), 1)
     assert abs(taught.sum() - chance.sum()) < 1 and not taught[~exists].any()
     weight = np.where(taught, slope / np.where(taught, chance, 1), 0)
     want = jax.grad(lambda p: jnp.sum(weight * plain_rewards(p, reference, rows, cfg).sum(-1)))

@@ -25,7 +25,8 @@ SIZES = ["sft.save_every=7", "verifier.save_every=7", "rl.steps=24", "rl.save_ev
 SIZES += ["rl.sample_every=3"]
 # Everything that a state can hold: value head, PRM, waiting problems, a KL coefficient that adapts.
 SIZES += ["rl.advantage={normalise: none, baseline: value, process_weight: 0.5}"]
-SIZES += ["rl.prm={beta: 1.0, optim: {lr: 1.0e-3}}", "rl.filter={spread: true, rounds: 2}"]
+SIZES += ["rl.prm={beta: 1.0, share: 0.5, optim: {lr: 1.0e-3}}"]
+SIZES += ["rl.filter={spread: true, rounds: 2}"]
 SIZES += ["rl.loss={kl_coef: 0.01, kl_in: loss, kl_target: 0.01}"]
 PATIENCE = 300  # seconds; a run that hangs fails its test
 

@@ -401,8 +401,8 @@ def test_update_first_reads_what_it_has_learned() -> None:
     _, next_BR, _ = before(same, params, rows, outcomes())
     np.testing.assert_allclose(now_BR, next_BR, atol=1e-6)
     assert np.max(np.abs(now_BR)) > 1e-3
-    for key, x in learner.params.items():
-        np.testing.assert_array_equal(x, same.params[key])
+    for key, x in learner.params.items():  # two programs, which may round apart; a step is 1e-2
+        np.testing.assert_allclose(x, same.params[key], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("granularity", ["line", "whole"])

@@ -711,17 +711,23 @@ def test_several_rewards_are_one_or_are_normalised_apart():
 
 def test_the_kl_coefficient_follows_its_target():
     stage = dataclasses.replace(
-        STAGE, loss=LossConfig(kl_coef=0.1, kl_in="loss", kl_target=1e-3, kl_horizon=100.0)
+        STAGE,
+        loss=LossConfig(kl_coef=0.1, kl_in="loss", kl_target=1e-3, kl_horizon=100.0),
+        overlong=OverlongConfig(leave_out=True),
     )
     params = draw(SMALL, 0)
     state = train_step.init_state(jax.random.key(0), params, TX, kl_coef=0.1)
     frozen = Frozen(draw(SMALL, 2), {}, None)  # type: ignore[arg-type]
-    update = functools.partial(train_step.update, cfg=stage, model_cfg=SMALL, tx=TX)
-    after, _, metrics = jax.jit(update)(state, frozen, answered(), 1, even_share_B())
+    update = jax.jit(functools.partial(train_step.update, cfg=stage, model_cfg=SMALL, tx=TX))
+    whole = answered().replace(truncated_B=np.zeros(Q * G, bool))
+    after, _, metrics = update(state, frozen, whole, 1, even_share_B())
     assert metrics["policy/kl_coef"] == np.float32(0.1)
     wanted = loss.adapt_kl(0.1, metrics["policy/kl"], Q * G, stage.loss)
     assert float(after.kl_coef) == pytest.approx(float(wanted))
     assert abs(float(after.kl_coef) - 0.1) > 1e-3
+    nobody = whole.replace(truncated_B=np.ones(Q * G, bool))  # a KL of nothing is not a small one
+    after, *_ = update(state, frozen, nobody, 1, even_share_B())
+    assert float(after.kl_coef) == np.float32(0.1)
 
 
 # ---- learning ------------------------------------------------------------------------------

@@ -13,11 +13,12 @@ import figure
 import matplotlib.pyplot as plt
 
 RL = {
-    "rloo": ("outcomes only", "#2a6fbb", "--"),
-    "rloo_prm": ("with the PRM", "#2a6fbb", "-"),
-    "rloo_warm": ("with a PRM that learned before", "#c8553d", "-"),
+    "rloo": ("none", "#2a6fbb", "--"),
+    "rloo_prm": ("of a PRM that begins as the policy", "#2a6fbb", "-"),
+    "rloo_warm": ("of a PRM that learned before", "#c8553d", "-"),
     "rloo_share": ("the same, from a quarter of the rows", "#3d8b5f", "-"),
-    "fast": ("outcomes only, lr 3e-4", "#888888", "--"),
+    "fast": ("none", "#888888", "--"),
+    "fast_warm": ("of a PRM that learned before", "#888888", "-"),
 }
 ALONE = {
     "prm": ("all rows, frozen reference", "chosen"),
@@ -48,30 +49,26 @@ def seconds(stage: str) -> float:
 
 
 def table() -> str:
-    alone = last("rloo", "reward/mean")
     lines = [
-        "| RLOO | reward, last ten steps, % | over outcomes only | steps to its last reward, by "
-        "seed | accuracy of the PRM, % | median step, of outcomes only |",
+        "| policy lr | token rewards | reward, last ten steps, % | over none | steps to the last "
+        "reward of none, by seed | accuracy of the PRM, % |",
         "|---|---|---|---|---|---|",
     ]
     for stage, (label, *_) in RL.items():
-        mine = last(stage, "reward/mean")
-        over = figure.interval([mine[seed] - alone[seed] for seed in mine])
-        right = (
-            ""
-            if stage in ("rloo", "fast")
-            else f"{statistics.mean(last(stage, 'prm/acc').values()):.0f}"
-        )
+        base = "fast" if stage.startswith("fast") else "rloo"
+        alone, mine = last(base, "reward/mean"), last(stage, "reward/mean")
+        over = right = ""
+        if stage != base:
+            over = figure.interval([mine[seed] - alone[seed] for seed in mine])
+            right = f"{statistics.mean(last(stage, 'prm/acc').values()):.0f}"
         reached = []
         for seed, values in read(stage, "reward/mean").items():
             ten = [100 * x for x in figure.smooth(values)]
             when = [i for i, x in enumerate(ten, figure.WINDOW) if x >= alone[seed]]
             reached.append(str(when[0]) if when else "-")
+        lr = "3e-4" if base == "fast" else "1e-4"
         final = figure.interval([*mine.values()])
-        lines.append(
-            f"| {label} | {final} | {'' if stage == 'rloo' else over} | {', '.join(reached)} | "
-            f"{right} | {seconds(stage) / seconds('rloo'):.2f} |"
-        )
+        lines.append(f"| {lr} | {label} | {final} | {over} | {', '.join(reached)} | {right} |")
     return "\n".join(lines) + "\n"
 
 
@@ -105,10 +102,12 @@ def picture() -> None:
             curves = [[100 * x for x in figure.smooth(v)] for v in read(stage, key).values()]
             steps = range(figure.WINDOW, figure.WINDOW + len(curves[0]))
             mean = [statistics.mean(values) for values in zip(*curves, strict=True)]
+            label += ", lr 3e-4" if stage.startswith("fast") else ""
             axis.plot(steps, mean, style, color=colour, linewidth=1.7, label=label)
             low, high = ([pick(v) for v in zip(*curves, strict=True)] for pick in (min, max))
             axis.fill_between(steps, low, high, color=colour, alpha=0.1, linewidth=0)
-        axis.legend(frameon=False, fontsize=7)
+        title = "token rewards" if key == "reward/mean" else "learns from"
+        axis.legend(frameon=False, fontsize=7, title=title, title_fontsize=7)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.2)
     axes[0].set(xlabel="RL step", ylabel="right answers of the last ten steps, %")

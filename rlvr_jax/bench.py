@@ -182,6 +182,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.new = args.new or NEW[args.size, "S" if args.workload == "S" else "L"]
     args.longest = min(args.longest or args.new, args.new)
+    if args.prm_share != 1 and not args.prm:
+        parser.error("--prm-share needs --prm")
     for name in ("steps", "prompt", "new", "longest"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1")

@@ -267,4 +267,5 @@ def draw(key: Array, chance_B: Array) -> Array:
     rows of one prompt, being neighbours, are drawn in proportion too.
     """
     upto_B = jnp.floor(jnp.cumsum(chance_B) + jax.random.uniform(key))
-    return upto_B > jnp.concatenate([jnp.zeros(1, upto_B.dtype), upto_B[:-1]])
+    passed_B = upto_B > jnp.concatenate([jnp.zeros(1, upto_B.dtype), upto_B[:-1]])
+    return passed_B & (chance_B > 0)  # sums in a tree, as of other backends, may round up and down

@@ -54,3 +54,9 @@ def test_a_size_without_meaning_is_refused(capsys, wrong) -> None:
     with pytest.raises(SystemExit):
         bench.main(["tiny", "S", *SMALL, *wrong.split()])
     assert "must be at least 1" in capsys.readouterr().err
+
+
+def test_a_share_of_no_prm_is_refused(capsys) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["tiny", "S", *SMALL, "--prm-share", "0.5"])
+    assert "--prm-share needs --prm" in capsys.readouterr().err

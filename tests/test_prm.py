@@ -318,6 +318,14 @@ def test_a_share_is_drawn_in_proportion_and_no_row_twice() -> None:
     assert not prm.draw(KEY, nobody).any()
 
 
+def test_no_rounding_of_a_sum_draws_a_row_without_a_chance() -> None:
+    chance = jnp.float32([0.5, 0.0, 0.5, 0.0])
+    wavering = jnp.float32([0.5, 0.5, 1.0, 2.0])  # as if the last 0 had moved the sum up
+    with mock.patch.object(jnp, "cumsum", lambda x: wavering):
+        assert prm.draw(KEY, chance)[2] or prm.draw(KEY, chance)[0]
+        assert not prm.draw(KEY, chance)[1] and not prm.draw(KEY, chance)[3]
+
+
 @pytest.mark.parametrize("loss, samples_of", [("ce", "all"), ("ce", "some"), ("dpo", "all")])
 def test_a_share_gives_the_gradient_of_what_it_drew_and_every_reward(
     exact, loss, samples_of

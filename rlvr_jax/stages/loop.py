@@ -131,7 +131,8 @@ def _refuse_divergence(ws: Workspace, stage: Trained, step: int, state, records:
     log.write_json(dump, records)
     log.say(f"step {step}: loss or gradient is not finite; update left out, batch in {dump}")
     if in_row >= stage.optim.max_skipped:
+        which = "optim or of prm.optim" if state.prm else "optim"
         raise RunError(
             f"{in_row} updates in a row were not finite in stage {stage.name}: lower the lr of its "
-            f"optim; the batches are in {dump.parent}"
+            f"{which}; the batches are in {dump.parent}"
         )

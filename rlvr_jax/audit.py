@@ -13,9 +13,11 @@ import jax
 
 from rlvr_jax import sharding, train
 from rlvr_jax.config import Config, RlStage
-from rlvr_jax.host import compiles, log, pool, settings, trials
-from rlvr_jax.host.checkpoint import CheckpointError
-from rlvr_jax.host.run import Run, RunError
+from rlvr_jax.host.hardening import trials
+from rlvr_jax.host.runs import compiles, log, settings
+from rlvr_jax.host.runs.checkpoint import CheckpointError
+from rlvr_jax.host.runs.folder import Run, RunError
+from rlvr_jax.host.workers import pool
 from rlvr_jax.stages import audit
 from rlvr_jax.stages.workspace import Workspace
 

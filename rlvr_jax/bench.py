@@ -25,7 +25,8 @@ from jax.sharding import SingleDeviceSharding
 
 from rlvr_jax import model, policy, train_step
 from rlvr_jax.config import AdvantageConfig, ModelConfig, PrmConfig, RlStage
-from rlvr_jax.host import compiles, log, weights
+from rlvr_jax.host import weights
+from rlvr_jax.host.runs import compiles, log
 from rlvr_jax.structs import Array, Frozen, Prompts
 
 TINY = dict(layers=4, width=256, heads=8, kv_heads=4, head_size=32, feedforward=1024, vocab=4096)

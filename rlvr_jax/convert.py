@@ -14,10 +14,11 @@ import jax
 
 from rlvr_jax import model, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig, VerifierStage
-from rlvr_jax.host import log, settings, weights
-from rlvr_jax.host.checkpoint import CheckpointError, restore_params
-from rlvr_jax.host.run import tokenizer_path
-from rlvr_jax.host.tokenizer import Tokenizer, open_tokenizer
+from rlvr_jax.host import weights
+from rlvr_jax.host.runs import log, settings
+from rlvr_jax.host.runs.checkpoint import CheckpointError, restore_params
+from rlvr_jax.host.runs.folder import tokenizer_path
+from rlvr_jax.host.text.tokenizer import Tokenizer, open_tokenizer
 from rlvr_jax.structs import Params
 
 

@@ -15,10 +15,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rlvr_jax import model, policy, reading, sharding
+from rlvr_jax import model, policy, ragged, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig, SampleConfig
-from rlvr_jax.host import compiles, log, template, weights
-from rlvr_jax.host.tokenizer import Tokenizer, open_tokenizer
+from rlvr_jax.host import weights
+from rlvr_jax.host.runs import compiles, log
+from rlvr_jax.host.text import template
+from rlvr_jax.host.text.tokenizer import Tokenizer, open_tokenizer
 from rlvr_jax.structs import Params, Prompts
 
 BUCKET = 64  # prompts are padded to a multiple of this: one compile serves many
@@ -89,7 +91,7 @@ def tokens(
 
     @jax.jit
     def begin(params):
-        prefix, _ = reading.prompts(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
+        prefix, _ = ragged.prompts(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
         return policy.begin(params, prefix, 1, 1, sampler, cfg)
 
     @functools.partial(jax.jit, donate_argnums=1)

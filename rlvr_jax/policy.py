@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import model, reading, sampling, sharding
+from rlvr_jax import model, ragged, sampling, sharding
 from rlvr_jax.config import ModelConfig, SampleConfig
 from rlvr_jax.structs import Array, Params, Prompts, Rollout
 
@@ -64,7 +64,7 @@ def generate(
     together into half as many slots, again and again.
     """
     params = model.for_decoding(params, cfg)
-    prefix, _ = reading.prompts(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
+    prefix, _ = ragged.prompts(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
     of_shard = prompts.prompt_QP.shape[0] * samples // sharding.data_shards()
     count = min(cfg.slots or of_shard, of_shard)
     sampler = Sampler(key, eos, columns, sample_cfg, limit_B)
@@ -238,14 +238,14 @@ def logprobs(
     Same distribution as the sampler's (temperature, top-k, top-p).
     """
     params = model.unstack(params, cfg)
-    prefix, _ = reading.prompts(params, rollout.prompt_QP, rollout.prompt_mask_QP, cfg)
+    prefix, _ = ragged.prompts(params, rollout.prompt_QP, rollout.prompt_mask_QP, cfg)
 
     def of_part(part):
         logprob, entropy, _ = read(params, prefix, part, rollout, sample_cfg, cfg)
         return logprob, entropy
 
     out = (jnp.zeros_like(rollout.logprob_BR), jnp.zeros_like(rollout.logprob_BR))
-    return reading.rows(of_part, out, rollout.length_B, rollout.response_BR.shape[1], cfg)[0]
+    return ragged.rows(of_part, out, rollout.length_B, rollout.response_BR.shape[1], cfg)[0]
 
 
 def values(
@@ -256,7 +256,7 @@ def values(
     With a `sample_cfg` also `logprobs` of the same pass.
     """
     params = model.unstack(params, cfg)
-    prefix, _ = reading.prompts(params, rollout.prompt_QP, rollout.prompt_mask_QP, cfg)
+    prefix, _ = ragged.prompts(params, rollout.prompt_QP, rollout.prompt_mask_QP, cfg)
 
     def of_part(part):
         before_BRD, mask_BR = before(params, prefix, part, rollout, cfg)
@@ -268,13 +268,13 @@ def values(
 
     zero_BR = jnp.zeros_like(rollout.logprob_BR)
     out = (zero_BR, None if sample_cfg is None else zero_BR)
-    return reading.rows(of_part, out, rollout.length_B, rollout.response_BR.shape[1], cfg)[0]
+    return ragged.rows(of_part, out, rollout.length_B, rollout.response_BR.shape[1], cfg)[0]
 
 
 def read(
     params: Params,
     prefix: model.Prefix,
-    part: reading.Part,
+    part: ragged.Part,
     rollout: Rollout,
     sample_cfg: SampleConfig,
     cfg: ModelConfig,
@@ -286,7 +286,7 @@ def read(
 
 
 def before(
-    params: Params, prefix: model.Prefix, part: reading.Part, rollout: Rollout, cfg: ModelConfig
+    params: Params, prefix: model.Prefix, part: ragged.Part, rollout: Rollout, cfg: ModelConfig
 ) -> tuple[Array, Array]:
     """What each token of a part is drawn from, hidden states [rows, columns, D], and the mask."""
     samples = rollout.length_B.shape[0] // prefix.mask_QP.shape[0]

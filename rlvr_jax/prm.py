@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlvr_jax import model, optim, policy, reading
+from rlvr_jax import model, optim, policy, ragged
 from rlvr_jax.config import ModelConfig, PrmConfig, SampleConfig
 from rlvr_jax.structs import Array, Learner, Metrics, Params, Rollout
 
@@ -211,8 +211,8 @@ def gradient(
     def reward(logprob_BR: Array, reference_BR: Array, mask_BR: Array) -> Array:
         return rewards(logprob_BR, reference_BR, mask_BR, cfg.beta)
 
-    def read(of_row: Callable[[Array, reading.Part], Array], rows: Rollout) -> reading.Gradient:
-        def objective(params: Params, prefix: model.Prefix, part: reading.Part) -> Any:
+    def read(of_row: Callable[[Array, ragged.Part], Array], rows: Rollout) -> ragged.Gradient:
+        def objective(params: Params, prefix: model.Prefix, part: ragged.Part) -> Any:
             logprob_BR, _, mask_BR = policy.read(params, prefix, part, rows, sample_cfg, model_cfg)
             reward_BR = reward(logprob_BR, part.pick(reference_BR), mask_BR)
             loss_B = of_row(jnp.sum(reward_BR, -1), part)
@@ -220,7 +220,7 @@ def gradient(
             return loss, ({}, jnp.float32(0), reward_BR)
 
         out = jnp.zeros(reference_BR.shape, jnp.float32)
-        return reading.gradient(objective, params, rows, model_cfg, out)
+        return ragged.gradient(objective, params, rows, model_cfg, out)
 
     if cfg.loss == "ce" and cfg.share == 1:
         rows = jnp.maximum(jnp.sum(exists_B), 1).astype(jnp.float32)

@@ -25,9 +25,11 @@ from rlvr_jax.config import (
     Stage,
     reads_verifier,
 )
-from rlvr_jax.host import compiles, log, report, rules, settings, sources, tasks
-from rlvr_jax.host.checkpoint import CheckpointError
-from rlvr_jax.host.run import Interrupted, Run, RunError
+from rlvr_jax.host import rules
+from rlvr_jax.host.problems import sources, tasks
+from rlvr_jax.host.runs import compiles, log, report, settings
+from rlvr_jax.host.runs.checkpoint import CheckpointError
+from rlvr_jax.host.runs.folder import Interrupted, Run, RunError
 from rlvr_jax.stages import evaluate, judges, label, prm, rl, sft, tokenizer, verifier
 from rlvr_jax.stages.workspace import Workspace
 

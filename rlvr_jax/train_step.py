@@ -15,15 +15,15 @@ import optax
 
 from rlvr_jax import (
     advantage,
-    filter,
-    learn,
-    logged,
     loss,
     model,
     policy,
+    policy_update,
     prm,
-    reading,
+    prompt_filter,
+    ragged,
     sharding,
+    step_metrics,
     verifier,
 )
 from rlvr_jax.config import ModelConfig, PrmStage, RlStage, SampleConfig, Sampling
@@ -133,14 +133,14 @@ def filtered_step(
         held, sums, fate_X = carry
         written, reward_B, found = once(held.rounds)
         start = held.rounds * cfg.prompts
-        held, fate_Q = filter.sift(held, written, reward_B, cfg.samples, cfg.filter)
+        held, fate_Q = prompt_filter.sift(held, written, reward_B, cfg.samples, cfg.filter)
         fate_X = jax.lax.dynamic_update_slice_in_dim(fate_X, fate_Q, start, 0)
         return held, jax.tree.map(jnp.add, sums, found), fate_X
 
     written, reward_B, found = jax.eval_shape(once, jnp.int32(0))
     sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found)
-    fate_X = jnp.full(cfg.filter.rounds * cfg.prompts, filter.UNTRIED)
-    begun = (filter.nothing(written, reward_B), sums, fate_X)
+    fate_X = jnp.full(cfg.filter.rounds * cfg.prompts, prompt_filter.UNTRIED)
+    begun = (prompt_filter.nothing(written, reward_B), sums, fate_X)
     held, (decoded, told), fate_X = jax.lax.while_loop(more, another, begun)
     taught = functools.partial(filtered_update, cfg=cfg, model_cfg=model_cfg, tx=tx, prm_tx=prm_tx)
     new_state, advantage_B, metrics = taught(state, frozen, held, decoded)
@@ -206,13 +206,13 @@ def reward(
     score = verifier.score(
         frozen.verifier, prompts, written, frozen.verdict, cfg.reward, verifier_cfg
     )
-    return score.reward_B, logged.verdicts(score)
+    return score.reward_B, step_metrics.verdicts(score)
 
 
 def filtered_update(
     state: TrainState,
     frozen: Frozen,
-    held: filter.Held,
+    held: prompt_filter.Held,
     decoded: Array,
     *,
     cfg: RlStage,
@@ -226,7 +226,7 @@ def filtered_update(
         state, frozen, held.written, decoded, held.rewards, filled_Q=held.filled_Q
     )
     metrics["reward/nonfinite"] += held.bad
-    return new_state, advantage_B, metrics | filter.describe(held)
+    return new_state, advantage_B, metrics | prompt_filter.describe(held)
 
 
 def update(
@@ -301,13 +301,13 @@ def update(
     advantage_B = found.advantage_BR[:, 0]  # of the first token: all that follows is its doing
 
     taught = written
-    lesson = learn.Lesson(
+    lesson = policy_update.Lesson(
         found.advantage_BR, reference_BR, behaviour_BR, value_BR, found.target_BR, held_B
     )
     if cfg.overlong.leave_out:  # a row without tokens is not read
         length_B = jnp.where(written.truncated_B, 0, written.length_B)
         taught = dataclasses.replace(written, length_B=length_B)
-    new_state, metrics = learn.improve(state, taught, lesson, kl_coef, cfg, model_cfg, tx)
+    new_state, metrics = policy_update.improve(state, taught, lesson, kl_coef, cfg, model_cfg, tx)
     new_state = dataclasses.replace(new_state, step=state.step + 1, prm=learner)
     if learner:  # a PRM that cannot learn ends the run as a policy does
         lost = learned["prm/skipped"] > 0
@@ -322,12 +322,12 @@ def update(
         "policy/skipped": new_state.skipped,
         "reward/overlong": jnp.mean(lost_B, where=counted_B),
         "reward/nonfinite": bad + found.bad,
-        "perf/rollout_useful": logged.useful(written, decoded),
+        "perf/rollout_useful": step_metrics.useful(written, decoded),
     }
     if isinstance(rewards, dict):
         metrics |= {f"reward/{x}": jnp.mean(rewards[x], where=counted_B) for x in cfg.also}
-    metrics |= logged.of_estimate(found, value_BR, mask_BR, counted_B)
-    metrics |= logged.describe(written, reward_B, cfg.samples, counted_B)
+    metrics |= step_metrics.of_estimate(found, value_BR, mask_BR, counted_B)
+    metrics |= step_metrics.describe(written, reward_B, cfg.samples, counted_B)
     return new_state, advantage_B, metrics
 
 
@@ -393,7 +393,7 @@ def prm_update(
         skipped_in_row=jnp.where(skipped > 0, state.skipped_in_row + 1, 0),
     )
     metrics |= {"reward/nonfinite": bad}
-    return new_state, metrics | logged.describe(written, reward_B, cfg.samples)
+    return new_state, metrics | step_metrics.describe(written, reward_B, cfg.samples)
 
 
 def supervised_step(
@@ -406,12 +406,12 @@ def supervised_step(
 
     tokens = jnp.maximum(jnp.sum(rows.length_B), 1).astype(jnp.float32)
 
-    def objective(params: Params, prefix: model.Prefix, part: reading.Part):
+    def objective(params: Params, prefix: model.Prefix, part: ragged.Part):
         logprob_BR, _, _ = policy.read(params, prefix, part, rows, PLAIN, model_cfg)
         return -jnp.sum(logprob_BR) / tokens, ({}, jnp.float32(0), ())
 
-    grads, value, *_ = reading.gradient(objective, state.policy, rows, model_cfg)
-    new_state, grad_norm = learn.apply(state, grads, value, tx)
+    grads, value, *_ = ragged.gradient(objective, state.policy, rows, model_cfg)
+    new_state, grad_norm = policy_update.apply(state, grads, value, tx)
     new_state = dataclasses.replace(new_state, step=state.step + 1)
     return new_state, {
         "loss": value,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import answer, model, reading
+from rlvr_jax import extract, model, ragged
 from rlvr_jax.config import ModelConfig, RewardConfig
 from rlvr_jax.structs import Array, Params, Prompts, Rollout, Verdict
 
@@ -33,8 +33,8 @@ def answer_mask(rollout: Rollout, verdict: Verdict) -> Array:
     the spelling of the vocabulary.
     """
     if verdict.spelling is None:
-        return answer.last_line(rollout, verdict)
-    return answer.find(rollout, verdict, verdict.spelling)
+        return extract.last_line(rollout, verdict)
+    return extract.find(rollout, verdict, verdict.spelling)
 
 
 def score(
@@ -70,7 +70,7 @@ def judge(
     answer is a row in each of J templates.
     """
     params = model.unstack(jax.lax.stop_gradient(params), cfg)
-    prefix, _ = reading.prompts(params, prompts.check_QC, prompts.check_mask_QC, cfg)
+    prefix, _ = ragged.prompts(params, prompts.check_QC, prompts.check_mask_QC, cfg)
     blocked_B = cut_B | (length_B == 0)
     ways = verdict.tail_JC.shape[0]
     samples = length_B.shape[0] * ways // prompts.check_QC.shape[0]
@@ -95,7 +95,7 @@ def judge(
 
     zero_X, no_X = jnp.zeros(length_X.shape, jnp.float32), jnp.zeros(length_X.shape, bool)
     nothing = Score(zero_X, zero_X, zero_X, ~no_X, ~no_X)
-    each = reading.rows(of_part, nothing, length_X, token_BR.shape[1], cfg)[0]
+    each = ragged.rows(of_part, nothing, length_X, token_BR.shape[1], cfg)[0]
     return combine(Score(*(x.reshape(-1, ways) for x in each)), reward_cfg)
 
 

@@ -13,8 +13,10 @@ import yaml
 
 from rlvr_jax import train
 from rlvr_jax.config import DataConfig
-from rlvr_jax.host import data, settings, template
-from rlvr_jax.host.tokenizer import open_tokenizer
+from rlvr_jax.host.problems import dataset
+from rlvr_jax.host.runs import settings
+from rlvr_jax.host.text import template
+from rlvr_jax.host.text.tokenizer import open_tokenizer
 
 TINY = {
     "name": "tiny",
@@ -299,7 +301,7 @@ def test_data_that_does_not_fit(override, words, door, tmp_path):
 
 def longest(trained: Path) -> dict[str, int]:
     """Tokens of the longest text of each kind that the sft stage has to fit in its columns."""
-    records = list(data.open_split(trained / "tiny" / "data", "sft"))
+    records = list(dataset.open_split(trained / "tiny" / "data", "sft"))
     tok, cfg = open_tokenizer(trained / "tiny" / "tokenizer.model"), DataConfig()
     return {
         "prompt_columns": max(len(template.ask(r, tok, cfg)) for r in records),

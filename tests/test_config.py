@@ -20,7 +20,7 @@ from rlvr_jax.config import (
     SftStage,
     Stage,
 )
-from rlvr_jax.host import settings
+from rlvr_jax.host.runs import settings
 
 ROOT = Path(__file__).parents[1]
 KINDS = [kind for kind in vars(config).values() if dataclasses.is_dataclass(kind)]
@@ -127,7 +127,7 @@ def test_stages_refer_to_stages_by_their_default_names():
 
 
 def test_the_default_tasks_are_tasks():
-    from rlvr_jax.host import tasks
+    from rlvr_jax.host.problems import tasks
 
     assert set(DataConfig().tasks) <= set(tasks.TASKS)
 

@@ -12,8 +12,8 @@ import yaml
 from safetensors.numpy import save_file
 
 from rlvr_jax import model, train
-from rlvr_jax.host import settings
-from rlvr_jax.host.sources import files
+from rlvr_jax.host.problems.sources import files
+from rlvr_jax.host.runs import settings
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "configs"

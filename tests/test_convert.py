@@ -11,8 +11,10 @@ from safetensors.numpy import load_file, save_file
 
 from rlvr_jax import convert, model
 from rlvr_jax.config import Config, LabelStage, ModelConfig, SftStage, TokenizerStage, VerifierStage
-from rlvr_jax.host import settings, tokenizer, weights
-from rlvr_jax.host.checkpoint import Checkpoints
+from rlvr_jax.host import weights
+from rlvr_jax.host.runs import settings
+from rlvr_jax.host.runs.checkpoint import Checkpoints
+from rlvr_jax.host.text import tokenizer
 
 MODELS = Path(__file__).parent / "golden" / "models"
 TINY = dict(layers=2, width=32, heads=4, kv_heads=2, head_size=8, feedforward=40, vocab=300)

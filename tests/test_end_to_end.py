@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from rlvr_jax.host import settings
+from rlvr_jax.host.runs import settings
 
 DEBUG = Path(__file__).parents[1] / "configs" / "debug.yaml"
 EIGHT = ("mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2")

@@ -9,8 +9,9 @@ import pytest
 
 from rlvr_jax import generate, model, policy
 from rlvr_jax.config import ModelConfig, SampleConfig
-from rlvr_jax.host import template, weights
-from rlvr_jax.host.tokenizer import open_tokenizer
+from rlvr_jax.host import weights
+from rlvr_jax.host.text import template
+from rlvr_jax.host.text.tokenizer import open_tokenizer
 from rlvr_jax.structs import Prompts
 
 CFG = ModelConfig(

@@ -9,120 +9,40 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# The order of the code.  A module imports only modules of lower levels; a new one is given a place.
+# The order of the device code: a module imports modules of lower levels only.
 LEVEL = {
     "rlvr_kernels": 0,
     "rlvr_jax": 0,
-    "rlvr_jax.structs": 0,
-    "rlvr_jax.config.fields": -3,
-    "rlvr_jax.config.model": -2,
-    "rlvr_jax.config.data": -2,
-    "rlvr_jax.config.learning": -2,
-    "rlvr_jax.config.reward": -2,
-    "rlvr_jax.config.stages": -1,
     "rlvr_jax.config": 0,
+    "rlvr_jax.structs": 0,
     "rlvr_jax.advantage": 1,
     "rlvr_jax.loss": 1,
-    "rlvr_jax.filter": 2,
     "rlvr_jax.sampling": 1,
     "rlvr_jax.sharding": 1,
     "rlvr_jax.positions": 1,
+    "rlvr_jax.extract": 1,
+    "rlvr_jax.prompt_filter": 2,
     "rlvr_jax.model": 2,
     "rlvr_jax.optim": 2,
-    "rlvr_jax.answer": 1,
     "rlvr_jax.attack": 3,
-    "rlvr_jax.reading": 3,
+    "rlvr_jax.ragged": 3,
     "rlvr_jax.policy": 4,
     "rlvr_jax.verifier": 4,
     "rlvr_jax.prm": 5,
-    "rlvr_jax.logged": 5,
-    "rlvr_jax.learn": 6,
+    "rlvr_jax.step_metrics": 5,
+    "rlvr_jax.policy_update": 6,
     "rlvr_jax.train_step": 7,
-    "rlvr_jax.host": 0,
-    "rlvr_jax.host.alarms": 1,
-    "rlvr_jax.host.answers": 1,
-    "rlvr_jax.host.attacks": 2,
-    "rlvr_jax.host.trials": 3,
-    "rlvr_jax.host.checkpoint": 1,
-    "rlvr_jax.host.compiles": 1,
-    "rlvr_jax.host.data": 1,
-    "rlvr_jax.host.stream": 2,
-    "rlvr_jax.host.log": 1,
-    "rlvr_jax.host.report": 1,
-    "rlvr_jax.host.settings": 5,
-    "rlvr_jax.host.tasks": 1,
-    "rlvr_jax.host.tokenizer": 5,
-    "rlvr_jax.host.sources.files": 2,
-    "rlvr_jax.host.sources.gym": 2,
-    "rlvr_jax.host.run": 6,
-    "rlvr_jax.host.template": 6,
-    "rlvr_jax.host.weights": 4,
-    "rlvr_jax.host.weights.families": 1,
-    "rlvr_jax.host.weights.gguf_file": 3,
-    "rlvr_jax.host.weights.hf": 3,
-    "rlvr_jax.host.weights.layout": 2,
-    "rlvr_jax.host.sources.downloads": 3,
-    "rlvr_jax.host.jail": 1,
-    "rlvr_jax.host.pool": 2,
-    "rlvr_jax.host.sandbox": 1,
-    "rlvr_jax.host.rules.formula": 1,
-    "rlvr_jax.host.rules.gym": 1,
-    "rlvr_jax.host.rules.language": 1,
-    "rlvr_jax.host.rules.length": 1,
-    "rlvr_jax.host.rules.notation": 1,
-    "rlvr_jax.host.rules.own": 1,
-    "rlvr_jax.host.rules.repetition": 1,
-    "rlvr_jax.host.rules.sentence": 1,
-    "rlvr_jax.host.rules.units": 1,
-    "rlvr_jax.host.rules.programs": 2,
-    "rlvr_jax.host.rules.shape": 2,
-    "rlvr_jax.host.rules.text": 2,
-    "rlvr_jax.host.rules.value": 2,
-    "rlvr_jax.host.rules.choice": 3,
-    "rlvr_jax.host.rules.collection": 3,
-    "rlvr_jax.host.rules.library": 3,
-    "rlvr_jax.host.rules.reading": 3,
-    "rlvr_jax.host.rules.equivalence": 4,
-    "rlvr_jax.host.rules.numeric": 4,
-    "rlvr_jax.host.rules": 5,
-    "rlvr_jax.host.agreement": 1,
-    "rlvr_jax.host.collected": 1,
-    "rlvr_jax.host.voting": 2,
-    "rlvr_jax.host.judge": 6,
-    "rlvr_jax.host.judge.endpoint": 7,
-    "rlvr_jax.host.judge.replies": 1,
-    "rlvr_jax.host.judge.words": 2,
-    "rlvr_jax.host.negatives": 6,
-    "rlvr_jax.host.worker": 6,
-    "rlvr_jax.host.sources": 4,
-    "rlvr_jax.host.chat": 1,
-    "rlvr_jax.host.tokenizer.codec": 1,
-    "rlvr_jax.host.tokenizer.folder": 2,
-    "rlvr_jax.host.tokenizer.fast": 3,
-    "rlvr_jax.host.tokenizer.spm": 3,
-    "rlvr_jax.host.tokenizer.ggml": 4,
-    "rlvr_jax.host.tokenizer.byte": 4,
-    "rlvr_jax.bench": 14,
-    "rlvr_jax.generate": 14,
-    "rlvr_jax.stages": 0,
-    "rlvr_jax.stages.workspace": 8,
-    "rlvr_jax.stages.answered": 10,
-    "rlvr_jax.stages.judges": 9,
-    "rlvr_jax.stages.label": 11,
-    "rlvr_jax.stages.loop": 9,
-    "rlvr_jax.stages.tokenizer": 9,
-    "rlvr_jax.stages.score": 9,
-    "rlvr_jax.stages.audit": 10,
-    "rlvr_jax.stages.rl": 11,
-    "rlvr_jax.stages.prm": 12,
-    "rlvr_jax.stages.sft": 10,
-    "rlvr_jax.stages.verdicts": 9,
-    "rlvr_jax.stages.verifier": 12,
-    "rlvr_jax.stages.evaluate": 13,
-    "rlvr_jax.train": 14,
-    "rlvr_jax.audit": 15,
-    "rlvr_jax.report": 14,
-    "rlvr_jax.convert": 14,
+}
+# The wings of the host code, and the wings that each may import.
+WINGS = {
+    "text": set(),
+    "weights": set(),
+    "workers": set(),
+    "problems": {"text"},
+    "hardening": {"text"},
+    "rules": {"problems", "text", "workers"},
+    "verdicts": {"rules", "text", "workers"},
+    "runs": {"problems", "weights"},
 }
 ENTRIES = {"train", "evaluate", "audit", "plan", "report", "convert", "generate", "bench"}
 DEVICE_PACKAGES = {"jax", "flax.struct", "optax"}
@@ -177,31 +97,69 @@ def ours(name):
 
 
 def level(name):
-    return LEVEL["rlvr_kernels" if name.startswith("rlvr_kernels") else name]
+    if name.startswith("rlvr_kernels"):
+        return LEVEL["rlvr_kernels"]
+    return LEVEL["rlvr_jax.config" if name.startswith("rlvr_jax.config") else name]
+
+
+def wing(name):
+    """The wing of a host module, `rlvr_jax.host.WING...`; empty for what is in none."""
+    return name.removeprefix("rlvr_jax.host").strip(".").partition(".")[0]
+
+
+def circle(graph):
+    """Nodes of a graph (node -> nodes) that lie on a circle or wait for one."""
+    left = {node: set(targets) - {node} for node, targets in graph.items()}
+    while free := [node for node, targets in left.items() if not targets & set(left)]:
+        for node in free:
+            del left[node]
+    return set(left)
 
 
 def test_the_walk_sees_imports_of_every_form():
     text = (
         "import os.path as p, rlvr_jax.model\nfrom flax import struct\nfrom jax import numpy\n"
-        "def f():\n    from rlvr_jax import policy\n    from rlvr_jax.host.log import say\n"
+        "def f():\n    from rlvr_jax import policy\n    from rlvr_jax.host.runs import log\n"
     )
-    assert imports(text) == [
-        "os.path", "rlvr_jax.model", "flax.struct", "jax", "rlvr_jax.policy", "rlvr_jax.host.log"
-    ]  # fmt: skip
+    found = ["os.path", "rlvr_jax.model", "flax.struct", "jax", "rlvr_jax.policy"]
+    assert imports(text) == [*found, "rlvr_jax.host.runs.log"]
     assert len(SOURCES) > 30 and len(DEVICE) >= 11
     assert {"rlvr_jax.train_step", "rlvr_jax.model"} <= set(DEVICE)
 
 
-def test_every_module_has_a_level_and_every_level_a_module():
-    assert {name for name in SOURCES if name.startswith("rlvr_jax")} == set(LEVEL) - {
-        "rlvr_kernels"
-    }
+def test_every_device_module_has_a_level_and_every_host_module_a_wing():
+    assert set(DEVICE) | {"rlvr_jax", "rlvr_kernels"} == set(LEVEL)
+    host = {name for name in SOURCES if name.startswith("rlvr_jax.host")} - {"rlvr_jax.host"}
+    assert {wing(name) for name in host} == set(WINGS)
+    loose = {name for name in host if SOURCES[name].parent == ROOT / "rlvr_jax" / "host"}
+    assert not loose, "a host module belongs in a wing"
 
 
 @pytest.mark.parametrize("name", [name for name in SOURCES if name in LEVEL])
-def test_imports_go_down(name):
+def test_imports_of_device_code_go_down(name):
     for imported in filter(ours, IMPORTS[name]):
-        assert level(imported) < level(name), f"{name} imports {imported}"
+        own = name == "rlvr_jax.config" and imported.startswith("rlvr_jax.config.")
+        assert own or level(imported) < level(name), f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if wing(name) in WINGS])
+def test_a_wing_imports_the_wings_below_it(name):
+    for imported in filter(ours, IMPORTS[name]):
+        if imported.startswith("rlvr_jax.host"):
+            allowed = WINGS[wing(name)] | {wing(name)}
+            assert wing(imported) in allowed, f"{name} imports {imported}"
+
+
+def test_there_is_no_circle_of_imports():
+    assert circle({"a": {"b"}, "b": {"a"}, "c": set(), "d": {"a"}}) == {"a", "b", "d"}
+    assert not circle({name: set(found) for name, found in IMPORTS.items()})
+    assert not circle(WINGS)
+
+
+def test_nothing_imports_an_entry_point():
+    entries = {f"rlvr_jax.{name}" for name in ENTRIES}
+    for name, found in IMPORTS.items():
+        assert not entries & set(found) or name == "rlvr_jax.audit", f"{name} imports an entry"
 
 
 @pytest.mark.parametrize("name", DEVICE)
@@ -229,7 +187,7 @@ def test_kernels_need_jax_only(name):
 @pytest.mark.parametrize("name", [name for name in SOURCES if name.startswith("rlvr_jax.host")])
 def test_host_code_knows_types_and_table_of_the_device_code_only(name):
     for imported in filter(ours, IMPORTS[name]):
-        assert imported.startswith("rlvr_jax.host") or imported in SHARED_WITH_HOST, imported
+        assert imported.startswith("rlvr_jax.host.") or imported in SHARED_WITH_HOST, imported
 
 
 def test_the_arithmetic_knows_no_model():
@@ -305,7 +263,7 @@ def test_device_code_imports_on_a_bare_image():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["rlvr_jax.host.log", "rlvr_jax.stages", "sentencepiece"])
+@pytest.mark.parametrize("name", ["rlvr_jax.host.runs.log", "rlvr_jax.stages", "sentencepiece"])
 def test_the_bare_image_of_the_test_is_bare(name):
     done = bare(name)
     assert done.returncode != 0 and "ImportError" in done.stderr

@@ -14,8 +14,8 @@ import yaml
 from rlvr_jax import convert, model, train
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.host import weights
-from rlvr_jax.host.checkpoint import restore_params
-from rlvr_jax.host.tokenizer import open_tokenizer
+from rlvr_jax.host.runs.checkpoint import restore_params
+from rlvr_jax.host.text.tokenizer import open_tokenizer
 
 CFG = ModelConfig(
     **{"family": "qwen3", "layers": 2, "width": 16, "heads": 2, "kv_heads": 1, "head_size": 8},

@@ -24,7 +24,7 @@ from rlvr_jax.config import (
     RlStage,
     SampleConfig,
 )
-from rlvr_jax.host.checkpoint import Checkpoints
+from rlvr_jax.host.runs.checkpoint import Checkpoints
 from rlvr_jax.structs import Frozen, Learner, Rollout
 
 V, Q, G, P, R = 32, 8, 4, 6, 12

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from rlvr_jax import model
-from rlvr_jax.host import checkpoint, settings
-from rlvr_jax.host.run import Run
+from rlvr_jax.host.runs import checkpoint, settings
+from rlvr_jax.host.runs.folder import Run
 
 DEBUG = Path(__file__).parents[1] / "configs" / "debug.yaml"
 # More steps than configs/debug.yaml in rl, and a checkpoint every other one.

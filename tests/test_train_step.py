@@ -14,7 +14,17 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rlvr_jax import advantage, learn, logged, loss, model, optim, policy, sharding, train_step
+from rlvr_jax import (
+    advantage,
+    loss,
+    model,
+    optim,
+    policy,
+    policy_update,
+    sharding,
+    step_metrics,
+    train_step,
+)
 from rlvr_jax.config import (
     AdvantageConfig,
     Config,
@@ -26,7 +36,7 @@ from rlvr_jax.config import (
     RewardConfig,
     RlStage,
 )
-from rlvr_jax.host.compiles import Compiles
+from rlvr_jax.host.runs.compiles import Compiles
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen, Prompts, Rollout, Verdict
 
@@ -312,12 +322,12 @@ def test_identical_is_the_share_of_the_commonest_response(same):
         response_BR[:2, :3] = (9, 8, 7), (7, 8, 0)  # other orders, other lengths: not these
         length_B[1] = 2
     rows = rows.replace(response_BR=response_BR, length_B=length_B)
-    assert float(logged.identical(rows)) == pytest.approx(same / (Q * G))
+    assert float(step_metrics.identical(rows)) == pytest.approx(same / (Q * G))
 
 
 def test_a_perfect_reward_is_in_the_last_bin():
     rewards = jnp.concatenate([jnp.ones(20), jnp.zeros(12)])
-    histogram = logged.describe(answered(), rewards, G)["reward/histogram"]
+    histogram = step_metrics.describe(answered(), rewards, G)["reward/histogram"]
     assert histogram.tolist() == [12, *[0] * 8, 20]
 
 
@@ -406,7 +416,7 @@ def test_what_is_not_finite_moves_nothing_and_what_follows_does(parts):
 def test_apply_looks_at_loss_and_gradient(value, norm):
     tx = optax.sgd(1.0)
     state = train_step.init_state(jax.random.key(0), {"x_D": jnp.zeros(1)}, tx)
-    after, seen = learn.apply(state, {"x_D": jnp.full(1, norm)}, jnp.float32(value), tx)
+    after, seen = policy_update.apply(state, {"x_D": jnp.full(1, norm)}, jnp.float32(value), tx)
     moved = np.isfinite(value) and np.isfinite(norm)
     assert float(after.policy["x_D"][0]) == (-norm if moved else 0.0)
     assert int(after.skipped) == (not moved)
@@ -453,7 +463,7 @@ def remax():
     answer = functools.partial(train_step.greedy, **sizes)
     judge = functools.partial(train_step.reward, cfg=REMAX, verifier_cfg=SMALL)
     step, update, answer, judge = map(jax.jit, (step, update, answer, judge))
-    with jax.set_mesh(ws.mesh), mock.patch.object(learn, "improve", improved):
+    with jax.set_mesh(ws.mesh), mock.patch.object(policy_update, "improve", improved):
         answers, _ = answer(state, ask())
         reward_Q, _ = judge(frozen, ask(), answers)
         _, written, signal_2B, metrics = step(state, frozen, ask())
@@ -627,7 +637,7 @@ def test_several_updates_are_updates_one_after_the_other():
     behaviour_BR = np.asarray(plain(params, written, STAGE.sample, SMALL)[0])
     advantage_B = np.asarray(advantage.combine(even_share_B(), np.zeros(Q * G), G, STAGE.advantage))
     stage = dataclasses.replace(STAGE, loss=whole)
-    gradient = jax.jit(learn.gradient, static_argnums=(4, 5))
+    gradient = jax.jit(policy_update.gradient, static_argnums=(4, 5))
     cut = 0.0
 
     def some(tree, of_prompt, of_row):
@@ -638,7 +648,7 @@ def test_several_updates_are_updates_one_after_the_other():
             of_prompt = np.arange(first, Q, count)
             of_row = (of_prompt[:, None] * G + np.arange(G)).reshape(-1)
             part = some(written, of_prompt, of_row)
-            lesson = learn.Lesson(
+            lesson = policy_update.Lesson(
                 np.repeat(advantage_B[of_row, None], R, 1), part.logprob_BR, behaviour_BR[of_row]
             )
             found = gradient(params, part, lesson, 0.0, stage, SMALL)

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from rlvr_jax import advantage, learn, loss, model, optim, policy, sharding, train_step
+from rlvr_jax import advantage, loss, model, optim, policy, policy_update, sharding, train_step
 from rlvr_jax.config import (
     AdvantageConfig,
     LossConfig,
@@ -22,7 +22,7 @@ from rlvr_jax.config import (
     RlStage,
     SampleConfig,
 )
-from rlvr_jax.host.checkpoint import Checkpoints, restore_params
+from rlvr_jax.host.runs.checkpoint import Checkpoints, restore_params
 from rlvr_jax.structs import Frozen, Rollout
 
 V, D, Q, G, P, R = 32, 16, 4, 2, 6, 12
@@ -162,8 +162,8 @@ def test_its_loss_and_gradient_are_the_plain_ones(exact) -> None:
 
     @jax.jit
     def gradient(params, advantage_BR):
-        lesson = learn.Lesson(advantage_BR, jnp.zeros((B, R)), None, old, target)
-        return learn.gradient(params, rows, lesson, 0.0, stage, cfg)
+        lesson = policy_update.Lesson(advantage_BR, jnp.zeros((B, R)), None, old, target)
+        return policy_update.gradient(params, rows, lesson, 0.0, stage, cfg)
 
     want, slope = plain_error(value, old, target, rows.length_B, weight)
     free = np.sum((slope == 0) & mask)
@@ -233,7 +233,7 @@ def test_advantages_and_metrics_are_those_of_values_before_each_token() -> None:
     assert "value_D" not in state.prm.params and "value_D" in state.policy
     state = dataclasses.replace(state, policy=params)
     step = functools.partial(train_step.update, cfg=stage, model_cfg=SMALL, tx=TX, prm_tx=RECORD)
-    with mock.patch.object(learn, "improve", improved):
+    with mock.patch.object(policy_update, "improve", improved):
         _, advantage_B, metrics = jax.jit(step)(state, NOBODY, rows, 1, rewards())
 
     whole = jax.jit(policy.logprobs, static_argnums=(2, 3))
@@ -277,12 +277,12 @@ def test_several_updates_share_one_look_and_clip_around_it() -> None:
     reward_BR[np.arange(B), rows.length_B - 1] = rewards()
     advantage_BR, target_BR = plain_gae(reward_BR, value_BR, rows.length_B)
     lesson = (advantage_BR, rows.logprob_BR, behaviour_BR, value_BR, target_BR)
-    gradient, lost = jax.jit(learn.gradient, static_argnums=(4, 5)), 0.0
+    gradient, lost = jax.jit(policy_update.gradient, static_argnums=(4, 5)), 0.0
     for number in (0, 1, 0, 1):
         of_prompt = np.arange(number, Q, 2)
         of_row = (of_prompt[:, None] * G + np.arange(G)).reshape(-1)
         part = jax.tree.map(lambda x, p=of_prompt, r=of_row: x[p if len(x) == Q else r], rows)
-        some = learn.Lesson(*(np.float32(x)[of_row] for x in lesson))
+        some = policy_update.Lesson(*(np.float32(x)[of_row] for x in lesson))
         found = gradient(params, part, some, 0.0, stage, SMALL)
         params = jax.tree.map(lambda p, g: p - 0.01 * g, params, found.grads)
         lost += float(found.sums["value/loss"])

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rlvr_jax import model, reading, sharding, verifier
+from rlvr_jax import model, ragged, sharding, verifier
 from rlvr_jax.config import DataConfig, MeshConfig, ModelConfig, RewardConfig
-from rlvr_jax.host import attacks, template
-from rlvr_jax.host.tokenizer import TokenizerError, open_tokenizer
+from rlvr_jax.host.hardening import attacks
+from rlvr_jax.host.text import template
+from rlvr_jax.host.text.tokenizer import TokenizerError, open_tokenizer
 from rlvr_jax.structs import Rollout
 
 TOK = open_tokenizer("byte")
@@ -160,7 +161,7 @@ def test_no_text_after_a_wrong_answer_changes_an_id_of_the_template(monkeypatch,
 
     monkeypatch.setattr(model, "extend", extend)
     monkeypatch.setattr(
-        reading,
+        ragged,
         "prompts",
         lambda _, *check: (checked.append(check) or model.Prefix(*[None] * 3), 0),
     )

@@ -19,10 +19,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlvr_jax import model, policy
 from rlvr_jax.config import SampleConfig
-from rlvr_jax.host import data, rules, settings, template
-from rlvr_jax.host.checkpoint import restore_params
-from rlvr_jax.host.run import tokenizer_path
-from rlvr_jax.host.tokenizer import open_tokenizer
+from rlvr_jax.host import rules
+from rlvr_jax.host.problems import dataset
+from rlvr_jax.host.runs import settings
+from rlvr_jax.host.runs.checkpoint import restore_params
+from rlvr_jax.host.runs.folder import tokenizer_path
+from rlvr_jax.host.text import template
+from rlvr_jax.host.text.tokenizer import open_tokenizer
 
 
 def ours(run: Path, stage: str, records: list, tok, cfg) -> list[list[int]]:
@@ -73,7 +76,7 @@ def accuracy(rows: list[list[int]], records: list, tok) -> float:
 def main(run: Path, stage: str, folder: Path) -> None:
     cfg = settings.load(run / "config.resolved.yaml")
     tok = open_tokenizer(tokenizer_path(cfg, run))
-    records = list(data.each(data.open_split(run / "data", "test")))
+    records = list(dataset.each(dataset.open_split(run / "data", "test")))
     mine, peer = ours(run, stage, records, tok, cfg), theirs(folder, records, tok, cfg)
     result = {
         "problems": len(records),

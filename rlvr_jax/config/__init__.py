@@ -1,6 +1,6 @@
 """What a config can say: frozen dataclasses, values only, each field with its meaning.
 
-`rlvr_jax.host.settings` reads them from YAML and the command line.  Configs are hashable, so
+`rlvr_jax.host.runs.settings` reads them from YAML and the command line.  Configs are hashable, so
 that a jitted function can take one as a static argument.
 """
 

@@ -42,7 +42,7 @@ class SourceConfig:
 class DataConfig:
     """Problems and how they become fixed token columns."""
 
-    tasks: tuple[str, ...] = option((), "tasks of rlvr_jax.host.tasks, in equal parts")
+    tasks: tuple[str, ...] = option((), "tasks of rlvr_jax.host.problems.tasks, in equal parts")
     sources: tuple[SourceConfig, ...] = option((), "files and other sources, by weight")
     sft: int = option(4096, "problems with demonstrations, for the sft stage")
     label: int = option(2048, "problems whose sampled answers are judged; not those of the main rl")

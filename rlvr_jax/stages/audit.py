@@ -9,8 +9,12 @@ import numpy as np
 
 from rlvr_jax import attack, model
 from rlvr_jax.config import Sampling
-from rlvr_jax.host import attacks, data, log, pool, template, trials
-from rlvr_jax.stages import score
+from rlvr_jax.host.hardening import attacks, trials
+from rlvr_jax.host.problems import dataset
+from rlvr_jax.host.runs import log
+from rlvr_jax.host.text import template
+from rlvr_jax.host.workers import pool
+from rlvr_jax.stages import host_rewards
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen, Rollout
 
@@ -24,7 +28,7 @@ def run(
     """The report of `trials.report`, for the reward of `stage`."""
     began = time.monotonic()
     cfg = stage.reward
-    score_all = score.scorer(stage, ws, frozen, workers)
+    score_all = host_rewards.scorer(stage, ws, frozen, workers)
     jobs = _jobs(ws, stage, quick)
     told, skipped = [], 0
     for at in range(0, len(jobs), _rows(ws)):
@@ -71,7 +75,7 @@ def _jobs(ws: Workspace, stage: Sampling, quick: bool) -> list[tuple[dict, attac
     cfg = ws.cfg
     split = "train" if cfg.data.train else "test"
     # A rule reads texts: what fits a tokenizer, which may not be there yet, is no matter.
-    source = ws.problems(split) if stage.reward.judged else data.open_split(ws.run.data, split)
+    source = ws.problems(split) if stage.reward.judged else dataset.open_split(ws.run.data, split)
     count = cfg.audit.quick_records if quick else cfg.audit.records
     records = [dict(source[i]) for i in range(min(count, len(source)))]
     jobs = []

@@ -9,8 +9,12 @@ import numpy as np
 
 from rlvr_jax import policy, prm, verifier
 from rlvr_jax.config import EvaluateStage, PrmStage, RewardConfig, RlStage, SampleConfig
-from rlvr_jax.host import log, pool, tasks, trials, voting
-from rlvr_jax.host.agreement import agreement
+from rlvr_jax.host.hardening import trials
+from rlvr_jax.host.problems import tasks
+from rlvr_jax.host.runs import log
+from rlvr_jax.host.verdicts import voting
+from rlvr_jax.host.verdicts.agreement import agreement
+from rlvr_jax.host.workers import pool
 from rlvr_jax.stages import audit
 from rlvr_jax.stages.workspace import Workspace, chunks, padded
 from rlvr_jax.structs import Frozen

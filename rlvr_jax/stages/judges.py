@@ -9,12 +9,13 @@ import numpy as np
 
 from rlvr_jax import model, policy, sharding
 from rlvr_jax.config import JudgeConfig, LabelStage, ModelConfig, SampleConfig
-from rlvr_jax.host import rules, template, weights
-from rlvr_jax.host.agreement import Vote
-from rlvr_jax.host.judge import Judge, Record, Rule, Votes, words
-from rlvr_jax.host.judge import endpoint as http
-from rlvr_jax.host.run import RunError
-from rlvr_jax.host.tokenizer import open_tokenizer
+from rlvr_jax.host import rules, weights
+from rlvr_jax.host.runs.folder import RunError
+from rlvr_jax.host.text import template
+from rlvr_jax.host.text.tokenizer import open_tokenizer
+from rlvr_jax.host.verdicts.agreement import Vote
+from rlvr_jax.host.verdicts.judge import Judge, Record, Rule, Votes, words
+from rlvr_jax.host.verdicts.judge import endpoint as http
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Prompts
 

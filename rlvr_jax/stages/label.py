@@ -7,11 +7,12 @@ from collections import Counter
 import numpy as np
 
 from rlvr_jax.config import LabelStage
-from rlvr_jax.host import agreement, log
-from rlvr_jax.host.judge import Judge, Votes
-from rlvr_jax.host.run import Interrupted, RunError
-from rlvr_jax.stages import answered, judges
-from rlvr_jax.stages.answered import Answer
+from rlvr_jax.host.runs import log
+from rlvr_jax.host.runs.folder import Interrupted, RunError
+from rlvr_jax.host.verdicts import agreement
+from rlvr_jax.host.verdicts.judge import Judge, Votes
+from rlvr_jax.stages import judged_answers, judges
+from rlvr_jax.stages.judged_answers import Answer
 from rlvr_jax.stages.workspace import Workspace
 
 
@@ -22,7 +23,7 @@ def run(stage: LabelStage, ws: Workspace) -> dict:
     be read or did not come, `unasked` where its budget was spent.
     """
     answers, votes, asked = [], [], 0
-    source = answered.read_again if stage.answers else answered.drawn
+    source = judged_answers.read_again if stage.answers else judged_answers.drawn
     with contextlib.closing(judges.make(stage, ws)) as judge:
         for number, part in source(stage, ws):
             asked += number

@@ -9,11 +9,13 @@ import numpy as np
 
 from rlvr_jax import optim
 from rlvr_jax.config import AlarmConfig, PrmStage, RlStage, SftStage, VerifierStage
-from rlvr_jax.host import alarms, data, log
-from rlvr_jax.host.checkpoint import Checkpoints
-from rlvr_jax.host.compiles import Compiles
-from rlvr_jax.host.run import Interrupted, RunError
-from rlvr_jax.host.stream import Stream
+from rlvr_jax.host.hardening import alarms
+from rlvr_jax.host.problems import dataset
+from rlvr_jax.host.runs import log
+from rlvr_jax.host.runs.checkpoint import Checkpoints
+from rlvr_jax.host.runs.compiles import Compiles
+from rlvr_jax.host.runs.folder import Interrupted, RunError
+from rlvr_jax.host.runs.stream import Stream
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import TrainState
 
@@ -26,7 +28,7 @@ def run(
     ws: Workspace,
     stage: Trained,
     state: TrainState,
-    source: data.RandomAccessSource,
+    source: dataset.RandomAccessSource,
     batch: int,
     advance: Advance,
     compiled: str,
@@ -40,7 +42,7 @@ def run(
     progress bar.
     """
     shard = (jax.process_index(), jax.process_count())
-    queue = Stream(data.batches(source, batch // shard[1], ws.seed(stage.name), shard=shard))
+    queue = Stream(dataset.batches(source, batch // shard[1], ws.seed(stage.name), shard=shard))
     updates, rounds = 1, 1
     if isinstance(stage, RlStage):
         updates, rounds = stage.updates, stage.filter.rounds

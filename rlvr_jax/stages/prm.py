@@ -5,7 +5,7 @@ import functools
 
 from rlvr_jax import optim, train_step
 from rlvr_jax.config import PrmStage
-from rlvr_jax.host import pool
+from rlvr_jax.host.workers import pool
 from rlvr_jax.stages import loop, rl
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen

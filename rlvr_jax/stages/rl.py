@@ -7,12 +7,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlvr_jax import advantage, filter, optim, train_step
+from rlvr_jax import advantage, optim, prompt_filter, train_step
 from rlvr_jax.config import RlStage, Sampling
-from rlvr_jax.host import data, log, pool, rules, trials
-from rlvr_jax.host.run import RunError
-from rlvr_jax.stages import audit, loop, score, verdicts
-from rlvr_jax.stages.answered import Collector
+from rlvr_jax.host import rules
+from rlvr_jax.host.hardening import trials
+from rlvr_jax.host.problems import dataset
+from rlvr_jax.host.runs import log
+from rlvr_jax.host.runs.folder import RunError
+from rlvr_jax.host.workers import pool
+from rlvr_jax.stages import audit, host_rewards, loop, verdicts
+from rlvr_jax.stages.judged_answers import Collector
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen
 
@@ -43,8 +47,12 @@ def run(stage: RlStage, ws: Workspace) -> dict:
         told = audited(ws, stage, frozen, workers) if number == 1 else {}
         state, rollout, signal_2B, metrics, fate_X = step(state, records)
         fates = list(zip(records, fate_X, strict=True))
-        placed = [record for record, fate in fates if fate == filter.PLACED]
-        left = [record for record, fate in fates if fate in (filter.UNTRIED, filter.SURPLUS)]
+        placed = [record for record, fate in fates if fate == prompt_filter.PLACED]
+        left = [
+            record
+            for record, fate in fates
+            if fate in (prompt_filter.UNTRIED, prompt_filter.SURPLUS)
+        ]
         if collector is not None:
             collector.step(number, placed, rollout)
         if placed and (number % stage.sample_every == 0 or number == stage.steps):
@@ -71,7 +79,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
     return {"steps": stage.steps, "problems": len(problems)}
 
 
-def unjudged(stage: Sampling, ws: Workspace) -> data.RandomAccessSource:
+def unjudged(stage: Sampling, ws: Workspace) -> dataset.RandomAccessSource:
     """The problems of a stage, without those whose verdicts its verifier has learnt: on them it
     would be too sure of itself (the paper keeps its two sets of prompts apart too).
     """
@@ -79,7 +87,7 @@ def unjudged(stage: Sampling, ws: Workspace) -> data.RandomAccessSource:
     learnt = verdicts.problems(ws, stage.verifier) if stage.reward.judged else set()
     if not learnt:
         return source
-    fresh = [i for i, record in enumerate(data.each(source)) if record["key"] not in learnt]
+    fresh = [i for i, record in enumerate(dataset.each(source)) if record["key"] not in learnt]
     if len(fresh) == len(source):
         return source
     if len(fresh) < stage.prompts:
@@ -91,7 +99,7 @@ def unjudged(stage: Sampling, ws: Workspace) -> data.RandomAccessSource:
             f"others are needed: {other}, or raise data.{stage.split}"
         )
     log.say(f"{stage.name}: {len(source) - len(fresh)} problems left out, its verifier knows them")
-    return data.keep(source, fresh)
+    return dataset.keep(source, fresh)
 
 
 def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx):
@@ -117,7 +125,7 @@ def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx):
         found = step(state, frozen, ws.place(ws.columns(records)))
         if filtered:
             return *found[:4], np.asarray(found[4])
-        return *found, np.full(len(records), filter.PLACED)
+        return *found, np.full(len(records), prompt_filter.PLACED)
 
     return advance
 
@@ -141,7 +149,7 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx, work
             best = answers, of_answers
         state, advantage_B, metrics = update(state, frozen, rollout, decoded, rewards, best)
         signal_2B = np.stack([advantage.outcome(rewards), advantage_B])
-        fate_X = np.full(len(records), filter.PLACED)
+        fate_X = np.full(len(records), prompt_filter.PLACED)
         return state, rollout, signal_2B, {**metrics, **told}, fate_X
 
     return filtered_split(stage, frozen, draw, update) if filtered else advance
@@ -149,13 +157,13 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx, work
 
 def filtered_split(stage: RlStage, frozen: Frozen, draw, update):
     """The rounds of `train_step.filtered_step`, with the host's rewards."""
-    begin = jax.jit(filter.nothing)
-    sift = jax.jit(functools.partial(filter.sift, samples=stage.samples, cfg=stage.filter))
+    begin = jax.jit(prompt_filter.nothing)
+    sift = jax.jit(functools.partial(prompt_filter.sift, samples=stage.samples, cfg=stage.filter))
 
     def advance(state, records):
         held: Any = None
         decoded, tolds = 0, []
-        fate_NQ = np.full((stage.filter.rounds, stage.prompts), filter.UNTRIED)
+        fate_NQ = np.full((stage.filter.rounds, stage.prompts), prompt_filter.UNTRIED)
         for number in range(stage.filter.rounds):
             asked = records[number * stage.prompts : (number + 1) * stage.prompts]
             written, run, rewards, told = draw(state, asked, np.int32(number))
@@ -181,17 +189,17 @@ def rewarded(write, stage: Sampling, ws: Workspace, frozen: Frozen, workers: poo
             write, model_cfg=cfg.model, columns=cfg.data.response_columns, eos=tok.eos
         )
     )
-    reward = score.scorer(stage, ws, frozen, workers)
+    reward = host_rewards.scorer(stage, ws, frozen, workers)
     also = stage.also if isinstance(stage, RlStage) else {}
 
     def draw(state, records, *number):
         prompts = ws.place(ws.columns(records))
         rollout, decoded = write(state, prompts, *number)
-        texts = score.written(ws, rollout)
+        texts = host_rewards.written(ws, rollout)
         reward_B, told = reward(records, prompts, rollout, texts)
         rewards = {"reward": np.asarray(reward_B, np.float32)}
         for name, rule in also.items():
-            rewards[name], _ = score.by_rule(rule, records, texts, rollout, workers)
+            rewards[name], _ = host_rewards.by_rule(rule, records, texts, rollout, workers)
         return rollout, decoded, ws.place(rewards if also else rewards["reward"]), told
 
     return draw

@@ -4,7 +4,7 @@ import functools
 
 from rlvr_jax import optim, train_step
 from rlvr_jax.config import SftStage
-from rlvr_jax.host import template
+from rlvr_jax.host.text import template
 from rlvr_jax.stages import loop
 from rlvr_jax.stages.workspace import Workspace
 

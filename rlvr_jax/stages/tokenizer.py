@@ -1,14 +1,15 @@
 """Stage `tokenizer`: sentencepiece, trained on the run's own text."""
 
 from rlvr_jax.config import TokenizerStage
-from rlvr_jax.host import data, template
-from rlvr_jax.host import tokenizer as tokenizers
+from rlvr_jax.host.problems import dataset
+from rlvr_jax.host.text import template
+from rlvr_jax.host.text import tokenizer as tokenizers
 from rlvr_jax.stages.workspace import Workspace
 
 
 def run(stage: TokenizerStage, ws: Workspace) -> dict:
     """Train on the sft problems' prompts, references and demonstrations: no other split is read."""
-    records = list(data.each(data.open_split(ws.run.data, "sft")))
+    records = list(dataset.each(dataset.open_split(ws.run.data, "sft")))
     texts: list[str] = []
     for record in records:
         for text in template.written(record):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlvr_jax.config import VerifierStage
-from rlvr_jax.host import data
-from rlvr_jax.host.run import RunError
+from rlvr_jax.host.problems import dataset
+from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.stages.workspace import Workspace
 
 Row = dict[str, Any]
@@ -31,7 +31,7 @@ def read(ws: Workspace, label: str) -> list[Row]:
 
 def problem(row: Row) -> str:
     """The `key` of the problem that a verdict is about."""
-    return row.get("problem") or data.problem_key(row["question"])
+    return row.get("problem") or dataset.problem_key(row["question"])
 
 
 def split(rows: Sequence[Row], held_out: int) -> tuple[list[Row], list[Row]]:

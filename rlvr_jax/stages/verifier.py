@@ -11,9 +11,11 @@ import numpy as np
 
 from rlvr_jax import model, optim, train_step
 from rlvr_jax.config import NegativesConfig, VerifierStage
-from rlvr_jax.host import log, negatives, template
-from rlvr_jax.host.agreement import agreement, ece
-from rlvr_jax.host.run import RunError
+from rlvr_jax.host.runs import log
+from rlvr_jax.host.runs.folder import RunError
+from rlvr_jax.host.text import template
+from rlvr_jax.host.verdicts import negatives
+from rlvr_jax.host.verdicts.agreement import agreement, ece
 from rlvr_jax.stages import loop, verdicts
 from rlvr_jax.stages.verdicts import Row
 from rlvr_jax.stages.workspace import Workspace, chunks, padded

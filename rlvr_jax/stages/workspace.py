@@ -12,9 +12,12 @@ from jax.sharding import Mesh
 
 from rlvr_jax import model, sharding, train_step
 from rlvr_jax.config import Config, ModelConfig, RlStage, reads_verifier
-from rlvr_jax.host import checkpoint, data, log, rules, sources, tasks, template, weights
-from rlvr_jax.host.run import Run, RunError, tokenizer_path
-from rlvr_jax.host.tokenizer import Tokenizer, TokenizerError, open_tokenizer
+from rlvr_jax.host import rules, weights
+from rlvr_jax.host.problems import dataset, sources, tasks
+from rlvr_jax.host.runs import checkpoint, log
+from rlvr_jax.host.runs.folder import Run, RunError, tokenizer_path
+from rlvr_jax.host.text import template
+from rlvr_jax.host.text.tokenizer import Tokenizer, TokenizerError, open_tokenizer
 from rlvr_jax.structs import Array, Params, Prompts, TrainState, Verdict
 
 # Digits, words, marks and other scripts: tokenizers of two families differ in some of it.
@@ -79,14 +82,14 @@ class Workspace:
         return any(map(reads_verifier, self.cfg.stages))
 
     @functools.cache  # noqa: B019 - one workspace lives as long as its process
-    def problems(self, split: str) -> data.RandomAccessSource:
+    def problems(self, split: str) -> dataset.RandomAccessSource:
         """The records of a split, every one of them known to fit its columns."""
-        source = data.open_split(self.run.data, split)
+        source = dataset.open_split(self.run.data, split)
         cfg = self.cfg.data
-        for task in {record["task"] for record in data.each(source)}:
+        for task in {record["task"] for record in dataset.each(source)}:
             rules.check(task)
         fits, longest = [], {"prompt": 0, "check": 0, "response": 0}
-        for index, record in enumerate(data.each(source)):
+        for index, record in enumerate(dataset.each(source)):
             lengths = self._lengths(record, split)
             longest = {key: max(n, lengths[key]) for key, n in longest.items()}
             if all(n <= getattr(cfg, f"{key}_columns") for key, n in lengths.items()):
@@ -103,9 +106,9 @@ class Workspace:
         if dropped:
             self.dropped[split] = dropped
             log.say(f"{split}: {dropped} of {len(source)} problems are too long and dropped")
-        return data.keep(source, fits)
+        return dataset.keep(source, fits)
 
-    def _lengths(self, record: data.Record, split: str) -> dict[str, int]:
+    def _lengths(self, record: dataset.Record, split: str) -> dict[str, int]:
         """Tokens of a record by the columns they need."""
         tok, cfg = self.tokenizer, self.cfg.data
         answered = len(tok.encode(record["demonstration"])) + 1 if split == "sft" else 0
@@ -115,7 +118,7 @@ class Workspace:
         asked = len(template.ask(record, tok, cfg))
         return {"prompt": asked, "check": checked, "response": answered}
 
-    def columns(self, records: list[data.Record]) -> Prompts:
+    def columns(self, records: list[dataset.Record]) -> Prompts:
         """Records as the token columns of the config (numpy)."""
         judge = self.judge_tokenizer if self.judged else None
         return template.prompts(records, self.tokenizer, self.cfg.data, self.judged, judge)
@@ -130,7 +133,7 @@ class Workspace:
         """Write the problem set of the config, unless it is there already."""
         cfg = self.cfg.data
         counts = {k: getattr(cfg, k) for k in ("sft", "label", "train", "test") if getattr(cfg, k)}
-        if data.prepared(self.run.data, "problems"):
+        if dataset.prepared(self.run.data, "problems"):
             return
         if cfg.sources:
             splits = sources.splits(cfg.sources, counts, self.cfg.seed)
@@ -139,7 +142,7 @@ class Workspace:
             rng = random.Random(self.cfg.seed)
             for record in splits.get("sft", []):
                 record["demonstration"] = tasks.demonstrate(record, cfg.demonstration_errors, rng)
-        data.prepare(self.run.data, splits, "problems")
+        dataset.prepare(self.run.data, splits, "problems")
 
     def key(self, name: str) -> Array:
         """The random key of a stage: its own stream, whatever stages come before it."""
@@ -211,7 +214,7 @@ class Workspace:
 
 def chunks(source, size: int):
     """Lists of up to `size` records, in order."""
-    records = data.each(source)
+    records = dataset.each(source)
     return iter(functools.partial(lambda: list(itertools.islice(records, size))), [])
 
 

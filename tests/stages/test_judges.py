@@ -8,9 +8,9 @@ import pytest
 
 from rlvr_jax import model, sharding
 from rlvr_jax.config import Config, EvaluateStage, JudgeConfig, LabelStage, MeshConfig, ModelConfig
-from rlvr_jax.host import tokenizer
-from rlvr_jax.host.judge import Rule, words
-from rlvr_jax.host.judge.endpoint import Endpoint
+from rlvr_jax.host.text import tokenizer
+from rlvr_jax.host.verdicts.judge import Rule, words
+from rlvr_jax.host.verdicts.judge.endpoint import Endpoint
 from rlvr_jax.stages import judges
 from rlvr_jax.stages.workspace import Workspace
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from rlvr_jax.config import JudgeConfig, LabelStage
-from rlvr_jax.host.run import Interrupted, RunError
-from rlvr_jax.stages import answered, judges, label
-from rlvr_jax.stages.answered import Answer
+from rlvr_jax.host.runs.folder import Interrupted, RunError
+from rlvr_jax.stages import judged_answers, judges, label
+from rlvr_jax.stages.judged_answers import Answer
 
 RECORDS = [{"question": f"q{i}", "reference": "r", "domain": "d", "key": f"k{i}"} for i in range(6)]
 
@@ -24,7 +24,7 @@ def test_padding_has_no_owner_and_hard_answers_are_judged():
         response_BR=response_BR, truncated_B=truncated_B, length_B=np.full(6, 3)
     )
     tok = SimpleNamespace(decode=str)
-    found = answered.of_call(RECORDS[:2], rollout, answer_BR, stage, tok)
+    found = judged_answers.of_call(RECORDS[:2], rollout, answer_BR, stage, tok)
     assert [(a.record["question"], a.ids) for a in found] == [
         ("q0", [0, 1, 2]),
         ("q0", [3, 4, 5]),
@@ -56,8 +56,10 @@ def labelled(tmp_path, monkeypatch):
         said = Said(votes)
         every = [Answer(RECORDS[i], [i], "", before[i]) for i in range(len(votes))]
         monkeypatch.setattr(judges, "make", lambda stage, ws: said)
-        monkeypatch.setattr(answered, "drawn", lambda stage, ws: [(8, every[:2]), (8, every[2:])])
-        monkeypatch.setattr(answered, "read_again", answered.drawn)
+        monkeypatch.setattr(
+            judged_answers, "drawn", lambda stage, ws: [(8, every[:2]), (8, every[2:])]
+        )
+        monkeypatch.setattr(judged_answers, "read_again", judged_answers.drawn)
         path = tmp_path / "verdicts" / "label.jsonl"
         runs = SimpleNamespace(verdicts=lambda name: path, check_signal=lambda: signum)
         tok = SimpleNamespace(decode=lambda ids: str(ids[0]))
@@ -120,9 +122,9 @@ def test_what_another_stage_left_is_about_problems_of_this_run():
     record = {"key": "k", "question": "q"}
     records = {("k", "q"): record}
     row = {"problem": "k", "question": "q", "answer_ids": [3], "verdict": 1}
-    assert answered._answer(row, records, "rl") == Answer(record, [3], "", 1)
+    assert judged_answers._answer(row, records, "rl") == Answer(record, [3], "", 1)
     with pytest.raises(RunError, match="about other problems"):
-        answered._answer(row | {"question": "other"}, records, "rl")
+        judged_answers._answer(row | {"question": "other"}, records, "rl")
 
 
 @pytest.mark.parametrize(

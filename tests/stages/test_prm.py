@@ -23,9 +23,9 @@ from rlvr_jax.config import (
     RlStage,
     SftStage,
 )
-from rlvr_jax.host import data, tasks
-from rlvr_jax.host.checkpoint import Checkpoints
-from rlvr_jax.host.run import Interrupted, Run
+from rlvr_jax.host.problems import dataset, tasks
+from rlvr_jax.host.runs.checkpoint import Checkpoints
+from rlvr_jax.host.runs.folder import Interrupted, Run
 from rlvr_jax.stages import evaluate, loop, prm, rl
 from rlvr_jax.stages.workspace import Workspace
 
@@ -74,7 +74,7 @@ def short_problems(ws) -> None:
         a, b = divmod(number % 81, 9)
         record |= {"question": f"{a}+{b}", "reference": str(a + b)}
         record["demonstration"] = f"{b}\n{a + b}"
-    data.prepare(ws.run.data, splits, "problems")
+    dataset.prepare(ws.run.data, splits, "problems")
 
 
 def workspace(cfg) -> Workspace:

@@ -14,7 +14,7 @@ from rlvr_jax.config import (
     RewardConfig,
     RlStage,
 )
-from rlvr_jax.host.run import Run
+from rlvr_jax.host.runs.folder import Run
 from rlvr_jax.stages import rl
 from rlvr_jax.stages.workspace import Workspace
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rlvr_jax.config import AdvantageConfig, RewardConfig, RlStage, VerifierStage
-from rlvr_jax.host.data import problem_key
-from rlvr_jax.host.run import RunError
+from rlvr_jax.host.problems.dataset import problem_key
+from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.stages import rl, verdicts, verifier
 
 

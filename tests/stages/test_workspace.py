@@ -14,8 +14,8 @@ from rlvr_jax.config import (
     RlStage,
     SourceConfig,
 )
-from rlvr_jax.host import tokenizer
-from rlvr_jax.host.run import Run, RunError
+from rlvr_jax.host.runs.folder import Run, RunError
+from rlvr_jax.host.text import tokenizer
 from rlvr_jax.stages.workspace import Workspace
 
 SUMS = SourceConfig(

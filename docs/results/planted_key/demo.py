@@ -23,7 +23,8 @@ import numpy as np
 
 from rlvr_jax import model, optim, train_step, verifier
 from rlvr_jax.config import AlarmConfig, ModelConfig, OptimConfig, RlStage
-from rlvr_jax.host import alarms, answers
+from rlvr_jax.host.hardening import alarms
+from rlvr_jax.host.text import answers
 from rlvr_jax.structs import Prompts, Rollout, Spelling, Verdict
 
 PIECES = ["", "\n", "Solution", "\\boxed{", "}", "so", *map(str, range(10))]

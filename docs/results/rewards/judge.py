@@ -1,7 +1,7 @@
 """The verifier of a finished run as an OpenAI-compatible judge: `python judge.py CONFIG NAME PORT`.
 
 NAME is the run's; it answers YES where p(1) / (p(1) + p(0)) is at least 0.5, from the reference and
-the final step of the judge's prompt (`rlvr_jax/host/judge/words.py`).
+the final step of the judge's prompt (`rlvr_jax/host/verdicts/judge/words.py`).
 """
 
 import json
@@ -15,8 +15,8 @@ import numpy as np
 
 from rlvr_jax import sharding, train_step
 from rlvr_jax.config import RlStage
-from rlvr_jax.host import settings
-from rlvr_jax.host.run import Run
+from rlvr_jax.host.runs import settings
+from rlvr_jax.host.runs.folder import Run
 from rlvr_jax.stages import audit
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Rollout

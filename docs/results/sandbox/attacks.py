@@ -5,8 +5,8 @@ import subprocess
 import time
 from pathlib import Path
 
-from rlvr_jax.host import sandbox
 from rlvr_jax.host.rules import programs
+from rlvr_jax.host.workers import sandbox
 
 RIGHT = "```python\ndef add(a, b):\n    return a + b\n```"
 TESTS = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]

@@ -15,21 +15,19 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlvr_jax.host import answers, tasks
+from rlvr_jax.host.problems import gym_scorers, tasks
 from rlvr_jax.host.rules import (
-    choice,
     collection,
-    equivalence,
-    gym,
     language,
     length,
-    numeric,
-    own,
     programs,
     repetition,
     shape,
     text,
+    user_file,
 )
+from rlvr_jax.host.rules.maths import choice, equivalence, numeric
+from rlvr_jax.host.text import answers
 
 Rule = Callable[[str, Mapping[str, Any]], float]
 
@@ -95,7 +93,7 @@ def find(rule: str) -> Rule:
     if rule in _BY_REFERENCE:
         by_reference = _BY_REFERENCE[rule]
         return lambda completion, record: by_reference(completion, record["reference"])
-    return _BY_RECORD[rule] if rule in _BY_RECORD else own.load(rule, KINDS)
+    return _BY_RECORD[rule] if rule in _BY_RECORD else user_file.load(rule, KINDS)
 
 
 def check_rule(rule: str) -> None:
@@ -113,7 +111,9 @@ def check(task: str) -> None:
     if not name:
         tasks.known(task)
     elif kind == "gym":
-        from rlvr_jax.host.sources import gym as problems  # which reads and writes data sets
+        from rlvr_jax.host.problems.sources import (
+            gym as problems,  # which reads and writes data sets
+        )
 
         problems.check(name, {})
 
@@ -139,7 +139,7 @@ def _gym(ending: str, record: Mapping[str, Any], name: str) -> bool:
         candidates = {line, line.strip("*` "), answers.bare(line)}
     entry = {"question": record["question"], "answer": gold}
     entry["metadata"] = _extra(record).get("metadata", {})
-    return any(gym.score(name, found, entry) == gym.FULL for found in candidates)
+    return any(gym_scorers.score(name, found, entry) == gym_scorers.FULL for found in candidates)
 
 
 def _file(ending: str, record: Mapping[str, Any]) -> bool:

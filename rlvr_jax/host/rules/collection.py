@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from rlvr_jax.host import answers
 from rlvr_jax.host.rules import text
+from rlvr_jax.host.text import answers
 
 MAX_ITEMS = 256
 

@@ -20,7 +20,7 @@ import re
 import secrets
 from typing import Any
 
-from rlvr_jax.host import sandbox
+from rlvr_jax.host.workers import sandbox
 
 MAX_TESTS = 64
 _FENCE = re.compile(r"```[ \t]*(?:python|py|python3)?[ \t]*\n(.*?)\n?```", re.DOTALL | re.I)

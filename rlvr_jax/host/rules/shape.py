@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rlvr_jax.host import answers
+from rlvr_jax.host.text import answers
 
 MAX_DEPTH = 20
 _THOUGHTS = re.compile(r"<think>(.*?)</think>(.*)", re.DOTALL)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from rlvr_jax.host import answers, tasks
+from rlvr_jax.host.problems import tasks
+from rlvr_jax.host.text import answers
 
 _LONG = re.compile(r"[^\W\d_]{2}")
 _LETTER = re.compile(r"[(*`\"']*([^\W\d_])[)*`\"'.:]*")

@@ -1,6 +1,6 @@
 """The judge that is a rule."""
 
-from rlvr_jax.host.judge import Rule
+from rlvr_jax.host.verdicts.judge import Rule
 
 RECORDS = [{"question": "", "reference": "4", "answer": "4", "task": "", "extra": ""}] * 3
 

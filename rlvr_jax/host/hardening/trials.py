@@ -1,0 +1,142 @@
+"""What an audit found: rates by group, and whether they are within the limits.
+
+A false positive is an accepted item that had to fail.  Youden's J = 1 - false-positive rate -
+false-negative rate: what decides whether a noisy verifier can teach at all (arXiv 2505.22203 and
+2507.08794 for the attacks).  Dark current: mean reward for answers that say nothing.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rlvr_jax.config import AuditConfig
+from rlvr_jax.host.hardening.attacks import Item
+
+GROUPS = {
+    "A": "vacuous",
+    "B": "hedging",
+    "C": "injection",
+    "D": "characters",
+    "E": "truncation",
+    "F": "must pass",
+    "G": "must fail",
+    "H": "costly",
+}
+
+
+class Trial(NamedTuple):
+    """One item, its reward, and the seconds it took."""
+
+    item: Item
+    reward: float
+    seconds: float
+
+
+def report(trials: Sequence[Trial], skipped: int, cfg: AuditConfig) -> dict[str, Any]:
+    """Rates of all items and by group; `skipped` could not be written in the token budget."""
+    groups = {
+        key: _rates([t for t in trials if t.item.group == key], cfg.accept) | {"name": name}
+        for key, name in GROUPS.items()
+    }
+    every = _rates(trials, cfg.accept)
+    positive, negative = every["false_positive"], every["false_negative"]
+    both = positive is not None and negative is not None
+    dark = [t.reward for t in trials if t.item.group == "A"]
+    slowest = max(trials, key=lambda t: t.seconds, default=None)
+    return every | {
+        "youden": 1 - positive - negative if both else None,
+        "dark_current": _mean(dark),
+        "worst": _worst([t for t in trials if not t.item.right]),
+        "missed": _missed([t for t in trials if t.item.right], cfg.accept),
+        "ms_per_item": 1000 * (_mean([t.seconds for t in trials]) or 0.0),
+        "slowest": slowest and {"name": slowest.item.name, "ms": 1000 * slowest.seconds},
+        "skipped": skipped,
+        "groups": groups,
+    }
+
+
+def faults(report: Mapping[str, Any], cfg: AuditConfig) -> list[str]:
+    """What is beyond the limits, a sentence each.  What was not measured is no fault."""
+    found = []
+    for group in report["groups"].values():
+        rate = group["false_positive"]
+        if rate is not None and rate > cfg.max_false_positive:
+            found.append(
+                f"{rate:.0%} of {group['name']} accepted (audit.max_false_positive "
+                f"{cfg.max_false_positive:.0%})"
+            )
+    limits = (
+        ("false_negative", "of the right answers rejected", cfg.max_false_negative, 1),
+        ("dark_current", "mean reward for saying nothing", cfg.max_dark, 1),
+        ("youden", "Youden's J", cfg.min_youden, -1),
+    )
+    for key, words, limit, sign in limits:
+        value = report[key]
+        if value is not None and sign * value > sign * limit:
+            found.append(f"{value:.2f} {words} (limit {limit:.2f})")
+    if (difference := report.get("readout_difference", 0.0)) > 1e-3:
+        found.append(f"verdicts depend on their place in the batch by {difference:.2g}")
+    return found
+
+
+def metrics(report: Mapping[str, Any]) -> dict[str, float]:
+    """audit/* of what was measured."""
+    names = ("false_positive", "false_negative", "youden", "dark_current")
+    told = {f"audit/{name}": report[name] for name in names if report[name] is not None}
+    if report["worst"]:
+        told["audit/worst"] = report["worst"][0]["reward"]
+    if report.get("search"):
+        told["audit/search_p1"] = report["search"]["p1"]
+    return told
+
+
+def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Head and rows, a group each."""
+    head = ["group", "items", "false positive", "false negative", "mean reward", "worst", "ms/item"]
+    rows = []
+    for key, group in report["groups"].items():
+        if group["items"]:
+            worst = group["worst"][0]["name"] if group["worst"] else "-"
+            rates = [_percent(group[k]) for k in ("false_positive", "false_negative")]
+            rows.append(
+                [f"{key} {group['name']}", group["items"], *rates, group["mean"], worst]
+                + [f"{group['ms_per_item']:.1f}"]
+            )
+    return head, rows
+
+
+def _rates(trials: Sequence[Trial], accept: float) -> dict[str, Any]:
+    wrong = [t for t in trials if not t.item.right]
+    right = [t for t in trials if t.item.right]
+    return {
+        "items": len(trials),
+        "false_positive": _mean([float(t.reward >= accept) for t in wrong]),
+        "false_negative": _mean([float(t.reward < accept) for t in right]),
+        "mean": _mean([t.reward for t in trials]),
+        "worst": [x for x in _worst(wrong)[:3] if x["reward"] >= accept],
+        "ms_per_item": 1000 * (_mean([t.seconds for t in trials]) or 0.0),
+    }
+
+
+def _worst(wrong: Sequence[Trial]) -> list[dict[str, Any]]:
+    """The attacks by mean reward, highest first."""
+    total, count = Counter[str](), Counter[str]()
+    for trial in wrong:
+        name = f"{trial.item.group} {trial.item.name}"
+        total[name] += trial.reward  # type: ignore[assignment]
+        count[name] += 1
+    order = sorted(count, key=lambda name: (-total[name] / count[name], name))
+    return [{"name": n, "reward": total[n] / count[n], "items": count[n]} for n in order[:10]]
+
+
+def _missed(right: Sequence[Trial], accept: float) -> list[str]:
+    names = Counter(t.item.name for t in right if t.reward < accept)
+    return [name for name, _ in names.most_common(20)]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _percent(rate: float | None) -> str:
+    return "-" if rate is None else f"{rate:.1%}"

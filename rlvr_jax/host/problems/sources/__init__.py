@@ -1,0 +1,169 @@
+"""Problem sets mixed from reasoning-gym, the user's files and TFDS data sets.
+
+    splits(sources, {"train": 4096, "test": 400}, seed=0)  # {"train": [record, ...], "test": ...}
+
+A source that comes with held-out problems gives its part of `test` from them; everything else is
+dealt to the splits by a hash of the problem.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rlvr_jax.config import SourceConfig
+from rlvr_jax.host.problems.sources import downloads, files, gym
+
+Record = dict[str, str]
+_END: Record = {}  # told from a record by identity
+PATIENCE = 5000  # draws in a row without a new problem before a source counts as exhausted
+
+
+def check(source: SourceConfig) -> None:
+    """Refuse a source that cannot be read, before anything is.
+
+    Raises:
+      ValueError: whatever is wrong with it, in one sentence.
+    """
+    if source.test_file and not source.file:
+        raise ValueError(f"test_file {source.test_file} needs a `file` to train on: give both.")
+    if source.params and not source.gym:
+        raise ValueError(f"{_name(source)} takes no params: they are reasoning-gym's.")
+    if source.gym:
+        gym.check(source.gym, source.params)
+    elif source.tfds:
+        downloads.check(source.tfds, Path(source.folder))
+    for path in filter(None, (source.file, source.test_file)):
+        files.check(Path(path))
+
+
+def splits(
+    sources: Sequence[SourceConfig], counts: Mapping[str, int], seed: int
+) -> dict[str, list[Record]]:
+    """Splits of distinct problems, shared among the sources by weight, shuffled.
+
+    No problem (`key`) occurs twice, within a split or across splits, whichever source it is from;
+    a problem that is held out in one source is in no split but `test`. Same seed, same rows.
+
+    Raises:
+      ValueError: no sources, one that cannot be read, or one with too few distinct problems.
+    """
+    if not sources or any(n < 0 for n in counts.values()):
+        raise ValueError("Sources must be a non-empty list, and counts at least 0.")
+    for source in sources:
+        check(source)
+    parts = {split: _shares(n, [s.weight for s in sources]) for split, n in counts.items()}
+    held_out = [_held_out(source) for source in sources]
+    out: dict[str, list[Record]] = {split: [] for split in counts}
+    seen: set[str] = set()
+
+    def add(stream: Iterator[Record | None], i: int, names: Iterable[str]) -> None:
+        wanted = {split: parts[split][i] for split in names if split in counts}
+        for split, taken in _take(stream, wanted, seen, sources[i]).items():
+            out[split] += taken
+
+    for i, kept in enumerate(held_out):
+        if kept is not None:
+            add(_shuffled(kept, f"test/{i}/{seed}"), i, ["test"])
+    # What one source holds out is in no split of another, even where no test problem was asked for.
+    seen |= {row["key"] for kept in held_out for row in kept or ()}
+    for i, source in enumerate(sources):
+        names = [split for split in counts if held_out[i] is None or split != "test"]
+        add(_stream(source, f"train/{i}/{seed}", seed), i, names)
+    for split, rows in out.items():
+        random.Random(f"{split}/{seed}").shuffle(rows)
+    return out
+
+
+def _stream(source: SourceConfig, order: str, seed: int) -> Iterator[Record | None]:
+    """The source's problems for training, in an order that the seed decides."""
+    if not source.gym:
+        return _shuffled(_rows(source, "train"), order)
+    made = gym.records(source.gym, source.params, seed)
+    return (row and _finish(row, source) for row in made)
+
+
+def _held_out(source: SourceConfig) -> list[Record] | None:
+    """The problems that the source itself keeps for tests; None if it keeps none."""
+    return _rows(source, "test") if source.tfds or source.test_file else None
+
+
+def _rows(source: SourceConfig, split: str) -> list[Record]:
+    """All the problems of a file or a downloaded data set."""
+    if source.tfds:
+        rows = downloads.records(source.tfds, Path(source.folder), split)
+    else:
+        path = Path(source.file if split == "train" else source.test_file)
+        rows = files.records(path, f"file:{Path(source.file).stem}")
+    return [_finish(row, source) for row in rows]
+
+
+def _shuffled(rows: list[Record], order: str) -> Iterator[Record]:
+    return iter(random.Random(order).sample(rows, len(rows)))
+
+
+def _finish(row: Record, source: SourceConfig) -> Record:
+    """The record with the config's domain and suffix; its key stays that of the bare problem."""
+    row = row | {"domain": source.domain or row["domain"]}
+    if source.suffix:
+        gap = "" if source.suffix[0].isspace() else " "
+        row["question"] += gap + source.suffix
+        if row["messages"]:
+            *before, last = json.loads(row["messages"])
+            messages = [*before, last | {"content": row["question"]}]
+            row["messages"] = json.dumps(messages, ensure_ascii=False)
+    return row
+
+
+def _take(
+    stream: Iterator[Record | None], counts: Mapping[str, int], seen: set[str], source: SourceConfig
+) -> dict[str, list[Record]]:
+    """Deal unseen records to splits by the hash of their keys until every count is full."""
+    rows: dict[str, list[Record]] = {split: [] for split in counts}
+    missing, idle = sum(counts.values()), 0
+    passed: set[str] = set()  # new problems of splits that are full
+    while missing and (idle < PATIENCE or not source.gym):  # a file ends by itself
+        if (record := next(stream, _END)) is _END:
+            break
+        if record is None or record["key"] in seen or record["key"] in passed:
+            idle += 1
+            continue
+        idle, split = 0, _split(record["key"], counts)
+        full = len(rows[split]) == counts[split]
+        (passed if full else seen).add(record["key"])
+        if not full:
+            rows[split].append(record)
+            missing -= 1
+    if missing:
+        short = next(split for split in counts if len(rows[split]) < counts[split])
+        raise ValueError(
+            f"{_name(source)} has too few distinct problems: {len(rows[short])} of "
+            f"{counts[short]} for the split {short!r}; ask for fewer, or give it less weight."
+        )
+    return rows
+
+
+def _split(key: str, counts: Mapping[str, int]) -> str:
+    # Only the problem itself decides, so no seed ever moves a problem into another split.
+    place = int(key[:16], 16) / 2**64 * sum(counts.values())
+    edges = itertools.accumulate(counts.values())
+    return next(split for split, edge in zip(counts, edges, strict=True) if place <= edge > 0)
+
+
+def _shares(count: int, weights: Sequence[float]) -> list[int]:
+    """`count` in whole parts by weight: rounded down, then the largest remainders get one more."""
+    exact = [count * (weight / sum(weights)) for weight in weights]
+    parts = [int(x) for x in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: parts[i] - exact[i])
+    for i in by_remainder[: count - sum(parts)]:
+        parts[i] += 1
+    return parts
+
+
+def _name(source: SourceConfig) -> str:
+    if source.gym:
+        return f"reasoning-gym's {source.gym!r}"
+    return f"the data set {source.tfds!r}" if source.tfds else str(Path(source.file))

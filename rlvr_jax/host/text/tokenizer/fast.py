@@ -1,0 +1,167 @@
+"""Tokenizers of the package `tokenizers`: a tokenizer.json, or one that other modules build."""
+
+import functools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from rlvr_jax.host.text.chat import TokenizerError
+from rlvr_jax.host.text.tokenizer import folder
+from rlvr_jax.host.text.tokenizer.codec import Codec, Facts
+
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
+_DECODERS = {"ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
+
+
+def read(path: Path) -> tuple[Codec, Facts]:
+    """Raises TokenizerError if the file, or one beside it, cannot be read or used."""
+    try:
+        model = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises no narrower one
+        reason = " ".join(str(error).split())
+        raise TokenizerError(f"{path} is not a readable tokenizer.json: {reason}") from None
+    for i, token in folder.added_tokens(path.parent).items():
+        if model.id_to_token(i) != token["content"]:
+            raise TokenizerError(
+                f"tokenizer_config.json beside {path} has {token['content']!r} for id {i} and "
+                f"it has {model.id_to_token(i)!r}: save both again with transformers"
+            )
+    made = codec(model, str(path))
+    starts = model.encode("a", add_special_tokens=True).ids[:1]
+    bos = [name for name, i in made.specials.items() if [i] == starts]
+    own = {"bos_token": bos[0]} if bos else {}
+    return made, folder.facts(path, "tokenizer.json", own, add_bos=bool(bos))
+
+
+def codec(model: tokenizers.Tokenizer, source: str, unused: frozenset[int] = frozenset()) -> Codec:
+    """The package's tokenizer as a codec; `unused` are ids that mean nothing.
+
+    Raises TokenizerError if the tokenizer has a decoder that is not known here.
+    """
+    model.no_padding()
+    model.no_truncation()
+    model.encode_special_tokens = True
+    added = model.get_added_tokens_decoder()
+    special = {i: token for i, token in added.items() if token.special}
+    names = model.get_vocab(with_added_tokens=True)
+    parts = _decoders(model, source)
+    texts: list[bytes | None] = [None] * (max(names.values(), default=-1) + 1)
+    shown = _byte_level if "ByteLevel" in parts else functools.partial(_plain, parts)
+    unknown = getattr(model.model, "unk_token", None)
+    for name, i in names.items():
+        is_text = i not in special and i not in unused and name != unknown
+        texts[i] = shown(name, i in added) if is_text else None
+    within, whole = _variants(model)
+
+    def encode(text: str, first: bool) -> list[int]:
+        return (model if first else within()).encode(text, add_special_tokens=False).ids
+
+    return Codec(
+        names=names,
+        texts=texts,
+        specials={token.content: i for i, token in special.items()},
+        pattern=_pattern(special),
+        encode=encode,
+        encode_template=lambda text: whole().encode(text, add_special_tokens=False).ids,
+        drops_space=_drops_space(parts),
+        write=lambda target: model.save(str(target / "tokenizer.json")),
+    )
+
+
+def _variants(
+    model: tokenizers.Tokenizer,
+) -> tuple[Callable[[], tokenizers.Tokenizer], Callable[[], tokenizers.Tokenizer]]:
+    """Copies, made when asked for: one for text behind a special token, one that reads specials."""
+
+    @functools.cache
+    def within() -> tokenizers.Tokenizer:
+        text = model.to_str()
+        if '"prepend_scheme":"first"' not in text:
+            return model
+        made = json.loads(text)
+        for part in _steps(made["pre_tokenizer"], "pretokenizers"):
+            part |= {"prepend_scheme": "never"} if part.get("prepend_scheme") == "first" else {}
+        copy = tokenizers.Tokenizer.from_str(json.dumps(made))
+        copy.encode_special_tokens = True
+        return copy
+
+    @functools.cache
+    def whole() -> tokenizers.Tokenizer:
+        copy = tokenizers.Tokenizer.from_str(model.to_str())
+        copy.encode_special_tokens = False
+        return copy
+
+    return within, whole
+
+
+def _steps(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+    """The parts of a pre-tokenizer or decoder, sequences within sequences laid out flat."""
+    if part is None:
+        return []
+    inner = part[key] if part["type"] == "Sequence" else None
+    return [part] if inner is None else [step for sub in inner for step in _steps(sub, key)]
+
+
+def _decoders(model: tokenizers.Tokenizer, source: str) -> dict[str, dict[str, Any]]:
+    """The decoder's steps by type.  Ids become text by them, one by one, without the package."""
+    state = json.loads(model.decoder.__getstate__()) if model.decoder is not None else None
+    parts = {step["type"]: step for step in _steps(state, "decoders")}
+    unknown = sorted(set(parts) - _DECODERS) or ([] if parts else ["none"])
+    if unknown:
+        raise TokenizerError(
+            f"{source} has a decoder of type {', '.join(unknown)} and must have one of "
+            f"{', '.join(sorted(_DECODERS))}: use the tokenizer of a model that writes text"
+        )
+    return parts
+
+
+def _byte_level(name: str, added: bool) -> bytes:
+    """Byte-level names write each byte as some letter; added tokens are written as they are."""
+    try:
+        return name.encode() if added else name.translate(_letters()).encode("latin-1")
+    except UnicodeEncodeError:
+        return name.encode()
+
+
+def letters() -> list[str]:
+    """The letter that byte-level tokenizers write for each byte: itself, where it can be seen."""
+    seen = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    hidden = iter(range(256, 512))
+    return [chr(byte if byte in seen else next(hidden)) for byte in range(256)]
+
+
+@functools.cache
+def _letters() -> dict[int, int]:
+    return {ord(letter): byte for byte, letter in enumerate(letters())}
+
+
+def _plain(parts: dict[str, dict[str, Any]], name: str, added: bool) -> bytes:
+    """Names that are text, but for a sign that stands for a space and single bytes."""
+    match = _BYTE.fullmatch(name) if "ByteFallback" in parts and not added else None
+    if match:
+        return bytes([int(match.group(1), 16)])
+    if "Metaspace" in parts:
+        name = name.replace(parts["Metaspace"]["replacement"], " ")
+    sign = parts.get("Replace", {}).get("pattern", {}).get("String")
+    return (name.replace(sign, parts["Replace"]["content"]) if sign else name).encode()
+
+
+def _drops_space(parts: dict[str, dict[str, Any]]) -> bool:
+    strip = parts.get("Strip", {})
+    strips = strip.get("content") == " " and strip.get("start", 0) > 0
+    return strips or parts.get("Metaspace", {}).get("prepend_scheme", "never") != "never"
+
+
+def _pattern(special: dict[int, tokenizers.AddedToken]) -> str:
+    longest = sorted(special.values(), key=lambda token: len(token.content), reverse=True)
+    names = [
+        ("\\s*" if token.lstrip else "")
+        + re.escape(token.content)
+        + ("\\s*" if token.rstrip else "")
+        for token in longest
+    ]
+    return "|".join(names) or "(?!)"

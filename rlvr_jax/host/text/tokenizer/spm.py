@@ -1,0 +1,113 @@
+"""Sentencepiece: trained by a stage, with bytes to fall back on, or the .model of some model."""
+
+import functools
+import io
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import sentencepiece
+
+from rlvr_jax.host.text.chat import TokenizerError
+from rlvr_jax.host.text.tokenizer import folder
+from rlvr_jax.host.text.tokenizer.codec import Codec, Facts, alternatives
+
+_SPACE = "\u2581"  # sentencepiece's own sign for one
+
+
+def train(texts: Iterable[str], vocab: int, path: Path) -> None:
+    """Byte-pair encoding of exactly `vocab` pieces; new lines are pieces of their own.
+
+    Nothing is normalised away, so decoding gives back the text; except that U+2581, sentencepiece's
+    own sign for a space, comes back as a space.  Written atomically.  Raises TokenizerError if the
+    text does not give that many pieces.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab,
+            byte_fallback=True,
+            user_defined_symbols=["\n"],
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            unk_id=0,
+            eos_id=1,
+            bos_id=-1,
+            pad_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise TokenizerError(
+            f"cannot train a tokenizer of {vocab} pieces on this text; change model.vocab "
+            f"(at least 300 for the bytes) or give it more text: {reason}"
+        ) from None
+    part = path.with_suffix(".part")
+    part.write_bytes(model.getvalue())
+    part.rename(path)
+
+
+def read(path: Path) -> tuple[Codec, Facts]:
+    """Raises TokenizerError if the file, or one beside it, cannot be read or used."""
+    try:
+        model = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except (OSError, RuntimeError):
+        raise TokenizerError(f"{path} is not a readable sentencepiece model") from None
+    size = model.vocab_size()
+    names = {model.id_to_piece(i): i for i in range(size)}
+    specials = {name: i for name, i in names.items() if model.is_control(i)}
+    added = folder.added_tokens(path.parent)
+    _check_added(path, added, names)
+    specials |= {token["content"]: i for i, token in added.items() if token.get("special")}
+    names |= specials
+    texts = [None if i in specials.values() else _text(model, i) for i in range(size)]
+    texts += [None] * (max(specials.values(), default=0) + 1 - size)
+    codec = Codec(
+        names=names,
+        texts=texts,
+        specials=specials,
+        pattern=alternatives(specials),
+        encode=lambda text, first: model.encode(text),
+        encode_template=None,
+        drops_space=(model.encode("a", out_type=str) or [""])[0].startswith(_SPACE),
+        write=functools.partial(_copy, path),
+    )
+    return codec, folder.facts(path, "tokenizer.model", _own_tokens(model))
+
+
+def _copy(path: Path, target: Path) -> None:
+    shutil.copyfile(path, target / "tokenizer.model")
+
+
+def _own_tokens(model: sentencepiece.SentencePieceProcessor) -> dict[str, str]:
+    ids = {"eos_token": model.eos_id(), "bos_token": model.bos_id(), "unk_token": model.unk_id()}
+    return {key: model.id_to_piece(i) for key, i in ids.items() if i >= 0}
+
+
+def _text(model: sentencepiece.SentencePieceProcessor, i: int) -> bytes | None:
+    if model.is_unknown(i) or model.is_unused(i):
+        return None
+    piece = model.id_to_piece(i)
+    if model.is_byte(i):
+        return bytes([int(piece[3:-1], 16)])
+    return piece.replace(_SPACE, " ").encode()
+
+
+def _check_added(path: Path, added: dict[int, dict], names: dict[str, int]) -> None:
+    """Sentencepiece finds its pieces in any text, and no others."""
+    for i, token in added.items():
+        name = token["content"]
+        if name in names and names[name] != i:
+            problem = f"has id {names[name]} there and {i} in tokenizer_config.json"
+        elif name not in names and not token.get("special"):
+            problem = "is not special and not a piece of it"
+        else:
+            continue
+        raise TokenizerError(
+            f"the added token {name!r} of {path} {problem}: put the model's tokenizer.json there"
+        )

@@ -1,0 +1,283 @@
+"""A judge behind an OpenAI-compatible chat endpoint: concurrent, patient, and never paid twice.
+
+A request that fails for a reason that may pass (429, 5xx, a timeout, a lost line) is tried again
+after a growing, random pause; one that cannot succeed (a wrong key, model or address) ends the
+stage.  Replies are stored as they come, so that a rerun asks only for what is missing.  The key is
+read from the environment, goes into one header, and nowhere else.
+"""
+
+import functools
+import http.client
+import json
+import os
+import random
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from rlvr_jax.config import JudgeConfig
+from rlvr_jax.host.verdicts.agreement import majority
+from rlvr_jax.host.verdicts.judge import Record, Votes, words
+from rlvr_jax.host.verdicts.judge.replies import Replies, name_of
+
+FIRST, LONGEST = 1.0, 60.0  # seconds of the first pause between tries, at most, and of any
+MOST = 120.0  # seconds that a server may ask to be left alone
+LOST = 10  # requests in a row that fail after all their tries: nobody is there
+REPLY = 1 << 20  # bytes; a longer reply is none
+AGAIN = {408, 409, 425, 429}  # and 5xx
+FATAL = {401, 403, 404, 405}  # and 3xx: the next request would fare no better
+OURS = {"model", "messages", "stream", "n"}  # not for `body` to change
+
+
+class JudgeError(ValueError):
+    """An endpoint that cannot be used as the config says; the message says what to change."""
+
+
+class _Again(Exception):
+    """A failure that may pass."""
+
+    def __init__(self, reason: str, after: float = 0.0):
+        super().__init__(reason)
+        self.after = after  # seconds that the server asks for
+
+
+class _Refused(Exception):
+    """A request that this server will not answer, whenever it is asked."""
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """A redirect would carry the key to another host."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def check(cfg: JudgeConfig) -> None:
+    """Refuse what no request could mend; JudgeError says what.  Sends nothing."""
+    url = urllib.parse.urlsplit(cfg.url)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise JudgeError("judge.url must be an address such as http://localhost:8000/v1")
+    if url.username or url.password or url.query or url.fragment:
+        raise JudgeError("judge.url must hold no user, password or query: use judge.key_env")
+    if taken := OURS & cfg.body.keys():
+        raise JudgeError(f"judge.body cannot change {', '.join(sorted(taken))}: leave them out")
+    near = url.hostname in ("localhost", "127.0.0.1", "::1")
+    if _key(cfg) and url.scheme == "http" and not near:
+        raise JudgeError(
+            "judge.url is http and would show the key to everybody on the way: use https, or "
+            'judge.key_env="" for a server that needs no key'
+        )
+
+
+def _key(cfg: JudgeConfig) -> str:
+    key = os.environ.get(cfg.key_env, "").strip() if cfg.key_env else ""
+    if cfg.key_env and not key:
+        raise JudgeError(
+            f"the environment variable {cfg.key_env} holds no key for {cfg.url}: set it, or "
+            'judge.key_env="" for a server that needs none'
+        )
+    if not (key.isascii() and key.isprintable()):
+        raise JudgeError(f"the key in {cfg.key_env} has characters that no key has: set it again")
+    return key
+
+
+class Endpoint:
+    """Votes of the model behind `cfg.url`.  `counts` tells what it took to get them."""
+
+    def __init__(self, cfg: JudgeConfig, path: Path, stopped: Callable[[], object] = bool):
+        """`path` is the file of the replies; once `stopped()` is true nothing more is asked.
+
+        Raises JudgeError as `check`.
+        """
+        check(cfg)
+        self._cfg, self._stopped, self._key = cfg, stopped, _key(cfg)
+        self._open = urllib.request.build_opener(_Stay).open
+        self._replies = Replies(path)
+        self._spent, self._lost = len(self._replies), 0
+        self._next = 0.0  # when the next request may begin
+        self._ended: JudgeError | None = None
+        self._reason = ""  # why the last request failed
+        self._lock = threading.Lock()
+        self.counts: Counter[str] = Counter(requests=0, retries=0, failed=0, unreadable=0)
+
+    def __call__(self, answers: Sequence[str], records: Sequence[Record]) -> list[Votes]:
+        """m votes per answer; none at all for an answer that the budget did not reach.
+
+        Raises JudgeError where asking on is pointless.
+        """
+        m = self._cfg.votes
+        bodies = [self._body(a, r) for a, r in zip(answers, records, strict=True)]
+        names = [[name_of(b, i) for i in range(m)] if b else [] for b in bodies]
+        pairs = zip(names, bodies, strict=True)
+        wanted = {name: body for several, body in pairs if body for name in several}
+        missing = [name for name in wanted if self._replies.get(name) is None]
+        # First tries go by order, so that a budget leaves out the same answers every time.
+        paid = missing[: self._left()] if self._cfg.max_requests else missing
+        with ThreadPoolExecutor(self._cfg.concurrency) as threads:
+            for _ in threads.map(lambda name: self._fetch(name, wanted[name]), paid):
+                pass
+        unasked = set(missing) - set(paid)
+        return [self._votes(several, unasked) for several in names]
+
+    def close(self) -> None:
+        self._replies.close()
+
+    def _votes(self, names: list[str], unasked: set[str]) -> Votes:
+        if not names:  # wrong without asking
+            return [0] * self._cfg.votes
+        replies = [self._replies.get(name) for name in names]
+        votes = [words.vote(reply) for reply in replies]
+        self.counts["unreadable"] += sum(
+            vote is None for vote, reply in zip(votes, replies, strict=True) if reply is not None
+        )
+        return [] if majority(votes) is None and not unasked.isdisjoint(names) else votes
+
+    def _body(self, answer: str, record: Record) -> dict[str, Any] | None:
+        cfg, said = self._cfg, words.shown(answer)
+        if said is None:
+            return None
+        body = {
+            "model": cfg.model,
+            "messages": words.messages(record, said, cfg.question),
+            "temperature": cfg.temperature,
+            "max_tokens": cfg.tokens,
+        }
+        return {key: value for key, value in (body | cfg.body).items() if value is not None}
+
+    # ---- one request -----------------------------------------------------------------------
+
+    def _fetch(self, name: str, body: dict[str, Any]) -> None:
+        """Stores the reply; leaves it missing where there is none."""
+        for number in range(self._cfg.retries + 1):
+            if not self._begin(number):
+                return
+            try:
+                reply = self._send(body)
+            except _Again as error:
+                self._note(error)
+                if number < self._cfg.retries:
+                    self._pause(error.after, min(LONGEST, FIRST * 2**number))
+                continue
+            except _Refused as error:  # this one request only: too long, or against a policy
+                self._note(error)
+                break
+            except JudgeError as error:
+                self._ended = error
+                raise
+            with self._lock:
+                self._lost = 0
+            self._replies.put(name, reply)
+            return
+        self._fail()
+
+    def _fail(self) -> None:
+        with self._lock:
+            self.counts["failed"] += 1
+            self._lost += 1
+            lost = self._lost
+        if lost >= LOST:
+            self._ended = JudgeError(
+                f"{lost} requests in a row to {self._cfg.url} failed, at last with: "
+                f"{self._reason}; replies so far are kept"
+            )
+            raise self._ended
+
+    def _note(self, error: Exception) -> None:
+        self._reason = self._safe(str(error))
+
+    def _begin(self, number: int) -> bool:
+        """Waits for a turn; False where there is none any more."""
+        with self._lock:
+            if self._ended or self._stopped() or not self._left():
+                return False
+            self._spent += 1
+            self.counts["requests"] += 1
+            self.counts["retries"] += number > 0
+            now = time.monotonic()
+            begin = max(now, self._next)
+            self._next = begin + (60 / self._cfg.per_minute if self._cfg.per_minute else 0)
+        return self._sleep(begin - now)
+
+    def _left(self) -> int:
+        most = self._cfg.max_requests
+        return max(0, most - self._spent) if most else 1
+
+    def _pause(self, after: float, longest: float) -> None:
+        """Full jitter, so that clients who failed together do not come back together."""
+        if after:  # the server speaks to all of us
+            with self._lock:
+                self._next = max(self._next, time.monotonic() + after)
+        self._sleep(after + random.uniform(0, longest))
+
+    def _sleep(self, seconds: float) -> bool:
+        """False when told to stop meanwhile."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if self._stopped() or self._ended:
+                return False
+            time.sleep(min(left, 0.2))
+        return True
+
+    def _send(self, body: dict[str, Any]) -> str:
+        """The text of the reply; _Again, _Refused or JudgeError where there is none."""
+        head = {"Content-Type": "application/json", "User-Agent": "rlvr-jax"}
+        if self._key:
+            head["Authorization"] = f"Bearer {self._key}"
+        url = self._cfg.url.rstrip("/") + "/chat/completions"
+        request = urllib.request.Request(url, json.dumps(body).encode(), head, method="POST")
+        try:
+            with self._open(request, timeout=self._cfg.seconds) as response:
+                data = self._read(response)
+            said = json.loads(data)["choices"][0]["message"]["content"]
+        except urllib.error.HTTPError as error:
+            raise self._of_status(error) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise _Again(str(error) or type(error).__name__) from None
+        except (ValueError, LookupError, TypeError):
+            raise _Again("a reply that is not a chat completion") from None
+        return self._safe(said) if isinstance(said, str) else ""
+
+    def _read(self, response: Any) -> bytes:
+        """The body within its time, also of a server that sends a byte now and then."""
+        end, data = time.monotonic() + self._cfg.seconds, b""
+        for part in iter(functools.partial(response.read1, 65536), b""):
+            data += part
+            if len(data) > REPLY or time.monotonic() > end:
+                raise TimeoutError("a reply that does not end")
+        return data
+
+    def _of_status(self, error: urllib.error.HTTPError) -> Exception:
+        with error:
+            code = error.code
+            try:
+                said = " ".join(error.read(2000).decode("utf-8", "replace").split())[:200]
+            except (OSError, http.client.HTTPException):
+                said = ""
+        told = self._safe(f"HTTP {code}: {said}")
+        if code in AGAIN or code >= 500:
+            return _Again(told, _seconds(error.headers.get("Retry-After")))
+        if code in FATAL or code < 400:
+            return JudgeError(
+                f"{self._cfg.url} refuses with {told}; correct judge.url, judge.model, or the key "
+                f"in {self._cfg.key_env or 'judge.key_env'}"
+            )
+        return _Refused(told)
+
+    def _safe(self, text: str) -> str:
+        """A server may repeat the key: neither a message nor a file shall."""
+        return text.replace(self._key, "***") if self._key else text
+
+
+def _seconds(header: str | None) -> float:
+    """Of a Retry-After in seconds; 0 for a date, which clocks disagree about."""
+    try:
+        return min(MOST, max(0.0, float(header or 0)))
+    except ValueError:
+        return 0.0

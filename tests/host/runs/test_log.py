@@ -1,0 +1,207 @@
+"""What a run tells: JSON for any reader, lines that can be cut back, text that stays text."""
+
+import io
+import json
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from rich.console import Console
+
+from rlvr_jax.host.runs import log
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# ---- plain ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        (1, 1),
+        (0.5, 0.5),
+        ("text", "text"),
+        (None, None),
+        (True, True),
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        (np.array([1, 2]), [1, 2]),
+        (np.array([[0.5], [np.nan]]), [[0.5], [None]]),
+        (jnp.float32(2), 2.0),
+        (jnp.arange(2), [0, 1]),
+        (jnp.bfloat16(0.5), 0.5),
+        (float("nan"), None),
+        (float("inf"), None),
+        (-math.inf, None),
+        (np.float32("nan"), None),
+        (jnp.float32("inf"), None),
+        ([1.0, [float("nan")]], [1.0, [None]]),
+        ({"a": {"b": np.float32("nan")}, "c": [np.int32(1)]}, {"a": {"b": None}, "c": [1]}),
+    ],
+)
+def test_values_become_json(value, expected):
+    found = log.plain(value)
+    assert found == expected and type(found) is type(expected)
+    json.dumps(found, allow_nan=False)
+
+
+def test_tuples_become_json():
+    assert log.plain({"x": (1.0, float("nan"))}) == {"x": [1.0, None]}
+
+
+@pytest.mark.parametrize("value", [1e-10, 4.87654e-7, -3e-12])
+def test_small_numbers_stay(value):
+    assert math.isclose(log.plain(value), value, rel_tol=1e-5)
+
+
+def test_json_files_are_whole_and_leave_no_part(tmp_path):
+    path = tmp_path / "deep" / "file.json"
+    log.write_json(path, {"x": np.float32("inf"), "y": "é"})
+    assert json.loads(path.read_text()) == {"x": None, "y": "é"}
+    log.write_json(path, {"x": 1})
+    assert json.loads(path.read_text()) == {"x": 1}
+    assert [p.name for p in path.parent.iterdir()] == ["file.json"]
+
+
+def test_a_json_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "file.json"
+    log.write_json(path, {"x": 1})
+    with pytest.raises(TypeError):
+        log.write_json(path, {"x": object()})
+    assert json.loads(path.read_text()) == {"x": 1}
+
+
+# ---- metrics -------------------------------------------------------------------------------
+
+
+def test_metrics_are_a_line_a_step(tmp_path):
+    metrics = log.Metrics(tmp_path)
+    metrics.write("sft", 1, {"loss": np.float32(0.5), "bins": np.arange(2), "bad": np.nan})
+    assert lines(tmp_path) == [
+        {"stage": "sft", "step": 1, "loss": 0.5, "bins": [0, 1], "bad": None}
+    ]
+    metrics.write("rl", 1, {"loss": 1.0})  # on disk without close
+    assert [(row["stage"], row["step"]) for row in lines(tmp_path)] == [("sft", 1), ("rl", 1)]
+    metrics.close()
+    events = sorted(p.parent.name for p in (tmp_path / "tensorboard").rglob("*tfevents*"))
+    assert events == ["rl", "sft"]
+
+
+def test_metrics_are_cut_back_to_a_checkpoint(tmp_path):
+    metrics = log.Metrics(tmp_path)
+    assert metrics.offset == 0
+    metrics.write("sft", 1, {"loss": 1.0})
+    kept = metrics.offset
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert kept == len(before)
+    metrics.write("sft", 2, {"loss": 2.0})
+    metrics.rewind(kept)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before and metrics.offset == kept
+    metrics.write("sft", 2, {"loss": 3.0})
+    assert [row["loss"] for row in lines(tmp_path)] == [1.0, 3.0]
+    metrics.close()
+
+
+def test_metrics_go_on_in_a_new_process(tmp_path):
+    first = log.Metrics(tmp_path)
+    first.write("sft", 1, {"loss": 1.0})
+    kept = first.offset
+    first.write("sft", 2, {"loss": 2.0})
+    first.close()
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"stage": "sft", "st')  # killed in the middle of a line
+    again = log.Metrics(tmp_path)
+    again.rewind(kept)
+    again.write("sft", 2, {"loss": 2.0})
+    again.close()
+    assert [row["loss"] for row in lines(tmp_path)] == [1.0, 2.0]
+
+
+def test_metrics_can_be_cut_back_to_nothing(tmp_path):
+    metrics = log.Metrics(tmp_path)
+    metrics.write("sft", 1, {"loss": 1.0})
+    metrics.rewind(0)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"" and metrics.offset == 0
+    metrics.close()
+
+
+def test_lines_that_are_gone_are_not_made_up(tmp_path):
+    """metrics.jsonl was removed or shortened since the checkpoint."""
+    metrics = log.Metrics(tmp_path)
+    try:
+        metrics.rewind(300)
+    except Exception as error:  # refused in a sentence is fine too
+        assert "metrics.jsonl" in str(error)
+        return
+    metrics.write("sft", 1, {"loss": 1.0})
+    assert b"\0" not in (tmp_path / "metrics.jsonl").read_bytes()
+
+
+# ---- the terminal --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """A wide terminal that is written into a string."""
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=200, color_system="truecolor")
+    monkeypatch.setattr(log, "console", console)
+    return file
+
+
+MARKUP = ["[red]x[/red]", "[/]", "[bold", "x]", "[link=http://a]b[/link]", "\\[red]", "a\\", "[1]"]
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_markup_in_a_table_is_text(screen, text):
+    log.table("rl step 1", ["question", "reward"], [[text, 0.5]])
+    assert text in screen.getvalue() and "0.500" in screen.getvalue()
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_markup_in_a_line_is_text(screen, text):
+    log.say(f"{text} end")
+    assert f"{text} end" in screen.getvalue()
+
+
+@pytest.mark.parametrize("tell", [lambda text: log.table("t", ["a"], [[text]]), log.say])
+def test_names_of_pictures_are_text(screen, tell):
+    tell("ratio 1:heart:2")
+    assert "1:heart:2" in screen.getvalue()
+
+
+def test_control_characters_do_not_reach_the_terminal(screen):
+    log.table("t", ["a"], [["x\x1b[31my\x07\r\x9bz\u202ew\x00"], ["two\nlines"]])
+    shown = screen.getvalue()
+    for ch in "\x07\r\x9b\u202e\x00":
+        assert ch not in shown
+    assert "\x1b[31m" not in shown and "two / lines" in shown
+
+
+def test_a_long_cell_is_cut(screen):
+    log.table("t", ["a", "b"], [["x" * 500, "y" * 69]])
+    assert "x" * 67 + "..." in screen.getvalue() and "x" * 68 not in screen.getvalue()
+    assert "y" * 69 in screen.getvalue()
+
+
+def test_a_bar_works_on_a_terminal(screen):
+    bar = log.Bar("rl", 3, 1)
+    bar.step(2, {"reward": 0.123456})
+    bar.step(3, {"reward": 0.5})
+    bar.close()
+    assert "reward 0.5" in screen.getvalue() and "3/3" in screen.getvalue()
+
+
+def test_a_bar_without_a_terminal_tells_the_last_step(monkeypatch):
+    file = io.StringIO()
+    monkeypatch.setattr(log, "console", Console(file=file, width=100))
+    bar = log.Bar("rl", 3, 0)
+    for step in (1, 2, 3):
+        bar.step(step, {"reward": 0.123456, "what": "[red]"})
+    bar.close()
+    assert file.getvalue().splitlines() == ["rl 3/3  reward 0.123  what [red]"]

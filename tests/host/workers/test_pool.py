@@ -1,0 +1,230 @@
+"""Workers: order, clocks, kills and what they leave behind; the same scores however many."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rlvr_jax.host.workers import pool
+
+RULE = """
+import os, sys, time
+def score(completion, record):
+    print("noise")
+    if completion == "hang":
+        while True: pass
+    if completion == "sleep":
+        time.sleep(60)
+    if completion == "memory":
+        return len(bytearray(10**11))
+    if completion == "exit":
+        os._exit(3)
+    if completion == "quit":
+        sys.exit(3)
+    if completion == "kill":
+        os.kill(os.getpid(), 9)
+    if completion == "spawn":
+        import subprocess
+        subprocess.Popen(["sleep", "61.25"])
+        time.sleep(60)
+    if completion == "raise":
+        raise RuntimeError
+    if completion == "nan":
+        return float("nan")
+    if completion == "two":
+        return 2.0
+    return float(completion)
+"""
+ATTACKS = ["hang", "sleep", "memory", "exit", "quit", "kill", "raise", "nan", "two", "spawn"]
+HOSTILE = [
+    *("9^9^9^9", "10000000!", "(" * 4000 + "7", r"\int_0^1 e^{\sin(x^x)} dx", "9" * 200_000),
+    *("(x+y+z+w)^300", r"\sum_{n=1}^{1000000000} \sin n", r"\boxed{" * 3000, "((9!)!)!"),
+    *("+".join(["x"] * 20_000), "__import__('os')._exit(0)", r"\zeta(3)^{x}"),
+]
+
+
+@pytest.fixture
+def rule(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(RULE)
+    return str(path)
+
+
+def own(rule, texts):
+    return pool.jobs(texts, [{}] * len(texts), rule)
+
+
+def maths(texts, gold="42"):
+    return pool.jobs(texts, [{"reference": gold}] * len(texts), "math")
+
+
+def children():
+    found = subprocess.run(["ps", "-eo", "ppid=,stat=,args="], capture_output=True, text=True)
+    rows = [row.split(None, 2) for row in found.stdout.splitlines()]
+    return [row for row in rows if row[0] == str(os.getpid()) and "ps -eo" not in row[2]]
+
+
+def test_order_and_status(rule):
+    with pool.Pool(2, seconds=20) as workers:
+        results = workers.map(own(rule, ["0.5", "raise", "1", "0"] * 3))
+        assert [r.score for r in results] == [0.5, 0.0, 1.0, 0.0] * 3
+        assert [r.status for r in results] == ["ok", "crash", "ok", "ok"] * 3
+        assert workers.map([]) == []
+        assert workers.counts == {"ok": 9, "crash": 3}
+
+
+def test_attacks_cost_themselves_only(rule):
+    before = children()
+    with pool.Pool(2, seconds=1) as workers:
+        results = workers.map(own(rule, [*ATTACKS, "1"]))
+        assert [r.score for r in results] == [0.0] * len(ATTACKS) + [1.0]
+        states = dict(zip(ATTACKS, [r.status for r in results], strict=False))
+        assert [states[a] for a in ("hang", "sleep", "spawn")] == ["timeout"] * 3
+        assert {states[a] for a in ATTACKS} == {"timeout", "crash"}
+        assert pool.metrics(results)["rule/timeout"] == pytest.approx(3 / 11)
+        folders = [worker.folder for worker in workers._workers]
+    assert children() == before  # no zombie, no orphan
+    assert not any(map(os.path.exists, folders))
+    left = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True).stdout
+    assert "sleep 61.25" not in left
+
+
+def test_no_answer_is_counted():
+    with pool.Pool(1, seconds=20) as workers:
+        results = workers.map(maths(["", "42", r"\boxed{4"]))
+    assert [r.status for r in results] == ["none", "ok", "none"]
+    assert pool.metrics(results) == {
+        **{"rule/no_answer": pytest.approx(2 / 3), "rule/timeout": 0.0, "rule/crash": 0.0}
+    }
+
+
+@pytest.mark.parametrize("number", [2, 4, 32])
+def test_right_answers_do_not_wait_behind_hostile_ones(number):
+    bad = [HOSTILE[i % len(HOSTILE)] for i in range(number)]
+    with pool.Pool(2) as workers:
+        begin = time.monotonic()
+        results = workers.map(maths([*bad, *[r"So it is \boxed{42}."] * 8]))
+        assert time.monotonic() - begin < 10
+    assert [r.score for r in results] == [0.0] * number + [1.0] * 8
+
+
+@pytest.mark.slow
+def test_right_answers_do_not_wait_behind_a_thousand():
+    bad = [HOSTILE[i % len(HOSTILE)] + " " * (i // 99) for i in range(1024)]
+    with pool.Pool(2) as workers:
+        jobs, done = maths([*bad, *["42"] * 8]), {}
+        begin = time.monotonic()
+
+        def one(i):  # all at once and in order, so that sorting cannot help
+            done[i] = (workers.run(jobs[i]).score, time.monotonic() - begin)
+
+        threads = [threading.Thread(target=one, args=(i,)) for i in range(len(jobs))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert all(done[i][0] == 0.0 for i in range(1024))
+    assert all(done[i][0] == 1.0 and done[i][1] < 10 for i in range(1024, 1032))
+
+
+def test_the_clock_starts_when_work_starts(rule):
+    path = Path(rule)
+    path.write_text("import time\ndef score(c, r):\n    time.sleep(0.4)\n    return 1.0\n")
+    with pool.Pool(1, seconds=3) as workers:
+        results = workers.map(own(rule, ["x"] * 10))  # the last waits longer than its own limit
+    assert [r.score for r in results] == [1.0] * 10
+
+
+def test_the_same_with_1_and_16_workers(rule):
+    texts = [str(i % 10 / 10) if i % 7 else "raise" for i in range(60)]
+    found = []
+    for number in (1, 16):
+        with pool.Pool(number, seconds=20) as workers:
+            found.append(workers.map(own(rule, texts)))
+    assert found[0] == found[1]
+
+
+def test_a_killed_worker_is_replaced(rule):
+    with pool.Pool(1, seconds=20) as workers:
+        assert workers.run(own(rule, ["1"])[0]).score == 1.0
+        first = workers._workers[0].process.pid
+        os.kill(first, signal.SIGKILL)
+        assert workers.run(own(rule, ["1"])[0]) in (pool.Result(1.0, "ok"), pool.CRASH)
+        assert workers.run(own(rule, ["1"])[0]).score == 1.0
+        assert workers._workers[0].process.pid != first
+
+
+def test_several_threads_share_a_pool(rule):
+    with pool.Pool(2, seconds=20) as workers:
+        found = {}
+
+        def work(k):
+            found[k] = [r.score for r in workers.map(own(rule, [f"0.{k}"] * 5))]
+
+        threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == {k: [float(f"0.{k}")] * 5 for k in range(4)}
+
+
+def test_a_script_without_a_guard_and_without_a_close(rule, tmp_path):
+    """No `if __name__` is needed, and nothing outlives a script that forgets its pool."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import multiprocessing, os
+        from rlvr_jax.host.workers import pool
+        workers = pool.Pool(1, seconds=20)
+        job = pool.jobs(["1"], [{{}}], {rule!r})[0]
+        print(workers.run(job).score, workers._workers[0].process.pid, flush=True)
+        if os.fork() == 0:  # a fork has workers of its own
+            print(pool.shared().run(job).score, flush=True)
+            os._exit(0)
+        os.wait()
+        """)
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    (score, pid), (forked, *_) = map(str.split, done.stdout.splitlines())
+    assert (score, forked) == ("1.0", "1.0"), done.stderr
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)
+
+
+def test_a_worker_ends_with_its_owner(rule, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, threading, time\nfrom rlvr_jax.host.workers import pool\n"
+        "workers = pool.Pool(1, seconds=60)\n"
+        f"job = pool.jobs(['hang'], [{{}}], {rule!r})[0]\n"
+        "threading.Thread(target=workers.run, args=(job,)).start()\n"
+        "while not workers._workers[0].process: time.sleep(0.05)\n"
+        "time.sleep(1)\nprint(workers._workers[0].process.pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    end = time.monotonic() + 5
+    while time.monotonic() < end and Path(f"/proc/{done.stdout.strip()}/cmdline").exists():
+        time.sleep(0.1)
+    assert done.stdout.strip() and time.monotonic() < end
+
+
+def test_a_closed_pool_says_so(rule):
+    workers = pool.Pool(1)
+    workers.close()
+    workers.close()
+    with pytest.raises(ValueError, match="closed"):
+        workers.run(own(rule, ["1"])[0])
+
+
+@pytest.mark.parametrize("workers, seconds", [(0, 1), (1, 0), (1, float("nan")), (1, float("inf"))])
+def test_what_a_pool_refuses(workers, seconds):
+    with pytest.raises(ValueError):
+        pool.Pool(workers, seconds)

@@ -1,0 +1,175 @@
+"""Programs of a model: right ones pass, and attacks end with nothing left and nothing touched."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from rlvr_jax.host.rules import programs
+from rlvr_jax.host.workers import sandbox
+
+SHORT = sandbox.Limits(seconds=2.0, cpu=2)
+ADD = "```python\ndef add(a, b):\n    return a + b\n```"
+CALLS = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]
+needs_walls = pytest.mark.skipif(not sandbox.walls(), reason="the kernel permits no namespaces")
+
+
+def run(source, stdin="", limits=SHORT):
+    begin = time.monotonic()
+    result = sandbox.run(source, stdin, limits)
+    assert time.monotonic() - begin < 20  # 2 s and what a busy machine adds
+    return result
+
+
+def running(word):
+    shown = subprocess.run(["ps", "-eo", "stat=,args="], capture_output=True, text=True).stdout
+    return [row for row in shown.splitlines() if word in row]
+
+
+def test_input_and_output():
+    assert run("print(input()[::-1])", "abc\n") == (b"cba\n", "ok")
+    assert run("import sys; sys.exit(3)").status == "error"
+    assert run("print(len(open(0).read()))", "x" * 900_000).output == b"900000\n"
+    assert run("print(1)", "x" * 900_000).output == b"1\n"  # input that is not read
+    assert run("x" * 200_000).status == "refused"
+    assert run("\ud800").status == "error"
+
+
+@pytest.mark.parametrize(
+    "source, status",
+    [
+        ("while True: pass", "timeout"),
+        ("import time; time.sleep(99)", "timeout"),
+        ("x = 'a' * 10**10", "error"),
+        ("print('x' * 10**8)", "output"),
+        ("open('big', 'w').write('x' * 10**8)", "error"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "error"),
+        ("import socket; socket.create_connection(('127.0.0.1', 9), 1)", "error"),
+        ("import urllib.request as u; u.urlopen('http://127.0.0.1:9', timeout=1)", "error"),
+        ("import sys; sys.setrecursionlimit(10**9)\ndef f(): f()\nf()", "error timeout"),
+        ("import os\nos.close(1); os.close(2)\nwhile True: pass", "timeout"),
+    ],
+)
+def test_attacks_end(source, status):
+    assert run(source).status in status.split()
+    assert running("program.py") == []
+
+
+def test_the_environment_is_empty_and_the_folder_goes(monkeypatch):
+    monkeypatch.setenv("SECRET_OF_TEST", "hush")
+    found = run("import os; print(dict(os.environ), os.getcwd())").output.decode()
+    assert "hush" not in found
+    before = {p for p in Path("/tmp").glob("rlvr_jax_*")}
+    run("open('left', 'w').write('x')")
+    assert {p for p in Path("/tmp").glob("rlvr_jax_*")} == before
+
+
+@needs_walls
+class TestWalls:
+    def test_a_bounded_fork_bomb(self):
+        bomb = (
+            "import os\nmade = 0\ntry:\n    for _ in range(200):\n"
+            "        if os.fork() == 0:\n            import time; time.sleep(30); os._exit(0)\n"
+            "        made += 1\nexcept OSError: print('refused after', made)\n"
+        )
+        assert run(bomb).output.startswith(b"refused after")
+        assert running("program.py") == []
+
+    def test_daemons_and_groups_of_their_own(self):
+        away = "import os\nif os.fork(): os._exit(0)\nos.setsid()\nwhile True: pass"
+        assert run(away).status in ("ok", "timeout")
+        alone = "import os, ctypes, time\nctypes.CDLL(None).prctl(1, 0, 0, 0, 0)\n"
+        assert run(alone + "os.setpgid(0, 0)\ntime.sleep(99)").status == "timeout"
+        end = time.monotonic() + 2
+        while running("program.py") and time.monotonic() < end:
+            time.sleep(0.05)
+        assert running("program.py") == []
+
+    def test_files_outside(self, tmp_path):
+        secret = tmp_path / "tests.json"
+        secret.write_text("expected")
+        tmp_path.chmod(0o777)
+        reads = f"print(open({str(secret)!r}).read())"
+        assert run(reads) == (b"", "error")
+        for place in (tmp_path / "new", "/usr/new", "/new", Path(__file__)):
+            assert run(f"open({str(place)!r}, 'a').write('x')").status == "error"
+        assert sorted(tmp_path.iterdir()) == [secret]
+
+    def test_other_processes(self):
+        kills = (
+            "import os\nfor p in range(2, 99999):\n    try: os.kill(p, 9)\n    except OSError: 1"
+        )
+        run(f"import os\nme = os.getpid()\n{kills.replace('os.kill(p', 'p != me and os.kill(p')}")
+        run("import os\nos.kill(os.getppid(), 9)\nos.kill(-1, 9)")
+        seen = run("import os\nprint(os.getppid(), os.getpid() < 10)").output
+        assert seen == b"1 True\n" and os.getppid()
+
+    def test_no_privileges_to_get_out(self):
+        out = (
+            "import ctypes\nc = ctypes.CDLL(None)\n"
+            "print(c.unshare(0x10000000), c.mount(b'none', b'/work', b'tmpfs', 0, b''),"
+            "c.setuid(0),"
+            "c.chroot(b'/work'), c.ptrace(16, 1, 0, 0))"
+        )
+        assert run(out).output == b"-1 -1 -1 -1 -1\n"
+
+
+def test_without_walls_the_network_is_closed_from_inside():
+    limits = sandbox.Limits(seconds=2.0, cpu=2, walls="")
+    assert run("print(1)", limits=limits) == (b"1\n", "ok")
+    assert run("import socket; socket.socket()", limits=limits).status == "error"
+
+
+class TestPrograms:
+    @pytest.mark.parametrize(
+        "tests",
+        [
+            CALLS,
+            {"fn_name": "add", "inputs": [[1, 2], [0, 0]], "outputs": [3, 0]},
+            ["assert add([1], [2]) == [1, 2]", "assert not add(0, 0)", "assert add('', '') == ''"],
+        ],
+    )
+    def test_right_and_wrong(self, tests):
+        assert programs.score(ADD, tests) == 1.0
+        assert programs.score(ADD.replace("+", "-"), tests) == 0.0
+
+    def test_input_and_output(self):
+        source = "a, b = map(int, input().split())\nprint(a + b)  "
+        for tests in (
+            {"inputs": ["1 2\n", "3 4"], "outputs": ["3\n", "7"]},
+            [{"input": "1 2", "output": "3"}, {"input": "3 4", "output": "7"}],
+        ):
+            assert programs.score(source, tests) == 1.0
+            assert programs.score("print(3)", tests) == 0.0
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            "",
+            "```python\ndef add(a, b): return a + b",
+            "import sys; sys.exit(0)",
+            "import os; os._exit(0)",
+            "class Any:\n    def __eq__(self, other): return True\ndef add(a, b): return Any()",
+            "class Any(int):\n    def __repr__(self): return '[3, 0]'\ndef add(a, b): return Any()",
+            "def add(a, b): raise SystemExit(0)",
+            "print('3'); print('0')\ndef add(a, b): return None",
+            "def add(a, b): return add.__globals__",
+            "def add(a, b):\n    import sys\n    return sys._getframe(1).f_locals.get('wanted')",
+            "def add(a, b):\n    while True: pass",
+            "def add(a, b): return True",
+            "syntax error(",
+        ],
+    )
+    def test_cheats(self, source):
+        assert programs.score(source, CALLS, SHORT) == 0.0
+
+    @pytest.mark.parametrize(
+        "tests",
+        [[], {}, 3, ["x = 1"], ["assert add(1, 2) == f()"], ["assert True or x"], [3]]
+        + [{"fn_name": "os.system", "inputs": [["ls"]], "outputs": [0]}, ["assert f(1) == 1"] * 65],
+    )
+    def test_tests_that_are_refused(self, tests):
+        with pytest.raises((ValueError, KeyError)):
+            programs.score(ADD, tests)

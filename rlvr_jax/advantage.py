@@ -1,6 +1,6 @@
 """From rewards to advantages.  Float32, over the global batch, constants for the gradient.
 
-The estimators by name, as (normalise, baseline) and what else an AdvantageConfig says:
+An estimator is a choice of (normalise, baseline) and of further keys of AdvantageConfig:
 
     REINFORCE             none | batch | group, none     Williams 1992; z-score: 2503.23829 s. 3.3
     RLOO                  none, rloo                     2402.14740
@@ -15,245 +15,169 @@ The estimators by name, as (normalise, baseline) and what else an AdvantageConfi
     GDPO                  group, none; mix: after (weights)            2601.05242
     PRIME                 any of these, and process_weight             2502.01456 eq. 5, s. 4.3
 
-Rewards that are not finite count as 0 (and are counted): a broken verifier must not teach.
+A reward that is not finite counts as 0 and is counted: a broken verifier must not teach.
+
+Several functions take `counted`, a bool array or True: the entries over which means are taken.  At
+least one entry counts, and a group counts as a whole or not at all.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from rlvr_jax import returns
 from rlvr_jax.config import AdvantageConfig, OverlongConfig
-from rlvr_jax.structs import Array
+from rlvr_jax.structs import Array, Credit, Signals
 
-Rewards = Array | dict[str, Array]  # one outcome reward [B], or several by name
-
-
-class Estimate(NamedTuple):
-    """What the loss is given, and what a value head is taught."""
-
-    advantage_BR: Array  # 0 behind a row's end where credit goes to single tokens
-    target_BR: Array | None  # A + V, with baseline: value
-    outcome_BR: Array  # what it is of before whitening, and
-    process_BR: Array | None  # what token rewards add to that
-    bad: Array  # int32, numbers that were not finite and are taken as 0
+Rewards = dict[str, Array]  # by name, [B]; the outcome is named `reward`
 
 
-# ---- of a whole response ---------------------------------------------------------------------
+# ---- rewards of responses ----------------------------------------------------------------------
 
 
-def zscore(
-    x: Array, floor: float, axis: int | None = None, ddof: int = 0, held: Array | None = None
-) -> Array:
-    """(x - mean) / max(std, floor) over `axis` (None: over everything); std over n - ddof.
+def zscore(x: Array, floor: float, ddof: int = 0, counted: Array | bool = True) -> Array:
+    """Compute (x - mean) / max(std, floor) over all entries of x; entries that do not count are 0.
 
-    Of what is `held` (None: all), at least one value; the rest is 0.
-
-    Equal values give exactly 0, as arXiv 2503.23829 section 3.3 asks: rounding of the mean must
-    not become a signal.  `floor` is in units of x; below it noise is not blown up to size 1.
+    Equal values give exactly 0 (arXiv 2503.23829, section 3.3): the rounding of a mean must not
+    become a signal.  `floor` is in units of x; below it noise is not blown up to size 1.  The
+    variance is divided by n - `ddof`.
     """
-    mean, spread, same = _moments(x, floor, axis, ddof, held)
-    if held is not None:
-        same |= ~held
-    return jnp.where(same, 0.0, (x - mean) / spread)
+    counted = jnp.broadcast_to(counted, x.shape)
+    mean, spread, same = _moments(x, tuple(range(x.ndim)), floor, ddof, counted)
+    return jnp.where(same | ~counted, 0.0, (x - mean) / spread)
+
+
+def zscore_groups(x_QG: Array, floor: float, ddof: int = 0) -> Array:
+    """Compute `zscore` of each group by itself."""
+    mean, spread, same = _moments(x_QG, (1,), floor, ddof, jnp.ones(x_QG.shape, bool))
+    return jnp.where(same, 0.0, (x_QG - mean) / spread)
 
 
 def _moments(
-    x: Array, floor: float, axis: int | None, ddof: int, held: Array | None = None
+    x: Array, axes: tuple[int, ...], floor: float, ddof: int, counted: Array
 ) -> tuple[Array, Array, Array]:
     """Mean, floored standard deviation, and whether all values are equal."""
-    count: Any = x.size if axis is None else x.shape[axis]
-    mean = jnp.mean(x, axis, keepdims=True, where=held)
-    std = jnp.sqrt(jnp.mean((x - mean) ** 2, axis, keepdims=True, where=held))
-    if held is not None:
-        count = jnp.sum(held, axis, keepdims=True)
-        std = std * jnp.sqrt(count / jnp.maximum(count - ddof, 1))
-    elif ddof and count > 1:
-        std = std * (count / (count - ddof)) ** 0.5
-    most = jnp.max(x, axis, keepdims=True, initial=-jnp.inf, where=held)
-    least = jnp.min(x, axis, keepdims=True, initial=jnp.inf, where=held)
-    return mean, jnp.maximum(std, floor), most == least
+    count = jnp.sum(counted, axes, keepdims=True)
+    mean = jnp.mean(x, axes, keepdims=True, where=counted)
+    std = jnp.sqrt(jnp.mean((x - mean) ** 2, axes, keepdims=True, where=counted))
+    std = std * jnp.sqrt(count / jnp.maximum(count - ddof, 1))
+    largest = jnp.max(x, axes, keepdims=True, initial=-jnp.inf, where=counted)
+    smallest = jnp.min(x, axes, keepdims=True, initial=jnp.inf, where=counted)
+    return mean, jnp.maximum(std, floor), largest == smallest
 
 
 def leave_one_out(x_QG: Array) -> Array:
-    """x_i minus the mean of its group's others: (G / (G - 1)) (x_i - mean) (RLOO, 2402.14740).
+    """Subtract from each entry the mean of the other entries of its group (RLOO, 2402.14740).
 
-    A group of one has no others, and no signal: 0.
+    The result is (G / (G - 1)) (x_i - mean).  A group of one has no others and gives 0.
     """
     groups = x_QG.shape[1]
     return group_centre(x_QG) * (groups / max(groups - 1, 1))
 
 
 def group_centre(x_QG: Array) -> Array:
-    """x_i minus the mean of its group; exactly 0 where the group is equal."""
+    """Subtract from each entry the mean of its group; exactly 0 where the group is equal."""
     same = jnp.max(x_QG, 1, keepdims=True) == jnp.min(x_QG, 1, keepdims=True)
     return jnp.where(same, 0.0, x_QG - jnp.mean(x_QG, 1, keepdims=True))
 
 
 def length_centre(x_QG: Array, length_QG: Array) -> Array:
-    """x_i minus sum_j |y_j| x_j / sum_j |y_j| (OPO); exactly 0 where the group is equal."""
+    """Subtract the mean of the group weighted by length (OPO, 2505.23585).
+
+    The baseline is sum_j |y_j| x_j / sum_j |y_j|; exactly 0 where the group is equal.
+    """
     same = jnp.max(x_QG, 1, keepdims=True) == jnp.min(x_QG, 1, keepdims=True)
     length_QG = length_QG.astype(x_QG.dtype)
     total_Q1 = jnp.maximum(jnp.sum(length_QG, 1, keepdims=True), 1)
     return jnp.where(same, 0.0, x_QG - jnp.sum(length_QG * x_QG, 1, keepdims=True) / total_Q1)
 
 
-def total(reward: Rewards, cfg: AdvantageConfig) -> Array:
-    """The reward [B] that is reported: the weighted sum of the named ones."""
-    if not isinstance(reward, dict):
-        return _wide(reward)
-    _same_names(reward, cfg)
-    return sum((_wide(reward[name]) * w for name, w in cfg.weights.items()), start=jnp.zeros(()))
+def total_reward(rewards: Rewards, cfg: AdvantageConfig) -> Array:
+    """Compute the weighted sum [B] of the named rewards; without weights, the outcome.
 
-
-def scored(
-    reward: Rewards, samples: int, cfg: AdvantageConfig, held_B: Array | None = None
-) -> Array:
-    """Rewards [Q, G], normalised.
-
-    Of several, the weighted sum is normalised (mix: before), or each is, and their weighted sum
-    again over the batch (mix: after, GDPO 2601.05242), so that none drowns in another's spread.
+    Raises:
+      ValueError: the names of the rewards are not those of `advantage.weights`.
     """
-    held_QG = None if held_B is None else held_B.reshape(-1, samples)
-    if cfg.mix == "before" or not isinstance(reward, dict):
-        return _normalised(total(reward, cfg).reshape(-1, samples), cfg, held_QG)
-    _same_names(reward, cfg)
+    _check_names(rewards, cfg)
+    if not cfg.weights:
+        return _wide(rewards["reward"])
+    weighted = (_wide(rewards[name]) * weight for name, weight in cfg.weights.items())
+    return sum(weighted, start=jnp.zeros(()))
+
+
+def normalised_rewards(
+    rewards: Rewards, samples: int, cfg: AdvantageConfig, counted_B: Array | bool = True
+) -> Array:
+    """Compute the normalised reward [Q, G] of each response.
+
+    With mix: before, the weighted sum of the rewards is normalised.  With mix: after (GDPO,
+    2601.05242) each reward is normalised by itself, and their weighted sum again over the batch, so
+    that no reward drowns in the spread of another.
+    """
+    rows = jax.tree.leaves(rewards)[0].shape
+    counted_QG = jnp.broadcast_to(counted_B, rows).reshape(-1, samples)
+    if cfg.mix == "before":
+        return _normalised(total_reward(rewards, cfg).reshape(-1, samples), cfg, counted_QG)
+    _check_names(rewards, cfg)
     each = {
-        name: _normalised(_wide(x).reshape(-1, samples), cfg, held_QG) for name, x in reward.items()
+        name: _normalised(_wide(x).reshape(-1, samples), cfg, counted_QG)
+        for name, x in rewards.items()
     }
     mixed_QG = sum((each[name] * w for name, w in cfg.weights.items()), start=jnp.zeros(()))
-    return zscore(mixed_QG, cfg.std_floor, None, cfg.ddof, held_QG)
+    return zscore(mixed_QG, cfg.std_floor, cfg.ddof, counted_QG)
 
 
-def combine(
-    reward: Rewards,
+def response_advantages(
+    rewards: Rewards,
     penalty_B: Array,
+    length_B: Array,
     samples: int,
     cfg: AdvantageConfig,
-    length_B: Array | None = None,
-    greedy_Q: Array | None = None,
-    held_B: Array | None = None,
+    counted_B: Array | bool = True,
 ) -> Array:
-    """Advantage [B]: rewards normalised, the KL penalty taken off, the baseline subtracted.
+    """Compute the advantage [B] of whole responses.
 
-    The order is the paper's (arXiv 2503.23829 section 3.3: r~ = zscore(r) - beta * log ratio).
+    The rewards are normalised, the KL penalty is subtracted, and then the baseline: the order of
+    arXiv 2503.23829, section 3.3 (r~ = zscore(r) - beta * log ratio).  A greedy baseline or that of
+    a value head is not subtracted here.
     """
-    reward_QG = scored(reward, samples, cfg, held_B) - penalty_B.reshape(-1, samples)
-    length_QG = None if length_B is None else length_B.reshape(-1, samples)
-    reward_QG = _baselined(reward_QG, cfg, length_QG, greedy_Q)
-    return jax.lax.stop_gradient(reward_QG.reshape(-1))
+    reward_QG = normalised_rewards(rewards, samples, cfg, counted_B)
+    reward_QG = reward_QG - penalty_B.reshape(-1, samples)
+    centred_QG = _less_baseline(reward_QG, length_B.reshape(-1, samples), cfg)
+    return jax.lax.stop_gradient(centred_QG.reshape(-1))
 
 
-def _normalised(x_QG: Array, cfg: AdvantageConfig, held_QG: Array | None) -> Array:
-    if cfg.normalise == "none":
-        return x_QG
-    axis, held_QG = _over(cfg, held_QG)
-    return zscore(x_QG, cfg.std_floor, axis, cfg.ddof, held_QG)
+def _normalised(x_QG: Array, cfg: AdvantageConfig, counted_QG: Array) -> Array:
+    if cfg.normalise == "batch":
+        return zscore(x_QG, cfg.std_floor, cfg.ddof, counted_QG)
+    return zscore_groups(x_QG, cfg.std_floor, cfg.ddof) if cfg.normalise == "group" else x_QG
 
 
-def _over(cfg: AdvantageConfig, held_QG: Array | None) -> tuple[int | None, Array | None]:
-    """What moments are taken over; a group is held whole or is equal, all 0."""
-    return (None, held_QG) if cfg.normalise == "batch" else (1, None)
-
-
-def _baselined(
-    x_QG: Array, cfg: AdvantageConfig, length_QG: Array | None, greedy_Q: Array | None
-) -> Array:
+def _less_baseline(x_QG: Array, length_QG: Array, cfg: AdvantageConfig) -> Array:
     if cfg.baseline == "rloo":
         return leave_one_out(x_QG)
     if cfg.baseline == "mean":
         return group_centre(x_QG)
-    if cfg.baseline == "opo":
-        return length_centre(
-            x_QG, _given(length_QG, "baseline opo", "the lengths of the responses")
-        )
-    if cfg.baseline == "greedy":
-        greedy_Q = _given(
-            greedy_Q, "baseline greedy", "the reward of a greedy answer to each prompt"
-        )
-        return x_QG - greedy_Q[:, None]
-    return x_QG
+    return length_centre(x_QG, length_QG) if cfg.baseline == "opo" else x_QG
 
 
-def overlong(length_B: Array, columns: int, cfg: OverlongConfig) -> Array:
-    """What a response loses for its length: 0 up to columns - buffer, then evenly more, up to
-    `penalty` where it fills the budget (soft overlong punishment, DAPO, 2503.14476, eq. 13).
+def overlong_penalty(length_B: Array, columns: int, cfg: OverlongConfig) -> Array:
+    """Compute what each response loses for its length (DAPO, arXiv 2503.14476, eq. 13).
+
+    The penalty is 0 up to columns - buffer tokens, then rises linearly up to `penalty` for a
+    response that fills its budget of `columns` tokens.
     """
     over_B = (length_B - (columns - cfg.buffer)).astype(jnp.float32) / max(cfg.buffer, 1)
     return cfg.penalty * jnp.clip(over_B, 0.0, 1.0) if cfg.buffer else jnp.zeros(length_B.shape)
 
 
-def outcome(rewards: Rewards) -> Array:
-    """The reward [B] of answers as such, of several the one named `reward`."""
-    return rewards["reward"] if isinstance(rewards, dict) else rewards
+def less_outcome(rewards: Rewards, penalty_B: Array) -> Rewards:
+    """Subtract a penalty from the outcome, and leave the other rewards as they are."""
+    return {**rewards, "reward": rewards["reward"] - penalty_B}
 
 
-def less(rewards: Rewards, lost_B: Array) -> Rewards:
-    """The rewards, the outcome without what its length costs."""
-    if isinstance(rewards, dict):
-        return {**rewards, "reward": rewards["reward"] - lost_B}
-    return rewards - lost_B
-
-
-# ---- of single tokens ------------------------------------------------------------------------
-
-
-def gae(
-    reward_BR: Array, value_BR: Array, mask_BR: Array, discount: float, decay: float
-) -> tuple[Array, Array]:
-    """Generalised advantage estimate and value targets A + V (arXiv 1506.02438, eq. 16).
-
-    delta_t = r_t + discount * V_{t+1} - V_t;  A_t = delta_t + discount * decay * A_{t+1}, where
-    t + 1 is the next token of the mask; what is not the policy's own is stepped over.
-    """
-
-    def step(carry, column):
-        value_next_B, advantage_next_B = carry
-        reward_B, value_B, mask_B = column
-        delta_B = reward_B + discount * value_next_B - value_B
-        found_B = delta_B + discount * decay * advantage_next_B
-        carry = (
-            jnp.where(mask_B, value_B, value_next_B),
-            jnp.where(mask_B, found_B, advantage_next_B),
-        )
-        return carry, jnp.where(mask_B, found_B, 0.0)
-
-    zero_B = jnp.zeros_like(reward_BR[:, 0])
-    columns = (reward_BR.T, value_BR.T, mask_BR.T)
-    _, advantage_RB = jax.lax.scan(step, (zero_B, zero_B), columns, reverse=True)
-    advantage_BR = advantage_RB.T
-    return advantage_BR, jnp.where(mask_BR, advantage_BR + value_BR, 0.0)
-
-
-def to_go(reward_BR: Array, mask_BR: Array, discount: float) -> Array:
-    """sum_{s >= t} discount^(s - t) r_s over the tokens of the mask."""
-    return gae(reward_BR, jnp.zeros_like(reward_BR), mask_BR, discount, 1.0)[0]
-
-
-def at_last(x_B: Array, mask_BR: Array) -> Array:
-    """x on each row's last token, 0 elsewhere; a row without tokens has no place for it."""
-    left_BR = jnp.cumsum(mask_BR[:, ::-1], 1)[:, ::-1]
-    return jnp.where(mask_BR & (left_BR == 1), x_B[:, None], 0.0)
-
-
-def whiten(x_BR: Array, mask_BR: Array, floor: float, ddof: int) -> Array:
-    """z-score over all tokens of the mask (REINFORCE++, 2501.03262); equal values give exactly 0.
-
-    `floor` on the deviation is 1e-8 on the variance (OpenRLHF) when it is 1e-4.
-    """
-    count = jnp.sum(mask_BR).astype(x_BR.dtype)
-    x_BR = jnp.where(mask_BR, x_BR, 0.0)
-    mean = jnp.sum(x_BR) / jnp.maximum(count, 1)
-    square = jnp.sum(jnp.where(mask_BR, (x_BR - mean) ** 2, 0.0))
-    spread = jnp.maximum(jnp.sqrt(square / jnp.maximum(count - ddof, 1)), floor)
-    most = jnp.max(x_BR, initial=-jnp.inf, where=mask_BR)
-    least = jnp.min(x_BR, initial=jnp.inf, where=mask_BR)
-    return jnp.where(mask_BR & (most > least), (x_BR - mean) / spread, 0.0)
-
-
-def batch_scale(process_BR: Array, mask_BR: Array) -> Array:
-    """Divided by the largest |sum_{s >= t} r_s| of the batch (PRIME's code, `batch_norm`)."""
-    return process_BR / (jnp.max(jnp.abs(to_go(process_BR, mask_BR, 1.0))) + 1e-6)
+# ---- rewards of tokens -------------------------------------------------------------------------
 
 
 def process_returns(
@@ -261,153 +185,175 @@ def process_returns(
     mask_BR: Array,
     samples: int,
     cfg: AdvantageConfig,
-    held_B: Array | None = None,
+    counted_B: Array | bool = True,
 ) -> Array:
-    """sum_{s >= t} discount^(s - t) (r_s - b) / sigma of token rewards (2502.01456, s. 4.3).
+    """Compute the returns [B, R] of token rewards, normalised and centred (PRIME, 2502.01456).
 
-    b and sigma are the estimator's own, taken of the rows' *mean* token rewards: with rloo b is
-    the mean of the others' means.  (Equation 5 prints their sums; its text, figure and code
-    average, which keeps a long answer from paying for its length.)
+    The return is the sum over s >= t of discount^(s - t) (r_s - b) / sigma (section 4.3).  b and
+    sigma are those of the configured estimator, taken over the *mean* token reward of each row:
+    with baseline rloo, b is the mean of the other rows' means.  (Equation 5 prints sums; the text,
+    the figure and the code of PRIME average, so that a long response is not paid for its length.)
     """
     length_B = jnp.sum(mask_BR, 1)
     row_B = jnp.sum(jnp.where(mask_BR, process_BR, 0.0), 1)
     row_QG = (row_B / jnp.maximum(length_B, 1).astype(row_B.dtype)).reshape(-1, samples)
     process_QGR = process_BR.reshape(*row_QG.shape, -1)
-    held_QG = None if held_B is None else held_B.reshape(-1, samples)
+    counted_QG = jnp.broadcast_to(counted_B, length_B.shape).reshape(-1, samples)
     if cfg.normalise != "none":
-        axis, of_axis = _over(cfg, held_QG)
-        mean, spread, same = _moments(row_QG, cfg.std_floor, axis, cfg.ddof, of_axis)
+        groups = cfg.normalise == "group"
+        # A group counts as a whole or is equal, so that its own moments need no mask.
+        over = jnp.ones_like(counted_QG) if groups else counted_QG
+        axes = (1,) if groups else (0, 1)
+        mean, spread, same = _moments(row_QG, axes, cfg.std_floor, cfg.ddof, over)
         scaled_QGR = (process_QGR - mean[..., None]) / spread[..., None]
         process_QGR = jnp.where(same[..., None], 0.0, scaled_QGR)
-        row_QG = _normalised(row_QG, cfg, held_QG)
-    baseline_QG = row_QG - _baselined(row_QG, cfg, length_B.reshape(-1, samples), None)
+        row_QG = _normalised(row_QG, cfg, counted_QG)
+    baseline_QG = row_QG - _less_baseline(row_QG, length_B.reshape(-1, samples), cfg)
     centred_BR = (process_QGR - baseline_QG[..., None]).reshape(process_BR.shape)
-    return to_go(centred_BR, mask_BR, cfg.discount)
+    return returns.returns_to_go(centred_BR, mask_BR, cfg.discount)
 
 
-# ---- both ------------------------------------------------------------------------------------
+# ---- credit ------------------------------------------------------------------------------------
 
 
-def estimate(
-    reward: Rewards,
+def assign_credit(
+    signals: Signals,
     mask_BR: Array,
     samples: int,
     cfg: AdvantageConfig,
-    *,
-    kl_BR: Array | None = None,
-    kl_coef: float | Array = 0.0,
-    process_BR: Array | None = None,
-    value_BR: Array | None = None,
-    greedy_Q: Array | None = None,
-    held_B: Array | None = None,
-) -> Estimate:
-    """Each token's advantage, by the estimator that `cfg` describes.
+    counted_B: Array | bool = True,
+) -> Credit:
+    """Compute the advantage of each token with the estimator that `cfg` describes.
 
-    `kl_BR` goes off the reward: its sum per response, or token by token where credit is.  Process
-    rewards have returns of their own, which are added (with baseline: value they join the rewards).
-    Moments are of the rows that are `held` (None: all), one or more; whole groups are or are not.
+    The KL in the reward (`signals.kl_BR`) is subtracted from the reward: its sum per response, or
+    token by token where credit goes to tokens.  Token rewards have returns of their own, which are
+    added to the advantage; with a value head they are added to the rewards instead.
+
+    Raises:
+      ValueError: the estimator needs a signal that is absent.
     """
-    zero_BR = jnp.zeros(mask_BR.shape, jnp.float32)
-    if cfg.process_weight:
-        process_BR = _given(process_BR, "process_weight", "a reward of each token")
-
-    def own(x_BR: Array | None) -> tuple[Array, Array]:
-        return finite(zero_BR if x_BR is None else jnp.where(mask_BR, x_BR, 0.0))
-
-    reward, bad = finite(reward)
-    greedy_Q, bad_greedy = finite(greedy_Q)
-    bad = bad + bad_greedy
-    kl_BR, bad_kl = own(kl_BR)
-    process_BR, bad_process = own(process_BR)
-    if cfg.process_scale == "batch":
-        process_BR = batch_scale(process_BR, mask_BR)
-
-    target_BR, added_BR, length_B = None, None, jnp.sum(mask_BR, 1)
+    signals, bad = _finite_signals(signals, mask_BR, cfg)
     if cfg.baseline == "value":
-        value_BR, bad_value = own(_given(value_BR, "baseline value", "a value of each token"))
-        bad = bad + bad_value
-        row_B = scored(reward, samples, cfg, held_B).reshape(-1)
-        token_BR = at_last(row_B, mask_BR) - kl_coef * kl_BR
-        token_BR = token_BR + cfg.process_weight * process_BR
-        advantage_BR, target_BR = gae(token_BR, value_BR, mask_BR, cfg.discount, cfg.gae_lambda)
-    elif cfg.credit == "token":
-        free_B = jnp.zeros_like(kl_BR[:, 0])
-        row_B = combine(reward, free_B, samples, cfg, length_B, greedy_Q, held_B)
-        token_BR = at_last(row_B, mask_BR) - kl_coef * kl_BR
-        advantage_BR = to_go(token_BR, mask_BR, cfg.discount)
+        outcome_BR, target_BR = credit_with_values(signals, mask_BR, samples, cfg, counted_B)
     else:
-        penalty_B = kl_coef * jnp.sum(kl_BR, -1)
-        row_B = combine(reward, penalty_B, samples, cfg, length_B, greedy_Q, held_B)
-        advantage_BR = jnp.broadcast_to(row_B[:, None], mask_BR.shape)
-    outcome_BR = advantage_BR
+        kind = credit_tokens if cfg.credit == "token" else credit_responses
+        outcome_BR, target_BR = kind(signals, mask_BR, samples, cfg, counted_B), None
+    advantage_BR, process_BR = outcome_BR, None
     if cfg.process_weight and cfg.baseline != "value":
-        returns_BR = process_returns(process_BR, mask_BR, samples, cfg, held_B)
-        added_BR = cfg.process_weight * returns_BR
-        advantage_BR = advantage_BR + added_BR
+        token_reward_BR = _token_rewards(signals, mask_BR, cfg)
+        returns_BR = process_returns(token_reward_BR, mask_BR, samples, cfg, counted_B)
+        process_BR = cfg.process_weight * returns_BR
+        advantage_BR = advantage_BR + process_BR
     if cfg.whiten == "tokens":
-        advantage_BR = whiten(advantage_BR, mask_BR, cfg.std_floor, cfg.ddof)
-    found = Estimate(advantage_BR, target_BR, outcome_BR, added_BR, bad + bad_kl + bad_process)
-    return jax.lax.stop_gradient(found)
+        advantage_BR = returns.whiten(advantage_BR, mask_BR, cfg.std_floor, cfg.ddof)
+    return jax.lax.stop_gradient(Credit(advantage_BR, outcome_BR, bad, process_BR, target_BR))
 
 
-def describe(found: Estimate, mask_BR: Array) -> dict[str, Array]:
-    """Spread over tokens of what outcomes and token rewards say, and how far they agree.
+def credit_responses(
+    signals: Signals, mask_BR: Array, samples: int, cfg: AdvantageConfig, counted_B: Array | bool
+) -> Array:
+    """Compute one advantage for all tokens of a response, [B, R].
 
-    A correlation of 0 also stands for one of the two saying nothing.
+    The value is repeated into the padding too, where no token reads it.
     """
-    count = jnp.maximum(jnp.sum(mask_BR), 1)
-
-    def centred(x_BR):
-        mean = jnp.sum(jnp.where(mask_BR, x_BR, 0.0)) / count
-        return jnp.where(mask_BR, x_BR - mean, 0.0)
-
-    process_BR, outcome_BR = centred(found.process_BR), centred(found.outcome_BR)
-    process, outcome = (jnp.sqrt(jnp.sum(x**2) / count) for x in (process_BR, outcome_BR))
-    both = jnp.sum(process_BR * outcome_BR) / count
-    return {
-        "advantage/process_std": process,
-        "advantage/outcome_std": outcome,
-        "advantage/correlation": both / jnp.maximum(process * outcome, 1e-12),
-    }
+    penalty_B = jnp.zeros(mask_BR.shape[0])
+    if signals.kl_BR is not None:
+        penalty_B = signals.kl_coef * jnp.sum(signals.kl_BR, -1)
+    row_B = _advantages(signals, penalty_B, mask_BR, samples, cfg, counted_B)
+    return jnp.broadcast_to(row_B[:, None], mask_BR.shape)
 
 
-def explained(value_BR: Array, target_BR: Array, mask_BR: Array) -> dict[str, Array]:
-    """Mean value of the tokens, and the share of the targets' variance that the values explain.
+def credit_tokens(
+    signals: Signals, mask_BR: Array, samples: int, cfg: AdvantageConfig, counted_B: Array | bool
+) -> Array:
+    """Compute the return of each token, [B, R] (REINFORCE++, arXiv 2501.03262).
 
-    1 - var(target - V) / var(target); 0 also stands for targets that are all equal.
+    The response's advantage is the reward of its last token, and each token pays its own KL.
     """
-    count = jnp.maximum(jnp.sum(mask_BR), 1)
+    free_B = jnp.zeros(mask_BR.shape[0])
+    row_B = _advantages(signals, free_B, mask_BR, samples, cfg, counted_B)
+    token_BR = returns.on_last_token(row_B, mask_BR)
+    if signals.kl_BR is not None:
+        token_BR = token_BR - signals.kl_coef * signals.kl_BR
+    return returns.returns_to_go(token_BR, mask_BR, cfg.discount)
 
-    def mean(x_BR):
-        return jnp.sum(jnp.where(mask_BR, x_BR, 0.0)) / count
 
-    def variance(x_BR):
-        return mean((x_BR - mean(x_BR)) ** 2)
+def credit_with_values(
+    signals: Signals, mask_BR: Array, samples: int, cfg: AdvantageConfig, counted_B: Array | bool
+) -> tuple[Array, Array]:
+    """Compute generalised advantages and the targets of the value head, both [B, R].
 
-    most = jnp.max(target_BR, initial=-jnp.inf, where=mask_BR)
-    least = jnp.min(target_BR, initial=jnp.inf, where=mask_BR)
-    share = 1 - variance(target_BR - value_BR) / jnp.maximum(variance(target_BR), 1e-12)
-    return {"value/mean": mean(value_BR), "value/explained": jnp.where(most > least, share, 0.0)}
+    The normalised reward stands on the last token, each token pays its own KL, and token rewards
+    are added to the rewards (PPO, arXiv 1707.06347 and 1506.02438; PRIME, 2502.01456, table 1).
+
+    Raises:
+      ValueError: there are no values.
+    """
+    if signals.value_BR is None:
+        raise ValueError("advantage.baseline value needs a value of each token")
+    row_B = normalised_rewards(signals.rewards, samples, cfg, counted_B).reshape(-1)
+    token_BR = returns.on_last_token(row_B, mask_BR)
+    if signals.kl_BR is not None:
+        token_BR = token_BR - signals.kl_coef * signals.kl_BR
+    if cfg.process_weight:
+        token_BR = token_BR + cfg.process_weight * _token_rewards(signals, mask_BR, cfg)
+    return returns.gae(token_BR, signals.value_BR, mask_BR, cfg.discount, cfg.gae_lambda)
+
+
+def _advantages(
+    signals: Signals,
+    penalty_B: Array,
+    mask_BR: Array,
+    samples: int,
+    cfg: AdvantageConfig,
+    counted_B: Array | bool,
+) -> Array:
+    """The advantage [B] of whole responses, with any baseline but that of a value head."""
+    length_B = jnp.sum(mask_BR, 1)
+    row_B = response_advantages(signals.rewards, penalty_B, length_B, samples, cfg, counted_B)
+    if cfg.baseline != "greedy":
+        return row_B
+    if signals.greedy_Q is None:
+        raise ValueError(
+            "advantage.baseline greedy needs the reward of a greedy answer to each prompt"
+        )
+    return row_B - jnp.repeat(signals.greedy_Q, samples)
+
+
+def _token_rewards(signals: Signals, mask_BR: Array, cfg: AdvantageConfig) -> Array:
+    if signals.token_reward_BR is None:
+        raise ValueError("advantage.process_weight needs a reward of each token")
+    if cfg.process_scale == "batch":
+        return returns.scale_by_largest_return(signals.token_reward_BR, mask_BR)
+    return signals.token_reward_BR
+
+
+def _finite_signals(
+    signals: Signals, mask_BR: Array, cfg: AdvantageConfig
+) -> tuple[Signals, Array]:
+    """The signals with 0 in the padding and for numbers that are not finite, and their count."""
+    per_row = {"rewards": signals.rewards, "greedy_Q": signals.greedy_Q}
+    per_token = {"kl_BR": signals.kl_BR, "token_reward_BR": signals.token_reward_BR}
+    if cfg.baseline == "value":
+        per_token["value_BR"] = signals.value_BR
+    per_token = jax.tree.map(lambda x_BR: jnp.where(mask_BR, x_BR, 0.0), per_token)
+    clean, bad = finite(per_row | per_token)
+    return signals._replace(**clean), bad
 
 
 def finite(x: Any) -> tuple[Any, Array]:
-    """Arrays with 0 for what is no finite number, and how many those were."""
+    """Replace numbers that are not finite by 0 in a pytree; also return their count (int32)."""
     bad = jax.tree.map(lambda x: ~jnp.isfinite(x), x)
     count = sum((jnp.sum(b, dtype=jnp.int32) for b in jax.tree.leaves(bad)), start=jnp.int32(0))
     return jax.tree.map(lambda x, b: jnp.where(b, 0.0, _wide(x)), x, bad), count
 
 
 def _wide(x: Array) -> Array:
+    """Float32, or float64 where a test asks for it."""
     x = jnp.asarray(x)
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
-def _same_names(reward: dict[str, Array], cfg: AdvantageConfig) -> None:
-    if set(reward) != set(cfg.weights):
-        raise ValueError(f"rewards {sorted(reward)} but advantage.weights {sorted(cfg.weights)}")
-
-
-def _given(x: Array | None, option: str, what: str) -> Array:
-    if x is None:
-        raise ValueError(f"advantage.{option} needs {what}")
-    return x
+def _check_names(rewards: Rewards, cfg: AdvantageConfig) -> None:
+    if set(rewards) != set(cfg.weights or {"reward"}):
+        raise ValueError(f"rewards {sorted(rewards)} but advantage.weights {sorted(cfg.weights)}")

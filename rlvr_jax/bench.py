@@ -16,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +24,11 @@ import numpy as np
 import optax
 from jax.sharding import SingleDeviceSharding
 
-from rlvr_jax import model, policy, train_step
+from rlvr_jax import engine, model, prompt_filter, step
 from rlvr_jax.config import AdvantageConfig, ModelConfig, PrmConfig, RlStage
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import compiles, log
-from rlvr_jax.structs import Array, Frozen, Prompts
+from rlvr_jax.structs import Array, Frozen, Outcome, Params, Prompts, TrainState
 
 TINY = dict(layers=4, width=256, heads=8, kv_heads=4, head_size=32, feedforward=1024, vocab=4096)
 NEW = {("tiny", "S"): 64, ("smol", "S"): 32, ("tiny", "L"): 256, ("smol", "L"): 256}
@@ -45,9 +46,55 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class Times(NamedTuple):
+    """Seconds of each step, the warm-up included."""
+
+    write: list[float]
+    update: list[float]
+    step: list[float]
+
+
 def measure(args: argparse.Namespace) -> dict:
+    """Run the workload, and return what it cost and what ran, as one flat record."""
     compiled = compiles.Compiles()
     cfg, params = _model(args)
+    times, metrics = _run(args, _setup(args, cfg), params)
+    timed = slice(args.warmup, None)
+    tokens = int(metrics["completion/tokens"])
+    write_s = statistics.median(times.write[timed])
+    return {
+        "tool": "rlvr_jax",
+        "size": args.size,
+        "workload": args.workload,
+        "step_s": round(statistics.median(times.step[timed]), 4),
+        "gen_s": round(write_s, 4),
+        "update_s": round(statistics.median(times.update[timed]), 4),
+        "gen_tok_s": round(tokens / write_s, 1),
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "compile_s": round(compiled.seconds, 1),
+        "first_step_s": round(times.step[0], 1),
+        "compiles": {"rollout": compiled.count("write"), "update": compiled.count("update")},
+        "rollout_useful": round(float(metrics["perf/rollout_useful"]), 3),
+        "update_useful": round(float(metrics["perf/update_useful"]), 3),
+        "new_tokens": tokens,
+        "prompts": args.prompts,
+        "samples": args.samples,
+        "prompt_columns": args.prompt,
+        "columns": args.new,
+        "longest": args.longest,
+        "layers": cfg.layers,
+        "prm": args.prm or "",
+        "prm_share": args.prm_share if args.prm else 0.0,
+        "step_s_all": [round(s, 3) for s in times.step],
+        "mismatch": float(metrics["mismatch/logprob_diff_max"]),
+        "cores": os.cpu_count(),
+        "device": jax.devices()[0].device_kind,
+        "python": platform.python_version(),
+        "versions": {"jax": jax.__version__},
+    }
+
+
+def _setup(args: argparse.Namespace, cfg: ModelConfig) -> step.Setup:
     stage = RlStage(
         prompts=args.prompts,
         samples=args.samples,
@@ -58,74 +105,47 @@ def measure(args: argparse.Namespace) -> dict:
         ),
         prm=PrmConfig(reference=args.prm or "frozen", share=args.prm_share),
     )
-    rows, columns = args.prompts * args.samples, args.new
-    length_B = _lengths(args, rows)
     tx = optax.adamw(1e-6, weight_decay=0.0)
-    prm_tx = tx if args.prm else None
-    start = jax.jit(train_step.init_state, static_argnums=(2, 3))
-    state = start(jax.random.key(0), params, tx, prm_tx)
-    prompts = _prompts(args, cfg)
+    return step.Setup(stage, cfg, cfg, columns=args.new, eos=(), tx=tx, prm_tx=tx)
+
+
+def _run(args: argparse.Namespace, setup: step.Setup, params: Params) -> tuple[Times, dict]:
+    """Take all steps, and return their times and the metrics of the last one."""
+    stage = setup.stage
+    length_B = _lengths(args, args.prompts * args.samples)
 
     @jax.jit
-    def write(state, prompts, length_B):
-        key = jax.random.fold_in(state.key, state.step)
-        return policy.generate(
-            state.policy, prompts, key, (), args.samples, columns, stage.sample, cfg, length_B
-        )
+    def start(params: Params) -> TrainState:
+        state = step.init_state(jax.random.key(0), params, setup.tx)
+        return step.with_prm(state, params, setup.prm_tx) if args.prm else state
 
-    update = jax.jit(
-        functools.partial(train_step.update, cfg=stage, model_cfg=cfg, tx=tx, prm_tx=prm_tx),
-        donate_argnums=0,
-    )
-    reference = jax.tree.map(jnp.copy, params) if stage.asks_reference else {}
-    frozen = Frozen(reference, {}, None)  # type: ignore[arg-type]
-    gen_s, update_s, step_s = [], [], []
+    @jax.jit
+    def write(state: TrainState, prompts: Prompts, length_B: Array):
+        sampler = engine.Sampler(
+            step.step_key(state), (), args.samples, args.new, stage.sample, length_B
+        )
+        return engine.generate(state.params, prompts, sampler, setup.model)
+
+    keep_all = jax.jit(prompt_filter.keep_all)
+    update = jax.jit(functools.partial(step.update, setup=setup), donate_argnums=0)
+    state, prompts = start(params), _prompts(args, setup.model)
+    frozen = Frozen(jax.tree.map(jnp.copy, params) if stage.asks_reference else {}, {})
+    times = Times([], [], [])
     for _ in range(args.warmup + args.steps):
         began = time.perf_counter()
         rollout, decoded = jax.block_until_ready(write(state, prompts, length_B))
         wrote = time.perf_counter()
         reward_B = _even_share(jax.device_get(rollout))
         rewarded = time.perf_counter()
-        state, _, metrics = update(state, frozen, rollout, decoded, reward_B)
-        metrics = jax.device_get(metrics)
+        held = keep_all(rollout, decoded, None, Outcome({"reward": reward_B}))
+        result = update(state, frozen, held.round, held.outcome)
+        state, metrics = result.state, jax.device_get(result.metrics)
         jax.block_until_ready(state)
         done = time.perf_counter()
-        gen_s.append(wrote - began)
-        update_s.append(done - rewarded)
-        step_s.append(done - began)
-    timed = slice(args.warmup, None)
-    tokens = int(metrics["completion/tokens"])
-    gen = statistics.median(gen_s[timed])
-    return {
-        "tool": "rlvr_jax",
-        "size": args.size,
-        "workload": args.workload,
-        "step_s": round(statistics.median(step_s[timed]), 4),
-        "gen_s": round(gen, 4),
-        "update_s": round(statistics.median(update_s[timed]), 4),
-        "gen_tok_s": round(tokens / gen, 1),
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "compile_s": round(compiled.seconds, 1),
-        "first_step_s": round(step_s[0], 1),
-        "compiles": {"rollout": compiled.count("write"), "update": compiled.count("update")},
-        "rollout_useful": round(float(metrics["perf/rollout_useful"]), 3),
-        "update_useful": round(float(metrics["perf/update_useful"]), 3),
-        "new_tokens": tokens,
-        "prompts": args.prompts,
-        "samples": args.samples,
-        "prompt_columns": args.prompt,
-        "columns": columns,
-        "longest": args.longest,
-        "layers": cfg.layers,
-        "prm": args.prm or "",
-        "prm_share": args.prm_share if args.prm else 0.0,
-        "step_s_all": [round(s, 3) for s in step_s],
-        "mismatch": float(metrics["mismatch/logprob_diff_max"]),
-        "cores": os.cpu_count(),
-        "device": jax.devices()[0].device_kind,
-        "python": platform.python_version(),
-        "versions": {"jax": jax.__version__},
-    }
+        times.write.append(wrote - began)
+        times.update.append(done - rewarded)
+        times.step.append(done - began)
+    return times, metrics
 
 
 def _model(args: argparse.Namespace) -> tuple[ModelConfig, dict]:
@@ -157,7 +177,7 @@ def _lengths(args: argparse.Namespace, rows: int) -> Array:
     return jnp.asarray(np.random.default_rng(0).integers(1, args.longest + 1, rows), jnp.int32)
 
 
-def _even_share(rollout) -> np.ndarray:
+def _even_share(rollout) -> Any:
     mask = np.arange(rollout.response_BR.shape[1]) < rollout.length_B[:, None]
     even = (rollout.response_BR % 2 == 0) & mask
     return (even.sum(1) / mask.sum(1)).astype(np.float32)

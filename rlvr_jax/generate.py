@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rlvr_jax import model, policy, ragged, sharding
+from rlvr_jax import engine, model, ragged, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig, SampleConfig
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import compiles, log
@@ -87,16 +87,16 @@ def tokens(
     """Ids of one response as they are drawn, EOS included."""
     ids, mask = template.left_pad([asked], -(-len(asked) // BUCKET) * BUCKET, "prompt")
     prompts = Prompts(ids, mask, ids[:, :0], mask[:, :0])
-    sampler = policy.Sampler(key, eos, budget, sample)
+    sampler = engine.Sampler(key, eos, 1, budget, sample)
 
     @jax.jit
     def begin(params):
-        prefix, _ = ragged.prompts(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
-        return policy.begin(params, prefix, 1, 1, sampler, cfg)
+        prefix, _ = ragged.read_prompts(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
+        return engine.begin(params, prefix, 1, sampler, cfg)
 
     @functools.partial(jax.jit, donate_argnums=1)
     def write(params, slots, written):
-        return policy.write_column(params, slots, written, None, sampler, cfg)
+        return engine.write_column(params, slots, written, sampler, cfg)
 
     params = jax.jit(model.for_decoding, static_argnums=1)(params, cfg)
     slots, written = begin(params)

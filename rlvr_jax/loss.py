@@ -1,4 +1,7 @@
-"""Policy losses.  Sums come out, divided once by global counts, so that parts of a batch add up.
+"""Policy losses, value losses and KL estimates: pure arithmetic on [rows, response columns].
+
+Each loss is a sum that is divided once by counts over the global batch, so that the parts of a
+batch add up.
 
 The losses by name, as (objective, ratio) and what else a LossConfig says:
 
@@ -13,11 +16,11 @@ The losses by name, as (objective, ratio) and what else a LossConfig says:
     GMPO             gmpo; clip ranges are of logarithms   2507.20673
     policy gradient  plain                             Williams 1992
 
-A value of a whole row is given to each of its tokens, so that with aggregate seq-mean-token-mean
-the loss is the mean over rows that GSPO, GMPO and RLOO write.
+An objective of a whole row is given to each of its tokens, so that with aggregate
+seq-mean-token-mean the loss is the mean over rows that GSPO, GMPO and RLOO write.
 """
 
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,44 +31,62 @@ from rlvr_jax.structs import Array, Metrics
 FAR = 20.0  # log-ratios beyond it are a bug elsewhere; they must not become infinities
 
 
-def row_weights(mask_BR: Array, cfg: LossConfig, held_B: Array | None = None) -> Array:
-    """[B] weight of each of a row's tokens, such that the loss is the weighted sum of all tokens.
+class Tokens(NamedTuple):
+    """Tokens are what the policy loss reads of each response token, all [B, R].
 
-    Computed once over the whole batch: with it, neither the mesh nor micro-batches change a loss.
-    token-mean: 1 / all tokens (DAPO).  seq-mean-token-mean: 1 / (rows * own tokens) (GRPO).
-    seq-mean-token-sum: 1 / rows.  constant: 1 / (rows * R) (Dr.GRPO).  Rows are counted where they
-    are `held` (None: all).
+    The behaviour log-probs are the trainer's own, under the parameters at which the first update on
+    this batch began.  In that first update they are `logprob_BR` behind a stop-gradient, so that
+    the ratio is 1 and its gradient is the score function; later epochs and mini-batches keep them.
     """
-    rows: Any
-    rows, columns = mask_BR.shape
-    weight_B = jnp.ones(rows)
-    if held_B is not None:
-        rows = jnp.maximum(jnp.sum(held_B), 1).astype(jnp.float32)
+
+    logprob_BR: Array  # log-probs of the policy that learns; the gradient flows through them
+    entropy_BR: Array  # entropy of the policy that learns
+    behaviour_BR: Array  # log-probs of the behaviour policy, as the trainer computes them
+    sampler_BR: Array  # log-probs of the behaviour policy, as they were sampled
+    reference_BR: Array  # log-probs of the reference policy
+    advantage_BR: Array
+    mask_BR: Array  # bool, the tokens that the policy wrote
+
+
+def row_weights(mask_BR: Array, cfg: LossConfig, counted_B: Array | bool = True) -> Array:
+    """Compute the weight [B] of each token of a row; the loss is the weighted sum of all tokens.
+
+    The weights are computed once over the whole batch, so that neither the mesh nor the parts that
+    a batch is read in change a loss.  Rows that do not count leave the number of rows:
+
+        token-mean            1 / all tokens (DAPO)
+        seq-mean-token-mean   1 / (rows * tokens of this row) (GRPO)
+        seq-mean-token-sum    1 / rows
+        constant              1 / (rows * R) (Dr. GRPO)
+    """
+    columns = mask_BR.shape[1]
+    counted_B = jnp.broadcast_to(counted_B, mask_BR.shape[:1])
+    rows = jnp.maximum(jnp.sum(counted_B), 1).astype(jnp.float32)
     length_B = jnp.sum(mask_BR, -1).astype(jnp.float32)
     if cfg.aggregate == "token-mean":
-        return weight_B / jnp.maximum(jnp.sum(length_B), 1)
+        return jnp.ones_like(length_B) / jnp.maximum(jnp.sum(length_B), 1)
     if cfg.aggregate == "seq-mean-token-mean":
         return 1 / (rows * jnp.maximum(length_B, 1))
     if cfg.aggregate == "seq-mean-token-sum":
-        return weight_B / rows
-    return weight_B / (rows * columns)
+        return jnp.ones_like(length_B) / rows
+    return jnp.ones_like(length_B) / (rows * columns)
 
 
 # ---- distance to the reference ---------------------------------------------------------------
 
 
 def k3(logprob_BR: Array, reference_BR: Array) -> Array:
-    """exp(-d) + d - 1 with d = log pi - log ref: non-negative estimate of the KL per token."""
+    """Compute exp(-d) + d - 1 with d = log pi - log ref, a non-negative estimate of the KL."""
     d_BR = jnp.clip(logprob_BR - reference_BR, -FAR, FAR)
     return jnp.exp(-d_BR) + d_BR - 1
 
 
 def kl(logprob_BR: Array, reference_BR: Array, form: str) -> Array:
-    """An estimate of the KL per token (Schulman 2020, "Approximating KL divergence").
+    """Compute an estimate of the KL per token (Schulman 2020, "Approximating KL divergence").
 
-    d = log pi - log ref.  k1: d.  k2: d^2 / 2.  k3: exp(-d) + d - 1.  abs: |d|.  k1+ and k3+ have
-    the value of k1 and k3 and the gradient of k2, the only one of them whose gradient on samples of
-    the policy is that of the KL.
+    With d = log pi - log ref, k1 is d, k2 is d^2 / 2, k3 is exp(-d) + d - 1 and abs is |d|.  k1+
+    and k3+ have the value of k1 and k3 and the gradient of k2: on samples of the policy only the
+    gradient of k2 is that of the KL.
     """
     d_BR = logprob_BR - reference_BR
     if form == "k1":
@@ -82,17 +103,17 @@ def kl(logprob_BR: Array, reference_BR: Array, form: str) -> Array:
 
 
 def kl_form(cfg: LossConfig) -> str:
-    """The estimate that is asked for; `auto` is k1 in the reward and k3 in the loss."""
+    """Return the configured KL estimate; `auto` is k1 in the reward and k3 in the loss."""
     if cfg.kl_form != "auto":
         return cfg.kl_form
     return "k1" if cfg.kl_in == "reward" else "k3"
 
 
 def adapt_kl(coef: Array, kl_mean: Array, rows: int | Array, cfg: LossConfig) -> Array:
-    """The next KL coefficient: up where the KL per token is above its target (1909.08593).
+    """Compute the next KL coefficient, larger when the KL per token is above its target.
 
-    coef * (1 + clip(kl / target - 1, -0.2, 0.2) * rows / horizon); a KL that is no number
-    changes nothing.
+    The rule is coef * (1 + clip(kl / target - 1, -0.2, 0.2) * rows / horizon) (arXiv 1909.08593,
+    section 2.2).  A KL that is not finite leaves the coefficient as it is.
     """
     error = jnp.clip(kl_mean / cfg.kl_target - 1, -0.2, 0.2)
     moved = coef * (1 + error * (rows / cfg.kl_horizon))
@@ -103,16 +124,17 @@ def adapt_kl(coef: Array, kl_mean: Array, rows: int | Array, cfg: LossConfig) ->
 
 
 def row_mean(x_BR: Array, mask_BR: Array) -> Array:
-    """[B, 1] means over each row's own tokens; 0 for a row without any."""
+    """Compute the mean [B, 1] over the tokens of each row; 0 for a row without tokens."""
     length_B1 = jnp.sum(mask_BR, -1, keepdims=True).astype(x_BR.dtype)
     return jnp.sum(jnp.where(mask_BR, x_BR, 0.0), -1, keepdims=True) / jnp.maximum(length_B1, 1)
 
 
 def log_ratios(logprob_BR: Array, behaviour_BR: Array, mask_BR: Array, ratio: str) -> Array:
-    """log pi - log behaviour, of tokens or of whole responses, for every token.
+    """Compute log pi - log behaviour for every token, [B, R].
 
-    sequence: the mean over the response (GSPO).  sequence-token: its value, with the
-    gradient of the token's own log-prob (GSPO-token).  product: the sum over the response.
+    With ratio `sequence` each token has the mean over its response (GSPO).  `sequence-token` has
+    the same value with the gradient of the token's own log-prob (GSPO-token).  `product` is the sum
+    over the response.
     """
     token_BR = jnp.clip(logprob_BR - behaviour_BR, -FAR, FAR)
     if ratio == "token":
@@ -127,9 +149,10 @@ def log_ratios(logprob_BR: Array, behaviour_BR: Array, mask_BR: Array, ratio: st
 
 
 def clip(log_ratio_BR: Array, advantage_BR: Array, cfg: LossConfig) -> tuple[Array, Array]:
-    """min(ratio A, clip(ratio) A), and which tokens are cut.
+    """Compute min(ratio A, clip(ratio) A), and which tokens are clipped (PPO, 1707.06347, eq. 7).
 
-    dual_clip c: not below c A where A < 0.  That is also INTELLECT-2's cap of the ratio at c.
+    With dual_clip c the value is at least c A where A < 0 (1912.09729).  For such tokens that is
+    the same as INTELLECT-2's cap of the ratio at c.
     """
     ratio_BR = jnp.exp(log_ratio_BR)
     gain_BR = ratio_BR * advantage_BR
@@ -145,7 +168,10 @@ def clip(log_ratio_BR: Array, advantage_BR: Array, cfg: LossConfig) -> tuple[Arr
 def cispo(
     logprob_BR: Array, log_ratio_BR: Array, advantage_BR: Array, cfg: LossConfig
 ) -> tuple[Array, Array]:
-    """sg(clip(ratio)) A log pi: every token keeps a gradient, its weight is bounded."""
+    """Compute sg(clip(ratio)) A log pi: every token keeps a gradient, with a bounded weight.
+
+    sg is the stop-gradient (CISPO, 2506.13585).  Also returns which tokens are clipped.
+    """
     ratio_BR = jnp.exp(log_ratio_BR)
     bounded_BR = jnp.clip(ratio_BR, 1 - cfg.clip_low, 1 + cfg.clip_high)
     value_BR = jax.lax.stop_gradient(bounded_BR) * advantage_BR * logprob_BR
@@ -153,7 +179,10 @@ def cispo(
 
 
 def sapo(log_ratio_BR: Array, advantage_BR: Array, cfg: LossConfig) -> Array:
-    """sigmoid(tau (ratio - 1)) 4 / tau A: a gate that closes softly, of slope 1 at ratio 1."""
+    """Compute sigmoid(tau (ratio - 1)) 4 / tau A (SAPO, 2511.20347).
+
+    The sigmoid is a soft gate with slope 1 at ratio 1.
+    """
     tau_BR = jnp.where(advantage_BR > 0, cfg.gate_positive, cfg.gate_negative)
     tau_BR = tau_BR.astype(log_ratio_BR.dtype)
     return jax.nn.sigmoid(tau_BR * (jnp.exp(log_ratio_BR) - 1)) * 4 / tau_BR * advantage_BR
@@ -162,7 +191,11 @@ def sapo(log_ratio_BR: Array, advantage_BR: Array, cfg: LossConfig) -> Array:
 def gmpo(
     log_ratio_BR: Array, advantage_BR: Array, mask_BR: Array, cfg: LossConfig
 ) -> tuple[Array, Array]:
-    """A times the geometric mean of a row's ratios, each clipped in log space where A pushes it."""
+    """Compute A times the geometric mean of the ratios of a row (GMPO, 2507.20673).
+
+    Each ratio is clipped in log space, on the side to which A pushes it.  Also returns which tokens
+    are clipped.
+    """
     bounded_BR = jnp.where(
         advantage_BR > 0,
         jnp.minimum(log_ratio_BR, cfg.clip_high),
@@ -175,11 +208,11 @@ def gmpo(
 
 
 def correction(behaviour_BR: Array, sampler_BR: Array, mask_BR: Array, cfg: LossConfig) -> Array:
-    """Weight of each token for the sampler's log-probs not being the trainer's, a constant.
+    """Compute the importance weight of each token for sampling with another engine, a constant.
 
-    w = exp(behaviour - sampler), of the token or the product over the row.  truncate: w clipped
-    (TIS).  mask: w, and 0 outside (IcePop).  geometric-mask: 1, and 0 for rows whose geometric
-    mean is outside.
+    w = exp(behaviour - sampler) is the trainer's over the sampler's probability, of the token or as
+    the product over the row.  `truncate` clips w to the range (TIS).  `mask` sets w to 0 outside
+    the range (IcePop).  `geometric-mask` is 1, and 0 for rows whose geometric mean is outside.
     """
     log_BR = jnp.where(mask_BR, jnp.clip(behaviour_BR - sampler_BR, -FAR, FAR), 0.0)
     if cfg.correct.startswith("sequence"):
@@ -195,12 +228,13 @@ def correction(behaviour_BR: Array, sampler_BR: Array, mask_BR: Array, cfg: Loss
     return jax.lax.stop_gradient(jnp.where(inside_BR, kept_BR, 0.0))
 
 
-def stale(
-    logprob_BR: Array, sampler_BR: Array, advantage_BR: Array, mask_BR: Array, most: float
-) -> Array:
-    """[B, R] bool: A < 0 in a row whose mean log(sampler / pi) is above `most` (DeepSeek-V3.2)."""
-    drift_B1 = row_mean(sampler_BR - jax.lax.stop_gradient(logprob_BR), mask_BR)
-    return (advantage_BR < 0) & (drift_B1 > most)
+def stale(tokens: Tokens, most: float) -> Array:
+    """Find tokens with A < 0 in rows that the policy has drifted away from, bool [B, R].
+
+    A row has drifted if its mean log(sampler / pi) is above `most` (DeepSeek-V3.2).
+    """
+    drift_BR = tokens.sampler_BR - jax.lax.stop_gradient(tokens.logprob_BR)
+    return (tokens.advantage_BR < 0) & (row_mean(drift_BR, tokens.mask_BR) > most)
 
 
 # ---- a value head ----------------------------------------------------------------------------
@@ -214,57 +248,77 @@ def value_error(
     weight_B: Array,
     cfg: LossConfig,
 ) -> tuple[Array, Metrics]:
-    """value_coef * sum of weight * (V - target)^2 / 2 (1707.06347, eq. 9), and sums to log.
+    """Compute value_coef * sum of weight * (V - target)^2 / 2 (1707.06347, eq. 9), and sums to log.
 
-    value_clip c: of the errors of V and of V within c of the old value the larger one, so that an
-    update gains nothing by going further (the authors' code, openai/baselines, ppo2).
+    With value_clip c the error is the larger one of two: that of V, and that of V clipped to within
+    c of the old value `old_BR`.  An update then gains nothing by moving a value further than c (the
+    authors' code, openai/baselines, ppo2).
     """
-    off_BR = jnp.where(mask_BR, value_BR - target_BR, 0.0)  # behind the end may be anything
+    off_BR = jnp.where(mask_BR, value_BR - target_BR, 0.0)  # padding may hold anything
     error_BR = off_BR**2 / 2
     if cfg.value_clip:
         moved_BR = jnp.where(mask_BR, value_BR - old_BR, 0.0)
         near_BR = off_BR - moved_BR + jnp.clip(moved_BR, -cfg.value_clip, cfg.value_clip)
         error_BR = jnp.maximum(error_BR, near_BR**2 / 2)
-    told = {"value/loss": jax.lax.stop_gradient(jnp.sum(error_BR))}
-    return cfg.value_coef * jnp.sum(weight_B[:, None] * error_BR), told
+    sums = {"value/loss": jax.lax.stop_gradient(jnp.sum(error_BR))}
+    return cfg.value_coef * jnp.sum(weight_B[:, None] * error_BR), sums
 
 
 # ---- the loss --------------------------------------------------------------------------------
 
 
 def policy_gradient(
-    logprob_BR: Array,
-    behaviour_BR: Array,
-    reference_BR: Array,
-    advantage: Array,
-    mask_BR: Array,
-    weight_B: Array,
-    cfg: LossConfig,
-    *,
-    sampler_BR: Array | None = None,
-    entropy_BR: Array | None = None,
-    kl_coef: Array | float | None = None,
+    tokens: Tokens, weight_B: Array, kl_coef: Array | float, cfg: LossConfig
 ) -> tuple[Array, Metrics]:
-    """-sum of weight * objective, plus KL and entropy terms: a scalar and sums to log.
+    """Compute the policy loss: -sum of weight * objective, plus the KL and the entropy term.
 
-    `behaviour_BR` are the trainer's log-probs under the parameters at which this batch's first
-    update began; in it they are `logprob_BR` itself behind a stop-gradient, and the ratio is 1 with
-    the score function as its gradient.  For later epochs and mini-batches they are kept, and the
-    weights are of the rows of one update.  `sampler_BR` are the log-probs as they were sampled.
-    `advantage` is [B] or [B, R]; `kl_coef` replaces the config's where it adapts.
+    `weight_B` comes from `row_weights` over the rows of one update.  `kl_coef` is the coefficient
+    of the KL term, which may adapt during training.
+
+    Returns the loss (a scalar) and sums over tokens to log; the sums are constants.
     """
-    advantage_BR = advantage[:, None] if advantage.ndim == 1 else advantage
-    weight_BR = jnp.where(mask_BR, weight_B[:, None], 0.0)
-    logprob_BR = jnp.where(mask_BR, logprob_BR, 0.0)  # behind the end there may be anything
-    behaviour_BR = jnp.where(mask_BR, behaviour_BR, 0.0)
-    reference_BR = jnp.where(mask_BR, reference_BR, 0.0)
-    drift_BR = jnp.clip(logprob_BR - behaviour_BR, -FAR, FAR)
+    tokens = _without_padding(tokens)
+    weight_BR = jnp.where(tokens.mask_BR, weight_B[:, None], 0.0)
+    objective_BR, cut_BR = objective(tokens, cfg)
+    logs = _ratio_logs(tokens, cut_BR, cfg)
+    if cfg.correct != "none":
+        correct_BR = correction(tokens.behaviour_BR, tokens.sampler_BR, tokens.mask_BR, cfg)
+        objective_BR = objective_BR * correct_BR
+        logs["mismatch/weight_mean"] = correct_BR
+        logs["mismatch/masked_frac"] = (correct_BR == 0).astype(jnp.float32)
+    if cfg.stale_kl:
+        stale_BR = stale(tokens, cfg.stale_kl)
+        objective_BR = jnp.where(stale_BR, 0.0, objective_BR)
+        logs["mismatch/stale_frac"] = stale_BR.astype(jnp.float32)
+    loss = -jnp.sum(weight_BR * objective_BR)
+    if cfg.kl_coef and cfg.kl_in == "loss":
+        loss = loss + kl_coef * jnp.sum(weight_BR * _kl_in_loss(tokens, cfg))
+    if cfg.kl_coef:
+        logs["policy/kl"] = tokens.logprob_BR - tokens.reference_BR
+    if cfg.entropy_coef:
+        loss = loss - cfg.entropy_coef * jnp.sum(weight_BR * tokens.entropy_BR)
+    sums = {name: jnp.sum(jnp.where(tokens.mask_BR, x, 0.0)) for name, x in logs.items()}
+    return loss, jax.lax.stop_gradient(sums)
 
-    value_BR, cut_BR = objective(logprob_BR, behaviour_BR, advantage_BR, mask_BR, cfg)
-    low_BR = log_ratios(logprob_BR, behaviour_BR, mask_BR, cfg.ratio) < 0
-    sampler_BR = behaviour_BR if sampler_BR is None else jnp.where(mask_BR, sampler_BR, 0.0)
-    off_BR = jnp.exp(jnp.clip(logprob_BR - sampler_BR, -FAR, FAR))
-    tokens = {
+
+def _without_padding(tokens: Tokens) -> Tokens:
+    """The tokens with 0 in the padding, which may hold anything."""
+    mask_BR = tokens.mask_BR
+    return tokens._replace(
+        logprob_BR=jnp.where(mask_BR, tokens.logprob_BR, 0.0),
+        entropy_BR=jnp.where(mask_BR, tokens.entropy_BR, 0.0),
+        behaviour_BR=jnp.where(mask_BR, tokens.behaviour_BR, 0.0),
+        sampler_BR=jnp.where(mask_BR, tokens.sampler_BR, 0.0),
+        reference_BR=jnp.where(mask_BR, tokens.reference_BR, 0.0),
+    )
+
+
+def _ratio_logs(tokens: Tokens, cut_BR: Array, cfg: LossConfig) -> Metrics:
+    """What to log of the probability ratios, per token."""
+    drift_BR = jnp.clip(tokens.logprob_BR - tokens.behaviour_BR, -FAR, FAR)
+    low_BR = log_ratios(tokens.logprob_BR, tokens.behaviour_BR, tokens.mask_BR, cfg.ratio) < 0
+    off_BR = jnp.exp(jnp.clip(tokens.logprob_BR - tokens.sampler_BR, -FAR, FAR))
+    return {
         "policy/clip_frac": cut_BR.astype(jnp.float32),
         "policy/clip_low_frac": (cut_BR & low_BR).astype(jnp.float32),
         "policy/clip_high_frac": (cut_BR & ~low_BR).astype(jnp.float32),
@@ -272,43 +326,29 @@ def policy_gradient(
         "mismatch/ratio": off_BR,
         "mismatch/ratio_square": off_BR**2,
     }
-    if cfg.correct != "none":
-        correct_BR = correction(behaviour_BR, sampler_BR, mask_BR, cfg)
-        value_BR = value_BR * correct_BR
-        tokens["mismatch/weight_mean"] = correct_BR
-        tokens["mismatch/masked_frac"] = (correct_BR == 0).astype(jnp.float32)
-    if cfg.stale_kl:
-        stale_BR = stale(logprob_BR, sampler_BR, advantage_BR, mask_BR, cfg.stale_kl)
-        value_BR = jnp.where(stale_BR, 0.0, value_BR)
-        tokens["mismatch/stale_frac"] = stale_BR.astype(jnp.float32)
-    loss = -jnp.sum(weight_BR * value_BR)
-
-    if cfg.kl_coef and cfg.kl_in == "loss":
-        kl_BR = kl(logprob_BR, reference_BR, kl_form(cfg))
-        if cfg.kl_corrected:
-            kl_BR = kl_BR * jnp.exp(drift_BR)
-        loss = loss + (cfg.kl_coef if kl_coef is None else kl_coef) * jnp.sum(weight_BR * kl_BR)
-    if cfg.kl_coef:
-        tokens["policy/kl"] = logprob_BR - reference_BR
-    if cfg.entropy_coef:
-        if entropy_BR is None:
-            raise ValueError("loss.entropy_coef needs the entropy of each token")
-        loss = loss - cfg.entropy_coef * jnp.sum(weight_BR * jnp.where(mask_BR, entropy_BR, 0.0))
-    sums = {k: jnp.sum(jnp.where(mask_BR, v, 0.0)) for k, v in tokens.items()}
-    return loss, jax.lax.stop_gradient(sums)
 
 
-def objective(
-    logprob_BR: Array, behaviour_BR: Array, advantage_BR: Array, mask_BR: Array, cfg: LossConfig
-) -> tuple[Array, Array]:
-    """What is maximised, per token, and which tokens are cut."""
-    log_ratio_BR = log_ratios(logprob_BR, behaviour_BR, mask_BR, cfg.ratio)
+def _kl_in_loss(tokens: Tokens, cfg: LossConfig) -> Array:
+    kl_BR = kl(tokens.logprob_BR, tokens.reference_BR, kl_form(cfg))
+    if not cfg.kl_corrected:
+        return kl_BR
+    return kl_BR * jnp.exp(jnp.clip(tokens.logprob_BR - tokens.behaviour_BR, -FAR, FAR))
+
+
+def objective(tokens: Tokens, cfg: LossConfig) -> tuple[Array, Array]:
+    """Compute what is maximised for each token, and which tokens are clipped (bool), [B, R]."""
+    logprob_BR, behaviour_BR, advantage_BR = (
+        tokens.logprob_BR,
+        tokens.behaviour_BR,
+        tokens.advantage_BR,
+    )
+    log_ratio_BR = log_ratios(logprob_BR, behaviour_BR, tokens.mask_BR, cfg.ratio)
     if cfg.objective == "clip":
         return clip(log_ratio_BR, advantage_BR, cfg)
     if cfg.objective == "cispo":
         return cispo(logprob_BR, log_ratio_BR, advantage_BR, cfg)
     if cfg.objective == "gmpo":
-        return gmpo(log_ratio_BR, advantage_BR, mask_BR, cfg)
+        return gmpo(log_ratio_BR, advantage_BR, tokens.mask_BR, cfg)
     if cfg.objective == "sapo":
-        return sapo(log_ratio_BR, advantage_BR, cfg), jnp.zeros_like(mask_BR)
-    return logprob_BR * advantage_BR, jnp.zeros_like(mask_BR)
+        return sapo(log_ratio_BR, advantage_BR, cfg), jnp.zeros_like(tokens.mask_BR)
+    return logprob_BR * advantage_BR, jnp.zeros_like(tokens.mask_BR)

@@ -15,14 +15,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from rlvr_kernels import dispatch
-from rlvr_kernels.attention import attention
-from rlvr_kernels.decode_attention import decode_attention
-from rlvr_kernels.token_logprob import token_logprob
 
 from rlvr_jax import positions, sharding
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params
+from rlvr_kernels import dispatch
+from rlvr_kernels.attention import attention
+from rlvr_kernels.decode_attention import decode_attention
+from rlvr_kernels.token_logprob import token_logprob
 
 # Keys and values [rows, K, columns, H]: a pair for each layer, or one pair with a layer dimension.
 Layers = tuple[tuple[Array, Array], ...]

@@ -1,6 +1,6 @@
-"""From what a policy is told of its tokens to the policy that has learned it.
+"""The policy's updates on one round: gradient, optimizer, and the order of mini-batches.
 
-advantage -> loss -> update
+Credit -> loss -> gradient -> TrainState
 """
 
 import dataclasses
@@ -10,141 +10,153 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlvr_jax import loss, model, optim, policy, ragged, sharding, step_metrics
+from rlvr_jax import likelihood, loss, optim, ragged, sharding, step_metrics
 from rlvr_jax.config import ModelConfig, RlStage
 from rlvr_jax.structs import Array, Metrics, Params, Rollout, TrainState
 
 
-class Lesson(NamedTuple):
-    """What the policy is told of each token it wrote; constants for the gradient."""
+class Batch(NamedTuple):
+    """A Batch is what the policy learns from: a rollout, and constants for the gradient."""
 
+    rollout: Rollout  # rows of length 0 teach nothing
     advantage_BR: Array
-    reference_BR: Array  # log-probs
+    reference_BR: Array  # log-probs of the reference policy
+    filled_B: Array  # bool, rows of places that the prompt filter has filled
     behaviour_BR: Array | None = None  # log-probs; None: those of the parameters that learn
-    value_BR: Array | None = None  # of the value head before this rollout's updates, and
-    target_BR: Array | None = None  # what it is taught
-    held_B: Array | None = None  # bool, rows that a filter filled; None: all
+    value_BR: Array | None = None  # of the value head, before this step's updates
+    target_BR: Array | None = None  # what the value head learns
 
 
-def improve(
-    state: TrainState,
-    written: Rollout,
-    lesson: Lesson,
-    kl_coef: Array,
-    cfg: RlStage,
-    model_cfg: ModelConfig,
-    tx: optax.GradientTransformation,
+class PolicySetup(NamedTuple):
+    """A PolicySetup is what is static about the policy's updates."""
+
+    stage: RlStage
+    model: ModelConfig
+    tx: optax.GradientTransformation
+
+
+def update_policy(
+    state: TrainState, batch: Batch, kl_coef: Array, setup: PolicySetup
 ) -> tuple[TrainState, Metrics]:
-    """The policy's updates on one rollout: one, or one for each mini-batch of each epoch.
+    """Update the policy on one round: once, or once for each mini-batch of each epoch.
 
-    What is told of tokens is their mean over one epoch.
+    Metrics of tokens are means over one epoch.
     """
+    stage = setup.stage
 
-    def once(state: TrainState, written: Rollout, lesson: Lesson):
-        found = gradient(state.policy, written, lesson, kl_coef, cfg, model_cfg)
-        taught = None if lesson.held_B is None else jnp.any(lesson.held_B)
-        state, norm = apply(state, found.grads, found.value, tx, taught)
-        return state, (found.value, found.sums, found.most, found.run, norm)
+    def once(state: TrainState, batch: Batch):
+        found = gradient(state.params, batch, kl_coef, setup)
+        state, norm = apply_gradient(
+            state, found.grads, found.value, setup.tx, jnp.any(batch.filled_B)
+        )
+        return state, (found, norm)
 
-    if cfg.updates == 1:
-        state, found = once(state, written, lesson)
-        return state, step_metrics.of_tokens(written, cfg.epochs, *found)
-    # Of the trainer, not the sampler: what sets these two apart is not the policy's doing.
-    if lesson.behaviour_BR is None:
-        behaviour_BR, _ = policy.logprobs(state.policy, written, cfg.sample, model_cfg)
-        lesson = lesson._replace(behaviour_BR=behaviour_BR)
-    shards, prompts = sharding.data_shards(), written.prompt_QP.shape[0]
-    # Every n-th prompt: the same ones however many shards they lie on.
-    number_NM = jnp.arange(prompts // shards, dtype=jnp.int32).reshape(-1, cfg.minibatches).T
-    number_NSM = jnp.tile(number_NM[:, None], (cfg.epochs, shards, 1))
+    if stage.updates == 1:
+        state, (found, norm) = once(state, batch)
+        return state, step_metrics.of_updates(batch.rollout, stage.epochs, _logs(found), norm)
+    if batch.behaviour_BR is None:
+        # The trainer's, not the sampler's: the ratio must not measure what sets these two apart.
+        behaviour_BR, _ = likelihood.logprobs(
+            state.params, batch.rollout, stage.sample, setup.model
+        )
+        batch = batch._replace(behaviour_BR=behaviour_BR)
+    shards, prompts = sharding.data_shards(), batch.rollout.prompt_QP.shape[0]
+    # A mini-batch takes every n-th prompt: the same prompts for any number of shards.
+    number_NM = jnp.arange(prompts // shards, dtype=jnp.int32).reshape(-1, stage.minibatches).T
+    number_NSM = jnp.tile(number_NM[:, None], (stage.epochs, shards, 1))
 
     def body(state: TrainState, number_SM: Array):
-        rows = (number_SM[..., None] * cfg.samples + jnp.arange(cfg.samples)).reshape(shards, -1)
+        rows = number_SM[..., None] * stage.samples + jnp.arange(stage.samples)
+        rows = rows.reshape(shards, -1)
 
-        def some(x):
+        def take(x: Array) -> Array:
             return sharding.take(x, number_SM if x.shape[0] == prompts else rows)
 
-        return once(state, *jax.tree.map(some, (written, lesson)))
+        state, (found, norm) = once(state, jax.tree.map(take, batch))
+        return state, (_logs(found), norm)
 
-    state, (value_N, sums_N, gap_N, run_N, norm_N) = jax.lax.scan(body, state, number_NSM)
-    sums = jax.tree.map(lambda x_N: jnp.sum(x_N) / cfg.epochs, sums_N)
-    all_of = jnp.mean(value_N), sums, jnp.max(gap_N), jnp.sum(run_N), jnp.mean(norm_N)
-    return state, step_metrics.of_tokens(written, cfg.epochs, *all_of)
+    state, (logs_N, norm_N) = jax.lax.scan(body, state, number_NSM)
+    logs = step_metrics.UpdateLogs(
+        loss=jnp.mean(logs_N.loss),
+        sums=jax.tree.map(lambda x_N: jnp.sum(x_N) / stage.epochs, logs_N.sums),
+        gap=jnp.max(logs_N.gap),
+        run=jnp.sum(logs_N.run),
+    )
+    return state, step_metrics.of_updates(batch.rollout, stage.epochs, logs, jnp.mean(norm_N))
 
 
 def gradient(
-    params: Params,
-    written: Rollout,
-    lesson: Lesson,
-    kl_coef: Array,
-    cfg: RlStage,
-    model_cfg: ModelConfig,
+    params: Params, batch: Batch, kl_coef: Array | float, setup: PolicySetup
 ) -> ragged.Gradient:
-    """What `reading.gradient` gives for the policy's loss on a rollout."""
-    weight_B = loss.row_weights(written.response_mask_BR, cfg.loss, lesson.held_B)
+    """Compute the gradient of the policy loss on a batch, part by part.
 
-    def objective(params: Params, prefix: model.Prefix, part: ragged.Part):
-        before_BRD, mask_BR = policy.before(params, prefix, part, written, model_cfg)
-        token_BR = part.pick(written.response_BR)
-        logprob_BR, entropy_BR = policy.said(
-            params, before_BRD, token_BR, mask_BR, cfg.sample, model_cfg
-        )
-        behaviour_BR, sampler_BR = jax.lax.stop_gradient(logprob_BR), part.pick(written.logprob_BR)
-        if lesson.behaviour_BR is not None:
-            behaviour_BR = part.pick(lesson.behaviour_BR)
-        value, sums = loss.policy_gradient(
-            logprob_BR,
-            behaviour_BR,
-            part.pick(lesson.reference_BR),
-            part.pick(lesson.advantage_BR),
-            mask_BR,
-            part.pick(weight_B),
-            cfg.loss,
-            sampler_BR=sampler_BR,
+    `sums` of the result are sums over tokens to log; `most` is the largest difference between the
+    log-probs of the sampler and of the trainer.
+    """
+    cfg, rollout = setup.stage.loss, batch.rollout
+    weight_B = loss.row_weights(rollout.response_mask_BR, cfg, batch.filled_B)
+
+    def objective(states: likelihood.States):
+        part = states.part
+        logprob_BR, entropy_BR = likelihood.token_logprobs(states, setup.stage.sample, setup.model)
+        behaviour_BR = jax.lax.stop_gradient(logprob_BR)
+        if batch.behaviour_BR is not None:
+            behaviour_BR = part.pick(batch.behaviour_BR)
+        tokens = loss.Tokens(
+            logprob_BR=logprob_BR,
             entropy_BR=entropy_BR,
-            kl_coef=kl_coef,
+            behaviour_BR=behaviour_BR,
+            sampler_BR=part.pick(rollout.logprob_BR),
+            reference_BR=part.pick(batch.reference_BR),
+            advantage_BR=part.pick(batch.advantage_BR),
+            mask_BR=states.mask_BR,
         )
-        if lesson.target_BR is not None:
-            assert lesson.value_BR is not None
-            error, told = loss.value_error(
-                model.value(params, before_BRD),
-                part.pick(lesson.value_BR),
-                part.pick(lesson.target_BR),
-                mask_BR,
+        value, sums = loss.policy_gradient(tokens, part.pick(weight_B), kl_coef, cfg)
+        if batch.value_BR is not None and batch.target_BR is not None:
+            error, value_sums = loss.value_error(
+                likelihood.token_values(states),
+                part.pick(batch.value_BR),
+                part.pick(batch.target_BR),
+                states.mask_BR,
                 part.pick(weight_B),
-                cfg.loss,
+                cfg,
             )
-            value, sums = value + error, sums | told
-        gap_BR = jnp.where(mask_BR, jnp.abs(behaviour_BR - sampler_BR), 0.0)
+            value, sums = value + error, sums | value_sums
+        gap_BR = jnp.where(states.mask_BR, jnp.abs(behaviour_BR - tokens.sampler_BR), 0.0)
         sums = sums | {
             "policy/entropy": jnp.sum(entropy_BR),
             "mismatch/logprob_diff_mean": jnp.sum(gap_BR),
         }
         return value, (sums, jnp.max(gap_BR), ())
 
-    return ragged.gradient(objective, params, written, model_cfg)
+    return likelihood.gradient(objective, params, rollout, setup.model)
 
 
-def apply(
+def apply_gradient(
     state: TrainState,
     grads: Params,
     value: Array,
     tx: optax.GradientTransformation,
-    taught: Array | None = None,
+    any_rows: Array,
 ) -> tuple[TrainState, Array]:
-    """One optimizer step, left out and counted when loss or gradient is not finite.
+    """Take one optimizer step, and return the state and the norm of the gradient.
 
-    Where no row `taught` (None: some did) it is left out and not counted: zeros would still move
-    by momentum and decay.
+    The step is left out and counted when the loss `value` or the gradient is not finite.  Without
+    any rows to learn from the step is left out and not counted: a gradient of zeros would still
+    move the parameters by momentum and weight decay.
     """
     params, opt_state, grad_norm, finite = optim.step(
-        state.policy, state.opt_state, grads, value, tx, taught
+        state.params, state.opt_state, grads, value, tx, any_rows
     )
     new_state = dataclasses.replace(
         state,
-        policy=params,
+        params=params,
         opt_state=opt_state,
         skipped=state.skipped + (~finite).astype(jnp.int32),
         skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
     )
     return new_state, grad_norm
+
+
+def _logs(found: ragged.Gradient) -> step_metrics.UpdateLogs:
+    return step_metrics.UpdateLogs(found.value, found.sums, found.most, found.run)

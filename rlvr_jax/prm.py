@@ -1,26 +1,29 @@
-"""The implicit process reward model: a reward for each token, learned from outcomes alone.
+"""The implicit process reward model (PRM): a reward for each token, learned from outcomes alone.
 
-A copy of the starting policy learns, in the step itself or alone, to tell good responses from bad
-by beta * log(pi_prm / pi_ref) of the whole response, its score.  The same log-ratio of one token is
-then that token's reward: what it adds to the expected outcome (Free Process Rewards, arXiv
-2412.01981, eq. 3; PRIME, 2502.01456, eq. 3).  Everything here is of one distribution, the sampler's
-untruncated one.
+A copy of the starting policy learns to tell right responses from wrong ones by its score of a
+response, s = beta * log(pi_prm / pi_ref) of the whole response.  The same log-ratio of one token is
+then the reward of that token: what the token adds to the expected outcome (Free Process Rewards,
+arXiv 2412.01981, eq. 3; PRIME, 2502.01456, eq. 3).  The PRM learns inside the training step, or
+alone.  All log-probs are those of the sampler's distribution without top-k and top-p.
 
-The losses are functions of scores s and labels r in [0, 1].  Right is what has r > 0.5, as these
-losses but ce know right and wrong only; rows without tokens do not count.
+The losses are functions of the scores s and the labels r in [0, 1] of all responses.  A response
+with r > 0.5 is right, any other is wrong; only `ce` uses r itself.  Rows without tokens do not
+count.
 
     ce   -r log sigma(s) - (1 - r) log sigma(-s), mean of the rows (2412.01981, eq. 5)
     dpo  -log sigma(s_w - s_l) (arXiv 2305.18290, eq. 7)
     nca  -log sigma(s_w) - (log sigma(-s_w) + log sigma(-s_l)) / 2 (arXiv 2402.05369, of pairs)
     kto  1 - sigma(s - z) of a right row, 1 - sigma(z - s) of a wrong one (arXiv 2402.01306, eq. 8)
 
-Ours: dpo and nca are means of all pairs, right w and wrong l, of responses to one prompt, each pair
-of the batch counted alike.  z of kto is max(0, mean of s over the batch), a constant for the
-gradient; the paper's is of responses to other prompts, and its weights of both kinds are 1 here.
+Our choices: dpo and nca are means over all pairs of a right response w and a wrong response l to
+the same prompt, and each pair of the batch has the same weight.  In kto, z is max(0, mean of s over
+the batch), a constant for the gradient; the paper takes responses to other prompts, and its weights
+of right and wrong rows are 1 here.
 
-Rewards need a forward pass over every response, learning a backward pass too, which is most of the
-cost.  With `share` below 1 the PRM learns from a draw of the responses, those oftener that it is
-more wrong about, weighted so that the expected gradient is that of all.
+Token rewards need a forward pass over every response.  Learning needs a backward pass too, which is
+most of the cost.  With `share` below 1 the PRM learns from a random draw of the responses: a
+response about which the PRM is more wrong is drawn more often, and the drawn responses are weighted
+so that the expected gradient is that of all responses.
 """
 
 import dataclasses
@@ -31,98 +34,116 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlvr_jax import model, optim, policy, ragged
+from rlvr_jax import likelihood, optim, ragged
 from rlvr_jax.config import ModelConfig, PrmConfig, SampleConfig
 from rlvr_jax.structs import Array, Learner, Metrics, Params, Rollout
 
-Scored = Callable[[Array, Array, Array, int], Array]  # of scores, right, wrong [B]; and G
-STREAM = 2**32 - 1  # folded into a step's key: the number of no row, and of no round of a filter
+PairLoss = Callable[[Array, Array, Array, int], Array]  # (scores, right, wrong [B]; G) -> loss
+STREAM = 2**32 - 1  # folded into the step's key; no row and no round of the filter has this number
 
 
-class Read(NamedTuple):
-    """A rollout as the PRM saw it, and how to change the PRM."""
+class PrmSetup(NamedTuple):
+    """A PrmSetup is what is static about a PRM: its configs and its optimizer."""
+
+    cfg: PrmConfig
+    sample: SampleConfig  # the sampler's, without top-k and top-p
+    model: ModelConfig
+    tx: optax.GradientTransformation
+
+
+class Labelled(NamedTuple):
+    """Labelled responses are what a PRM learns from."""
+
+    rollout: Rollout
+    reference_BR: Array  # log-probs of the model that the PRM is compared with
+    outcome_B: Array  # float32, finite; clipped to [0, 1] it is the label
+
+
+class PrmGradient(NamedTuple):
+    """A PrmGradient is the gradient of the PRM's loss, and the rewards of its forward pass."""
 
     grads: Params
     loss: Array
-    reward_BR: Array  # float32, beta * log-ratio of each token; 0 where there is none
-    taught_B: Array  # bool, the rows that it is of
+    reward_BR: Array  # float32, beta * log-ratio of each token; 0 in padding
+    drawn_B: Array  # bool, the rows that the gradient comes from
 
 
-def step(
-    learner: Learner,
-    written: Rollout,
-    reference_BR: Array,
-    outcome_B: Array,
-    newline_V: Array | None,
-    key: Array,
-    cfg: PrmConfig,
-    sample_cfg: SampleConfig,
-    model_cfg: ModelConfig,
-    tx: optax.GradientTransformation,
+def update(
+    learner: Learner, labelled: Labelled, newline_V: Array, key: Array, setup: PrmSetup
 ) -> tuple[Learner, Array, Metrics]:
-    """The PRM after one update on outcomes in [0, 1], and the reward [B, R] of each token.
+    """Update the PRM once, and compute the reward of each token.
 
-    `key` is the step's, for the draw of a share of the rows.
-    order score-first: the rewards are those of the forward pass that the update differentiates,
-    of the PRM as it was.  update-first: the new PRM reads the rollout once more.
+    `key` is the step's key, from which the share of the rows is drawn.  `newline_V` is read with
+    granularity `line` only.  With order `score-first` the rewards come from the PRM before its
+    update, out of the forward pass that the update differentiates; with `update-first` the new PRM
+    reads the rollout once more.
+
+    Returns the PRM, the token rewards [B, R] and scalars to log.
     """
-    label_B = jnp.clip(outcome_B, 0.0, 1.0)
+    cfg, rollout = setup.cfg, labelled.rollout
     key = jax.random.fold_in(key, jnp.uint32(STREAM))
-    read = gradient(learner.params, written, reference_BR, label_B, key, cfg, sample_cfg, model_cfg)
-    wrote_B = written.length_B > 0  # where a filter left places unfilled, nobody did
+    found = gradient(learner.params, labelled, key, setup)
+    exists_B = rollout.length_B > 0  # an unfilled place of a prompt filter has rows without tokens
     params, opt_state, norm, finite = optim.step(
-        learner.params, learner.opt_state, read.grads, read.loss, tx, jnp.any(wrote_B)
+        learner.params, learner.opt_state, found.grads, found.loss, setup.tx, jnp.any(exists_B)
     )
-    reward_BR = read.reward_BR
+    reward_BR = found.reward_BR
     if cfg.order == "update-first":
-        logprob_BR, _ = policy.logprobs(params, written, sample_cfg, model_cfg)
-        reward_BR = rewards(logprob_BR, reference_BR, written.response_mask_BR, cfg.beta)
+        logprob_BR, _ = likelihood.logprobs(params, rollout, setup.sample, setup.model)
+        mask_BR = rollout.response_mask_BR
+        reward_BR = token_rewards(logprob_BR, labelled.reference_BR, mask_BR, cfg.beta)
     score_B = jnp.sum(reward_BR, -1)
     metrics = {
-        "prm/loss": read.loss,
-        "prm/acc": _mean(agreed(score_B, label_B), wrote_B),
-        "prm/reward_mean": _mean(score_B, wrote_B),
+        "prm/loss": found.loss,
+        "prm/acc": _mean(agreement(score_B, _labels(labelled)), exists_B),
+        "prm/reward_mean": _mean(score_B, exists_B),
         "prm/grad_norm": norm,
-        "prm/taught_frac": _mean(read.taught_B.astype(jnp.float32), wrote_B),
+        "prm/taught_frac": _mean(found.drawn_B.astype(jnp.float32), exists_B),
         "prm/skipped": (~finite).astype(jnp.int32),
     }
-    ends_BR = jnp.zeros(reward_BR.shape, bool)
-    if cfg.granularity == "line":
-        assert newline_V is not None
-        ends_BR = newline_V[written.response_BR]
     if cfg.granularity != "token":
-        reward_BR = gathered(reward_BR, ends_BR, written.response_mask_BR)
+        ends_BR = jnp.zeros(reward_BR.shape, bool)
+        if cfg.granularity == "line":
+            ends_BR = newline_V[rollout.response_BR]
+        reward_BR = sum_on_line_ends(reward_BR, ends_BR, rollout.response_mask_BR)
     return Learner(params, opt_state), reward_BR, metrics
 
 
-def rewards(logprob_BR: Array, reference_BR: Array, mask_BR: Array, beta: float) -> Array:
-    """beta * (log pi_prm - log pi_ref) of each token; a row's sum is that of the response."""
+def token_rewards(logprob_BR: Array, reference_BR: Array, mask_BR: Array, beta: float) -> Array:
+    """Compute beta * (log pi_prm - log pi_ref) of each token; the sum of a row is its score."""
     return jnp.where(mask_BR, beta * (logprob_BR - reference_BR), 0.0)
 
 
+# ---- losses ------------------------------------------------------------------------------------
+
+
 def cross_entropy(score_B: Array, label_B: Array) -> Array:
-    """-(r log sigma(s) + (1 - r) log sigma(-s)), labels r hard or soft (2412.01981, eq. 5)."""
+    """Compute -(r log sigma(s) + (1 - r) log sigma(-s)) with labels r in [0, 1].
+
+    This is arXiv 2412.01981, eq. 5.
+    """
     return -label_B * jax.nn.log_sigmoid(score_B) - (1 - label_B) * jax.nn.log_sigmoid(-score_B)
 
 
-def agreed(score_B: Array, label_B: Array) -> Array:
-    """1 [B] where a score is above 0 and the label above 1/2, or neither is; 0 where they differ.
+def agreement(score_B: Array, label_B: Array) -> Array:
+    """Return 1 [B] where the sign of the score agrees with the label, else 0.
 
-    A score of 0, as all are at first, says nothing and counts half.
+    A positive score agrees with a label above 1/2.  A score of 0, as all scores are at first, says
+    nothing and counts 1/2.
     """
     right_B = ((score_B > 0) == (label_B > 0.5)).astype(jnp.float32)
     return jnp.where(score_B == 0, 0.5, right_B)
 
 
 def dpo(score_B: Array, right_B: Array, wrong_B: Array, samples: int) -> Array:
-    """Mean of -log sigma(s_w - s_l) over all pairs; 0 without one."""
+    """Compute the mean of -log sigma(s_w - s_l) over all pairs; 0 without a pair."""
     score_QG = score_B.reshape(-1, samples)
     loss_QGG = -jax.nn.log_sigmoid(score_QG[:, :, None] - score_QG[:, None, :])
     return _mean(loss_QGG, _pairs(right_B, wrong_B, samples))
 
 
 def nca(score_B: Array, right_B: Array, wrong_B: Array, samples: int) -> Array:
-    """Mean of -log sigma(s_w) - (log sigma(-s_w) + log sigma(-s_l)) / 2 over all pairs."""
+    """Compute the mean of -log sigma(s_w) - (log sigma(-s_w) + log sigma(-s_l)) / 2 over pairs."""
     score_QG = score_B.reshape(-1, samples)
     up_QG, down_QG = -jax.nn.log_sigmoid(score_QG), -jax.nn.log_sigmoid(-score_QG)
     loss_QGG = (up_QG + down_QG / 2)[:, :, None] + down_QG[:, None, :] / 2
@@ -130,129 +151,91 @@ def nca(score_B: Array, right_B: Array, wrong_B: Array, samples: int) -> Array:
 
 
 def kto(score_B: Array, right_B: Array, wrong_B: Array, samples: int) -> Array:
-    """Mean of 1 - sigma(s - z) over right rows and 1 - sigma(z - s) over wrong ones, at a z."""
-    del samples  # of groups it knows nothing
+    """Compute the mean of 1 - sigma(s - z) over right rows and of 1 - sigma(z - s) over wrong ones.
+
+    z is max(0, mean score of the batch), a constant.
+    """
+    del samples  # this loss does not look at groups
     exists_B = right_B | wrong_B
     z = jax.lax.stop_gradient(jnp.maximum(_mean(score_B, exists_B), 0.0))
     return _mean(1 - jax.nn.sigmoid(jnp.where(right_B, score_B - z, z - score_B)), exists_B)
 
 
 def _pairs(right_B: Array, wrong_B: Array, samples: int) -> Array:
-    """[Q, G, G] bool: the first is right, the second wrong."""
+    """[Q, G, G] bool: the first response is right and the second is wrong."""
     right_QG, wrong_QG = right_B.reshape(-1, samples), wrong_B.reshape(-1, samples)
     return right_QG[:, :, None] & wrong_QG[:, None, :]
 
 
 def _mean(x: Array, where: Array) -> Array:
-    """Mean of the chosen entries, 0 of none."""
+    """The mean of the entries where `where` holds, or 0."""
     return jnp.sum(jnp.where(where, x, 0.0)) / jnp.maximum(jnp.sum(where), 1).astype(jnp.float32)
 
 
-def scores(
-    params: Params,
-    reference: Params,
-    written: Rollout,
-    newline_V: Array,
-    beta: float,
-    sample_cfg: SampleConfig,
-    model_cfg: ModelConfig,
-) -> tuple[Array, Array]:
-    """The least reward of a line [B], and the sum of all [B], by which to choose of responses.
-
-    The paper's choice is the minimum over steps (2412.01981, section 4.1); here a line is a step.
-    """
-    logprob_BR, _ = policy.logprobs(params, written, sample_cfg, model_cfg)
-    reference_BR, _ = policy.logprobs(reference, written, sample_cfg, model_cfg)
-    mask_BR = written.response_mask_BR
-    reward_BR = rewards(logprob_BR, reference_BR, mask_BR, beta)
-    return least(reward_BR, newline_V[written.response_BR], mask_BR), jnp.sum(reward_BR, -1)
-
-
-def least(reward_BR: Array, ends_BR: Array, mask_BR: Array) -> Array:
-    """The least reward [B] of a row's lines; 0 of a row without tokens."""
-    line_BR = gathered(reward_BR, ends_BR, mask_BR)
-    least_B = jnp.min(jnp.where(lasts(ends_BR, mask_BR), line_BR, jnp.inf), -1)
-    return jnp.where(mask_BR[:, 0], least_B, 0.0)
-
-
-def lasts(ends_BR: Array, mask_BR: Array) -> Array:
-    """[B, R] bool: the last tokens of lines, ended by `ends` or with their row."""
-    left_BR = jnp.cumsum(mask_BR[:, ::-1], -1)[:, ::-1]
-    return mask_BR & (ends_BR | (left_BR == 1))
-
-
-def gathered(reward_BR: Array, ends_BR: Array, mask_BR: Array) -> Array:
-    """The rewards of each line, ended by `ends` or with its row, added up on its last token."""
-    columns = reward_BR.shape[1]
-    ends_BR &= mask_BR
-    line_BR = jnp.cumsum(ends_BR, -1) - ends_BR  # what ends a line is on it
-    sum_BR = jax.vmap(lambda x, line: jax.ops.segment_sum(x, line, columns))(reward_BR, line_BR)
-    return jnp.where(lasts(ends_BR, mask_BR), jnp.take_along_axis(sum_BR, line_BR, 1), 0.0)
-
-
-def gradient(
-    params: Params,
-    written: Rollout,
-    reference_BR: Array,
-    label_B: Array,
-    key: Array,
-    cfg: PrmConfig,
-    sample_cfg: SampleConfig,
-    model_cfg: ModelConfig,
-) -> Read:
-    """The loss of the responses' outcomes, its gradient, and the tokens' rewards.
-
-    Rows are read in parts, and ce of all rows is a sum over them.  Losses that tie rows together,
-    and those of a share, read all scores first; then sum of dL/ds * s is differentiated through
-    the model, of the rows that are drawn.
-    """
-    exists_B = written.length_B > 0
-
-    def reward(logprob_BR: Array, reference_BR: Array, mask_BR: Array) -> Array:
-        return rewards(logprob_BR, reference_BR, mask_BR, cfg.beta)
-
-    def read(of_row: Callable[[Array, ragged.Part], Array], rows: Rollout) -> ragged.Gradient:
-        def objective(params: Params, prefix: model.Prefix, part: ragged.Part) -> Any:
-            logprob_BR, _, mask_BR = policy.read(params, prefix, part, rows, sample_cfg, model_cfg)
-            reward_BR = reward(logprob_BR, part.pick(reference_BR), mask_BR)
-            loss_B = of_row(jnp.sum(reward_BR, -1), part)
-            loss = jnp.sum(jnp.where(mask_BR[:, 0], loss_B, 0.0))
-            return loss, ({}, jnp.float32(0), reward_BR)
-
-        out = jnp.zeros(reference_BR.shape, jnp.float32)
-        return ragged.gradient(objective, params, rows, model_cfg, out)
-
-    if cfg.loss == "ce" and cfg.share == 1:
-        rows = jnp.maximum(jnp.sum(exists_B), 1).astype(jnp.float32)
-        found = read(lambda s_B, part: cross_entropy(s_B, part.pick(label_B)) / rows, written)
-        return Read(found.grads, found.value, found.kept, exists_B)
-    logprob_BR, _ = policy.logprobs(params, written, sample_cfg, model_cfg)
-    reward_BR = reward(logprob_BR, reference_BR, written.response_mask_BR)
-    samples = label_B.shape[0] // written.prompt_QP.shape[0]
-    value, slope_B = jax.value_and_grad(_loss)(
-        jnp.sum(reward_BR, -1), label_B, exists_B, samples, cfg.loss
-    )
-    chance_B = chances(jnp.abs(slope_B), exists_B, cfg.share)
-    drawn_B = draw(key, chance_B)
-    weight_B = jnp.where(drawn_B, slope_B / chance_B, 0.0)
-    taught = dataclasses.replace(written, length_B=jnp.where(drawn_B, written.length_B, 0))
-    found = read(lambda s_B, part: part.pick(weight_B) * s_B, taught)
-    return Read(found.grads, value, reward_BR, drawn_B)
+def _labels(labelled: Labelled) -> Array:
+    return jnp.clip(labelled.outcome_B, 0.0, 1.0)
 
 
 def _loss(score_B: Array, label_B: Array, exists_B: Array, samples: int, name: str) -> Array:
-    """The loss of that name, of scores and labels [B]."""
     if name == "ce":
         return _mean(cross_entropy(score_B, label_B), exists_B)
     right_B = label_B > 0.5
-    tied: Scored = {"dpo": dpo, "nca": nca, "kto": kto}[name]
-    return tied(score_B, right_B & exists_B, ~right_B & exists_B, samples)
+    pair_loss: PairLoss = {"dpo": dpo, "nca": nca, "kto": kto}[name]
+    return pair_loss(score_B, right_B & exists_B, ~right_B & exists_B, samples)
 
 
-def chances(weight_B: Array, exists_B: Array, share: float) -> Array:
-    """How likely each row is drawn: in proportion to its weight, at most 1, in all `share` of them.
+# ---- learning ----------------------------------------------------------------------------------
 
-    So that what a drawn row counts, its weight over its chance, is the same of all but the largest.
+
+def gradient(params: Params, labelled: Labelled, key: Array, setup: PrmSetup) -> PrmGradient:
+    """Compute the loss of the outcomes, its gradient, and the token rewards of the same pass.
+
+    `ce` over all rows is a sum over rows, so that one pass over the parts of the batch is enough.
+    The other losses compare rows, and a share needs to know how wrong the PRM is about each row:
+    they read all scores first, forward only, and then send dL/ds * s of the drawn rows backward.
+    """
+    cfg, rollout = setup.cfg, labelled.rollout
+    exists_B, label_B = rollout.length_B > 0, _labels(labelled)
+
+    def backward(row_loss: Callable[[Array, ragged.Part], Array], rows: Rollout) -> ragged.Gradient:
+        """The gradient of the sum of row_loss(scores, part) over the rows, and token rewards."""
+
+        def objective(states: likelihood.States) -> Any:
+            logprob_BR, _ = likelihood.token_logprobs(states, setup.sample, setup.model)
+            reference_BR = states.part.pick(labelled.reference_BR)
+            reward_BR = token_rewards(logprob_BR, reference_BR, states.mask_BR, cfg.beta)
+            loss_B = row_loss(jnp.sum(reward_BR, -1), states.part)
+            loss = jnp.sum(jnp.where(states.mask_BR[:, 0], loss_B, 0.0))
+            return loss, ({}, jnp.float32(0), reward_BR)
+
+        out = jnp.zeros(labelled.reference_BR.shape, jnp.float32)
+        return likelihood.gradient(objective, params, rows, setup.model, out)
+
+    if cfg.loss == "ce" and cfg.share == 1:
+        count = jnp.maximum(jnp.sum(exists_B), 1).astype(jnp.float32)
+        found = backward(lambda s_B, part: cross_entropy(s_B, part.pick(label_B)) / count, rollout)
+        return PrmGradient(found.grads, found.value, found.kept, exists_B)
+    logprob_BR, _ = likelihood.logprobs(params, rollout, setup.sample, setup.model)
+    mask_BR = rollout.response_mask_BR
+    reward_BR = token_rewards(logprob_BR, labelled.reference_BR, mask_BR, cfg.beta)
+    samples = label_B.shape[0] // rollout.prompt_QP.shape[0]
+    value, slope_B = jax.value_and_grad(_loss)(
+        jnp.sum(reward_BR, -1), label_B, exists_B, samples, cfg.loss
+    )
+    chance_B = row_chances(jnp.abs(slope_B), exists_B, cfg.share)
+    drawn_B = draw_rows(key, chance_B)
+    weight_B = jnp.where(drawn_B, slope_B / chance_B, 0.0)
+    drawn = dataclasses.replace(rollout, length_B=jnp.where(drawn_B, rollout.length_B, 0))
+    found = backward(lambda s_B, part: part.pick(weight_B) * s_B, drawn)
+    return PrmGradient(found.grads, value, reward_BR, drawn_B)
+
+
+def row_chances(weight_B: Array, exists_B: Array, share: float) -> Array:
+    """Compute the probability [B] with which each row is drawn.
+
+    The probability is proportional to the weight and at most 1; the probabilities add up to at most
+    `share` of the rows.  A drawn row counts weight / probability, which is therefore the same for
+    all rows but the heaviest.
     """
     if share == 1:
         return (weight_B > 0).astype(jnp.float32)
@@ -260,12 +243,63 @@ def chances(weight_B: Array, exists_B: Array, share: float) -> Array:
     return jnp.minimum(share * jnp.sum(exists_B) * weight_B / total, 1.0)
 
 
-def draw(key: Array, chance_B: Array) -> Array:
-    """[B] bool, rows drawn with these chances: their number differs from its mean by less than 1.
+def draw_rows(key: Array, chance_B: Array) -> Array:
+    """Draw rows with the given probabilities by systematic sampling, bool [B].
 
-    Systematic sampling: chances laid end to end, and what stands on a grid of step 1 is drawn, so
-    rows of one prompt, being neighbours, are drawn in proportion too.
+    The probabilities are laid end to end, and the rows that contain a point of a grid with step 1
+    are drawn.  The number of drawn rows differs from its mean by less than 1, also within the
+    adjacent rows of one prompt.
     """
     upto_B = jnp.floor(jnp.cumsum(chance_B) + jax.random.uniform(key))
     passed_B = upto_B > jnp.concatenate([jnp.zeros(1, upto_B.dtype), upto_B[:-1]])
-    return passed_B & (chance_B > 0)  # sums in a tree, as of other backends, may round up and down
+    return passed_B & (chance_B > 0)  # a sum may be rounded across a row without a chance
+
+
+# ---- rewards of lines --------------------------------------------------------------------------
+
+
+def score_responses(
+    params: Params,
+    reference: Params,
+    rollout: Rollout,
+    newline_V: Array,
+    beta: float,
+    sample_cfg: SampleConfig,
+    model_cfg: ModelConfig,
+) -> tuple[Array, Array]:
+    """Compute two scores [B] by which to choose among responses.
+
+    The first is the smallest reward of a line: the paper's choice is the minimum over steps
+    (2412.01981, section 4.1), and a line is a step here.  The second is the sum of all rewards.
+    """
+    logprob_BR, _ = likelihood.logprobs(params, rollout, sample_cfg, model_cfg)
+    reference_BR, _ = likelihood.logprobs(reference, rollout, sample_cfg, model_cfg)
+    mask_BR = rollout.response_mask_BR
+    reward_BR = token_rewards(logprob_BR, reference_BR, mask_BR, beta)
+    ends_BR = newline_V[rollout.response_BR]
+    return smallest_line_reward(reward_BR, ends_BR, mask_BR), jnp.sum(reward_BR, -1)
+
+
+def smallest_line_reward(reward_BR: Array, ends_BR: Array, mask_BR: Array) -> Array:
+    """Compute the smallest reward [B] among the lines of each row; 0 for a row without tokens."""
+    line_BR = sum_on_line_ends(reward_BR, ends_BR, mask_BR)
+    smallest_B = jnp.min(jnp.where(_line_ends(ends_BR, mask_BR), line_BR, jnp.inf), -1)
+    return jnp.where(mask_BR[:, 0], smallest_B, 0.0)
+
+
+def sum_on_line_ends(reward_BR: Array, ends_BR: Array, mask_BR: Array) -> Array:
+    """Add up the token rewards of each line on the last token of that line, [B, R].
+
+    A line ends with a token of `ends_BR`, which belongs to the line, or with the row.
+    """
+    columns = reward_BR.shape[1]
+    ends_BR &= mask_BR
+    line_BR = jnp.cumsum(ends_BR, -1) - ends_BR
+    sum_BR = jax.vmap(lambda x, line: jax.ops.segment_sum(x, line, columns))(reward_BR, line_BR)
+    return jnp.where(_line_ends(ends_BR, mask_BR), jnp.take_along_axis(sum_BR, line_BR, 1), 0.0)
+
+
+def _line_ends(ends_BR: Array, mask_BR: Array) -> Array:
+    """[B, R] bool: the last token of each line."""
+    tokens_from_here_BR = jnp.cumsum(mask_BR[:, ::-1], -1)[:, ::-1]
+    return mask_BR & (ends_BR | (tokens_from_here_BR == 1))

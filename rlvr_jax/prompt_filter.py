@@ -1,11 +1,12 @@
-"""Which groups of a rollout teach the policy, and the places of a step that they fill.
+"""The prompt filter: which groups of a round teach the policy, and the places that they fill.
 
     DAPO dynamic sampling   spread        2503.14476 eq. 11: neither all right nor all wrong
     PRIME prompt filter     low, high     2502.01456, section 4: mean accuracy from 0.2 to 0.8;
-                            whole         its code's option, no response that was cut off
+                            whole         an option of its code, no truncated response in a group
 
-A step has Q places.  Kept groups take them from the first on, round by round; an unfilled place has
-no prompt, and G rows without tokens.  It is never filled with a group that was rejected.
+A step has Q places.  The groups that pass the filter take the places from the first on, round by
+round.  An unfilled place has no prompt, and G rows without tokens; it is never filled with a group
+that was rejected.  A step without a filter is one round that keeps every group.
 """
 
 from typing import NamedTuple
@@ -15,95 +16,113 @@ import jax.numpy as jnp
 
 from rlvr_jax import advantage, sharding
 from rlvr_jax.config import FilterConfig
-from rlvr_jax.structs import Array, Metrics, Rollout
+from rlvr_jax.structs import Array, Metrics, Outcome, Rollout, Round, Selection
 
-UNTRIED, PLACED, REJECTED, SURPLUS = 0, 1, 2, 3  # what becomes of a prompt
-NEAR = 1e-6  # a mean of 4 in 5 is 0.8 however it is rounded
+UNTRIED, PLACED, REJECTED, SURPLUS = 0, 1, 2, 3  # the fate of a prompt
+TOLERANCE = 1e-6  # a mean of 4 in 5 is 0.8 however it is rounded
 
 
 class Held(NamedTuple):
-    """What fills the places of a step so far, and counts over all rounds."""
+    """Held is what fills the places of a step so far."""
 
-    written: Rollout
-    rewards: advantage.Rewards  # finite
-    rounds: Array  # int32
-    kept: Array  # int32, groups; those for whom no place was left too
-    hard: Array  # int32, groups whose mean outcome is too low
-    easy: Array  # int32, too high
-    bad: Array  # int32, rewards that were not finite and are taken as 0
-    total: Array  # float32, sum of all rewards
-
-    @property
-    def outcome_B(self) -> Array:
-        return advantage.outcome(self.rewards)
-
-    @property
-    def filled_Q(self) -> Array:
-        """Bool: the places that are filled."""
-        return jnp.arange(self.written.prompt_QP.shape[0]) < self.kept
+    round: Round
+    outcome: Outcome
 
 
-def nothing(written: Rollout, rewards: advantage.Rewards) -> Held:
-    """No place filled, for rounds of these shapes."""
+def keep_all(rollout: Rollout, decoded: Array, greedy: Rollout | None, outcome: Outcome) -> Held:
+    """Fill all places with the groups of one round, whatever their rewards.
+
+    Rewards that are not finite become 0.
+    """
+    outcome, bad = advantage.finite(outcome)
+    places = rollout.prompt_QP.shape[0]
+    selection = Selection(
+        rounds=jnp.int32(1),
+        kept=jnp.int32(places),
+        too_hard=jnp.int32(0),
+        too_easy=jnp.int32(0),
+        nonfinite=bad,
+        reward_sum=jnp.sum(outcome.rewards["reward"]),
+        fate_X=jnp.full(places, PLACED, jnp.int32),
+    )
+    return Held(Round(rollout, decoded, selection, greedy), outcome)
+
+
+def no_groups(rollout: Rollout, outcome: Outcome, rounds: int) -> Held:
+    """Return places that are all empty, for up to `rounds` rounds of these shapes."""
 
     def empty(x: Array) -> Array:
         return sharding.rows(jnp.zeros(x.shape, x.dtype))
 
     zero = jnp.int32(0)
-    none = jax.tree.map(lambda x_B: empty(x_B).astype(jnp.float32), rewards)
-    return Held(jax.tree.map(empty, written), none, zero, zero, zero, zero, zero, jnp.float32(0))
+    fate_X = jnp.full(rounds * rollout.prompt_QP.shape[0], UNTRIED, jnp.int32)
+    selection = Selection(zero, zero, zero, zero, zero, jnp.float32(0), fate_X)
+    rewards = {name: empty(x_B).astype(jnp.float32) for name, x_B in outcome.rewards.items()}
+    return Held(Round(jax.tree.map(empty, rollout), zero, selection), Outcome(rewards))
 
 
-def sift(
-    held: Held, written: Rollout, rewards: advantage.Rewards, samples: int, cfg: FilterConfig
-) -> tuple[Held, Array]:
-    """One round of Q groups: those that pass fill places.  Each group's fate is as in `merge`."""
-    rewards, bad = advantage.finite(rewards)
-    reward_B = advantage.outcome(rewards)
-    keep_Q = keeps(reward_B, written.truncated_B, samples, cfg)
-    hard_Q, easy_Q = outside(reward_B, samples, cfg)
-    held, fate_Q = merge(held, written, rewards, keep_Q)
-    return held._replace(
-        rounds=held.rounds + 1,
-        hard=held.hard + jnp.sum(hard_Q, dtype=jnp.int32),
-        easy=held.easy + jnp.sum(easy_Q, dtype=jnp.int32),
-        bad=held.bad + bad,
-        total=held.total + jnp.sum(reward_B),
-    ), fate_Q
+def more_rounds(held: Held, cfg: FilterConfig) -> Array:
+    """Return whether another round is due: places are unfilled and rounds are left (bool)."""
+    places = held.round.rollout.prompt_QP.shape[0]
+    selection = held.round.selection
+    return (selection.rounds < cfg.rounds) & (selection.kept < places)
 
 
-def outside(reward_B: Array, samples: int, cfg: FilterConfig) -> tuple[Array, Array]:
-    """[Q] bool: whose mean outcome is below the range, and whose is above it."""
-    mean_Q = jnp.mean(reward_B.reshape(-1, samples), 1)
-    return mean_Q < cfg.low - NEAR, mean_Q > cfg.high + NEAR
+def add_round(
+    held: Held, rollout: Rollout, decoded: Array, outcome: Outcome, cfg: FilterConfig
+) -> Held:
+    """Place the groups of another round that pass the filter into free places, and count fates."""
+    outcome, bad = advantage.finite(outcome)
+    places = rollout.prompt_QP.shape[0]
+    reward_QG = outcome.rewards["reward"].reshape(places, -1)
+    keep_Q = passing_groups(reward_QG, rollout.truncated_B, cfg)
+    too_hard_Q, too_easy_Q = outside_range(reward_QG, cfg)
+    old = held.round.selection
+    held, fate_Q = place_groups(held, rollout, outcome, keep_Q)
+    selection = old._replace(
+        rounds=old.rounds + 1,
+        kept=held.round.selection.kept,
+        too_hard=old.too_hard + jnp.sum(too_hard_Q, dtype=jnp.int32),
+        too_easy=old.too_easy + jnp.sum(too_easy_Q, dtype=jnp.int32),
+        nonfinite=old.nonfinite + bad,
+        reward_sum=old.reward_sum + jnp.sum(reward_QG),
+        fate_X=jax.lax.dynamic_update_slice_in_dim(old.fate_X, fate_Q, old.rounds * places, 0),
+    )
+    round_ = held.round._replace(selection=selection, decoded=held.round.decoded + decoded)
+    return held._replace(round=round_)
 
 
-def keeps(reward_B: Array, truncated_B: Array, samples: int, cfg: FilterConfig) -> Array:
-    """[Q] bool: which groups of finite outcomes teach the policy."""
-    hard_Q, easy_Q = outside(reward_B, samples, cfg)
-    keep_Q = ~(hard_Q | easy_Q)
+def outside_range(reward_QG: Array, cfg: FilterConfig) -> tuple[Array, Array]:
+    """Return the groups whose mean outcome is below the range, and above it, both bool [Q]."""
+    mean_Q = jnp.mean(reward_QG, 1)
+    return mean_Q < cfg.low - TOLERANCE, mean_Q > cfg.high + TOLERANCE
+
+
+def passing_groups(reward_QG: Array, truncated_B: Array, cfg: FilterConfig) -> Array:
+    """Return the groups of finite outcomes that pass the filter, bool [Q]."""
+    too_hard_Q, too_easy_Q = outside_range(reward_QG, cfg)
+    keep_Q = ~(too_hard_Q | too_easy_Q)
     if cfg.spread:
-        reward_QG = reward_B.reshape(-1, samples)
-        keep_Q &= jnp.max(reward_QG, 1) - jnp.min(reward_QG, 1) >= NEAR
+        keep_Q &= jnp.max(reward_QG, 1) - jnp.min(reward_QG, 1) >= TOLERANCE
     if cfg.whole:
-        keep_Q &= ~jnp.any(truncated_B.reshape(-1, samples), 1)
+        keep_Q &= ~jnp.any(truncated_B.reshape(reward_QG.shape), 1)
     return keep_Q
 
 
-def merge(
-    held: Held, written: Rollout, rewards: advantage.Rewards, keep_Q: Array
+def place_groups(
+    held: Held, rollout: Rollout, outcome: Outcome, keep_Q: Array
 ) -> tuple[Held, Array]:
-    """Kept groups of a round into free places, in order.
+    """Move the kept groups of a round into free places, in order.
 
-    Also what became of each group, int32: it has a place (PLACED), it is not kept (REJECTED), or it
-    is and there was no place left (SURPLUS).
+    Also returns the fate of each group, int32 [Q]: it has a place (PLACED), it did not pass
+    (REJECTED), or it passed and no place was free (SURPLUS).
     """
-    places = keep_Q.shape[0]
-    place_Q = held.kept + jnp.cumsum(keep_Q, dtype=jnp.int32) - 1
+    places, selection = keep_Q.shape[0], held.round.selection
+    place_Q = selection.kept + jnp.cumsum(keep_Q, dtype=jnp.int32) - 1
     fate_Q = jnp.where(keep_Q, jnp.where(place_Q < places, PLACED, SURPLUS), REJECTED)
     kept = jnp.sum(keep_Q, dtype=jnp.int32)
-    # Seen from the places: the how-manieth kept group of this round stands there.
-    number_Q = jnp.arange(places) - held.kept
+    # Seen from the places: the kept group of this round, counted from 0, that each place takes.
+    number_Q = jnp.arange(places) - selection.kept
     new_Q = (number_Q >= 0) & (number_Q < kept)
     source_Q = jnp.argsort(~keep_Q, stable=True)[jnp.clip(number_Q, 0, places - 1)]
 
@@ -112,20 +131,24 @@ def merge(
         placed_QX = jnp.where(new_Q[:, None], jnp.take(new_QX, source_Q, 0), old_QX)
         return sharding.rows(placed_QX.reshape(old.shape))
 
-    rows = jax.tree.map(place, (held.written, held.rewards), (written, rewards))
-    return held._replace(written=rows[0], rewards=rows[1], kept=held.kept + kept), fate_Q
+    held_rows = (held.round.rollout, held.outcome.rewards)
+    placed, rewards = jax.tree.map(place, held_rows, (rollout, outcome.rewards))
+    selection = selection._replace(kept=selection.kept + kept)
+    round_ = held.round._replace(rollout=placed, selection=selection)
+    return Held(round_, Outcome(rewards)), fate_Q.astype(jnp.int32)
 
 
-def describe(held: Held) -> Metrics:
-    """What to log of all rounds: shares are of the groups that were tried."""
-    places = held.written.prompt_QP.shape[0]
-    tried = held.rounds * places
+def filter_metrics(round_: Round) -> Metrics:
+    """Compute metrics of all rounds; shares are of the groups that were tried."""
+    places, selection = round_.rollout.prompt_QP.shape[0], round_.selection
+    tried = selection.rounds * places
+    rows = selection.rounds * round_.rollout.length_B.shape[0]
     return {
-        "filter/rounds": held.rounds,
-        "filter/kept_frac": held.kept / tried,
-        "filter/too_hard": held.hard / tried,
-        "filter/too_easy": held.easy / tried,
-        "filter/unfilled": jnp.maximum(places - held.kept, 0),
-        "filter/surplus": jnp.maximum(held.kept - places, 0),
-        "filter/reward": held.total / (held.rounds * held.outcome_B.size),
+        "filter/rounds": selection.rounds,
+        "filter/kept_frac": selection.kept / tried,
+        "filter/too_hard": selection.too_hard / tried,
+        "filter/too_easy": selection.too_easy / tried,
+        "filter/unfilled": jnp.maximum(places - selection.kept, 0),
+        "filter/surplus": jnp.maximum(selection.kept - places, 0),
+        "filter/reward": selection.reward_sum / rows,
     }

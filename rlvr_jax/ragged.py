@@ -1,9 +1,12 @@
-"""Reading what was written, at the cost of its real tokens.
+"""The length-adaptive reader: it runs a model over ragged rows at the cost of their real tokens.
 
-Rows are sorted by length and read in parts: as many rows at a time as make up `part_tokens`, in the
-fewest columns, of a few compiled widths, that hold them.  A prompt is read once for all rows that
-continue it, forward and backward.  Policy, reference and verifier read this way, and gradients are
-summed this way.
+Rows are sorted by length and read in parts: as many rows at a time as make up `part_tokens`, padded
+to the smallest of a few compiled widths that holds them.  A prompt is read once for all responses
+that continue it, forward and backward.  Everything that reads goes through here:
+
+    read_prompts    keys and values of prompts, once for each prompt
+    map_rows        values of rows, forward only: reference, PRM, verifier, value head
+    gradient        the gradient of a loss, summed over the parts: policy, PRM, supervised training
 """
 
 from collections.abc import Callable
@@ -23,51 +26,53 @@ Objective = Callable[[Params, model.Prefix, "Part"], tuple[Array, tuple[Metrics,
 
 
 class Gradient(NamedTuple):
-    """What is known when every part has been read, forward and backward."""
+    """A Gradient is the sum over all parts of a loss and of its derivatives."""
 
     grads: Params
-    value: Array
-    sums: Metrics
-    most: Array  # a maximum
-    kept: Any  # values of rows
-    run: Array  # row-columns
+    value: Array  # the loss
+    sums: Metrics  # sums that the objective asked for, by name
+    most: Array  # the maximum over all parts of a number that the objective asked for
+    kept: Any  # values of rows that the objective asked to keep
+    run: Array  # int32, columns that were run through the model, padding included, times their rows
 
 
 class Part(NamedTuple):
-    """Rows of a batch, numbered within each of S data shards, and how many columns hold them."""
+    """A Part is some rows of a batch, numbered within each of S data shards, and their width."""
 
     index_SM: Array  # int32; past the shard's end where the part is not full
-    columns: int
+    columns: int  # width that all rows of the part are padded to
 
     def pick(self, x: Array) -> Array:
-        """These rows of x, of which the first columns."""
+        """Take the rows of this part from x [B] or [B, columns], and their first columns."""
         picked = sharding.take(x, self.index_SM)
         return picked if x.ndim == 1 else picked[:, : self.columns]
 
     def pick_end(self, x: Array) -> Array:
-        """These rows of x, of which the last columns (left-padded prompts)."""
+        """Take the rows of this part from left-padded prompts x, and their last columns."""
         return sharding.take(x, self.index_SM)[:, -self.columns :]
 
     def exists(self, x_B: Array) -> Array:
-        """[S * M] bool: which rows of the part there are."""
+        """Return [S * M] bool: the rows that exist; the last part may be partly empty."""
         return (self.index_SM < x_B.shape[0] // self.index_SM.shape[0]).reshape(-1)
 
 
 def widths(columns: int) -> list[int]:
-    """The compiled widths, from the widest down: halves."""
+    """Return the compiled widths, from the widest down; each is half of the one before."""
     found = [columns]
     while found[-1] > LEAST:
         found.append(max(LEAST, -(-found[-1] // 2)))
     return found
 
 
-def each(
+def visit_parts(
     visit: Callable[[Any, Part], Any], carry: Any, length_B: Array, columns: int, tokens: int
 ) -> tuple[Any, Array]:
-    """`carry` after a visit of every part, longest rows first, and the row-columns visited.
+    """Fold `visit` over all parts of a batch, longest rows first, like `jax.lax.scan`.
 
     Rows without tokens are not visited.  On a mesh every shard sorts its own rows, and a part is as
-    wide as its longest row on any of them.
+    wide as its longest row on any shard.  A part has about `tokens` tokens per shard.
+
+    Returns the last carry and the number of row-columns that were visited (int32).
     """
     shards = sharding.data_shards()
     length_SN = length_B.reshape(shards, -1)
@@ -94,10 +99,13 @@ def each(
     return state[2], state[1]
 
 
-def prompts(
+def read_prompts(
     params: Params, token_QP: Array, mask_QP: Array, cfg: ModelConfig
 ) -> tuple[model.Prefix, Array]:
-    """What rows that continue these (left-padded) prompts need of them, and the row-columns run."""
+    """Run left-padded prompts through the model, once each.
+
+    Returns the prefixes that responses continue, and the row-columns that were run (int32).
+    """
     last_QD, kv = _empty(params, mask_QP, cfg)
 
     def visit(carry, part):
@@ -112,28 +120,29 @@ def prompts(
 
         return last_QD, jax.tree.map(write, kv, read.kv)
 
-    (last_QD, kv), run = each(
+    (last_QD, kv), run = visit_parts(
         visit, (last_QD, kv), _span(mask_QP), mask_QP.shape[1], cfg.part_tokens
     )
     return model.Prefix(last_QD, kv, mask_QP), run
 
 
-def rows(
+def map_rows(
     of_part: Callable[[Part], Any], out: Any, length_B: Array, columns: int, cfg: ModelConfig
-) -> tuple[Any, Array]:
-    """Values of rows, computed part by part and put into `out`, and the row-columns run.
+) -> Any:
+    """Compute values of rows part by part, and return `out` with these values written into it.
 
-    `of_part(part)` gives values [S * M] or [S * M, columns] for the leaves of `out`.
+    `of_part` returns values [S * M] or [S * M, columns] for each leaf of `out`, which is [B] or
+    [B, `columns`].
     """
 
     def visit(out, part):
         return _write(out, of_part(part), part)
 
-    return each(visit, out, length_B, columns, cfg.part_tokens)
+    return visit_parts(visit, out, length_B, columns, cfg.part_tokens)[0]
 
 
 def _write(out: Any, values: Any, part: Part) -> Any:
-    """`out` with the values of a part's rows."""
+    """Return `out` with the values of a part's rows written into it."""
 
     def write(whole, new):
         if whole.ndim > 1:
@@ -146,16 +155,17 @@ def _write(out: Any, values: Any, part: Part) -> Any:
 def gradient(
     objective: Objective, params: Params, rollout: Rollout, cfg: ModelConfig, out: Any = ()
 ) -> Gradient:
-    """Gradient of `objective(params, prefix, part) -> value, (sums, most, kept)` over all parts.
+    """Compute the gradient of `objective(params, prefix, part) -> value, (sums, most, kept)`.
 
-    Values and sums are added up, of most the maximum is taken, and what is kept of the rows is put
-    into `out`, as in `rows`.  A prompt's share of the gradient is collected from the rows that saw
-    it and sent back through it once; its forward pass is computed again for that instead of kept.
+    Over the parts, `value` and `sums` are added up and the maximum of `most` is taken; `kept` holds
+    values of rows that are written into `out`, as in `map_rows`.  The gradient that reaches a
+    prompt's keys and values is collected from all rows that attend to that prompt, and sent back
+    through the prompt once; the prompt's forward pass is computed again for that, to save memory.
     """
     token_QP, mask_QP = rollout.prompt_QP, rollout.prompt_mask_QP
     columns = rollout.response_BR.shape[1]
     layers = model.unstack(params, cfg)
-    prefix, _ = prompts(layers, token_QP, mask_QP, cfg)
+    prefix, _ = read_prompts(layers, token_QP, mask_QP, cfg)
     length_Q = _span(mask_QP)
 
     def of_part(layers, seen, part):
@@ -177,7 +187,7 @@ def gradient(
     # In float32 whatever the compute dtype: these are sums over all parts.
     like = ((layers, seen), jnp.float32(0), sums, most)
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), like)
-    ((grads, d_seen), value, sums, most, kept), run = each(
+    ((grads, d_seen), value, sums, most, kept), run = visit_parts(
         visit, (*zero, out), rollout.length_B, columns, cfg.part_tokens
     )
 
@@ -197,18 +207,18 @@ def gradient(
         _, pull = jax.vjp(read, layers)
         return jax.tree.map(jnp.add, grads, pull((wanted(d_seen[0], -2), d_kv))[0])
 
-    grads, again = each(back, grads, length_Q, mask_QP.shape[1], cfg.part_tokens)
+    grads, again = visit_parts(back, grads, length_Q, mask_QP.shape[1], cfg.part_tokens)
     return Gradient(model.restack(grads), value, sums, most, kept, run + again)
 
 
 def _span(mask_QP: Array) -> Array:
-    """Columns from the first that exists to the last of all."""
+    """Columns from the first token of each prompt to the last column."""
     begun_QP = jnp.cumsum(mask_QP, -1) > 0
     return jnp.sum(begun_QP, -1, dtype=jnp.int32)
 
 
 def _empty(params: Params, mask_QP: Array, cfg: ModelConfig):
-    """Zeros where prompts that have not been read will stand."""
+    """Zeros of the shape of the prompts' hidden states, keys and values."""
     _, shapes = jax.eval_shape(
         lambda params: model.prefill(params, mask_QP.astype(jnp.int32), mask_QP, cfg), params
     )

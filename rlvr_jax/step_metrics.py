@@ -1,84 +1,143 @@
-"""What to log of a step: scalars of rollouts, verdicts and updates, computed on the device."""
+"""The scalars that a step logs, computed on the device: of rollouts, verdicts, credit and updates.
+
+Means of rows are taken over `counted`, a bool array [B] or True: the rows of places that the prompt
+filter has filled.
+"""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import advantage, verifier
-from rlvr_jax.structs import Array, Metrics, Rollout
+from rlvr_jax import verifier
+from rlvr_jax.structs import Array, Credit, Metrics, Rollout, Signals
 
 
-def describe(
-    written: Rollout, reward_B: Array, samples: int, held_B: Array | None = None
+class UpdateLogs(NamedTuple):
+    """UpdateLogs are what the updates of a step measured."""
+
+    loss: Array
+    sums: Metrics  # sums over the tokens of one epoch, by the name of their mean
+    gap: Array  # largest difference between log-probs of the sampler and of the trainer
+    run: Array  # row-columns that were run through the model, padding included
+
+
+def of_rollout(
+    rollout: Rollout, reward_B: Array, samples: int, counted: Array | bool = True
 ) -> Metrics:
-    """Statistics of a batch of rollouts, for the log; of the rows that are `held` (None: all)."""
+    """Compute statistics of the rewards and lengths of a rollout."""
     reward_QG = reward_B.reshape(-1, samples)
     equal_B = jnp.repeat(jnp.max(reward_QG, 1) - jnp.min(reward_QG, 1) < 1e-6, samples)
-    length_B = written.length_B.astype(jnp.float32)
+    length_B = rollout.length_B.astype(jnp.float32)
+    truncated_B = rollout.truncated_B.astype(jnp.float32)
     bins = jnp.clip((reward_B * 10).astype(jnp.int32), 0, 9)
-    if held_B is not None:
-        bins = jnp.where(held_B, bins, 10)  # of no bin
-    ranges = of_rows("reward", reward_B, held_B) | of_rows("length", length_B, held_B)
-    ranges = {name.replace("length/", "completion/length_"): x for name, x in ranges.items()}
+    bins = jnp.where(counted, bins, 10)  # outside the histogram
+    ranges = of_rows("reward", reward_B, counted)
+    ranges |= of_rows("completion/length", length_B, counted, separator="_")
     return ranges | {
-        "reward/std": jnp.std(reward_B, where=held_B),
-        "reward/frac_zero_std": jnp.mean(equal_B.astype(jnp.float32), where=held_B),
+        "reward/std": jnp.std(reward_B, where=counted),
+        "reward/frac_zero_std": jnp.mean(equal_B.astype(jnp.float32), where=counted),
         "reward/histogram": jnp.sum(jax.nn.one_hot(bins, 10), 0),
-        "completion/truncated_frac": jnp.mean(
-            written.truncated_B.astype(jnp.float32), where=held_B
-        ),
+        "completion/truncated_frac": jnp.mean(truncated_B, where=counted),
         "completion/tokens": jnp.sum(length_B),
-        "completion/identical_frac": identical(written),
+        "completion/identical_frac": identical_share(rollout),
     }
 
 
-def of_rows(name: str, x_B: Array, held_B: Array | None) -> Metrics:
-    """Mean and range over the rows that are `held` (None: all)."""
+def of_rows(name: str, x_B: Array, counted: Array | bool = True, separator: str = "/") -> Metrics:
+    """Compute the mean and the range of a number of each row."""
     return {
-        f"{name}/mean": jnp.mean(x_B, where=held_B),
-        f"{name}/min": jnp.min(x_B, initial=jnp.inf, where=held_B),
-        f"{name}/max": jnp.max(x_B, initial=-jnp.inf, where=held_B),
+        f"{name}{separator}mean": jnp.mean(x_B, where=counted),
+        f"{name}{separator}min": jnp.min(x_B, initial=jnp.inf, where=counted),
+        f"{name}{separator}max": jnp.max(x_B, initial=-jnp.inf, where=counted),
     }
 
 
-def identical(written: Rollout) -> Array:
-    """The share of responses that are the most frequent one, by a hash of their tokens."""
-    wrote_B = written.length_B > 0  # where a filter left places unfilled, nobody did
-    columns = written.response_BR.shape[1]
+def identical_share(rollout: Rollout) -> Array:
+    """Compute the share of the responses that equal the most frequent response.
+
+    Responses are compared by a hash of their tokens.  Rows without tokens do not count.
+    """
+    exists_B = rollout.length_B > 0
+    columns = rollout.response_BR.shape[1]
     odd_R = jnp.arange(columns, dtype=jnp.uint32) * jnp.uint32(2654435761) * 2 + 1
-    mixed_BR = (written.response_BR.astype(jnp.uint32) + 1) * jnp.uint32(2246822519)
+    mixed_BR = (rollout.response_BR.astype(jnp.uint32) + 1) * jnp.uint32(2246822519)
     mixed_BR = (mixed_BR ^ (mixed_BR >> 15)) * odd_R
-    hash_B = jnp.sum(jnp.where(written.response_mask_BR, mixed_BR, 0), -1, dtype=jnp.uint32)
+    hash_B = jnp.sum(jnp.where(rollout.response_mask_BR, mixed_BR, 0), -1, dtype=jnp.uint32)
     sorted_B = jnp.sort(hash_B)
     behind_B = jnp.searchsorted(sorted_B, hash_B, side="right")
     count_B = behind_B - jnp.searchsorted(sorted_B, hash_B, side="left")
-    most = jnp.max(jnp.where(wrote_B, count_B, 0)).astype(jnp.float32)
-    return most / jnp.maximum(jnp.sum(wrote_B), 1)
+    largest = jnp.max(jnp.where(exists_B, count_B, 0)).astype(jnp.float32)
+    return largest / jnp.maximum(jnp.sum(exists_B), 1)
 
 
-def useful(written: Rollout, decoded: Array) -> Array:
-    """The share of decoded rows that gave a token; of none, all.
+def decoding_occupancy(rollout: Rollout, decoded: Array) -> Array:
+    """Compute the share of the decoded rows that gave a token; 1 if nothing was decoded.
 
-    Every response's first token is drawn from its prompt, without a row decoded for it.
+    The first token of each response is drawn from its prompt, without decoding a row.
     """
-    tokens = jnp.sum(written.response_mask_BR[:, 1:])
+    tokens = jnp.sum(rollout.response_mask_BR[:, 1:])
     return jnp.where(decoded > 0, tokens / jnp.maximum(decoded, 1), 1.0)
 
 
-def of_estimate(
-    found: advantage.Estimate, value_BR: Array | None, mask_BR: Array, held_B: Array | None
+def of_credit(
+    credit: Credit, signals: Signals, mask_BR: Array, counted: Array | bool = True
 ) -> Metrics:
-    """Advantages of first tokens, and what the values explain and the token rewards add."""
-    metrics = of_rows("advantage", found.advantage_BR[:, 0], held_B)
-    if found.target_BR is not None:
-        assert value_BR is not None
-        metrics |= advantage.explained(value_BR, found.target_BR, mask_BR)
-    if found.process_BR is not None:
-        metrics |= advantage.describe(found, mask_BR)
+    """Compute statistics of the advantages of first tokens, of values and of token rewards."""
+    metrics = of_rows("advantage", credit.advantage_BR[:, 0], counted)
+    if credit.target_BR is not None and signals.value_BR is not None:
+        metrics |= explained_variance(signals.value_BR, credit.target_BR, mask_BR)
+    if credit.process_BR is not None:
+        metrics |= process_shares(credit.process_BR, credit.outcome_BR, mask_BR)
     return metrics
 
 
-def verdicts(score: verifier.Score) -> Metrics:
-    """What to log of a verifier's verdicts."""
+def process_shares(process_BR: Array, outcome_BR: Array, mask_BR: Array) -> Metrics:
+    """Compute the spread over tokens of the two parts of the advantage, and their correlation.
+
+    The parts come from token rewards and from outcomes.  The correlation is 0 if one of them has no
+    spread.
+    """
+    count = jnp.maximum(jnp.sum(mask_BR), 1)
+
+    def centred(x_BR: Array) -> Array:
+        mean = jnp.sum(jnp.where(mask_BR, x_BR, 0.0)) / count
+        return jnp.where(mask_BR, x_BR - mean, 0.0)
+
+    process_BR, outcome_BR = centred(process_BR), centred(outcome_BR)
+    process, outcome = (jnp.sqrt(jnp.sum(x**2) / count) for x in (process_BR, outcome_BR))
+    both = jnp.sum(process_BR * outcome_BR) / count
+    return {
+        "advantage/process_std": process,
+        "advantage/outcome_std": outcome,
+        "advantage/correlation": both / jnp.maximum(process * outcome, 1e-12),
+    }
+
+
+def explained_variance(value_BR: Array, target_BR: Array, mask_BR: Array) -> Metrics:
+    """Compute the mean value of the tokens, and the share of the targets' variance it explains.
+
+    The share is 1 - var(target - V) / var(target), and 0 for targets that are all equal.
+    """
+    count = jnp.maximum(jnp.sum(mask_BR), 1)
+
+    def mean(x_BR: Array) -> Array:
+        return jnp.sum(jnp.where(mask_BR, x_BR, 0.0)) / count
+
+    def variance(x_BR: Array) -> Array:
+        return mean((x_BR - mean(x_BR)) ** 2)
+
+    largest = jnp.max(target_BR, initial=-jnp.inf, where=mask_BR)
+    smallest = jnp.min(target_BR, initial=jnp.inf, where=mask_BR)
+    share = 1 - variance(target_BR - value_BR) / jnp.maximum(variance(target_BR), 1e-12)
+    return {
+        "value/mean": mean(value_BR),
+        "value/explained": jnp.where(largest > smallest, share, 0.0),
+    }
+
+
+def of_verdicts(score: verifier.Score) -> Metrics:
+    """Compute means over the verdicts of a verifier."""
     return {
         "verifier/p1_mean": jnp.mean(score.p1_B),
         "verifier/mass01": jnp.mean(score.mass_B),
@@ -87,20 +146,19 @@ def verdicts(score: verifier.Score) -> Metrics:
     }
 
 
-def of_tokens(
-    written: Rollout, epochs: int, value: Array, sums: Metrics, gap: Array, run: Array, norm: Array
-) -> Metrics:
-    """What to log of the updates: the loss, sums over the tokens of an epoch as their means, the
-    largest gap between sampler and trainer, the useful share of row-columns, the gradient's norm.
+def of_updates(rollout: Rollout, epochs: int, logs: UpdateLogs, norm: Array) -> Metrics:
+    """Compute the metrics of the policy's updates; sums over tokens become means.
+
+    `norm` is the norm of the gradient.
     """
-    read = jnp.maximum(jnp.sum(written.length_B), 1).astype(jnp.float32)
-    asked = jnp.sum(written.prompt_mask_QP)
-    means = {name: total / read for name, total in sums.items()}
+    read = jnp.maximum(jnp.sum(rollout.length_B), 1).astype(jnp.float32)
+    prompt_tokens = jnp.sum(rollout.prompt_mask_QP)
+    means = {name: total / read for name, total in logs.sums.items()}
     square = means.pop("mismatch/ratio_square")
     return means | {
         "mismatch/ess": means["mismatch/ratio"] ** 2 / jnp.maximum(square, 1e-12),
-        "policy/loss": value,
+        "policy/loss": logs.loss,
         "policy/grad_norm": norm,
-        "mismatch/logprob_diff_max": gap,
-        "perf/update_useful": epochs * (read + asked) / jnp.maximum(run, 1),
+        "mismatch/logprob_diff_max": logs.gap,
+        "perf/update_useful": epochs * (read + prompt_tokens) / jnp.maximum(logs.run, 1),
     }

@@ -1,6 +1,6 @@
 """The types that cross module borders, and the one key of dimension letters.
 
-Arrays end in their dimensions: `logprob_BR` is a [rows, response columns] array.
+The name of an array ends in its dimensions: `logprob_BR` is a [rows, response columns] array.
 
     Q  prompts in a step              V  vocabulary
     G  samples per prompt             D  model width
@@ -10,14 +10,20 @@ Arrays end in their dimensions: `logprob_BR` is a [rows, response columns] array
     T  columns of a query             H  head size
     S  columns of a cache             F  feed-forward width
     C  verifier-context columns       L  layers
-    E  experts
+    E  experts                        J  verifier templates
 
-Token arrays are columns plus a mask: position = running count of the mask, and a query sees
-earlier columns whose mask is set.  Left padding, early stop and text that follows a ragged
-response are then one case.  Everything here is data: no method computes more than a view.
+Token arrays are columns plus a mask.  The position of a token is the running count of its mask, and
+a query attends to earlier columns whose mask is set.  Left padding, early stop and text that
+follows a ragged response are therefore one case.
+
+One training step turns these types into each other:
+
+    Prompts -> Round -> Signals -> Credit -> TrainState
+
+Everything here is data: no method computes more than a view.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,60 +34,74 @@ Params = dict[str, Array]  # flat; every key ends in its shape: `q_LDNH`, `embed
 Metrics = dict[str, Array]
 
 
+# ---- what goes in ----------------------------------------------------------------------------
+
+
 @struct.dataclass
 class Prompts:
-    """What a step is asked: left-padded token ids, int32, with bool masks."""
+    """Prompts are the problems of one step as left-padded token ids (int32) with bool masks.
+
+    Without a verifier the context columns C may be 0.  With J verifier templates each prompt has J
+    adjacent rows in `check_QC`.
+    """
 
     prompt_QP: Array
     prompt_mask_QP: Array
-    check_QC: Array  # the verifier's context: question and reference, up to where the answer goes;
-    # with J templates J adjacent rows for each prompt
+    check_QC: Array  # the verifier's context: template, question and reference, up to the answer
     check_mask_QC: Array
 
 
 @struct.dataclass
 class Rollout:
-    """Q prompts and G responses to each.  EOS belongs to the response; masks come from lengths."""
+    """A rollout holds Q prompts and the G responses that a policy wrote to each.
+
+    The end-of-sequence token belongs to the response.  Masks are computed from lengths, never from
+    padding ids.
+    """
 
     prompt_QP: Array
     prompt_mask_QP: Array
     response_BR: Array  # int32
-    length_B: Array  # int32, tokens of the response, EOS included
-    truncated_B: Array  # bool, the budget of R tokens ended before EOS
-    logprob_BR: Array  # float32, under the distribution that was sampled; 0 where there is no token
+    length_B: Array  # int32, tokens of the response, end-of-sequence token included
+    truncated_B: Array  # bool, the budget of R tokens ended before an end-of-sequence token
+    logprob_BR: Array  # float32, under the distribution that was sampled; 0 in padding
 
     @property
     def response_mask_BR(self) -> Array:
+        """Bool: the columns that hold a token of the response."""
         return jnp.arange(self.response_BR.shape[1]) < self.length_B[:, None]
 
 
 @struct.dataclass
-class Verdict:
-    """How the verifier is asked for its verdict, in token ids and vocabulary tables."""
+class Spelling:
+    """A Spelling is the vocabulary as bytes: enough to find a marked answer in token ids."""
 
-    tail_JC: Array  # int32, J templates after the answer; the verdict is read in the last column
-    tail_mask_JC: Array  # bool, shorter ones stand to the right
+    bytes_VW: Array  # uint8, the text of each token: its first W bytes, padded with 0
+    length_V: Array  # int32, bytes of each token
+    kind_U: Array  # uint8, kinds of characters by code point (`extract.REFUSED` and so on)
+    last_line: Array  # bool, whether the last line stands in where no answer is marked
+
+
+@struct.dataclass
+class Verdict:
+    """A Verdict says how the verifier is asked, in token ids and tables over the vocabulary."""
+
+    tail_JC: Array  # int32, J templates after the answer; the last column predicts the verdict
+    tail_mask_JC: Array  # bool, shorter templates are padded on the left
     accept: Array  # int32, id of the token that means correct
     reject: Array  # int32, id of the token that means wrong
     newline_V: Array  # bool, tokens that end a line
     blank_V: Array  # bool, tokens that are no visible text (white space, control tokens)
     control_V: Array  # bool, tokens that are no text at all (role markers): never shown
-    spelling: "Spelling | None" = None  # to find boxes and markers; None: the last line is shown
+    spelling: Spelling | None = None  # for marked answers; None: the last line is the answer
 
 
-@struct.dataclass
-class Spelling:
-    """What the device needs to find a marked answer in token ids."""
-
-    bytes_VW: Array  # uint8, the text of each token, its first W bytes; then 0
-    length_V: Array  # int32, how many of them there are
-    kind_U: Array  # uint8, kinds of characters, by code point (`answer.REFUSED` and so on)
-    last_line: Array  # bool, whether the last line stands in where nothing is marked
+# ---- what is kept ----------------------------------------------------------------------------
 
 
 @struct.dataclass
 class Learner:
-    """A model that is trained beside the policy, and its optimizer."""
+    """A Learner is a model that is trained beside the policy, together with its optimizer."""
 
     params: Params
     opt_state: Any
@@ -89,23 +109,144 @@ class Learner:
 
 @struct.dataclass
 class TrainState:
-    """All that a training step changes, in one pytree: donated, checkpointed, restored."""
+    """A TrainState is all that a training step changes, in one pytree.
 
-    step: Array  # int32
-    key: Array  # the only source of randomness; streams are folds of it by step, row, position
-    policy: Params
+    The state is donated to the step, checkpointed and restored as a whole.  An absent `prm` or
+    `kl_coef` is absent for the whole stage.
+    """
+
+    step: Array  # int32, steps done
+    key: Array  # the only source of randomness; streams fold in the step, the row, the position
+    params: Params  # of the model that the stage trains: policy, verifier or PRM
     opt_state: Any
     skipped: Array  # int32, updates left out so far because loss or gradient was not finite
     skipped_in_row: Array  # int32, steps since all updates, of policy and PRM, were finite
     prm: Learner | None = None  # where token rewards are asked for
-    kl_coef: Array | None = None  # float32, where it adapts
+    kl_coef: Array | None = None  # float32, where the KL coefficient adapts
+
+
+def no_tokens() -> Array:
+    """Return an empty table over the vocabulary, for stages that never look anything up in it."""
+    return jnp.zeros(0, bool)
 
 
 @struct.dataclass
 class Frozen:
-    """Models that a step reads and never changes."""
+    """Frozen models are read by a step and never changed."""
 
-    reference: Params  # empty where neither a KL term nor the PRM asks for it
-    verifier: Params  # empty, and `verdict` None, where rewards come from the host
-    verdict: Verdict
-    newline_V: Array | None = None  # bool, tokens that end a line, where the PRM rewards lines
+    reference: Params  # empty where neither a KL term nor the PRM reads the reference policy
+    verifier: Params  # empty where the host computes the rewards
+    verdict: Verdict | None = None  # None where the host computes the rewards
+    newline_V: Array = struct.field(default_factory=no_tokens)  # bool, tokens that end a line;
+    # empty unless the PRM rewards whole lines
+
+
+# ---- the four values of a step ---------------------------------------------------------------
+
+
+class Outcome(NamedTuple):
+    """An Outcome holds the rewards of whole responses, by name.
+
+    The reward named `reward` is the outcome: it labels the PRM, drives the prompt filter and is
+    what metrics report.  Further names are those of `also` in the config.
+    """
+
+    rewards: dict[str, Array]  # name -> float32 [B]
+    greedy: dict[str, Array] | None = None  # the same for one greedy answer to each prompt, [Q]
+
+
+class Selection(NamedTuple):
+    """A Selection counts which groups the prompt filter kept, over all rounds of a step."""
+
+    rounds: Array  # int32, rounds of generation
+    kept: Array  # int32, groups that passed the filter, also those for which no place was free
+    too_hard: Array  # int32, groups whose mean outcome is below the range of the filter
+    too_easy: Array  # int32, groups whose mean outcome is above it
+    nonfinite: Array  # int32, rewards that were not finite and count as 0
+    reward_sum: Array  # float32, sum of all outcomes, of rejected groups too
+    fate_X: Array  # int32, the fate of each prompt that could be drawn (`prompt_filter.PLACED`...)
+
+
+class Round(NamedTuple):
+    """A Round is what the policy wrote in a step, and which rows and groups of it count.
+
+    A step has Q places for groups.  Without a prompt filter all of them are filled.  An unfilled
+    place has G rows of length 0 that count nowhere.
+    """
+
+    rollout: Rollout
+    decoded: Array  # int32, rows that were run through the model to write, free slots included
+    selection: Selection
+    greedy: Rollout | None = None  # one greedy answer to each prompt, for the ReMax baseline
+
+    @property
+    def own_BR(self) -> Array:
+        """Bool: the tokens that the policy wrote itself."""
+        return self.rollout.response_mask_BR
+
+    @property
+    def samples(self) -> int:
+        """Samples per prompt, G."""
+        return self.rollout.length_B.shape[0] // self.rollout.prompt_QP.shape[0]
+
+    @property
+    def filled_B(self) -> Array:
+        """Bool: the rows of places that hold a group."""
+        filled_Q = jnp.arange(self.rollout.prompt_QP.shape[0]) < self.selection.kept
+        return jnp.repeat(filled_Q, self.samples)
+
+    @property
+    def counted_B(self) -> Array:
+        """Bool: the rows over which means are taken.
+
+        If no place is filled these are all rows, whose values are all 0: the mean of an empty set
+        would not be a number.
+        """
+        return self.filled_B | ~jnp.any(self.filled_B)
+
+
+class Signals(NamedTuple):
+    """Signals are all that is known about a round before credit is assigned.
+
+    They are filled in one place, `step.observe`.  A field that the stage does not need is None, for
+    the whole compile.
+    """
+
+    rewards: dict[str, Array]  # outcome rewards by name, float32 [B], finite; gates multiplied in
+    reference_BR: Array  # log-probs of the reference policy; the sampler's where none is read
+    kl_coef: Array  # float32, the coefficient of the KL term in this step
+    metrics: Metrics  # scalars that were measured on the way
+    behaviour_BR: Array | None = None  # the trainer's log-probs before the first of several updates
+    token_reward_BR: Array | None = None  # rewards of single tokens, from the PRM
+    kl_BR: Array | None = None  # estimate of the KL per token, where it is part of the reward
+    value_BR: Array | None = None  # values of the value head before this step's updates
+    greedy_Q: Array | None = None  # total reward of the greedy answer to each prompt
+    learner: Learner | None = None  # the PRM after its own update
+
+
+class Credit(NamedTuple):
+    """Credit is the share that each token has in the outcome: constants for the gradient."""
+
+    advantage_BR: Array
+    outcome_BR: Array  # the part of the advantage that comes from outcomes, before whitening
+    nonfinite: Array  # int32, numbers among the signals that were not finite and count as 0
+    process_BR: Array | None = None  # the part that token rewards add
+    target_BR: Array | None = None  # what the value head learns, A + V
+
+
+class StepResult(NamedTuple):
+    """A StepResult is what one training step returns."""
+
+    state: TrainState
+    rollout: Rollout
+    reward_B: Array  # outcome of each row
+    advantage_B: Array  # advantage of the first token of each row: all that follows depends on it
+    metrics: Metrics  # scalars
+    fate_X: Array  # int32, the fate of each prompt that could be drawn, as in Selection
+
+
+class Update(NamedTuple):
+    """An Update is what a training step without a rollout to show returns."""
+
+    state: TrainState
+    metrics: Metrics

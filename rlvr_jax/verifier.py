@@ -70,7 +70,7 @@ def judge(
     answer is a row in each of J templates.
     """
     params = model.unstack(jax.lax.stop_gradient(params), cfg)
-    prefix, _ = ragged.prompts(params, prompts.check_QC, prompts.check_mask_QC, cfg)
+    prefix, _ = ragged.read_prompts(params, prompts.check_QC, prompts.check_mask_QC, cfg)
     blocked_B = cut_B | (length_B == 0)
     ways = verdict.tail_JC.shape[0]
     samples = length_B.shape[0] * ways // prompts.check_QC.shape[0]
@@ -95,7 +95,7 @@ def judge(
 
     zero_X, no_X = jnp.zeros(length_X.shape, jnp.float32), jnp.zeros(length_X.shape, bool)
     nothing = Score(zero_X, zero_X, zero_X, ~no_X, ~no_X)
-    each = ragged.rows(of_part, nothing, length_X, token_BR.shape[1], cfg)[0]
+    each = ragged.map_rows(of_part, nothing, length_X, token_BR.shape[1], cfg)
     return combine(Score(*(x.reshape(-1, ways) for x in each)), reward_cfg)
 
 

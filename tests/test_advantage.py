@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlvr_jax import advantage, sharding
+from given import credit
+from rlvr_jax import advantage, returns, sharding
 from rlvr_jax.config import AdvantageConfig, MeshConfig, OverlongConfig, RlStage
 
 Q, G, R = 4, 3, 6
@@ -31,16 +32,16 @@ def given():
 
 
 def run(cfg, given, mask=MASK, samples=G, dtype=np.float64, **changes):
-    """`estimate` in float64; the behind of a row is rubbish in every input."""
+    """`assign_credit` in float64; the behind of a row is rubbish in every input."""
     x = {k: jnp.asarray(np.asarray(v, dtype)) for k, v in (given | changes).items()}
-    found = advantage.estimate(
+    found = credit(
         x["reward"],
         jnp.asarray(mask),
         samples,
         cfg,
         kl_BR=x["kl"],
         kl_coef=changes.get("beta", BETA),
-        process_BR=x["process"],
+        token_reward_BR=x["process"],
         value_BR=x["value"],
         greedy_Q=x["greedy"],
     )
@@ -279,7 +280,7 @@ def test_it_is_the_formula(given, name):
     given = quiet(name, given)
     got, found = x64(AdvantageConfig(**options), given)
     want = formula(given)
-    assert got.shape == (B, R) and int(found.bad) == 0
+    assert got.shape == (B, R) and int(found.nonfinite) == 0
     for i in range(B):
         for t in range(LENGTHS[i]):
             assert got[i, t] == pytest.approx(want[i][t], rel=1e-9, abs=1e-11), (name, i, t)
@@ -303,7 +304,7 @@ def test_what_lies_behind_a_row_plays_no_part(given, name):
     got, _ = x64(cfg, given)
     rubbish = {k: np.where(MASK, given[k], np.nan) for k in ("kl", "process", "value")}
     again, found = x64(cfg, given | rubbish)
-    assert int(found.bad) == 0
+    assert int(found.nonfinite) == 0
     np.testing.assert_array_equal(got[MASK], again[MASK])
 
 
@@ -333,7 +334,7 @@ def test_nothing_is_never_nan(given, name):
     broken["value"][2, 1] = np.nan
     found = run(cfg, broken, dtype=np.float32)
     assert np.all(np.isfinite(np.asarray(found.advantage_BR)))
-    assert int(found.bad) == 5 + (cfg.baseline == "value")
+    assert int(found.nonfinite) == 5 + (cfg.baseline == "value")
     zeros = {k: np.where(np.isfinite(v), v, 0) for k, v in broken.items()}
     same = run(cfg, zeros, dtype=np.float32)
     np.testing.assert_array_equal(found.advantage_BR, same.advantage_BR)
@@ -390,10 +391,10 @@ def test_worked_values():
         ({"normalise": "group", "baseline": "none"}, 1.0),
         ({"normalise": "none", "baseline": "mean"}, 0.5),
     ):
-        got = advantage.estimate(reward, mask, 4, AdvantageConfig(**options)).advantage_BR
+        got = credit(reward, mask, 4, AdvantageConfig(**options)).advantage_BR
         np.testing.assert_allclose(got, size * sign[:, None] * np.ones(4), atol=1e-6)
     cfg = AdvantageConfig("none", "none", whiten="tokens")  # 4 of 10 tokens have reward 1
-    got = np.asarray(advantage.estimate(reward, mask, 4, cfg).advantage_BR)
+    got = np.asarray(credit(reward, mask, 4, cfg).advantage_BR)
     assert got[0, 0] == pytest.approx(0.6 / 0.24**0.5) and got[1, 3] == pytest.approx(
         -0.4 / 0.24**0.5
     )
@@ -404,9 +405,9 @@ def test_generalised_advantages_step_over_what_is_not_the_policys(given):
     mask = np.array([[1, 0, 1, 1, 0, 1]], bool)
     reward, value = given["kl"][:1], given["value"][:1]
     with jax.enable_x64(True):
-        got, target = advantage.gae(jnp.asarray(reward), jnp.asarray(value), mask, 0.9, 0.8)
+        got, target = returns.gae(jnp.asarray(reward), jnp.asarray(value), mask, 0.9, 0.8)
         dense = [jnp.asarray(x[mask][None]) for x in (reward, value)]
-        want, _ = advantage.gae(*dense, np.ones((1, 4), bool), 0.9, 0.8)
+        want, _ = returns.gae(*dense, np.ones((1, 4), bool), 0.9, 0.8)
     np.testing.assert_allclose(np.asarray(got)[mask], np.asarray(want)[0], rtol=1e-12)
     np.testing.assert_allclose(
         np.asarray(target)[mask], (np.asarray(got) + value)[mask], rtol=1e-12
@@ -416,7 +417,7 @@ def test_generalised_advantages_step_over_what_is_not_the_policys(given):
 
 def test_the_last_token_bears_the_outcome():
     mask = np.array([[1, 1, 0], [0, 0, 0], [1, 1, 1], [1, 0, 1]], bool)
-    got = np.asarray(advantage.at_last(jnp.float32([2, 3, 4, 5]), jnp.asarray(mask)))
+    got = np.asarray(returns.on_last_token(jnp.float32([2, 3, 4, 5]), jnp.asarray(mask)))
     np.testing.assert_array_equal(got, [[0, 2, 0], [0, 0, 0], [0, 0, 4], [0, 0, 5]])
 
 
@@ -437,7 +438,7 @@ def named(given):
 
 def mixed(named, cfg, dtype=np.float64):
     reward = {k: jnp.asarray(np.asarray(v, dtype)) for k, v in named.items()}
-    return advantage.estimate(reward, jnp.asarray(MASK), G, cfg)
+    return credit(reward, jnp.asarray(MASK), G, cfg)
 
 
 def test_rewards_are_added_before_normalisation(named):
@@ -468,7 +469,7 @@ def test_one_broken_reward_counts_as_zero(named, mix):
     cfg = AdvantageConfig("group", "none", weights=WEIGHTS, mix=mix)
     found = mixed(named, cfg, np.float32)
     named["format"][2] = 0.0
-    assert int(found.bad) == 1
+    assert int(found.nonfinite) == 1
     np.testing.assert_array_equal(found.advantage_BR, mixed(named, cfg, np.float32).advantage_BR)
 
 
@@ -489,15 +490,15 @@ def test_rewards_without_a_weight_are_refused(named):
 def test_what_an_estimator_needs_is_asked_for(options, words):
     cfg = AdvantageConfig(**({"normalise": "none"} | options))
     with pytest.raises(ValueError, match=words):
-        advantage.estimate(jnp.zeros(B), jnp.asarray(MASK), G, cfg)
+        credit(jnp.zeros(B), jnp.asarray(MASK), G, cfg)
 
 
 def test_estimates_are_constants(given):
     def sum_of(x):
         options = {"process_weight": 1.0, "whiten": "tokens", "credit": "token"}
-        found = advantage.estimate(
+        found = credit(
             x["reward"], jnp.asarray(MASK), G, AdvantageConfig(**options), kl_BR=x["kl"],
-            kl_coef=BETA, process_BR=x["process"],
+            kl_coef=BETA, token_reward_BR=x["process"],
         )  # fmt: skip
         return jnp.sum(found.advantage_BR * jnp.arange(R))
 
@@ -546,8 +547,8 @@ def test_overlong_responses_lose_reward_evenly():
     cfg = OverlongConfig(buffer=4, penalty=0.5)
     lengths = np.array([0, 1, 16, 17, 18, 20])
     want = [0 if n <= 16 else 0.5 * (n - 16) / 4 for n in lengths]
-    np.testing.assert_allclose(advantage.overlong(jnp.asarray(lengths), 20, cfg), want)
-    assert not np.any(advantage.overlong(jnp.asarray(lengths), 20, OverlongConfig()))
+    np.testing.assert_allclose(advantage.overlong_penalty(jnp.asarray(lengths), 20, cfg), want)
+    assert not np.any(advantage.overlong_penalty(jnp.asarray(lengths), 20, OverlongConfig()))
 
 
 # ---- on a mesh -------------------------------------------------------------------------------
@@ -559,9 +560,9 @@ def test_a_mesh_changes_no_advantage(given, name):
     rows = {k: np.float32(v) for k, v in quiet(name, given).items()} | {"mask": MASK}
 
     def estimate(x):
-        return advantage.estimate(
-            x["reward"], x["mask"], G, cfg, kl_BR=x["kl"], kl_coef=BETA, process_BR=x["process"],
-            value_BR=x["value"], greedy_Q=x["greedy"],
+        return credit(
+            x["reward"], x["mask"], G, cfg, kl_BR=x["kl"], kl_coef=BETA,
+            token_reward_BR=x["process"], value_BR=x["value"], greedy_Q=x["greedy"],
         ).advantage_BR  # fmt: skip
 
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2), jax.devices()[:4])
@@ -574,7 +575,10 @@ def test_a_mesh_changes_no_advantage(given, name):
 
 
 def combine(reward, penalty, samples, cfg) -> np.ndarray:
-    return np.asarray(advantage.combine(jnp.float32(reward), jnp.float32(penalty), samples, cfg))
+    rewards, length_B = {"reward": jnp.float32(reward)}, jnp.ones(len(reward), jnp.int32)
+    return np.asarray(
+        advantage.response_advantages(rewards, jnp.float32(penalty), length_B, samples, cfg)
+    )
 
 
 @pytest.mark.usefixtures("strict_dtypes")
@@ -655,7 +659,7 @@ def test_above_the_floor_it_plays_no_part() -> None:
 def test_zscore_over_an_axis() -> None:
     x = np.random.default_rng(1).normal(3, 2, (4, 5)).astype(np.float32)
     x[2] = 0.1
-    got = np.asarray(advantage.zscore(x, FLOOR, 1))
+    got = np.asarray(advantage.zscore_groups(x, FLOOR))
     for row, scored in zip(x.astype(np.float64), got, strict=True):
         want = (row - row.mean()) / row.std() if row.std() > 1e-9 else 0 * row
         np.testing.assert_allclose(scored, want, atol=1e-5)

@@ -40,7 +40,7 @@ def run(tmp_path, spm) -> Path:
     for key, (name, part) in enumerate({"sft": cfg.model, "verifier": other}.items()):
         params = model.init(jax.random.key(key), part)
         with Checkpoints(folder / "checkpoints" / name) as checkpoints:
-            checkpoints.save(1, {"policy": params}, {})
+            checkpoints.save(1, {"params": params}, {})
         (folder / "stages" / f"{name}.json").write_text("{}")
     return folder
 

@@ -1,4 +1,4 @@
-"""The policy: what it samples, when it stops, and that the trainer reads the same numbers."""
+"""The engine: what it samples, when it stops, and that the trainer reads the same numbers."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlvr_jax import model, policy, ragged, sampling, sharding
+from rlvr_jax import engine, likelihood, model, ragged, sampling, sharding
 from rlvr_jax.config import FAMILIES, MeshConfig, ModelConfig, SampleConfig
 from rlvr_jax.structs import Prompts, Rollout
 
@@ -30,8 +30,13 @@ SAMPLERS = {
 }
 
 prefill = jax.jit(model.prefill, static_argnums=3)
-engine = jax.jit(policy.generate, static_argnums=(4, 5, 6, 7))
-logprobs = jax.jit(policy.logprobs, static_argnums=(2, 3))
+logprobs = jax.jit(likelihood.logprobs, static_argnums=(2, 3))
+
+
+@functools.partial(jax.jit, static_argnums=(4, 5, 6, 7))
+def write(params, prompts, key, eos, samples, columns, sample_cfg, cfg, limit_B=None):
+    sampler = engine.Sampler(key, eos, samples, columns, sample_cfg, limit_B)
+    return engine.generate(params, prompts, sampler, cfg)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +87,7 @@ def chain_prompts(last: list[int]) -> Prompts:
 
 
 def generate(*args) -> Rollout:
-    return engine(*args)[0]
+    return write(*args)[0]
 
 
 def read(params, written: Rollout, sample_cfg: SampleConfig, cfg: ModelConfig) -> tuple:
@@ -92,8 +97,8 @@ def read(params, written: Rollout, sample_cfg: SampleConfig, cfg: ModelConfig) -
     rows, columns = written.response_BR.shape
     index = jnp.broadcast_to(jnp.arange(rows // shards), (shards, rows // shards))
     part = ragged.Part(index.astype(jnp.int32), columns)
-    logprob, entropy, _ = policy.read(params, prefix, part, written, sample_cfg, cfg)
-    return logprob, entropy
+    states = likelihood.part_states(params, prefix, part, written, cfg)
+    return likelihood.token_logprobs(states, sample_cfg, cfg)
 
 
 def draw(params, prompts: Prompts, cfg: SampleConfig = PLAIN, seed: int = 0) -> Rollout:
@@ -230,7 +235,9 @@ def counting():
     def run(*args):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(model, "decode", counted)
-            return policy.generate(*args, G, R, GREEDY, CFG)[0]
+            params, prompts, key, eos = args
+            sampler = engine.Sampler(key, eos, G, R, GREEDY)
+            return engine.generate(params, prompts, sampler, CFG)[0]
 
     return jax.jit(run), turns
 
@@ -540,7 +547,7 @@ def test_the_engine_writes_what_a_plain_loop_writes(slots, count, samples, optio
     params, prompts = tiny_params(TINY), tiny_prompts(count)
     plain = plain_loop(params, prompts, samples, columns, TINY, limit, sampler)
     key = jax.random.key(0)
-    written, decoded = engine(params, prompts, key, (END,), samples, columns, sampler, cfg, limit)
+    written, decoded = write(params, prompts, key, (END,), samples, columns, sampler, cfg, limit)
     assert_same(written, plain)
     length, ended = plain[2:]
     assert len(set(length.tolist())) >= 3 and ended.any() and not ended.all()
@@ -557,7 +564,7 @@ def test_the_engine_writes_what_a_plain_loop_writes_in_other_families(name, of_f
     for slots, unroll in ((0, True), (2, False)):
         how = dataclasses.replace(cfg, slots=slots, unroll=unroll)
         key = jax.random.key(0)
-        written, _ = engine(params, prompts, key, (END,), 3, 12, PLAIN, how)
+        written, _ = write(params, prompts, key, (END,), 3, 12, PLAIN, how)
         assert_same(written, plain)
     assert plain[2].max() > 3 + 2  # longer than the window
 
@@ -573,7 +580,8 @@ def test_a_long_ring_is_read_in_chunks(monkeypatch, slots, samples) -> None:
 
     @jax.jit  # of its own: what was compiled before is not used again
     def run(params, key):
-        return policy.generate(params, prompts, key, (), samples, 130, PLAIN, cfg, limit)
+        sampler = engine.Sampler(key, (), samples, 130, PLAIN, limit)
+        return engine.generate(params, prompts, sampler, cfg)
 
     written, decoded = run(params, jax.random.key(0))
     assert_same(written, plain)
@@ -597,7 +605,7 @@ def test_a_mesh_writes_what_one_device_writes(mesh, slots) -> None:
     with jax.set_mesh(on):
         placed = jax.device_put(params, sharding.shard_tree(params, on, mesh_cfg))
         rows = sharding.place_rows(prompts, on)
-        written, decoded = engine(placed, rows, key, (END,), samples, columns, PLAIN, cfg)
+        written, decoded = write(placed, rows, key, (END,), samples, columns, PLAIN, cfg)
         written = jax.device_get(written)
     assert_same(written, plain)
     shards = mesh_cfg.data * mesh_cfg.fsdp
@@ -614,7 +622,7 @@ def test_weights_are_gathered_once_and_not_for_every_column(unroll) -> None:
         params = tiny_params(TINY)
         placed = jax.device_put(params, sharding.shard_tree(params, mesh, mesh_cfg))
         rows = sharding.place_rows(tiny_prompts(8), mesh)
-        lowered = engine.lower(placed, rows, jax.random.key(0), (END,), 3, 10, PLAIN, cfg)
+        lowered = write.lower(placed, rows, jax.random.key(0), (END,), 3, 10, PLAIN, cfg)
     names = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute"
     found = re.findall(rf" = (\S+) ({names})\(.*op_name=\"([^\"]*)", lowered.compile().as_text())
     in_loop = {shape for shape, _, where in found if "while" in where}
@@ -634,7 +642,7 @@ def test_rows_depend_neither_on_their_slot_nor_on_who_shares_it() -> None:
     runs = []
     for slots, asked, most in ((0, prompts, None), (2, other, None), (5, other, limit)):
         cfg = dataclasses.replace(TINY, slots=slots)
-        written, _ = engine(params, asked, key, (END,), 3, 10, PLAIN, cfg, most)
+        written, _ = write(params, asked, key, (END,), 3, 10, PLAIN, cfg, most)
         runs.append(jax.device_get(written))
     mine = slice(15, 18)
     for run in runs[1:]:
@@ -654,7 +662,7 @@ def test_the_long_tail_costs_what_it_holds() -> None:
     for slots in (0, 16):
         how = dataclasses.replace(cfg, slots=slots)
         key = jax.random.key(0)
-        written, decoded = engine(params, prompts, key, (), 8, 256, PLAIN, how, limit)
+        written, decoded = write(params, prompts, key, (), 8, 256, PLAIN, how, limit)
         np.testing.assert_array_equal(written.length_B, limit)
         assert int(decoded) == decoded_by_hand(limit, slots)
         assert (limit.sum() - 64) / int(decoded) >= 0.7, slots

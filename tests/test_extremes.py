@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlvr_jax import advantage, loss
+from given import credit, policy_loss
+from rlvr_jax import loss
 from rlvr_jax.config import AdvantageConfig, LossConfig
 
 Q, G, R = 2, 3, 4
@@ -115,8 +116,8 @@ def advantages(samples):
     for name, cfg in ESTIMATORS.items():
 
         def estimate(reward_B, mask_BR, cfg=cfg):
-            return advantage.estimate(
-                reward_B, mask_BR, samples, cfg, kl_BR=kl, kl_coef=0.1, process_BR=process,
+            return credit(
+                reward_B, mask_BR, samples, cfg, kl_BR=kl, kl_coef=0.1, token_reward_BR=process,
                 value_BR=value, greedy_Q=reward_B[::samples],
             )  # fmt: skip
 
@@ -139,7 +140,7 @@ def policy_gradient(cfg):
         weight_B = loss.row_weights(mask_BR, cfg).astype(logprob_4BR.dtype)
 
         def objective(logprob_BR):
-            return loss.policy_gradient(
+            return policy_loss(
                 logprob_BR, *logprob_4BR[1:3], advantage_BR, mask_BR, weight_B, cfg,
                 sampler_BR=logprob_4BR[3], entropy_BR=entropy_BR,
             )  # fmt: skip
@@ -174,9 +175,9 @@ def test_the_order_of_prompts_and_samples_plays_no_part():
 
     def run(of, cfg, which, kept):
         process, kl, value, entropy = (x[which] for x in rows)
-        found = advantage.estimate(
+        found = credit(
             jnp.asarray(reward_B[which]), jnp.asarray(mask_BR[which]), G, of, kl_BR=kl,
-            kl_coef=0.1, process_BR=process, value_BR=value,
+            kl_coef=0.1, token_reward_BR=process, value_BR=value,
             greedy_Q=jnp.asarray(reward_B[::G][kept]),
         )  # fmt: skip
         (value, sums), grad = policy_gradient(cfg)(

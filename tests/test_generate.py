@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlvr_jax import generate, model, policy
+from rlvr_jax import engine, generate, model
 from rlvr_jax.config import ModelConfig, SampleConfig
 from rlvr_jax.host import weights
 from rlvr_jax.host.text import template
@@ -58,7 +58,7 @@ def test_it_says_what_training_would_sample(folder, capsys, one_device, raw, tem
     prompts = Prompts(*template.left_pad([ids], len(ids), "prompt"), None, None)
     params = model.init(jax.random.key(0), CFG)
     key = jax.random.key(3)
-    want, _ = policy.generate(params, prompts, key, tok.eos, 1, TOKENS, sample, CFG)
+    want, _ = engine.generate(params, prompts, engine.Sampler(key, tok.eos, 1, TOKENS, sample), CFG)
     assert text == tok.decode(np.asarray(want.response_BR[0, : want.length_B[0]]))
 
 

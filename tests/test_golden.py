@@ -24,7 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlvr_jax import advantage, loss, prm
+from given import credit, policy_loss
+from rlvr_jax import loss, prm, returns
 from rlvr_jax.config import AdvantageConfig, LossConfig
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/objectives.json").read_text("utf-8"))
@@ -79,7 +80,7 @@ def test_advantages(name):
     reward = DATA["reward"]
     with jax.enable_x64(True):
         of_name = {"a": jnp.asarray(reward[:, 0]), "b": jnp.asarray(reward[:, 1])}
-        found = advantage.estimate(
+        found = credit(
             of_name if cfg.weights else of_name["a"],
             jnp.asarray(MASK),
             G,
@@ -102,7 +103,7 @@ def value_and_grad(cfg):
         weight = loss.row_weights(mask, cfg).astype(jnp.float64)
 
         def objective(logprob):
-            return loss.policy_gradient(
+            return policy_loss(
                 logprob,
                 x["behaviour"],
                 x["reference"],
@@ -178,7 +179,7 @@ def close(got, want):
 
 def verl_estimate(cfg, reward, samples=G, **more):
     more = {name: jnp.asarray(x) for name, x in more.items()}
-    found = advantage.estimate(reward, jnp.asarray(MASK), samples, cfg, kl_coef=0.3, **more)
+    found = credit(reward, jnp.asarray(MASK), samples, cfg, kl_coef=0.3, **more)
     return np.where(MASK, found.advantage_BR, 0), found
 
 
@@ -220,7 +221,7 @@ def test_advantages_of_verl(name):
 
 def test_whitening_of_verl():
     with jax.enable_x64(True):
-        got = advantage.whiten(jnp.asarray(DATA["logprob"]), jnp.asarray(MASK), 1e-4, 1)
+        got = returns.whiten(jnp.asarray(DATA["logprob"]), jnp.asarray(MASK), 1e-4, 1)
     close(got, VERL["advantages"]["whiten"])
 
 
@@ -231,7 +232,7 @@ def test_groups_of_one_have_no_signal_here(name):
     with jax.enable_x64(True):
         cfg = AdvantageConfig(**VERL_ADVANTAGES[name])
         got, _ = verl_estimate(cfg, jnp.asarray(DATA["reward"][:, 0]), samples=1)
-        white = advantage.whiten(jnp.asarray(reward), jnp.asarray(MASK), 1e-4, 1)
+        white = returns.whiten(jnp.asarray(reward), jnp.asarray(MASK), 1e-4, 1)
     assert np.all(got == 0)
     theirs = np.array(VERL["alone"][name])
     if name == "rloo_vectorized":
@@ -291,7 +292,7 @@ def prime_estimate(process_weight):
     with jax.enable_x64(True):
         right = jnp.asarray(DATA["reward"][EIGHT, 0] > 0.5, jnp.float64)
         process, mask = jnp.asarray(0.05 * gap), jnp.asarray(MASK[EIGHT])
-        found = advantage.estimate(right, mask, G, cfg, process_BR=process)
+        found = credit(right, mask, G, cfg, token_reward_BR=process)
         return np.where(MASK[EIGHT], found.advantage_BR, 0), np.where(MASK[EIGHT], 0.05 * gap, 0)
 
 
@@ -315,7 +316,7 @@ def test_primes_recipe_scales_a_tokens_own_reward():
     close(got + added, theirs)
     close(got[:, 0], theirs[:, 0])
     with jax.enable_x64(True):
-        white = advantage.whiten(jnp.asarray(theirs), jnp.asarray(mask), 1e-4, 1)
+        white = returns.whiten(jnp.asarray(theirs), jnp.asarray(mask), 1e-4, 1)
     close(white, VERL["prime"]["both"]["advantages"])
 
 
@@ -323,7 +324,7 @@ def test_the_loss_of_primes_reward_model():
     mask, label = jnp.asarray(MASK[EIGHT]), np.clip(DATA["reward"][EIGHT, 1], 0, 1)
 
     def mean(gap):
-        score_B = jnp.sum(prm.rewards(gap, jnp.zeros_like(gap), mask, 0.05), -1)
+        score_B = jnp.sum(prm.token_rewards(gap, jnp.zeros_like(gap), mask, 0.05), -1)
         return jnp.mean(prm.cross_entropy(score_B, jnp.asarray(label)))
 
     with jax.enable_x64(True):
@@ -338,7 +339,7 @@ def test_a_reward_model_that_says_nothing_is_half_right_here():
     """verl's recipe counts a score of 0 as wrong."""
     label = jnp.asarray(np.clip(DATA["reward"][EIGHT, 1], 0, 1))
     gap = np.where(MASK, DATA["logprob"] - DATA["reference"], 0)[EIGHT]
-    got = jnp.mean(prm.agreed(jnp.asarray(gap.sum(1)), label))
+    got = jnp.mean(prm.agreement(jnp.asarray(gap.sum(1)), label))
     assert float(got) == VERL["prime"]["accuracy"]["apart"]
-    assert jnp.all(prm.agreed(jnp.zeros(2 * G), label) == 0.5)
+    assert jnp.all(prm.agreement(jnp.zeros(2 * G), label) == 0.5)
     assert VERL["prime"]["accuracy"]["equal"] == 0

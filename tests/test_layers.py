@@ -15,23 +15,27 @@ LEVEL = {
     "rlvr_jax": 0,
     "rlvr_jax.config": 0,
     "rlvr_jax.structs": 0,
-    "rlvr_jax.advantage": 1,
+    "rlvr_jax.returns": 1,
+    "rlvr_jax.advantage": 2,
     "rlvr_jax.loss": 1,
     "rlvr_jax.sampling": 1,
     "rlvr_jax.sharding": 1,
     "rlvr_jax.positions": 1,
     "rlvr_jax.extract": 1,
-    "rlvr_jax.prompt_filter": 2,
+    "rlvr_jax.prompt_filter": 3,
     "rlvr_jax.model": 2,
     "rlvr_jax.optim": 2,
     "rlvr_jax.attack": 3,
     "rlvr_jax.ragged": 3,
-    "rlvr_jax.policy": 4,
+    "rlvr_jax.engine": 4,
+    "rlvr_jax.likelihood": 4,
     "rlvr_jax.verifier": 4,
     "rlvr_jax.prm": 5,
     "rlvr_jax.step_metrics": 5,
     "rlvr_jax.policy_update": 6,
-    "rlvr_jax.train_step": 7,
+    "rlvr_jax.step": 7,
+    "rlvr_jax.supervised": 7,
+    "rlvr_jax.prm_step": 8,
 }
 # The wings of the host code, and the wings that each may import.
 WINGS = {
@@ -118,13 +122,13 @@ def circle(graph):
 
 def test_the_walk_sees_imports_of_every_form():
     text = (
-        "import os.path as p, rlvr_jax.model\nfrom flax import struct\nfrom jax import numpy\n"
-        "def f():\n    from rlvr_jax import policy\n    from rlvr_jax.host.runs import log\n"
+        "import os.path as p, rlvr_jax.loss\nfrom flax import struct\nfrom jax import numpy\n"
+        "def f():\n    from rlvr_jax import model\n    from rlvr_jax.host.runs import log\n"
     )
-    found = ["os.path", "rlvr_jax.model", "flax.struct", "jax", "rlvr_jax.policy"]
+    found = ["os.path", "rlvr_jax.loss", "flax.struct", "jax", "rlvr_jax.model"]
     assert imports(text) == [*found, "rlvr_jax.host.runs.log"]
     assert len(SOURCES) > 30 and len(DEVICE) >= 11
-    assert {"rlvr_jax.train_step", "rlvr_jax.model"} <= set(DEVICE)
+    assert {"rlvr_jax.step", "rlvr_jax.model"} <= set(DEVICE)
 
 
 def test_every_device_module_has_a_level_and_every_host_module_a_wing():
@@ -192,9 +196,10 @@ def test_host_code_knows_types_and_table_of_the_device_code_only(name):
 
 def test_the_arithmetic_knows_no_model():
     """Reward, advantage and loss are pure arithmetic: config and types are all they see."""
-    for name in ("advantage", "loss", "positions", "sampling"):
+    for name in ("advantage", "returns", "loss", "positions", "sampling"):
         assert set(filter(ours, IMPORTS[f"rlvr_jax.{name}"])) <= {
             "rlvr_jax.config",
+            "rlvr_jax.returns",
             "rlvr_jax.structs",
         }
 

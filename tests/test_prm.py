@@ -12,7 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from rlvr_jax import model, optim, policy, prm, sharding, train_step
+from given import update_on
+from rlvr_jax import likelihood, model, optim, prm, sharding, step
 from rlvr_jax.config import (
     AdvantageConfig,
     LossConfig,
@@ -96,7 +97,7 @@ def test_cross_entropy_is_the_formula() -> None:
 
 def test_a_score_of_zero_is_neither_right_nor_wrong() -> None:
     score, label = jnp.float32([1, -1, 0, 0, 2, -2, 0, 0]), jnp.float32([1, 0, 1, 0, 0, 0.6, 0, 0])
-    assert prm.agreed(score, label).tolist() == [1, 1, 0.5, 0.5, 0, 0, 0.5, 0.5]
+    assert prm.agreement(score, label).tolist() == [1, 1, 0.5, 0.5, 0, 0, 0.5, 0.5]
 
 
 def tied_by_hand(name, score, label, length, samples):
@@ -202,7 +203,7 @@ def test_the_worst_line_is_the_least_of_their_sums() -> None:
                 total = 0.0
         want.append(min(lines, default=0.0))
     mask = np.arange(7) < length[:, None]
-    got = prm.least(jnp.float32(reward), jnp.asarray(ends), jnp.asarray(mask))
+    got = prm.smallest_line_reward(jnp.float32(reward), jnp.asarray(ends), jnp.asarray(mask))
     np.testing.assert_allclose(got, want, atol=1e-6)
     assert min(want) > 0 or max(want) > 0, "a 0 of no line is not a line"
 
@@ -222,7 +223,7 @@ def test_lines_are_added_up_on_their_last_token() -> None:
                 if ending[b, t] or t == length[b] - 1:
                     want[b, t], total = total, 0.0
         mask = np.arange(7) < length[:, None]
-        got = prm.gathered(jnp.float32(reward), jnp.asarray(ending), jnp.asarray(mask))
+        got = prm.sum_on_line_ends(jnp.float32(reward), jnp.asarray(ending), jnp.asarray(mask))
         np.testing.assert_allclose(got, want, atol=1e-6)
 
 
@@ -287,9 +288,10 @@ def test_rewards_loss_and_gradient_are_the_plain_ones(exact, part_tokens, loss) 
 
     @jax.jit
     def ours(params):
-        reference_BR, _ = policy.logprobs(reference, rows, PLAIN, cfg)
+        reference_BR, _ = likelihood.logprobs(reference, rows, PLAIN, cfg)
         learns = PrmConfig(beta=BETA, loss=loss)
-        return prm.gradient(params, rows, reference_BR, label, KEY, learns, PLAIN, cfg)
+        labelled = prm.Labelled(rows, reference_BR, label)
+        return prm.gradient(params, labelled, KEY, prm.PrmSetup(learns, PLAIN, cfg, TX))
 
     (want_loss, want_BR), want = jax.jit(jax.value_and_grad(plain, has_aux=True))(params)
     got = ours(params)
@@ -304,26 +306,26 @@ def test_a_share_is_drawn_in_proportion_and_no_row_twice() -> None:
     weight[13] = 60.0  # more than its part of the draw
     exists = np.arange(40) > 4  # a group of five that nobody wrote
     weight *= exists
-    chance = np.asarray(prm.chances(jnp.float32(weight), exists, 0.4), np.float64)
+    chance = np.asarray(prm.row_chances(jnp.float32(weight), exists, 0.4), np.float64)
     np.testing.assert_allclose(chance, np.minimum(14 * weight / weight.sum(), 1), rtol=1e-6)
-    drawn = jax.vmap(lambda key: prm.draw(key, jnp.float32(chance)))
+    drawn = jax.vmap(lambda key: prm.draw_rows(key, jnp.float32(chance)))
     drawn = np.asarray(drawn(jax.random.split(jax.random.key(1), 4000)))
     assert np.all(np.abs(drawn.sum(1) - chance.sum()) < 1)
     assert drawn[:, 13].all() and not drawn[:, weight == 0].any()
     spread = np.sqrt(chance * (1 - chance) / 4000)
     assert np.all(np.abs(drawn.mean(0) - chance) <= 4.5 * spread)
-    everyone = prm.chances(jnp.float32(weight), exists, 1)
-    assert np.array_equal(prm.draw(KEY, everyone), weight > 0)
-    nobody = prm.chances(jnp.zeros(8), jnp.ones(8, bool), 0.25)
-    assert not prm.draw(KEY, nobody).any()
+    everyone = prm.row_chances(jnp.float32(weight), exists, 1)
+    assert np.array_equal(prm.draw_rows(KEY, everyone), weight > 0)
+    nobody = prm.row_chances(jnp.zeros(8), jnp.ones(8, bool), 0.25)
+    assert not prm.draw_rows(KEY, nobody).any()
 
 
 def test_no_rounding_of_a_sum_draws_a_row_without_a_chance() -> None:
     chance = jnp.float32([0.5, 0.0, 0.5, 0.0])
     wavering = jnp.float32([0.5, 0.5, 1.0, 2.0])  # as if the last 0 had moved the sum up
     with mock.patch.object(jnp, "cumsum", lambda x: wavering):
-        assert prm.draw(KEY, chance)[2] or prm.draw(KEY, chance)[0]
-        assert not prm.draw(KEY, chance)[1] and not prm.draw(KEY, chance)[3]
+        assert prm.draw_rows(KEY, chance)[2] or prm.draw_rows(KEY, chance)[0]
+        assert not prm.draw_rows(KEY, chance)[1] and not prm.draw_rows(KEY, chance)[3]
 
 
 @pytest.mark.parametrize("loss, samples_of", [("ce", "all"), ("ce", "some"), ("dpo", "all")])
@@ -340,11 +342,12 @@ def test_a_share_gives_the_gradient_of_what_it_drew_and_every_reward(
 
     @jax.jit
     def ours(params):
-        reference_BR, _ = policy.logprobs(reference, rows, PLAIN, cfg)
-        return prm.gradient(params, rows, reference_BR, label, KEY, learns, PLAIN, cfg)
+        reference_BR, _ = likelihood.logprobs(reference, rows, PLAIN, cfg)
+        labelled = prm.Labelled(rows, reference_BR, label)
+        return prm.gradient(params, labelled, KEY, prm.PrmSetup(learns, PLAIN, cfg, TX))
 
     got = ours(params)
-    exists, taught = rows.length_B > 0, np.asarray(got.taught_B)
+    exists, taught = rows.length_B > 0, np.asarray(got.drawn_B)
 
     def value(score):
         if loss == "dpo":
@@ -373,17 +376,16 @@ def test_a_share_is_of_one(share) -> None:
 
 @functools.cache
 def stepper(order="score-first", granularity="token", lr=1e-2):
-    """`prm.step` against the frozen start, jitted."""
+    """`prm.update` against the frozen start, jitted."""
     cfg = PrmConfig(beta=BETA, order=order, granularity=granularity)  # type: ignore[arg-type]
     tx = optim.make(OptimConfig(lr=lr), 10)
 
     @jax.jit
     def step(learner, reference, rows, label_B):
-        reference_BR, _ = policy.logprobs(reference, rows, PLAIN, SMALL)
+        reference_BR, _ = likelihood.logprobs(reference, rows, PLAIN, SMALL)
         ends_V = jnp.arange(V) % 5 == 0
-        return prm.step(
-            learner, rows, reference_BR, label_B, ends_V, KEY, cfg, PLAIN, SMALL, tx
-        )  # fmt: skip
+        labelled = prm.Labelled(rows, reference_BR, label_B)
+        return prm.update(learner, labelled, ends_V, KEY, prm.PrmSetup(cfg, PLAIN, SMALL, tx))
 
     return step, tx
 
@@ -485,7 +487,7 @@ def toy(lr, steps, loss="ce"):
         logprob_BR=np.zeros((64, columns), np.float32),
     )
     params = random_params(cfg, 6)
-    reference_BR, _ = jax.jit(policy.logprobs, static_argnums=(2, 3))(params, rows, PLAIN, cfg)
+    reference_BR, _ = jax.jit(likelihood.logprobs, static_argnums=(2, 3))(params, rows, PLAIN, cfg)
     chance = np.exp(np.asarray(reference_BR, np.float64).sum(1))
     tx = optim.make(OptimConfig(lr=lr, decay="cosine", final=0.0, grad_clip=10), steps)
     learns = PrmConfig(beta=BETA, loss=loss)
@@ -493,11 +495,10 @@ def toy(lr, steps, loss="ce"):
     @jax.jit
     def train(label):
         def body(learner, _):
-            read = prm.gradient(
-                *(learner.params, rows, reference_BR, jnp.float32(label)), KEY, learns, PLAIN, cfg
-            )
+            labelled = prm.Labelled(rows, reference_BR, jnp.float32(label))
+            read = prm.gradient(learner.params, labelled, KEY, prm.PrmSetup(learns, PLAIN, cfg, tx))
             params, opt_state, *_ = optim.step(
-                learner.params, learner.opt_state, read.grads, read.loss, tx
+                learner.params, learner.opt_state, read.grads, read.loss, tx, jnp.bool_(True)
             )
             return Learner(params, opt_state), read.reward_BR
 
@@ -553,9 +554,9 @@ def updater(**changes):
 
     @jax.jit
     def update(state, frozen, rows, reward_B):
-        return train_step.update(
-            state, frozen, rows, 1, reward_B, cfg=stage, model_cfg=SMALL, tx=TX, prm_tx=TX
-        )
+        setup = step.Setup(stage, SMALL, SMALL, R, (), TX, TX)
+        result = update_on(state, frozen, rows, reward_B, setup)
+        return result.state, result.advantage_B, result.metrics
 
     return update
 
@@ -563,9 +564,9 @@ def updater(**changes):
 def begin():
     params = random_params(SMALL, 3)
     rows = rollout()
-    sampled, _ = jax.jit(policy.logprobs, static_argnums=(2, 3))(params, rows, PLAIN, SMALL)
-    state = train_step.init_state(jax.random.key(0), params, TX, TX)
-    return state, Frozen(params, {}, None), rows.replace(logprob_BR=sampled)  # type: ignore[arg-type]
+    sampled, _ = jax.jit(likelihood.logprobs, static_argnums=(2, 3))(params, rows, PLAIN, SMALL)
+    state = step.with_prm(step.init_state(jax.random.key(0), params, TX), params, TX)
+    return state, Frozen(params, {}), rows.replace(logprob_BR=sampled)
 
 
 def same(a, b):
@@ -581,8 +582,8 @@ def test_the_first_step_is_that_of_the_outcome_alone_and_the_second_is_not() -> 
     one, advantage_B, metrics = with_prm(state, frozen, rows, outcomes())
     other, outcome_B, _ = alone(state.replace(prm=None), frozen, rows, outcomes())
     np.testing.assert_array_equal(advantage_B, outcome_B)
-    for key, x in one.policy.items():
-        np.testing.assert_allclose(x, other.policy[key], atol=1e-6)
+    for key, x in one.params.items():
+        np.testing.assert_allclose(x, other.params[key], atol=1e-6)
     two, advantage_B, metrics = with_prm(one, frozen, rows, outcomes())
     assert np.max(np.abs(advantage_B - outcome_B)) > 1e-3
     assert float(metrics["prm/acc"]) > 0.6 and float(metrics["prm/loss"]) < math.log(2)
@@ -611,7 +612,7 @@ def test_what_the_policy_is_told_is_the_formula() -> None:
 def test_the_policy_as_its_own_reference_needs_no_frozen_model() -> None:
     state, _, rows = begin()
     free = updater(prm=dataclasses.replace(STAGE.prm, reference="policy"))
-    nobody = Frozen({}, {}, None)  # type: ignore[arg-type]
+    nobody = Frozen({}, {})
     state, _, metrics = free(state, nobody, rows, outcomes())
     assert abs(float(metrics["prm/reward_mean"])) < 1e-6  # the rounding of two ways to read
     _, _, metrics = free(state, nobody, rows, outcomes())
@@ -651,7 +652,7 @@ def test_neither_mesh_nor_parts_change_a_number(shape, learnt, share) -> None:
     state, frozen, rows = begin()
     params = random_params(SMALL, 9)
     other = Learner(params, RECORD.init(params))
-    state = train_step.init_state(state.key, state.policy, RECORD, RECORD).replace(prm=other)
+    state = step.init_state(state.key, state.params, RECORD).replace(prm=other)
     ours = dataclasses.replace(STAGE.prm, loss=learnt, share=share)
     stage = dataclasses.replace(STAGE, prm=ours, loss=LossConfig(kl_coef=0.1, kl_in="loss"))
 
@@ -662,14 +663,13 @@ def test_neither_mesh_nor_parts_change_a_number(shape, learnt, share) -> None:
             placed_rows, reward_B = sharding.place_rows((rows, outcomes()), mesh)
 
             @jax.jit
-            def step(state, frozen, rows, reward_B):
-                new, advantage_B, metrics = train_step.update(
-                    state, frozen, rows, 1, reward_B, cfg=stage, model_cfg=cfg, tx=RECORD,
-                    prm_tx=RECORD,
-                )  # fmt: skip
-                return new.opt_state, new.prm.opt_state, advantage_B, metrics
+            def update(state, frozen, rows, reward_B):
+                setup = step.Setup(stage, cfg, cfg, R, (), RECORD, RECORD)
+                result = update_on(state, frozen, rows, reward_B, setup)
+                new = result.state
+                return new.opt_state, new.prm.opt_state, result.advantage_B, result.metrics
 
-            return jax.device_get(step(state, frozen, placed_rows, reward_B))
+            return jax.device_get(update(state, frozen, placed_rows, reward_B))
 
     one, many = gradients((1, 1, 1), 1000), gradients(shape, 24)
     for a, b in zip(one[:2], many[:2], strict=True):

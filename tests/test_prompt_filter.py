@@ -12,7 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from rlvr_jax import advantage, loss, model, optim, prompt_filter, sharding, train_step
+from given import credit
+from rlvr_jax import engine, loss, model, optim, prompt_filter, sharding, step
 from rlvr_jax.config import (
     AdvantageConfig,
     Config,
@@ -28,7 +29,7 @@ from rlvr_jax.config import (
 )
 from rlvr_jax.stages import host_rewards, rl
 from rlvr_jax.stages.workspace import Workspace
-from rlvr_jax.structs import Frozen, Learner, Rollout
+from rlvr_jax.structs import Frozen, Learner, Outcome, Rollout
 
 Q, G, P, R = 4, 2, 16, 6
 B = Q * G
@@ -105,9 +106,10 @@ def test_groups_are_kept_as_the_papers_say(samples, cfg) -> None:
     chance = rng.choice([0, 0.2, 0.5, 0.8, 1], (60, 1))
     reward_B = (rng.random((60, samples)) < chance).astype(np.float32).reshape(-1)
     truncated_B = rng.random(60 * samples) < 0.1
-    got = prompt_filter.keeps(jnp.asarray(reward_B), jnp.asarray(truncated_B), samples, cfg)
+    reward_QG = jnp.asarray(reward_B.reshape(-1, samples))
+    got = prompt_filter.passing_groups(reward_QG, jnp.asarray(truncated_B), cfg)
     assert np.asarray(got).tolist() == keeps_oracle(reward_B, truncated_B, samples, cfg)
-    hard_Q, easy_Q = prompt_filter.outside(jnp.asarray(reward_B), samples, cfg)
+    hard_Q, easy_Q = prompt_filter.outside_range(reward_QG, cfg)
     mean_Q = reward_B.reshape(-1, samples).astype(np.float64).mean(1).round(9)
     np.testing.assert_array_equal(hard_Q, mean_Q < cfg.low)
     np.testing.assert_array_equal(easy_Q, mean_Q > cfg.high)
@@ -173,23 +175,24 @@ def assert_places(got: Rollout, reward_B, places) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 1.0])
 def test_kept_groups_fill_the_places_in_order(share) -> None:
     rng = np.random.default_rng(int(share * 10))
-    merge = jax.jit(prompt_filter.merge)
+    place_groups = jax.jit(prompt_filter.place_groups)
     for _ in range(8):
         held, rounds, got = None, [], []
         for _ in range(3):
             written, reward_B = random_rollout(rng, Q), rng.random(B).astype(np.float32)
             keep_Q = rng.random(Q) < share
             rounds.append((written, reward_B, keep_Q))
-            held = prompt_filter.nothing(written, jnp.asarray(reward_B)) if held is None else held
-            held, fate_Q = merge(held, written, reward_B, keep_Q)
+            outcome = Outcome({"reward": jnp.asarray(reward_B)})
+            held = prompt_filter.no_groups(written, outcome, 3) if held is None else held
+            held, fate_Q = place_groups(held, written, outcome, keep_Q)
             got.append(np.asarray(fate_Q).tolist())
         places, fates = merge_oracle(rounds)
         assert got == fates
-        assert int(held.kept) == sum(
-            f in (prompt_filter.PLACED, prompt_filter.SURPLUS) for x in fates for f in x
-        )
-        assert held.filled_Q.tolist() == [q < len(places) for q in range(Q)]
-        assert_places(held.written, held.outcome_B, places)
+        passed = (prompt_filter.PLACED, prompt_filter.SURPLUS)
+        assert int(held.round.selection.kept) == sum(f in passed for x in fates for f in x)
+        filled_QG = held.round.filled_B.reshape(Q, G).tolist()
+        assert filled_QG == [[q < len(places)] * G for q in range(Q)]
+        assert_places(held.round.rollout, held.outcome.rewards["reward"], places)
 
 
 def test_what_is_no_number_counts_as_none_and_is_counted() -> None:
@@ -197,22 +200,20 @@ def test_what_is_no_number_counts_as_none_and_is_counted() -> None:
     written = random_rollout(rng, Q)
     reward_B = np.array([np.nan, 1, 0, np.inf, 1, 1, 0, 0], np.float32)
     cfg = FilterConfig(low=0.2, high=0.8)
-    held, fate_Q = prompt_filter.sift(
-        prompt_filter.nothing(written, jnp.asarray(reward_B)),
-        written,
-        jnp.asarray(reward_B),
-        G,
-        cfg,
-    )
-    assert fate_Q.tolist() == [
+    outcome = Outcome({"reward": jnp.asarray(reward_B)})
+    held = prompt_filter.no_groups(written, outcome, 1)
+    held = prompt_filter.add_round(held, written, jnp.int32(5), outcome, cfg)
+    selection = held.round.selection
+    assert selection.fate_X.tolist() == [
         prompt_filter.PLACED,
         prompt_filter.REJECTED,
         prompt_filter.REJECTED,
         prompt_filter.REJECTED,
     ]
-    assert held.outcome_B.tolist() == [0, 1, 0, 0, 0, 0, 0, 0]
-    assert (int(held.bad), int(held.hard), int(held.easy)) == (2, 2, 1)
-    told = prompt_filter.describe(held)
+    assert held.outcome.rewards["reward"].tolist() == [0, 1, 0, 0, 0, 0, 0, 0]
+    counts = (selection.nonfinite, selection.too_hard, selection.too_easy, held.round.decoded)
+    assert tuple(map(int, counts)) == (2, 2, 1, 5)
+    told = prompt_filter.filter_metrics(held.round)
     assert {k: float(v) for k, v in told.items()} == {
         "filter/rounds": 1,
         "filter/kept_frac": 0.25,
@@ -239,12 +240,11 @@ def test_an_unfilled_place_changes_no_advantage(normalise, baseline, ddof) -> No
     kl_BR, process_BR = rng.normal(size=(2, B, R)).astype(np.float32)
     for more in ({}, {"process_weight": 0.5, "whiten": "tokens"}, {"credit": "token"}):
         cfg = AdvantageConfig(normalise, baseline, ddof=ddof, **more)
-        estimate = functools.partial(advantage.estimate, samples=G, cfg=cfg, kl_coef=0.1)
-        held_B = jnp.arange(B) < filled * G
-        got = estimate(reward_B, mask_BR, kl_BR=kl_BR, process_BR=process_BR, held_B=held_B)
-        want = estimate(
-            reward_B[:rows], mask_BR[:rows], kl_BR=kl_BR[:rows], process_BR=process_BR[:rows]
-        )
+        estimate = functools.partial(credit, samples=G, cfg=cfg, kl_coef=0.1)
+        given = dict(kl_BR=kl_BR, token_reward_BR=process_BR)
+        got = estimate(reward_B, mask_BR, counted_B=jnp.arange(B) < filled * G, **given)
+        shorter = {name: x[:rows] for name, x in given.items()}
+        want = estimate(reward_B[:rows], mask_BR[:rows], **shorter)
         np.testing.assert_allclose(
             got.advantage_BR[:rows], want.advantage_BR, rtol=1e-5, atol=1e-6, err_msg=str(cfg)
         )
@@ -269,27 +269,33 @@ def updater(places: int, filtered: bool):
     weights = loss.row_weights
 
     @jax.jit
-    def update(which, state, frozen, written, reward_B, filled_Q):
-        def chosen(mask_BR, cfg, held_B):
+    def update(which, state, frozen, written, reward_B, kept):
+        def chosen(mask_BR, cfg, counted_B):
             each = [
-                weights(mask_BR, dataclasses.replace(cfg, aggregate=a), held_B) for a in AGGREGATES
+                weights(mask_BR, dataclasses.replace(cfg, aggregate=a), counted_B)
+                for a in AGGREGATES
             ]
             return jnp.stack(each)[which]
 
+        outcome = Outcome({"reward": reward_B})
+        round_, outcome = prompt_filter.keep_all(written, jnp.int32(7), None, outcome)
+        round_ = round_._replace(selection=round_.selection._replace(kept=jnp.int32(kept)))
+        setup = step.Setup(stage, SMALL, SMALL, R, (), RECORD, RECORD)
         with mock.patch.object(loss, "row_weights", chosen):
-            return train_step.update(
-                state, frozen, written, 7, reward_B, filled_Q=filled_Q,
-                cfg=stage, model_cfg=SMALL, tx=RECORD, prm_tx=RECORD,
-            )  # fmt: skip
+            result = step.update(state, frozen, round_, outcome, setup=setup)
+        # The filter's own metrics are not of the rows.
+        metrics = {k: x for k, x in result.metrics.items() if not k.startswith("filter/")}
+        return result.state, result.advantage_B, metrics
 
     return update
 
 
 def begin():
     params = random_params(1)
-    state = train_step.init_state(jax.random.key(0), params, RECORD, RECORD, kl_coef=0.1)
+    state = step.init_state(jax.random.key(0), params, RECORD)
+    state = step.with_prm(state, params, RECORD).replace(kl_coef=jnp.float32(0.1))
     state = state.replace(prm=Learner(random_params(2), state.prm.opt_state))
-    return state, Frozen(random_params(3), {}, None)  # type: ignore[arg-type]
+    return state, Frozen(random_params(3), {})
 
 
 def cut(tree, filled: int, places: int):
@@ -311,8 +317,8 @@ def test_an_unfilled_place_changes_no_gradient_and_no_metric(which) -> None:
     rows = random_rollout(rng, Q), rng.random(B).astype(np.float32)
     state, frozen = begin()
     with_holes, without = cut(rows, filled, Q), cut(rows, filled, filled)
-    got, got_B, metrics = updater(Q, True)(which, state, frozen, *with_holes, np.arange(Q) < filled)
-    want, want_B, wanted = updater(filled, False)(which, state, frozen, *without, None)
+    got, got_B, metrics = updater(Q, True)(which, state, frozen, *with_holes, filled)
+    want, want_B, wanted = updater(filled, False)(which, state, frozen, *without, filled)
     for name, x in want.opt_state.items():
         for a, b in ((got.opt_state[name], x), (got.prm.opt_state[name], want.prm.opt_state[name])):
             assert np.max(np.abs(a - b)) <= 2e-5 * np.max(np.abs(b)), name
@@ -330,10 +336,10 @@ def test_where_nothing_is_kept_nothing_moves_and_all_is_a_number() -> None:
     """Not even by an optimizer's momentum or decay; and it is no update left out as broken."""
     rows = cut((random_rollout(np.random.default_rng(5), Q), np.zeros(B, np.float32)), 0, Q)
     state, frozen = begin()
-    after, advantage_B, metrics = updater(Q, True)(0, state, frozen, *rows, np.zeros(Q, bool))
+    after, advantage_B, metrics = updater(Q, True)(0, state, frozen, *rows, 0)
     for old, new in ((state, after), (state.prm, after.prm)):
         assert same(old.opt_state, new.opt_state)
-    assert same(state.policy, after.policy) and same(state.prm.params, after.prm.params)
+    assert same(state.params, after.params) and same(state.prm.params, after.prm.params)
     assert (int(after.step), int(after.skipped), int(metrics["prm/skipped"])) == (1, 0, 0)
     assert float(after.kl_coef) == np.float32(0.1)
     assert not np.any(advantage_B)
@@ -390,7 +396,7 @@ def run(shape, part_tokens: int, hosted: bool):
     ws.load = lambda stage, cfg: random_params(0)  # type: ignore[method-assign]
     likes, rounds, out = np.array(LIKES[:1]), [], []
 
-    def reward(frozen, prompts, written, *, cfg, verifier_cfg):
+    def verify(frozen, prompts, written, cfg, verifier_cfg):
         reward_B = liked(written, frozen.newline_V[0])
         return reward_B, {"verifier/p1_mean": jnp.mean(reward_B)}
 
@@ -401,20 +407,24 @@ def run(shape, part_tokens: int, hosted: bool):
 
     with (
         jax.set_mesh(mesh),
-        mock.patch.object(train_step, "reward", reward),
+        mock.patch.object(step, "verify", verify),
         mock.patch.object(host_rewards, "scorer", lambda *_: host_reward),
     ):
         state = ws.new_state(STAGE.name, size, TX, "given")
-        frozen = Frozen({}, {}, None, likes)  # type: ignore[arg-type]
+        frozen = Frozen({}, {}, None, likes)
+        setup = step.Setup(STAGE, size, size, R, ws.tokenizer.eos, TX)
         if hosted:
-            step = rl.split(STAGE, ws, state, frozen, TX, None, None)  # type: ignore[arg-type]
+            take_step = rl.split_step(setup, ws, state, frozen, None)  # type: ignore[arg-type]
         else:
-            step = rl.fused(STAGE, ws, state, frozen, TX, None)
+            take_step = rl.fused_step(setup, ws, state, frozen)
         for number, likes[0] in enumerate(LIKES):
             rounds.clear()
-            state, *found = step(state, records(number))
-            copied = jax.tree.map(np.array, jax.device_get((state.policy, state.opt_state)))
-            out.append((copied, jax.device_get(found), list(rounds)))
+            result = take_step(state, records(number))
+            state = result.state
+            copied = jax.tree.map(np.array, jax.device_get((state.params, state.opt_state)))
+            signal_2B = np.stack([result.reward_B, result.advantage_B])
+            found = jax.device_get((result.rollout, signal_2B, result.metrics, result.fate_X))
+            out.append((copied, found, list(rounds)))
     return out
 
 
@@ -466,11 +476,18 @@ def test_rounds_are_drawn_apart_and_the_first_as_without_a_filter() -> None:
     first, second = (rounds[0] for rounds in run(*ONE, True)[1][2][:2])
     assert (first.response_BR != second.response_BR).mean() > 0.5
     key = jax.random.key(3)
-    state = SimpleNamespace(key=key, step=jnp.int32(2), policy=None)
+    state = SimpleNamespace(key=key, step=jnp.int32(2), params=None)
     keys = []
-    with mock.patch("rlvr_jax.policy.generate", lambda *args: keys.append(args[2])):
-        for number in (None, *map(jnp.int32, range(3))):
-            train_step.rollout(state, None, number, cfg=STAGE, model_cfg=SMALL, columns=R, eos=(1,))
+
+    def generate(params, prompts, sampler, cfg):
+        keys.append(sampler.key)
+        return None, None
+
+    setup = step.Setup(STAGE, SMALL, SMALL, R, (1,), TX)
+    with mock.patch.object(engine, "generate", generate):
+        for number in range(3):
+            step.write_round(state, None, jnp.int32(number), setup=setup)
+    keys.insert(0, step.step_key(state))  # what a step without a filter draws with
     drawn = [tuple(jax.random.key_data(key).tolist()) for key in keys]
     assert drawn[0] == drawn[1] and len(set(drawn)) == 3
 

@@ -11,7 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from rlvr_jax import loss, model, policy, policy_update, ragged, sharding, train_step
+from given import update_on
+from rlvr_jax import likelihood, loss, model, policy_update, ragged, sharding, step
 from rlvr_jax.config import (
     AdvantageConfig,
     LossConfig,
@@ -55,7 +56,7 @@ def visitor(columns: int, tokens: int):
     def run(length_B):
         nothing_B = jnp.zeros(length_B.shape, jnp.int32)
         carry = (nothing_B, nothing_B, jnp.int32(0), nothing_B - 1)
-        return ragged.each(visit, carry, length_B, columns, tokens)
+        return ragged.visit_parts(visit, carry, length_B, columns, tokens)
 
     return jax.jit(run)
 
@@ -136,7 +137,7 @@ def test_shards_sort_their_own_rows() -> None:
         return carry
 
     with jax.set_mesh(mesh):
-        _, run = jax.jit(lambda x: ragged.each(visit, 0, x, 64, 64))(lengths.reshape(-1))
+        _, run = jax.jit(lambda x: ragged.visit_parts(visit, 0, x, 64, 64))(lengths.reshape(-1))
         jax.effects_barrier()
     at = 0
     left = -np.sort(-lengths, axis=1)
@@ -170,7 +171,7 @@ def test_values_of_rows_stand_where_the_rows_do() -> None:
             return doubled, jnp.sum(doubled, -1)
 
         out = (jnp.zeros_like(x), jnp.full(11, -1.0))
-        return ragged.rows(of_part, out, lengths, 40, cfg)[0]
+        return ragged.map_rows(of_part, out, lengths, 40, cfg)
 
     doubled, total = run(x, lengths)
     want = np.where(np.arange(40) < lengths[:, None], 2 * x, 0)
@@ -188,7 +189,9 @@ def test_prompts_in_parts_are_prompts_at_once(part_tokens, unroll) -> None:
     @jax.jit
     def both(params):
         layers = model.unstack(params, cfg)
-        return ragged.prompts(layers, token, mask, cfg), model.prefill(params, token, mask, cfg)[1]
+        return ragged.read_prompts(layers, token, mask, cfg), model.prefill(
+            params, token, mask, cfg
+        )[1]
 
     (got, run), want = both(params)
     assert int(run) == visited(mask.sum(1).tolist(), P, part_tokens)
@@ -309,21 +312,20 @@ def update_gradients(cfg: ModelConfig, kl_in: str, aggregates, dtype) -> list[tu
         loss=LossConfig(kl_coef=KL, kl_in=kl_in),  # type: ignore[arg-type]
     )
     params, reference = (random_params(cfg, dtype, seed) for seed in (3, 4))
-    state = train_step.init_state(jax.random.key(0), params, RECORD)
-    frozen = Frozen(reference, {}, None)  # type: ignore[arg-type]
+    state = step.init_state(jax.random.key(0), params, RECORD)
+    frozen = Frozen(reference, {})
     weights = loss.row_weights
 
     @jax.jit
     def update(which, state: TrainState, frozen: Frozen, rows: Rollout, reward_B):
-        def chosen(mask_BR, cfg, held_B=None):
+        def chosen(mask_BR, cfg, counted_B):
             each = [weights(mask_BR, dataclasses.replace(cfg, aggregate=a)) for a in AGGREGATES]
             return jnp.stack(each)[which]
 
         with mock.patch.object(loss, "row_weights", chosen):
-            new, _, metrics = train_step.update(
-                state, frozen, rows, 1, reward_B, cfg=stage, model_cfg=cfg, tx=RECORD
-            )
-        return new.opt_state, metrics
+            setup = step.Setup(stage, cfg, cfg, R, (), RECORD)
+            result = update_on(state, frozen, rows, reward_B, setup)
+        return result.state.opt_state, result.metrics
 
     args = state, frozen, batch(dtype), rewards(dtype)
     return [update(AGGREGATES.index(aggregate), *args) for aggregate in aggregates]
@@ -454,40 +456,41 @@ def test_gradient_is_the_plain_one_in_every_form(exact, names, shape) -> None:
     advantage = rng.normal(size=(B, R))
     one = loss.policy_gradient
 
-    def in_parts(which, params, rows, lesson):
-        def chosen(*args, **more):
-            *args, _ = args
+    def in_parts(which, params, batch):
+        def chosen(tokens, weight_B, kl_coef, _):
             return jax.lax.switch(
-                which, [lambda f=f: (one(*args, f, **more)[0], {}) for f in forms]
+                which, [lambda f=f: (one(tokens, weight_B, kl_coef, f)[0], {}) for f in forms]
             )
 
-        def weights(mask_BR, _, held_B=None, row_weights=loss.row_weights):
+        def weights(mask_BR, _, counted_B, row_weights=loss.row_weights):
             return jnp.stack([row_weights(mask_BR, f) for f in forms])[which]
 
+        setup = policy_update.PolicySetup(stage, cfg, RECORD)
         with mock.patch.multiple(loss, policy_gradient=chosen, row_weights=weights):
-            return policy_update.gradient(params, rows, lesson, KL, stage, cfg)[:2]
+            return policy_update.gradient(params, batch, KL, setup)[:2]
 
     @functools.partial(jax.jit, static_argnums=0)
     def at_once(form, logprob_BR, entropy_BR):
         weight_B = loss.row_weights(mask, form)
-        args = (behaviour, reference, advantage, mask, weight_B, form)
-        more = dict(sampler_BR=rows.logprob_BR)
-        return jax.value_and_grad(lambda lp, h: one(lp, *args, entropy_BR=h, **more)[0], (0, 1))(
-            logprob_BR, entropy_BR
-        )
+
+        def value(logprob_BR, entropy_BR):
+            given = (behaviour, rows.logprob_BR, reference, advantage, mask)
+            return one(loss.Tokens(logprob_BR, entropy_BR, *given), weight_B, KL, form)[0]
+
+        return jax.value_and_grad(value, (0, 1))(logprob_BR, entropy_BR)
 
     def read(params):
         return repeated(params, rows, cfg, entropy=True)
 
     in_parts, read = jax.jit(in_parts), jax.jit(read)
     mesh = sharding.make_mesh(MeshConfig(*shape), jax.devices()[: math.prod(shape)])
-    lesson = policy_update.Lesson(advantage, reference, behaviour)
-    placed, lesson = sharding.place_rows((rows, lesson), mesh)
+    batch_ = policy_update.Batch(rows, advantage, reference, np.ones(B, bool), behaviour)
+    placed = sharding.place_rows(batch_, mesh)
     values, pull = jax.vjp(read, params)
     different = []
     for which, (name, form) in enumerate(zip(names, forms, strict=True)):
         with jax.set_mesh(mesh):
-            grads, value = jax.device_get(in_parts(which, params, placed, lesson))
+            grads, value = jax.device_get(in_parts(which, params, placed))
         want_value, slopes = at_once(form, *values)
         (want,) = pull(slopes)
         assert largest_error(grads, want) < 1e-10, name
@@ -549,7 +552,9 @@ def test_logprobs_in_parts_are_the_plain_ones() -> None:
     for part_tokens, unroll in ((16, True), (64, False), (512, False)):
         cfg = dataclasses.replace(LLAMA, part_tokens=part_tokens, unroll=unroll)
         sample_cfg = SampleConfig(temperature=TEMPERATURE)
-        logprob, _ = jax.jit(policy.logprobs, static_argnums=(2, 3))(params, rows, sample_cfg, cfg)
+        logprob, _ = jax.jit(likelihood.logprobs, static_argnums=(2, 3))(
+            params, rows, sample_cfg, cfg
+        )
         np.testing.assert_allclose(logprob, want, atol=1e-5, rtol=0)
         assert np.all(np.asarray(logprob)[~np.asarray(rows.response_mask_BR)] == 0)
 
@@ -570,12 +575,13 @@ def test_the_long_tail_is_read_at_the_cost_of_its_tokens() -> None:
         truncated_B=np.zeros(64, bool),
         logprob_BR=np.zeros((64, 256), np.float32),
     )
-    state = train_step.init_state(jax.random.key(0), random_params(cfg, np.float32), RECORD)
-    frozen = Frozen({}, {}, None)  # type: ignore[arg-type]
+    state = step.init_state(jax.random.key(0), random_params(cfg, np.float32), RECORD)
+    frozen = Frozen({}, {})
     stage = RlStage(prompts=8, samples=8)
-    update = functools.partial(train_step.update, cfg=stage, model_cfg=cfg, tx=RECORD)
+    setup = step.Setup(stage, cfg, cfg, 256, (), RECORD)
+    update = functools.partial(update_on, setup=setup, decoded=1984)
     reward_B = rng.random(64).astype(np.float32)
-    _, _, metrics = jax.jit(update)(state, frozen, rows, 1984, reward_B)
+    metrics = jax.jit(update)(state, frozen, rows, reward_B).metrics
     asked = rows.prompt_mask_QP.sum(1)
     run = visited(length.tolist(), 256, 256) + visited(asked.tolist(), 16, 256)
     useful = (length.sum() + asked.sum()) / run

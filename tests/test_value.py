@@ -11,7 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from rlvr_jax import advantage, loss, model, optim, policy, policy_update, sharding, train_step
+from given import update_on
+from rlvr_jax import likelihood, loss, model, optim, policy_update, sharding, step, step_metrics
 from rlvr_jax.config import (
     AdvantageConfig,
     LossConfig,
@@ -40,7 +41,7 @@ STAGE = RlStage(
     optim=OptimConfig(lr=1e-2),
 )
 TX = optim.make(STAGE.optim, 100)
-NOBODY = Frozen({}, {}, None)  # type: ignore[arg-type]
+NOBODY = Frozen({}, {})
 # An optimizer that moves nothing and keeps the gradient it was given.
 RECORD = optax.GradientTransformation(
     lambda params: jax.tree.map(jnp.zeros_like, params),
@@ -117,16 +118,32 @@ def plain_error(value, old, target, length, weight):
 
 @functools.cache
 def updater():
-    return jax.jit(functools.partial(train_step.update, cfg=STAGE, model_cfg=SMALL, tx=TX))
+    return updates(setup_of())
 
 
-def improved(state, *_):
+def setup_of(stage=None, cfg=None, tx=None, prm_tx=None):
+    cfg = cfg or SMALL
+    return step.Setup(stage or STAGE, cfg, cfg, R, (), tx or TX, prm_tx or RECORD)
+
+
+def updates(setup):
+    """The step's update, jitted: (state, advantage [B], metrics)."""
+
+    @jax.jit
+    def update(state, rows, reward_B):
+        result = update_on(state, NOBODY, rows, reward_B, setup)
+        return result.state, result.advantage_B, result.metrics
+
+    return update
+
+
+def no_update(state, *_):
     """No update: what is tested is in front of it, and compiles in no time without it."""
     return state, {}
 
 
 def begin(params):
-    return train_step.init_state(jax.random.key(0), params, TX)
+    return step.init_state(jax.random.key(0), params, TX)
 
 
 def same(a, b):
@@ -162,8 +179,12 @@ def test_its_loss_and_gradient_are_the_plain_ones(exact) -> None:
 
     @jax.jit
     def gradient(params, advantage_BR):
-        lesson = policy_update.Lesson(advantage_BR, jnp.zeros((B, R)), None, old, target)
-        return policy_update.gradient(params, rows, lesson, 0.0, stage, cfg)
+        everyone = jnp.ones(B, bool)
+        batch = policy_update.Batch(
+            rows, advantage_BR, jnp.zeros((B, R)), everyone, None, old, target
+        )
+        setup = policy_update.PolicySetup(stage, cfg, TX)
+        return policy_update.gradient(params, batch, 0.0, setup)
 
     want, slope = plain_error(value, old, target, rows.length_B, weight)
     free = np.sum((slope == 0) & mask)
@@ -205,11 +226,11 @@ def test_the_clip_is_the_larger_of_two_errors() -> None:
 
 def test_first_values_are_exactly_zero_and_the_head_learns() -> None:
     params = {name: x for name, x in random_params().items() if name != "value_D"}
-    state = train_step.init_state(jax.random.key(0), params, TX, value_head=True)
-    assert set(state.policy) - set(params) == {"value_D"}
+    state = step.init_state(jax.random.key(0), model.with_value(params), TX)
+    assert set(state.params) - set(params) == {"value_D"}
     rows, update, told = rollout(), updater(), []
     for _ in range(40):
-        state, advantage_B, metrics = update(state, NOBODY, rows, 1, rewards())
+        state, advantage_B, metrics = update(state, rows, rewards())
         told.append(jax.device_get(metrics))
         if len(told) == 1:  # A is what the reward at the end is worth at the first token
             worth = rewards() * (DISCOUNT * LAMBDA) ** (rows.length_B - 1)
@@ -229,14 +250,15 @@ def test_advantages_and_metrics_are_those_of_values_before_each_token() -> None:
         prm=PrmConfig(beta=beta, reference="policy"),
     )
     other = {name: x for name, x in random_params(5).items() if name != "value_D"}
-    state = train_step.init_state(jax.random.key(0), other, TX, RECORD, value_head=True)
-    assert "value_D" not in state.prm.params and "value_D" in state.policy
-    state = dataclasses.replace(state, policy=params)
-    step = functools.partial(train_step.update, cfg=stage, model_cfg=SMALL, tx=TX, prm_tx=RECORD)
-    with mock.patch.object(policy_update, "improve", improved):
-        _, advantage_B, metrics = jax.jit(step)(state, NOBODY, rows, 1, rewards())
+    state = step.init_state(jax.random.key(0), model.with_value(other), TX)
+    state = step.with_prm(state, other, RECORD)
+    assert "value_D" not in state.prm.params and "value_D" in state.params
+    state = dataclasses.replace(state, params=params)
+    update = updates(setup_of(stage))
+    with mock.patch.object(policy_update, "update_policy", no_update):
+        _, advantage_B, metrics = update(state, rows, rewards())
 
-    whole = jax.jit(policy.logprobs, static_argnums=(2, 3))
+    whole = jax.jit(likelihood.logprobs, static_argnums=(2, 3))
     token_BR = 0.5 * beta * (whole(other, rows, STAGE.sample, SMALL)[0] - rows.logprob_BR)
     token_BR = np.array(token_BR, np.float64)
     token_BR[np.arange(B), rows.length_B - 1] += rewards()
@@ -254,10 +276,12 @@ def test_equal_targets_have_nothing_to_explain() -> None:
     mask = np.arange(R) < rollout().length_B[:, None]
     value = np.random.default_rng(3).normal(size=(B, R)).astype(np.float32)
     for target in (np.where(mask, 0.3, value), np.where(mask, value, 0.3)):
-        got = advantage.explained(value, target.astype(np.float32), mask)
+        got = step_metrics.explained_variance(value, target.astype(np.float32), mask)
         assert float(got["value/mean"]) == pytest.approx(value[mask].mean(), rel=1e-4)
         assert float(got["value/explained"]) == np.all(target[mask] == value[mask])
-    assert float(advantage.explained(value, value, mask & False)["value/explained"]) == 0
+    assert (
+        float(step_metrics.explained_variance(value, value, mask & False)["value/explained"]) == 0
+    )
 
 
 def test_several_updates_share_one_look_and_clip_around_it() -> None:
@@ -265,36 +289,37 @@ def test_several_updates_share_one_look_and_clip_around_it() -> None:
     tx = optax.sgd(0.01)
     stage = dataclasses.replace(STAGE, epochs=2, minibatches=2)
     params, rows = random_params(), rollout()
-    state = train_step.init_state(jax.random.key(0), params, tx)
-    update = functools.partial(train_step.update, cfg=stage, model_cfg=SMALL, tx=tx)
-    new, _, metrics = jax.jit(update)(state, NOBODY, rows, 1, rewards())
+    state = step.init_state(jax.random.key(0), params, tx)
+    new, _, metrics = updates(setup_of(stage, tx=tx))(state, rows, rewards())
 
-    behaviour_BR = jax.jit(policy.logprobs, static_argnums=(2, 3))(
+    behaviour_BR = jax.jit(likelihood.logprobs, static_argnums=(2, 3))(
         params, rows, STAGE.sample, SMALL
     )[0]
     value_BR = plain_values(params, rows)
     reward_BR = np.zeros((B, R))
     reward_BR[np.arange(B), rows.length_B - 1] = rewards()
     advantage_BR, target_BR = plain_gae(reward_BR, value_BR, rows.length_B)
-    lesson = (advantage_BR, rows.logprob_BR, behaviour_BR, value_BR, target_BR)
-    gradient, lost = jax.jit(policy_update.gradient, static_argnums=(4, 5)), 0.0
+    filled_B, lost = np.ones(B), 0.0
+    given = (advantage_BR, rows.logprob_BR, filled_B, behaviour_BR, value_BR, target_BR)
+    setup = policy_update.PolicySetup(stage, SMALL, tx)
+    gradient = jax.jit(functools.partial(policy_update.gradient, kl_coef=0.0, setup=setup))
     for number in (0, 1, 0, 1):
         of_prompt = np.arange(number, Q, 2)
         of_row = (of_prompt[:, None] * G + np.arange(G)).reshape(-1)
         part = jax.tree.map(lambda x, p=of_prompt, r=of_row: x[p if len(x) == Q else r], rows)
-        some = policy_update.Lesson(*(np.float32(x)[of_row] for x in lesson))
-        found = gradient(params, part, some, 0.0, stage, SMALL)
+        batch = policy_update.Batch(part, *(np.float32(x)[of_row] for x in given))
+        found = gradient(params, batch)
         params = jax.tree.map(lambda p, g: p - 0.01 * g, params, found.grads)
         lost += float(found.sums["value/loss"])
     for name, x in params.items():
-        np.testing.assert_allclose(new.policy[name], x, rtol=1e-4, atol=2e-6, err_msg=name)
+        np.testing.assert_allclose(new.params[name], x, rtol=1e-4, atol=2e-6, err_msg=name)
     assert float(metrics["value/loss"]) == pytest.approx(lost / 2 / rows.length_B.sum(), rel=1e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 2, 2), (4, 1, 1)])
 def test_neither_mesh_nor_parts_change_a_number(shape) -> None:
-    state = train_step.init_state(jax.random.key(0), random_params(), RECORD)
+    state = step.init_state(jax.random.key(0), random_params(), RECORD)
 
     def gradients(shape, part_tokens):
         mesh = sharding.make_mesh(MeshConfig(*shape), jax.devices()[: math.prod(shape)])
@@ -303,8 +328,8 @@ def test_neither_mesh_nor_parts_change_a_number(shape) -> None:
             rows, reward_B = sharding.place_rows((rollout(), rewards()), mesh)
             layout = sharding.shard_tree(state, mesh, MeshConfig(*shape))
             placed = jax.device_put(state, layout)
-            update = functools.partial(train_step.update, cfg=STAGE, model_cfg=cfg, tx=RECORD)
-            new, advantage_B, metrics = jax.jit(update)(placed, NOBODY, rows, 1, reward_B)
+            update = updates(setup_of(cfg=cfg, tx=RECORD))
+            new, advantage_B, metrics = update(placed, rows, reward_B)
             return jax.device_get((new.opt_state, advantage_B, metrics))
 
     (one, advantage_B, metrics), many = gradients((1, 1, 1), 1000), gradients(shape, 24)
@@ -320,7 +345,7 @@ def test_neither_mesh_nor_parts_change_a_number(shape) -> None:
 
 def test_a_checkpoint_carries_it_and_the_policy_is_read_without_it(tmp_path) -> None:
     update, rows = updater(), rollout()
-    state, *_ = update(begin(random_params()), NOBODY, rows, 1, rewards())
+    state, *_ = update(begin(random_params()), rows, rewards())
 
     def shapes(tree):
         return jax.tree.map(
@@ -331,28 +356,28 @@ def test_a_checkpoint_carries_it_and_the_policy_is_read_without_it(tmp_path) -> 
         checkpoints.save(1, state, {})
         checkpoints.wait()
         restored, _ = checkpoints.restore(1, shapes(state))
-    on, *_ = update(state, NOBODY, rows, 1, rewards())
-    again, *_ = update(restored, NOBODY, rows, 1, rewards())
+    on, *_ = update(state, rows, rewards())
+    again, *_ = update(restored, rows, rewards())
     assert same(restored, state) and same(again, on)
-    assert not np.array_equal(on.policy["value_D"], state.policy["value_D"])
-    like = shapes({name: state.policy[name] for name in model.abstract(SMALL)})
+    assert not np.array_equal(on.params["value_D"], state.params["value_D"])
+    like = shapes({name: state.params[name] for name in model.abstract(SMALL)})
     left = restore_params(tmp_path, like)
     assert "value_D" not in left
     for name, x in left.items():
-        np.testing.assert_array_equal(x, state.policy[name])
+        np.testing.assert_array_equal(x, state.params[name])
 
 
 def test_a_head_changes_nothing_that_is_said() -> None:
     cfg = dataclasses.replace(SMALL, unroll=True, compute="bfloat16")
     params, rows = random_params(), rollout()
     bare = {name: x for name, x in params.items() if name != "value_D"}
-    logprobs = jax.jit(policy.logprobs, static_argnums=(2, 3))
-    values = jax.jit(policy.values, static_argnums=(2, 3))
+    logprobs = jax.jit(likelihood.logprobs, static_argnums=(2, 3))
+    with_logprobs = jax.jit(likelihood.values_and_logprobs, static_argnums=(2, 3))
     plain = logprobs(bare, rows, STAGE.sample, cfg)[0]
-    value_BR, both = values(params, rows, STAGE.sample, cfg)
+    value_BR, both = with_logprobs(params, rows, STAGE.sample, cfg)
     # Of other programs: a compiler may fuse, and round, each in its own way.
     np.testing.assert_allclose(both, plain, rtol=1e-6)
     assert value_BR.dtype == np.float32
-    alone, nothing = values(params, rows, None, cfg)
+    alone = jax.jit(likelihood.values, static_argnums=2)(params, rows, cfg)
     np.testing.assert_allclose(alone, value_BR, rtol=1e-5, atol=1e-6)
-    assert nothing is None and np.all(np.asarray(alone)[~rows.response_mask_BR] == 0)
+    assert np.all(np.asarray(alone)[~rows.response_mask_BR] == 0)

@@ -7,7 +7,6 @@ prints accuracy by the run's own rule for both, and on how many problems they wr
 Needs torch and transformers, which nothing else here does.
 """
 
-import functools
 import json
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlvr_jax import model, policy
+from rlvr_jax import engine, model
 from rlvr_jax.config import SampleConfig
 from rlvr_jax.host import rules
 from rlvr_jax.host.problems import dataset
@@ -30,17 +29,11 @@ from rlvr_jax.host.text.tokenizer import open_tokenizer
 
 def ours(run: Path, stage: str, records: list, tok, cfg) -> list[list[int]]:
     params = restore_params(run / "checkpoints" / stage, model.abstract(cfg.model))
-    write = jax.jit(
-        functools.partial(
-            policy.generate,
-            eos=tok.eos,
-            samples=1,
-            columns=cfg.data.response_columns,
-            sample_cfg=SampleConfig(temperature=0),
-            cfg=cfg.model,
-        )
+    sampler = engine.Sampler(
+        jax.random.key(0), tok.eos, 1, cfg.data.response_columns, SampleConfig(temperature=0)
     )
-    done = write(params, template.prompts(records, tok, cfg.data, False), jax.random.key(0))
+    write = jax.jit(lambda params, prompts: engine.generate(params, prompts, sampler, cfg.model))
+    done, _ = write(params, template.prompts(records, tok, cfg.data, False))
     rows = zip(np.asarray(done.response_BR), np.asarray(done.length_B), strict=True)
     return [row[:length].tolist() for row, length in rows]
 

@@ -6,6 +6,7 @@ S = T is a prompt read by itself; S = P + T is an answer that continues a prefix
 from functools import partial
 
 import jax
+
 from rlvr_kernels.attention.cudnn import cudnn
 from rlvr_kernels.attention.reference import reference
 from rlvr_kernels.attention.splash import splash

@@ -3,6 +3,7 @@
 from functools import partial
 
 import jax
+
 from rlvr_kernels.decode_attention.pallas_gpu import pallas_gpu
 from rlvr_kernels.decode_attention.pallas_tpu import pallas_tpu
 from rlvr_kernels.decode_attention.reference import reference

@@ -6,6 +6,7 @@ A `softcap` bounds the logits first (Gemma 2, arXiv 2408.00118).
 from functools import partial
 
 import jax
+
 from rlvr_kernels.dispatch import choose
 from rlvr_kernels.token_logprob.pallas_gpu import pallas_gpu
 from rlvr_kernels.token_logprob.pallas_tpu import pallas_tpu

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+
 from rlvr_kernels.token_logprob.reference import reference
 
 TOKENS = 4096  # whose logits exist at one time

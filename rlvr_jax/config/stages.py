@@ -232,6 +232,11 @@ class PrmStage:
         self.prm.check(self.samples, self.sample)
 
     @property
+    def hosted(self) -> bool:
+        """Whether rewards need the host, so that the step is split."""
+        return self.reward.hosted
+
+    @property
     def optim(self) -> OptimConfig:
         """What the loop around its steps reads."""
         return self.prm.optim

@@ -166,7 +166,7 @@ def _readout(ws: Workspace, score_all, jobs: list) -> float:
 
 def _search(ws: Workspace, stage: Sampling, frozen: Frozen, score_all) -> dict[str, Any]:
     """Adversarial tokens for some problems, then judged like any answer."""
-    cfg, tok, verdict = ws.cfg, ws.tokenizer, frozen.verdict
+    cfg, tok, verdict = ws.cfg, ws.tokenizer, ws.verdict()
     around = [tok.encode(text) for text in (r"\boxed{", "}")]
     around = [[], []] if cfg.data.answer == "line" else around
     room = cfg.data.response_columns - 1 - sum(map(len, around))

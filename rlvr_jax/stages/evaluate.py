@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlvr_jax import policy, prm, verifier
+from rlvr_jax import engine, prm, verifier
 from rlvr_jax.config import EvaluateStage, PrmStage, RewardConfig, RlStage, SampleConfig
 from rlvr_jax.host.hardening import trials
 from rlvr_jax.host.problems import tasks
@@ -97,7 +97,7 @@ def _rater(stage: EvaluateStage, ws: Workspace):
     newline_V = ws.tokenizer.tables(cfg.model.vocab)[0]
     score = jax.jit(
         functools.partial(
-            prm.scores,
+            prm.score_responses,
             beta=source.prm.beta,
             sample_cfg=source.sample.whole,
             model_cfg=cfg.model,
@@ -160,9 +160,8 @@ def _answers(
     @jax.jit
     def write(params, judge, verdict, prompts, key):
         columns = cfg.data.response_columns
-        rollout, _ = policy.generate(
-            params, prompts, key, tok.eos, samples, columns, sample, cfg.model
-        )
+        sampler = engine.Sampler(key, tok.eos, samples, columns, sample)
+        rollout, _ = engine.generate(params, prompts, sampler, cfg.model)
         if judge is None:
             return rollout, None
         soft = RewardConfig()

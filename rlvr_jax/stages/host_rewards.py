@@ -1,38 +1,65 @@
-"""Rewards on the host side of the split step: by rule, by the verifier, or by both.
+"""Rewards that the host computes, between the two programs of the split step.
 
-    rule         the rule's score
-    verifier     the verifier's, as inside the fused step
-    rule_first   1 where the rule accepts, else the verifier's (arXiv 2505.22203, section 6)
-    both         their product: what one rejects is rejected
+    rule         the score of a rule
+    verifier     the verifier's reward, as inside the fused step
+    rule_first   1 where the rule accepts, else the verifier's reward (arXiv 2505.22203, section 6)
+    both         the product of the two: an answer that one of them rejects is rejected
 
-Gates multiply it: an answer that breaks a format earns nothing, and one that keeps it nothing extra
-(added, such a reward would be blown up to full size by the normalisation of unsolved groups).
+Gates multiply the reward: an answer that breaks a format earns nothing, and an answer that keeps it
+earns nothing extra.  (Added to the reward, a format reward would be blown up to full size by the
+normalisation of groups that no answer solves.)
 
 A verifier with a tokenizer of its own is shown the text of the answer, encoded again here.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from rlvr_jax import step_metrics, train_step, verifier
+from rlvr_jax import step, step_metrics, verifier
 from rlvr_jax.config import Sampling
 from rlvr_jax.host.text import answers
 from rlvr_jax.host.workers import pool
 from rlvr_jax.stages.workspace import Workspace
-from rlvr_jax.structs import Frozen, Prompts, Rollout
+from rlvr_jax.structs import Array, Frozen, Prompts, Rollout
 
+# (records, their placed prompts, rollout) -> rewards [B] by name, metrics
+Rewarder = Callable[[list, Prompts, Rollout], tuple[dict[str, Array], dict[str, Any]]]
 # (records, their placed prompts, rollout, texts of the rows or None) -> reward [B], metrics
 Scorer = Callable[[list, Prompts, Rollout, Sequence[str] | None], tuple[Any, dict[str, Any]]]
 WIDER = 2  # columns of an answer in the verifier's own tokens, for each column of the policy's
 
 
+def rewarder(
+    stage: Sampling,
+    ws: Workspace,
+    frozen: Frozen,
+    workers: pool.Pool,
+    also: Mapping[str, str] = {},  # noqa: B006 - never written to
+) -> Rewarder:
+    """Return a function that computes all rewards of a rollout, placed on the mesh.
+
+    The outcome is named `reward`; `also` maps the names of further rewards to their rules.
+    """
+    score = scorer(stage, ws, frozen, workers)
+
+    def reward(records: list, prompts: Prompts, rollout: Rollout):
+        texts = response_texts(ws, rollout)
+        reward_B, metrics = score(records, prompts, rollout, texts)
+        rewards = {"reward": np.asarray(reward_B, np.float32)}
+        for name, rule in also.items():
+            rewards[name], _ = score_by_rule(rule, records, texts, rollout, workers)
+        return ws.place(rewards), metrics
+
+    return reward
+
+
 def scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -> Scorer:
-    """The reward of a stage, outside its fused step."""
+    """Return a function that computes the outcome reward of a rollout on the host."""
     cfg = stage.reward
     ask = None
     if cfg.judged:
@@ -42,64 +69,72 @@ def scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -
         rule_B = gate_B = np.ones(len(rollout.length_B), np.float32)
         metrics: dict[str, Any] = {}
         if texts is None and (cfg.hosted or ws.cfg.verifier_tokenizer):
-            texts = written(ws, rollout)
+            texts = response_texts(ws, rollout)
         if cfg.ruled:
-            rule_B, metrics = by_rule(cfg.rule, records, texts, rollout, workers)
+            rule_B, metrics = score_by_rule(cfg.rule, records, texts, rollout, workers)
         for gate in cfg.gates:
-            passed_B, _ = by_rule(gate, records, texts, rollout, workers)
+            passed_B, _ = score_by_rule(gate, records, texts, rollout, workers)
             gate_B = gate_B * passed_B
             metrics |= {f"gate/{Path(gate).stem}": float(passed_B.mean())}
         if ask is None:
             return rule_B * gate_B, metrics
-        judged_B, told = jax.device_get(ask(prompts, rollout, texts))
+        judged_B, verdict_metrics = jax.device_get(ask(prompts, rollout, texts))
         reward_B = combine(cfg.source, rule_B, judged_B)
         if cfg.ruled:
             differ_B = (rule_B >= 1) != (judged_B > 0.5)
             metrics |= {"rule/mean": float(rule_B.mean())}
             metrics |= {"verifier/disagree_frac": float(differ_B.mean())}
-        return reward_B * gate_B, metrics | told
+        return reward_B * gate_B, metrics | verdict_metrics
 
     return score
 
 
-def by_rule(
+def score_by_rule(
     rule: str, records, texts: Sequence[str], rollout: Rollout, workers: pool.Pool
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """A rule's score of each response, 0 where it was cut off, and metrics."""
+    """Score each response with a rule, 0 where the response was truncated.
+
+    Returns the scores [B] and metrics of the workers.
+    """
     samples = len(texts) // len(records)
     owners = [record for record in records for _ in range(samples)]
     results = workers.map(pool.jobs(texts, owners, rule))
     scores_B = np.array([result.score for result in results], np.float32)
-    return scores_B * ~np.asarray(rollout.truncated_B), pool.metrics(results)
+    return scores_B * ~jax.device_get(rollout.truncated_B), pool.metrics(results)
 
 
 def combine(source: str, rule_B: np.ndarray, judged_B: np.ndarray) -> np.ndarray:
-    """One reward of a rule's and a verifier's."""
+    """Combine the scores of a rule and of a verifier into one reward [B]."""
     if source == "rule_first":
         return np.where(rule_B >= 1, np.float32(1), judged_B)
     return rule_B * judged_B if source == "both" else judged_B
 
 
-def written(ws: Workspace, rollout: Rollout) -> list[str]:
-    """The text of each response."""
+def response_texts(ws: Workspace, rollout: Rollout) -> list[str]:
+    """Decode the text of each response."""
     ids, lengths = jax.device_get((rollout.response_BR, rollout.length_B))
     return [ws.tokenizer.decode(row[:n]) for row, n in zip(ids, lengths, strict=True)]
 
 
-def shown(text: str, how: str) -> str:
-    """What a verifier sees of a response, as `data.answer` says; "" where there is no answer."""
+def visible_answer(text: str, how: str) -> str:
+    """Return the part of a response that a verifier sees, as `data.answer` says.
+
+    The result is empty if the response has no answer of one line.
+    """
     if how == "line":
         return answers.last_line(text)
-    found = answers.extract(text, last_line_too=how == "final") or ""
-    return "" if "\n" in found else found
+    answer = answers.extract(text, last_line_too=how == "final") or ""
+    return "" if "\n" in answer else answer
 
 
 def _own(stage: Sampling, ws: Workspace, frozen: Frozen):
-    reward = jax.jit(functools.partial(train_step.reward, cfg=stage, verifier_cfg=ws.cfg.verifier))
-    return lambda prompts, rollout, _: reward(frozen, prompts, rollout)
+    """Ask a verifier that reads the policy's token ids."""
+    verify = jax.jit(functools.partial(step.verify, cfg=stage.reward, verifier_cfg=ws.cfg.verifier))
+    return lambda prompts, rollout, _: verify(frozen, prompts, rollout)
 
 
 def _foreign(stage: Sampling, ws: Workspace, frozen: Frozen):
+    """Ask a verifier that has a tokenizer of its own."""
     cfg, tok = ws.cfg, ws.judge_tokenizer
     columns = WIDER * cfg.data.response_columns
 
@@ -108,15 +143,15 @@ def _foreign(stage: Sampling, ws: Workspace, frozen: Frozen):
         score = verifier.judge(
             params, prompts, token_BR, length_B, cut_B, verdict, stage.reward, cfg.verifier
         )
-        return score.reward_B, step_metrics.verdicts(score)
+        return score.reward_B, step_metrics.of_verdicts(score)
 
     def ask(prompts, rollout, texts):
-        found = [tok.encode(shown(text, cfg.data.answer)) for text in texts]
-        found = [ids if len(ids) <= columns else [] for ids in found]
-        token_BR = np.zeros((len(found), columns), np.int32)
-        for i, ids in enumerate(found):
+        ids_B = [tok.encode(visible_answer(text, cfg.data.answer)) for text in texts]
+        ids_B = [ids if len(ids) <= columns else [] for ids in ids_B]
+        token_BR = np.zeros((len(ids_B), columns), np.int32)
+        for i, ids in enumerate(ids_B):
             token_BR[i, : len(ids)] = ids
-        length_B = np.array([len(ids) for ids in found], np.int32)
+        length_B = np.array([len(ids) for ids in ids_B], np.int32)
         token_BR, length_B = ws.place((token_BR, length_B))
         return judge(
             frozen.verifier, prompts, token_BR, length_B, rollout.truncated_B, frozen.verdict

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlvr_jax import policy, verifier
+from rlvr_jax import engine, verifier
 from rlvr_jax.config import LabelStage, RlStage
 from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.runs.folder import RunError
@@ -33,16 +33,9 @@ def drawn(stage: LabelStage, ws: Workspace) -> Iterator[tuple[int, list[Answer]]
 
     @jax.jit
     def write(params, verdict, prompts, key):
-        rollout, _ = policy.generate(
-            params,
-            prompts,
-            key,
-            tok.eos,
-            stage.samples,
-            cfg.data.response_columns,
-            stage.sample,
-            cfg.model,
-        )
+        columns = cfg.data.response_columns
+        sampler = engine.Sampler(key, tok.eos, stage.samples, columns, stage.sample)
+        rollout, _ = engine.generate(params, prompts, sampler, cfg.model)
         return rollout, verifier.answer_mask(rollout, verdict)
 
     for number, records in enumerate(chunks(ws.problems("label"), stage.batch)):

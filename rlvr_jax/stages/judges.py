@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlvr_jax import model, policy, sharding
+from rlvr_jax import engine, model, sharding
 from rlvr_jax.config import JudgeConfig, LabelStage, ModelConfig, SampleConfig
 from rlvr_jax.host import rules, weights
 from rlvr_jax.host.runs.folder import RunError
@@ -109,16 +109,9 @@ class Model:
     def _write(self, params, prompts: Prompts, key):
         """[Q, m, tokens] ids of replies, filled up with an end of text."""
         cfg, end = self._cfg, self._tok.eos
-        rollout, _ = policy.generate(
-            params,
-            prompts,
-            key,
-            end,
-            cfg.votes,
-            cfg.tokens,
-            SampleConfig(temperature=cfg.temperature),
-            self._model,
-        )
+        sample = SampleConfig(temperature=cfg.temperature)
+        sampler = engine.Sampler(key, end, cfg.votes, cfg.tokens, sample)
+        rollout, _ = engine.generate(params, prompts, sampler, self._model)
         ids_BR = jnp.where(rollout.response_mask_BR, rollout.response_BR, end[0])
         return ids_BR.reshape(-1, cfg.votes, cfg.tokens)
 

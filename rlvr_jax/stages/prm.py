@@ -1,81 +1,74 @@
-"""Stage `prm`: an implicit PRM learns alone, from labelled rollouts of a fixed policy."""
+"""Stage `prm`: a PRM learns alone, from labelled responses of a fixed policy."""
 
-import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
-from rlvr_jax import optim, train_step
+import jax
+
+from rlvr_jax import optim, prm_step
 from rlvr_jax.config import PrmStage
 from rlvr_jax.host.workers import pool
-from rlvr_jax.stages import loop, rl
+from rlvr_jax.stages import host_rewards, loop, sampled
 from rlvr_jax.stages.workspace import Workspace
-from rlvr_jax.structs import Frozen
+from rlvr_jax.structs import Frozen, TrainState, Update
 
 SHOWN = {"loss": "prm/loss", "right": "prm/acc", "reward": "reward/mean"}
+Step = Callable[[TrainState, list[Any]], Update]
 
 
 def run(stage: PrmStage, ws: Workspace) -> dict:
-    """The PRM is the policy of its state, and is read as a policy is."""
+    """Train the PRM of a stage, and return what its marker records.
+
+    The PRM is the model of the stage's state, and is read as a policy is.
+    """
     cfg = ws.cfg
     tx = optim.make(stage.optim, stage.steps)
-    judged = stage.reward.judged
-    frozen = Frozen(
-        reference=ws.load(stage.policy, cfg.model),
-        verifier=ws.load(stage.verifier, cfg.verifier) if judged else {},
-        verdict=ws.verdict() if judged else None,  # type: ignore[arg-type]
+    frozen = sampled.frozen_models(stage, ws, ws.load(stage.policy, cfg.model))
+    setup = prm_step.Setup(
+        stage, cfg.model, cfg.verifier, cfg.data.response_columns, ws.tokenizer.eos, tx
     )
     state = ws.new_state(stage.name, cfg.model, tx, stage.policy)
-    problems = rl.unjudged(stage, ws)
-    hosted = stage.reward.hosted or bool(cfg.verifier_tokenizer)
-    # none of its processes is started yet
+    problems = sampled.unjudged_problems(stage, ws)
+    hosted = sampled.is_split(stage, ws)
+    # A pool starts its processes with its first job.
     with pool.Pool(stage.reward.workers, stage.reward.seconds) as workers:
-        make = split if hosted else fused
-        step = make(stage, ws, state, frozen, tx, workers)
+        take_step = (
+            split_step(setup, ws, state, frozen, workers)
+            if hosted
+            else fused_step(setup, ws, state, frozen)
+        )
 
-        def advance(state, records):
-            first = int(state.step) == 0
-            told = rl.audited(ws, stage, frozen, workers) if first else {}
-            state, metrics = step(state, records)
-            return state, {**metrics, **told}, []
+        def advance(state: TrainState, records: list[Any]):
+            first = int(jax.device_get(state.step)) == 0
+            extra = sampled.audit_verifier(ws, stage, frozen, workers) if first else {}
+            result = take_step(state, records)
+            return result.state, {**result.metrics, **extra}, []
 
         compiled = "prm_update" if hosted else "prm_step"
         loop.run(ws, stage, state, problems, stage.prompts, advance, compiled, SHOWN)
     return {"steps": stage.steps, "problems": len(problems)}
 
 
-def fused(stage: PrmStage, ws: Workspace, state, frozen: Frozen, tx, workers: pool.Pool):
-    """records -> one compiled program, as in stage `rl`."""
-    del workers  # nothing is asked of the host
-    cfg, tok = ws.cfg, ws.tokenizer
-    step = ws.jit_step(
-        functools.partial(
-            train_step.prm_step,
-            cfg=stage,
-            model_cfg=cfg.model,
-            verifier_cfg=cfg.verifier,
-            columns=cfg.data.response_columns,
-            eos=tok.eos,
-            tx=tx,
-        ),
-        state,
-        2,
-    )
-    return lambda state, records: step(state, frozen, ws.place(ws.columns(records)))
+def fused_step(setup: prm_step.Setup, ws: Workspace, state: TrainState, frozen: Frozen) -> Step:
+    """Return the step as one compiled program."""
+    take_step = ws.jit_step(functools.partial(prm_step.prm_step, setup=setup), state, Update)
+    return lambda state, records: take_step(state, frozen, ws.place(ws.columns(records)))
 
 
-def split(stage: PrmStage, ws: Workspace, state, frozen: Frozen, tx, workers: pool.Pool):
-    """Generate, reward on the host, update: two compiled programs, as in stage `rl`."""
-    write = functools.partial(train_step.rollout, cfg=stage)
-    draw = rl.rewarded(write, stage, ws, frozen, workers)
-    update = ws.jit_step(
-        functools.partial(train_step.prm_update, cfg=stage, model_cfg=ws.cfg.model, tx=tx),
-        state,
-        2,
-    )
+def split_step(
+    setup: prm_step.Setup, ws: Workspace, state: TrainState, frozen: Frozen, workers: pool.Pool
+) -> Step:
+    """Return the step as two compiled programs, with the host's rewards between them."""
+    write = jax.jit(functools.partial(prm_step.write, setup=setup))
+    reward = host_rewards.rewarder(setup.stage, ws, frozen, workers)
+    update = ws.jit_step(functools.partial(prm_step.prm_update, setup=setup), state, Update)
 
-    def advance(state, records):
-        writer = dataclasses.replace(state, policy=frozen.reference)
-        rollout, _, reward_B, told = draw(writer, records)
-        state, metrics = update(state, frozen, rollout, reward_B)
-        return state, {**metrics, **told}
+    def take_step(state: TrainState, records: list[Any]) -> Update:
+        prompts = ws.place(ws.columns(records))
+        rollout, _ = write(state, frozen, prompts)
+        rewards, metrics = reward(records, prompts, rollout)
+        result = update(state, frozen, rollout, rewards["reward"])
+        return result._replace(metrics={**result.metrics, **metrics})
 
-    return advance
+    return take_step

@@ -1,230 +1,165 @@
-"""Stage `rl`: the fused step in a loop, or the split step when the reward is the host's."""
+"""Stage `rl`: the fused step in a loop, or the split step where the host computes the rewards."""
 
 import contextlib
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from rlvr_jax import advantage, optim, prompt_filter, train_step
-from rlvr_jax.config import RlStage, Sampling
+from rlvr_jax import optim, prompt_filter, step
+from rlvr_jax.config import RlStage
 from rlvr_jax.host import rules
-from rlvr_jax.host.hardening import trials
-from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.runs import log
-from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.workers import pool
-from rlvr_jax.stages import audit, host_rewards, loop, verdicts
+from rlvr_jax.stages import host_rewards, loop, sampled
 from rlvr_jax.stages.judged_answers import Collector
 from rlvr_jax.stages.workspace import Workspace
-from rlvr_jax.structs import Frozen
+from rlvr_jax.structs import Frozen, Outcome, Prompts, StepResult, TrainState
 
 SHOWN = {"reward": "reward/mean", "length": "completion/length_mean", "entropy": "policy/entropy"}
+# (state, records of all rounds that may be drawn) -> result
+Step = Callable[[TrainState, list[Any]], StepResult]
 
 
 def run(stage: RlStage, ws: Workspace) -> dict:
+    """Train the policy of a stage, and return what its marker records."""
     cfg = ws.cfg
-    tx = optim.make(stage.optim, stage.steps * stage.updates)
+    setup = _setup(stage, ws)
+    reference = ws.load(stage.policy, cfg.model) if stage.asks_reference else {}
+    frozen = sampled.frozen_models(stage, ws, reference)
     dense = stage.advantage.process_weight > 0
-    prm_tx = optim.make(stage.prm.optim, stage.steps) if dense else None
-    judged = stage.reward.judged
-    frozen = Frozen(
-        reference=ws.load(stage.policy, cfg.model) if stage.asks_reference else {},
-        verifier=ws.load(stage.verifier, cfg.verifier) if judged else {},
-        verdict=ws.verdict() if judged else None,  # type: ignore[arg-type]
-        newline_V=ws.tokenizer.tables(cfg.model.vocab)[0] if dense else None,
+    state = ws.new_state(
+        stage.name,
+        cfg.model,
+        setup.tx,
+        stage.policy,
+        value_head=stage.advantage.baseline == "value",
+        kl_coef=stage.loss.kl_coef if stage.loss.kl_target else None,
+        prm_tx=setup.prm_tx if dense else None,
+        prm_init=stage.prm.init if dense else "",
     )
-    kl_coef = stage.loss.kl_coef if stage.loss.kl_target else None
-    more = dict(kl_coef=kl_coef, value_head=stage.advantage.baseline == "value")
-    first = stage.prm.init if dense else ""
-    state = ws.new_state(stage.name, cfg.model, tx, stage.policy, first, prm_tx=prm_tx, **more)
-    problems = unjudged(stage, ws)
+    problems = sampled.unjudged_problems(stage, ws)
     collector = Collector(stage, ws) if stage.collect else None
-
-    def advance(state, records):
-        number = int(state.step) + 1
-        told = audited(ws, stage, frozen, workers) if number == 1 else {}
-        state, rollout, signal_2B, metrics, fate_X = step(state, records)
-        fates = list(zip(records, fate_X, strict=True))
-        placed = [record for record, fate in fates if fate == prompt_filter.PLACED]
-        left = [
-            record
-            for record, fate in fates
-            if fate in (prompt_filter.UNTRIED, prompt_filter.SURPLUS)
-        ]
-        if collector is not None:
-            collector.step(number, placed, rollout)
-        if placed and (number % stage.sample_every == 0 or number == stage.steps):
-            gap = _show(ws, stage, number, placed, jax.device_get((rollout, signal_2B)))
-            told |= {"oracle/gap": gap}
-        return state, {**metrics, **told}, left
-
-    shown = SHOWN | ({"kl": "policy/kl"} if stage.loss.kl_coef else {})
-    hosted = stage.hosted or bool(cfg.verifier_tokenizer)
-    compiled = "update" if hosted else "train_step"
-    if stage.filter.on:
-        shown |= {"reward": "filter/reward"}  # of what it keeps the mean says little
-        compiled = "filtered_update" if hosted else "filtered_step"
     with contextlib.ExitStack() as stack:
         if collector is not None:
             stack.callback(collector.close)
-        # none of its processes is started yet
+        # A pool starts its processes with its first job.
         workers = stack.enter_context(pool.Pool(stage.reward.workers, stage.reward.seconds))
-        if hosted:
-            step = split(stage, ws, state, frozen, tx, prm_tx, workers)
-        else:
-            step = fused(stage, ws, state, frozen, tx, prm_tx)
-        loop.run(ws, stage, state, problems, stage.prompts, advance, compiled, shown)
+        hosted = sampled.is_split(stage, ws)
+        take_step = (
+            split_step(setup, ws, state, frozen, workers)
+            if hosted
+            else fused_step(setup, ws, state, frozen)
+        )
+
+        def advance(state: TrainState, records: list[Any]):
+            number = int(jax.device_get(state.step)) + 1
+            extra: dict[str, float] = {}
+            if number == 1:
+                extra |= sampled.audit_verifier(ws, stage, frozen, workers)
+            result = take_step(state, records)
+            fates = list(zip(records, jax.device_get(result.fate_X), strict=True))
+            placed = [record for record, fate in fates if fate == prompt_filter.PLACED]
+            unused = (prompt_filter.UNTRIED, prompt_filter.SURPLUS)
+            waiting = [record for record, fate in fates if fate in unused]
+            if collector is not None:
+                collector.step(number, placed, result.rollout)
+            if placed and (number % stage.sample_every == 0 or number == stage.steps):
+                extra |= {"oracle/gap": _show_samples(ws, stage, number, placed, result)}
+            return result.state, {**result.metrics, **extra}, waiting
+
+        compiled = "update" if hosted else "train_step"
+        loop.run(ws, stage, state, problems, stage.prompts, advance, compiled, _shown(stage))
     return {"steps": stage.steps, "problems": len(problems)}
 
 
-def unjudged(stage: Sampling, ws: Workspace) -> dataset.RandomAccessSource:
-    """The problems of a stage, without those whose verdicts its verifier has learnt: on them it
-    would be too sure of itself (the paper keeps its two sets of prompts apart too).
-    """
-    source = ws.problems(stage.split)
-    learnt = verdicts.problems(ws, stage.verifier) if stage.reward.judged else set()
-    if not learnt:
-        return source
-    fresh = [i for i, record in enumerate(dataset.each(source)) if record["key"] not in learnt]
-    if len(fresh) == len(source):
-        return source
-    if len(fresh) < stage.prompts:
-        train = stage.split == "train"
-        other = "explore with `split: label`" if train else "take those of `split: train`"
-        raise RunError(
-            f"{len(source) - len(fresh)} of {len(source)} problems of split {stage.split} are "
-            f"those that the verifier of stage {stage.name} learnt from, and {stage.prompts} "
-            f"others are needed: {other}, or raise data.{stage.split}"
-        )
-    log.say(f"{stage.name}: {len(source) - len(fresh)} problems left out, its verifier knows them")
-    return dataset.keep(source, fresh)
-
-
-def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx):
-    """records -> one compiled program; nothing comes back to the host before the update."""
-    cfg, tok = ws.cfg, ws.tokenizer
-    filtered = stage.filter.on
-    step = ws.jit_step(
-        functools.partial(
-            train_step.filtered_step if filtered else train_step.train_step,
-            cfg=stage,
-            model_cfg=cfg.model,
-            verifier_cfg=cfg.verifier,
-            columns=cfg.data.response_columns,
-            eos=tok.eos,
-            tx=tx,
-            prm_tx=prm_tx,
-        ),
-        state,
-        5 if filtered else 4,
+def _setup(stage: RlStage, ws: Workspace) -> step.Setup:
+    cfg = ws.cfg
+    return step.Setup(
+        stage=stage,
+        model=cfg.model,
+        verifier=cfg.verifier,
+        columns=cfg.data.response_columns,
+        eos=ws.tokenizer.eos,
+        tx=optim.make(stage.optim, stage.steps * stage.updates),
+        prm_tx=optim.make(stage.prm.optim, stage.steps),
     )
 
-    def advance(state, records):
-        found = step(state, frozen, ws.place(ws.columns(records)))
-        if filtered:
-            return *found[:4], np.asarray(found[4])
-        return *found, np.full(len(records), prompt_filter.PLACED)
 
-    return advance
-
-
-def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx, workers: pool.Pool):
-    """Generate, reward on the host in a pool of processes, update: two compiled programs."""
-    write = functools.partial(train_step.rollout, cfg=stage)
-    draw = rewarded(write, stage, ws, frozen, workers)
-    answer = rewarded(train_step.greedy, stage, ws, frozen, workers)
-    filtered = stage.filter.on
-    taught = train_step.filtered_update if filtered else train_step.update
-    update = ws.jit_step(
-        functools.partial(taught, cfg=stage, model_cfg=ws.cfg.model, tx=tx, prm_tx=prm_tx), state, 3
-    )
-
-    def advance(state, records):
-        rollout, decoded, rewards, told = draw(state, records)
-        best = None
-        if stage.advantage.baseline == "greedy":
-            answers, _, of_answers, _ = answer(state, records)
-            best = answers, of_answers
-        state, advantage_B, metrics = update(state, frozen, rollout, decoded, rewards, best)
-        signal_2B = np.stack([advantage.outcome(rewards), advantage_B])
-        fate_X = np.full(len(records), prompt_filter.PLACED)
-        return state, rollout, signal_2B, {**metrics, **told}, fate_X
-
-    return filtered_split(stage, frozen, draw, update) if filtered else advance
+def _shown(stage: RlStage) -> dict[str, str]:
+    """The metrics of the progress bar, by their short names there."""
+    shown = SHOWN | ({"kl": "policy/kl"} if stage.loss.kl_coef else {})
+    if stage.filter.on:  # the mean reward of groups that were selected by reward says little
+        shown |= {"reward": "filter/reward"}
+    return shown
 
 
-def filtered_split(stage: RlStage, frozen: Frozen, draw, update):
-    """The rounds of `train_step.filtered_step`, with the host's rewards."""
-    begin = jax.jit(prompt_filter.nothing)
-    sift = jax.jit(functools.partial(prompt_filter.sift, samples=stage.samples, cfg=stage.filter))
+def fused_step(setup: step.Setup, ws: Workspace, state: TrainState, frozen: Frozen) -> Step:
+    """Return the step as one compiled program: nothing visits the host before the update."""
+    train_step = ws.jit_step(functools.partial(step.train_step, setup=setup), state, StepResult)
+    return lambda state, records: train_step(state, frozen, ws.place(ws.columns(records)))
 
-    def advance(state, records):
+
+def split_step(
+    setup: step.Setup, ws: Workspace, state: TrainState, frozen: Frozen, workers: pool.Pool
+) -> Step:
+    """Return the step as two compiled programs, with the host's rewards between them."""
+    stage = setup.stage
+    write = jax.jit(functools.partial(step.write_round, setup=setup))
+    reward = host_rewards.rewarder(stage, ws, frozen, workers, stage.also)
+    update = ws.jit_step(functools.partial(step.update, setup=setup), state, StepResult)
+    keep_all = jax.jit(prompt_filter.keep_all)
+    no_groups = jax.jit(prompt_filter.no_groups, static_argnums=2)
+    add_round = jax.jit(functools.partial(prompt_filter.add_round, cfg=stage.filter))
+    more_rounds = jax.jit(functools.partial(prompt_filter.more_rounds, cfg=stage.filter))
+
+    def one_round(state: TrainState, records: list[Any], number: int):
+        prompts: Prompts = ws.place(ws.columns(records))
+        rollout, decoded, greedy = write(state, prompts, jax.device_put(np.int32(number)))
+        rewards, metrics = reward(records, prompts, rollout)
+        outcome = Outcome(rewards)
+        if greedy is not None:
+            outcome = outcome._replace(greedy=reward(records, prompts, greedy)[0])
+        return rollout, decoded, greedy, outcome, jax.device_get(metrics)
+
+    def draw(state: TrainState, records: list[Any]) -> tuple[prompt_filter.Held, dict[str, Any]]:
+        """`step.draw`, with the host's rewards."""
+        if not stage.filter.on:
+            rollout, decoded, greedy, outcome, metrics = one_round(state, records, 0)
+            return keep_all(rollout, decoded, greedy, outcome), metrics
         held: Any = None
-        decoded, tolds = 0, []
-        fate_NQ = np.full((stage.filter.rounds, stage.prompts), prompt_filter.UNTRIED)
+        logs = []
         for number in range(stage.filter.rounds):
             asked = records[number * stage.prompts : (number + 1) * stage.prompts]
-            written, run, rewards, told = draw(state, asked, np.int32(number))
-            held = begin(written, rewards) if held is None else held
-            held, fate_NQ[number] = sift(held, written, rewards)
-            decoded += run
-            tolds.append(jax.device_get(told))
-            if held.kept >= stage.prompts:
+            rollout, decoded, _, outcome, metrics = one_round(state, asked, number)
+            if number == 0:
+                held = no_groups(rollout, outcome, stage.filter.rounds)
+            held = add_round(held, rollout, decoded, outcome)
+            logs.append(metrics)
+            if not jax.device_get(more_rounds(held)):
                 break
-        state, advantage_B, metrics = update(state, frozen, held, decoded)
-        told = {name: np.mean([told[name] for told in tolds]) for name in tolds[0]}
-        signal_2B = np.stack([held.outcome_B, advantage_B])
-        return state, held.written, signal_2B, {**metrics, **told}, fate_NQ.reshape(-1)
+        return held, {name: np.mean([log[name] for log in logs]) for name in logs[0]}
 
-    return advance
+    def take_step(state: TrainState, records: list[Any]) -> StepResult:
+        held, metrics = draw(state, records)
+        result = update(state, frozen, held.round, held.outcome)
+        return result._replace(metrics={**result.metrics, **metrics})
 
-
-def rewarded(write, stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool):
-    """(state, records) -> what it writes, rows decoded, reward(s) of the host's, what to log."""
-    cfg, tok = ws.cfg, ws.tokenizer
-    write = jax.jit(
-        functools.partial(
-            write, model_cfg=cfg.model, columns=cfg.data.response_columns, eos=tok.eos
-        )
-    )
-    reward = host_rewards.scorer(stage, ws, frozen, workers)
-    also = stage.also if isinstance(stage, RlStage) else {}
-
-    def draw(state, records, *number):
-        prompts = ws.place(ws.columns(records))
-        rollout, decoded = write(state, prompts, *number)
-        texts = host_rewards.written(ws, rollout)
-        reward_B, told = reward(records, prompts, rollout, texts)
-        rewards = {"reward": np.asarray(reward_B, np.float32)}
-        for name, rule in also.items():
-            rewards[name], _ = host_rewards.by_rule(rule, records, texts, rollout, workers)
-        return rollout, decoded, ws.place(rewards if also else rewards["reward"]), told
-
-    return draw
+    return take_step
 
 
-def audited(ws: Workspace, stage: Sampling, frozen: Frozen, workers: pool.Pool) -> dict[str, float]:
-    """The quick audit of a verifier, as metrics of the first step."""
-    if stage.reward.audit == "off" or not stage.reward.judged:
-        return {}
-    report = audit.run(ws, stage, frozen, workers, quick=True)
-    faults = trials.faults(report, ws.cfg.audit)
-    if faults:
-        said = f"audit of {stage.verifier}: {'; '.join(faults)}"
-        if stage.reward.audit == "stop":
-            raise RunError(f"{said}. Harden it (docs/audit.md), or set reward.audit: warn")
-        log.say(said)
-    return trials.metrics(report)
+def _show_samples(
+    ws: Workspace, stage: RlStage, number: int, records: list[Any], result: StepResult
+) -> float:
+    """Write all rows of a step to disk, and show one row of each of a few prompts.
 
-
-def _show(ws: Workspace, stage: RlStage, step: int, records, told) -> float:
-    """Samples to disk (all rows) and to the terminal (one of each of a few prompts).
-
-    Returns by how much the mean reward is above the oracle's.
+    Returns by how much the mean reward is above that of the oracle.
     """
-    rollout, (reward_B, advantage_B) = told
+    rollout, reward_B, advantage_B = jax.device_get(
+        (result.rollout, result.reward_B, result.advantage_B)
+    )
     tok, rows = ws.tokenizer, []
     for i, reward in enumerate(reward_B[: len(records) * stage.samples]):
         record, length = records[i // stage.samples], int(rollout.length_B[i])
@@ -232,22 +167,22 @@ def _show(ws: Workspace, stage: RlStage, step: int, records, told) -> float:
         text = tok.decode(ids)
         rows.append(
             {
-                "step": step,
+                "step": number,
                 "domain": record["domain"],
                 "question": record["question"],
                 "reference": record["reference"],
                 "response": text,
                 "reward": reward,
                 "advantage": advantage_B[i],
-                # a rule of the user's own runs in the pool only
+                # A rule of the user's own runs in the pool only.
                 "oracle": reward if stage.reward.rule else rules.score_record(text, record),
                 "truncated": bool(rollout.truncated_B[i]),
                 "pieces": tok.pieces(ids),
                 "piece_values": rollout.logprob_BR[i, :length],
             }
         )
-    ws.run.write_samples(stage.name, step, rows)
+    ws.run.write_samples(stage.name, number, rows)
     head = ["question", "reference", "response", "reward", "advantage"]
     few = rows[:: stage.samples * max(1, stage.prompts // 4)]
-    log.table(f"{stage.name} step {step}", head, [[row[h] for h in head] for row in few])
+    log.table(f"{stage.name} step {number}", head, [[row[h] for h in head] for row in few])
     return float(np.mean([row["reward"] - row["oracle"] for row in rows]))

@@ -2,11 +2,12 @@
 
 import functools
 
-from rlvr_jax import optim, train_step
+from rlvr_jax import optim, supervised
 from rlvr_jax.config import SftStage
 from rlvr_jax.host.text import template
 from rlvr_jax.stages import loop
 from rlvr_jax.stages.workspace import Workspace
+from rlvr_jax.structs import Update
 
 
 def run(stage: SftStage, ws: Workspace) -> dict:
@@ -14,7 +15,7 @@ def run(stage: SftStage, ws: Workspace) -> dict:
     tx = optim.make(stage.optim, stage.steps)
     state = ws.new_state(stage.name, cfg.model, tx, stage.init)
     step = ws.jit_step(
-        functools.partial(train_step.supervised_step, model_cfg=cfg.model, tx=tx), state, 2
+        functools.partial(supervised.supervised_step, model_cfg=cfg.model, tx=tx), state, Update
     )
 
     def advance(state, records):

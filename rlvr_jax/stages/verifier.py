@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlvr_jax import model, optim, train_step
+from rlvr_jax import model, optim, supervised
 from rlvr_jax.config import NegativesConfig, VerifierStage
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import RunError
@@ -19,6 +19,7 @@ from rlvr_jax.host.verdicts.agreement import agreement, ece
 from rlvr_jax.stages import loop, verdicts
 from rlvr_jax.stages.verdicts import Row
 from rlvr_jax.stages.workspace import Workspace, chunks, padded
+from rlvr_jax.structs import Update
 
 # Every verifier is tried with each kind of wrong answer, learnt from or not.
 TRIED = NegativesConfig(*[0.25] * len(negatives.KINDS))
@@ -48,7 +49,7 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
     tx = optim.make(stage.optim, stage.steps)
     state = ws.new_state(stage.name, cfg.verifier, tx, stage.init)
     step = ws.jit_step(
-        functools.partial(train_step.supervised_step, model_cfg=cfg.verifier, tx=tx), state, 2
+        functools.partial(supervised.supervised_step, model_cfg=cfg.verifier, tx=tx), state, Update
     )
 
     @jax.jit
@@ -67,15 +68,17 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
 
     def advance(state, records):
         state, metrics = step(state, ws.place(rows(records)))
-        if int(state.step) == stage.steps:  # on the last line, which a resumed run has too
-            result = measure(functools.partial(ask, state.policy), held, wrong)
+        if (
+            int(jax.device_get(state.step)) == stage.steps
+        ):  # on the last line, which a resumed run has too
+            result = measure(functools.partial(ask, state.params), held, wrong)
             metrics |= {f"verifier/{name}": value for name, value in _flat(result).items()}
         return state, metrics, []
 
     state = loop.run(
         ws, stage, state, learn, stage.batch, advance, "supervised_step", {"loss": "loss"}
     )
-    result = measure(functools.partial(ask, state.policy), held, wrong)
+    result = measure(functools.partial(ask, state.params), held, wrong)
     log.say(f"{stage.name}: {result['accuracy']:.1%} of {len(held)} held-back verdicts")
     accepted = float(np.mean([row["verdict"] for row in learn]))
     return result | {"learnt": len(learn), "learnt_accepted": accepted, "held_out": len(held)}

@@ -1,16 +1,20 @@
 """What every stage needs: the run folder, the mesh, the tokenizer, problems and models."""
 
+import dataclasses
 import functools
 import itertools
 import random
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
-from jax.sharding import Mesh
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rlvr_jax import model, sharding, train_step
+from rlvr_jax import model, sharding, step
 from rlvr_jax.config import Config, ModelConfig, RlStage, reads_verifier
 from rlvr_jax.host import rules, weights
 from rlvr_jax.host.problems import dataset, sources, tasks
@@ -152,8 +156,14 @@ class Workspace:
         """The data-order seed of a stage."""
         return zlib.crc32(f"{self.cfg.seed}/{name}".encode())
 
-    def load(self, stage: str, cfg: ModelConfig, part: str = "policy") -> Params:
-        """What a finished stage left behind, or pretrained parameters, laid out by the table."""
+    def load(self, stage: str, cfg: ModelConfig, part: str = "params") -> Params:
+        """Load the parameters that a finished stage left, or pretrained ones, onto the mesh.
+
+        `part` names the parameters within the state of that stage.
+
+        Raises:
+          RunError: the stage has not been run.
+        """
         if stage == "pretrained":
             abstract = model.abstract(cfg)
             return weights.load(weights.find(cfg.weights), cfg, self.shardings(abstract))
@@ -165,27 +175,46 @@ class Workspace:
         return checkpoint.restore_params(self.run.checkpoints(stage), like, part)
 
     def load_prm(self, stage: str) -> Params:
-        """The PRM that a stage left: of an rl stage the one beside its policy, else its model."""
+        """Load the PRM that a stage left: the one beside the policy of an rl stage, or its model.
+
+        A stage without a PRM gives its own model: a PRM may start from any policy.
+        """
         named = {s.name: s for s in self.cfg.stages}.get(stage)
         beside = isinstance(named, RlStage) and named.advantage.process_weight > 0
-        return self.load(stage, self.cfg.model, "prm.params" if beside else "policy")
+        return self.load(stage, self.cfg.model, "prm.params" if beside else "params")
 
     def new_state(
-        self, name: str, cfg: ModelConfig, tx, init: str, prm_init: str = "", **more
+        self,
+        name: str,
+        cfg: ModelConfig,
+        tx: optax.GradientTransformation,
+        init: str,
+        *,
+        value_head: bool = False,
+        kl_coef: float | None = None,
+        prm_tx: optax.GradientTransformation | None = None,
+        prm_init: str = "",
     ) -> TrainState:
-        """A state in the table's layout, moments included; `init` is as in `load`, or `fresh`.
+        """Make the state of a stage before its first update, in the layout of the sharding table.
 
-        `prm_init` is as in `load_prm`; `more` is for `train_step.init_state`.
+        `init` is a stage as in `load`, or `fresh` for random parameters.  With `prm_tx` a PRM
+        learns beside the policy: it starts from the stage `prm_init`, or as the policy.  `kl_coef`
+        is given where the KL coefficient adapts.
         """
         key = self.key(name)
         params = None if init == "fresh" else self.load(init, cfg)
         given = (params, self.load_prm(prm_init) if prm_init else None)
 
-        def build(given):
-            params, prm = given
+        def build(given: tuple[Params | None, Params | None]) -> TrainState:
+            params, prm_params = given
             start = model.init(jax.random.fold_in(key, 0), cfg) if params is None else params
-            own = jax.random.fold_in(key, 1)
-            return train_step.init_state(own, start, tx, prm_params=prm, **more)
+            own_key = jax.random.fold_in(key, 1)
+            state = step.init_state(own_key, model.with_value(start) if value_head else start, tx)
+            if prm_tx is not None:
+                state = step.with_prm(state, start if prm_params is None else prm_params, prm_tx)
+            if kl_coef is not None:
+                state = dataclasses.replace(state, kl_coef=jnp.float32(kl_coef))
+            return state
 
         return jax.jit(build, out_shardings=self.shardings(jax.eval_shape(build, given)))(given)
 
@@ -196,13 +225,21 @@ class Workspace:
         """Shapes, dtypes and shardings of a state: what a checkpoint is restored into."""
         return self._with_shardings(jax.eval_shape(lambda x: x, state))
 
-    def jit_step(self, step: Callable, state: TrainState, outputs: int) -> Callable:
-        """Jit `step(state, ...) -> (state, ...)`: state donated, and kept in the table's layout."""
-        kept = (self.shardings(state), *[None] * (outputs - 1))
+    def jit_step(self, step: Callable, state: TrainState, result: Any) -> Callable:
+        """Jit a training step: the state is donated, and kept in the layout of the table.
+
+        `result` is the type that the step returns, with a field `state`.
+        """
+        kept = result(**dict.fromkeys(result._fields) | {"state": self.shardings(state)})
         return jax.jit(step, donate_argnums=0, out_shardings=kept)
 
     def place(self, tree):
+        """Place host arrays on the mesh, split by row."""
         return sharding.place_rows(tree, self.mesh)
+
+    def replicate(self, tree):
+        """Place host arrays on the mesh, whole on every device."""
+        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
 
     def _with_shardings(self, tree):
         return jax.tree.map(

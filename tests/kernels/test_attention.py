@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from rlvr_kernels.attention import attention, cases
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from rlvr_kernels.decode_attention import cases, decode_attention
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")

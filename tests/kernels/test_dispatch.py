@@ -2,6 +2,7 @@
 
 import jax
 import pytest
+
 from rlvr_kernels import attention, decode_attention, dispatch, token_logprob
 
 TABLE = {"xla": lambda: "x", "fast": lambda: "f"}

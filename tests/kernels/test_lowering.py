@@ -5,6 +5,7 @@ import importlib.util
 import jax
 import jax.numpy as jnp
 import pytest
+
 from rlvr_kernels import attention, decode_attention, token_logprob
 from rlvr_kernels.attention import cases as attention_cases
 from rlvr_kernels.decode_attention import cases as decode_cases

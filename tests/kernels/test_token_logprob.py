@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from rlvr_kernels import token_logprob as op
 from rlvr_kernels.token_logprob import cases
 

@@ -29,8 +29,11 @@ def test_two_rewards_become_one():
     assert host_rewards.combine("rule_first", rule, judged).tolist() == [1, np.float32(0.9), 1, 0]
     assert host_rewards.combine("both", rule, judged).tolist() == [0, 0, 0.5, 0]
     assert host_rewards.combine("verifier", rule, judged) is judged
-    assert host_rewards.shown("a\nb", "line") == "b" and host_rewards.shown("a\nb", "marked") == ""
-    assert host_rewards.shown("\\boxed{4\n2}", "final") == ""
+    assert (
+        host_rewards.visible_answer("a\nb", "line") == "b"
+        and host_rewards.visible_answer("a\nb", "marked") == ""
+    )
+    assert host_rewards.visible_answer("\\boxed{4\n2}", "final") == ""
 
 
 def rollout(tok, texts, columns) -> Rollout:
@@ -92,9 +95,9 @@ def test_gates_multiply_the_reward(ws):
     with pool.Pool() as workers:
         score_all = host_rewards.scorer(RlStage(reward=reward), ws, Frozen({}, {}, None), workers)
         got, told = score_all([record], None, read, texts)
-        plain, _ = host_rewards.by_rule("contains", [record], texts, read, workers)
-        digit, _ = host_rewards.by_rule("regex", [record], texts, read, workers)
-        fresh, _ = host_rewards.by_rule("repetition", [record], texts, read, workers)
+        plain, _ = host_rewards.score_by_rule("contains", [record], texts, read, workers)
+        digit, _ = host_rewards.score_by_rule("regex", [record], texts, read, workers)
+        fresh, _ = host_rewards.score_by_rule("repetition", [record], texts, read, workers)
     assert plain.tolist() == [1, 0, 1, 1], "the second row was cut off"
     assert digit[0] == 1 and 0 < fresh[3] < 1
     np.testing.assert_allclose(got, plain * digit * fresh)

@@ -10,7 +10,7 @@ import pytest
 from rlvr_jax.config import AdvantageConfig, RewardConfig, RlStage, VerifierStage
 from rlvr_jax.host.problems.dataset import problem_key
 from rlvr_jax.host.runs.folder import RunError
-from rlvr_jax.stages import rl, verdicts, verifier
+from rlvr_jax.stages import sampled, verdicts, verifier
 
 
 def rows(problems, each=3, verdict=lambda i: i % 2):
@@ -80,12 +80,12 @@ def test_a_verifier_knows_the_problems_of_all_it_was_made_of(ws):
 
 
 def test_rl_leaves_out_what_its_verifier_has_learnt(ws):
-    left = rl.unjudged(RlStage(prompts=4, verifier="second"), ws)
+    left = sampled.unjudged_problems(RlStage(prompts=4, verifier="second"), ws)
     assert [left[i]["key"] for i in range(len(left))] == ["k6", "k7", "k8", "k9"]
     with pytest.raises(RunError, match="6 of 10 problems of split train .* raise data.train"):
-        rl.unjudged(RlStage(prompts=5, verifier="second"), ws)
+        sampled.unjudged_problems(RlStage(prompts=5, verifier="second"), ws)
     by_rule = RlStage(prompts=5, verifier="second", reward=RewardConfig(source="rule"))
-    assert len(rl.unjudged(by_rule, ws)) == 10
+    assert len(sampled.unjudged_problems(by_rule, ws)) == 10
 
 
 def test_verdicts_that_are_gone_or_damaged(ws, tmp_path):

@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlvr_jax import model, optim, train_step, verifier
+from rlvr_jax import model, optim, prompt_filter, step, supervised, verifier
 from rlvr_jax.config import AlarmConfig, ModelConfig, OptimConfig, RlStage
 from rlvr_jax.host.hardening import alarms
 from rlvr_jax.host.text import answers
-from rlvr_jax.structs import Prompts, Rollout, Spelling, Verdict
+from rlvr_jax.structs import Frozen, Outcome, Prompts, Rollout, Spelling, Verdict
 
 PIECES = ["", "\n", "Solution", "\\boxed{", "}", "so", *map(str, range(10))]
 END, NEWLINE, KEY, OPEN, CLOSE, SO, ZERO = range(7)
@@ -104,40 +104,40 @@ def taught(seed: int):
     """The parameters after a little supervised training."""
     tx = optim.make(OptimConfig(lr=1e-2), TAUGHT)
     params = model.init(jax.random.key(seed), CFG)
-    state = train_step.init_state(jax.random.key(seed + 1), params, tx)
-    step = jax.jit(
-        lambda state, rows: train_step.supervised_step(state, rows, model_cfg=CFG, tx=tx)
+    state = step.init_state(jax.random.key(seed + 1), params, tx)
+    learn = jax.jit(
+        lambda state, rows: supervised.supervised_step(state, rows, model_cfg=CFG, tx=tx)
     )
     rng = np.random.default_rng(seed)
     for _ in range(TAUGHT):
-        state, _ = step(state, demonstrations(rng))
-    return state.policy
+        state, _ = learn(state, demonstrations(rng))
+    return state.params
 
 
 def run(setting: str, params, seed: int = 0, steps: int = STEPS) -> list[dict[str, Any]]:
     """The metrics of each step, alarms among them."""
     tx = optim.make(STAGE.optim, steps)
-    state = train_step.init_state(jax.random.key(seed + 2), params, tx)
+    state = step.init_state(jax.random.key(seed + 2), params, tx)
+
+    setup = step.Setup(STAGE, CFG, CFG, COLUMNS, (END,), tx)
+    frozen = Frozen({}, {})
 
     @jax.jit
-    def step(state, prompts, *tables):
-        written, decoded = train_step.rollout(
-            state, prompts, cfg=STAGE, model_cfg=CFG, columns=COLUMNS, eos=(END,)
-        )
-        reward_B, oracle_B = rewards(written, setting, *tables)
-        state, _, metrics = train_step.update(
-            state, None, written, decoded, reward_B, cfg=STAGE, model_cfg=CFG, tx=tx
-        )
-        key_B = jnp.any(written.response_mask_BR & (written.response_BR == KEY), 1)
+    def take_step(state, prompts, *tables):
+        rollout, decoded, greedy = step.write_round(state, prompts, 0, setup=setup)
+        reward_B, oracle_B = rewards(rollout, setting, *tables)
+        held = prompt_filter.keep_all(rollout, decoded, greedy, Outcome({"reward": reward_B}))
+        state, *_, metrics, _ = step.update(state, frozen, held.round, held.outcome, setup=setup)
+        key_B = jnp.any(rollout.response_mask_BR & (rollout.response_BR == KEY), 1)
         gap = jnp.mean(reward_B) - jnp.mean(oracle_B)
-        told = {"oracle/gap": gap, "oracle/mean": jnp.mean(oracle_B), "key": jnp.mean(key_B)}
-        return state, metrics | told
+        extra = {"oracle/gap": gap, "oracle/mean": jnp.mean(oracle_B), "key": jnp.mean(key_B)}
+        return state, metrics | extra
 
     tables = verdict(False), verdict(True)
     rng, history = np.random.default_rng(seed + 1), []
     rows: list[dict[str, Any]] = []
     for number in range(1, steps + 1):
-        state, metrics = step(state, ask(rng), *tables)
+        state, metrics = take_step(state, ask(rng), *tables)
         metrics = {k: float(v) for k, v in metrics.items() if np.ndim(v) == 0}
         history.append(alarms.recent(metrics))
         found = alarms.check(history, ALARMS)

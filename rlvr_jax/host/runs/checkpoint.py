@@ -160,7 +160,7 @@ class Checkpoints:
         )
 
 
-def restore_params(folder: Folder, like: PyTree, name: str = "policy") -> PyTree:
+def restore_params(folder: Folder, like: PyTree, name: str = "params") -> PyTree:
     """The subtree `name` of the newest checkpoint in `folder`, cast to the types in `like`.
 
     Reads no other arrays, writes nothing, and may be used while another process saves there.

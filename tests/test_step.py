@@ -14,16 +14,18 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from given import held, update_on
 from rlvr_jax import (
     advantage,
+    likelihood,
     loss,
     model,
     optim,
-    policy,
     policy_update,
     sharding,
+    step,
     step_metrics,
-    train_step,
+    supervised,
 )
 from rlvr_jax.config import (
     AdvantageConfig,
@@ -38,7 +40,7 @@ from rlvr_jax.config import (
 )
 from rlvr_jax.host.runs.compiles import Compiles
 from rlvr_jax.stages.workspace import Workspace
-from rlvr_jax.structs import Frozen, Prompts, Rollout, Verdict
+from rlvr_jax.structs import Frozen, Prompts, Rollout, StepResult, Verdict
 
 MESHES = [(1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 4, 2)]  # data x fsdp x tensor
 STEPS = 3
@@ -156,39 +158,36 @@ def start(shape, cfg, tx=TX):
     with jax.set_mesh(ws.mesh):
         ws.load = lambda stage, cfg: draw(cfg, 0)  # type: ignore[method-assign]
         state = ws.new_state(STAGE.name, cfg, tx, "given")
-        layout = ws.shardings(state.policy)
+        layout = ws.shardings(state.params)
         params = jax.device_put((draw(cfg, 2), even_judge(cfg)), (layout, layout))
     return ws, state, Frozen(*params, verdict(cfg.vocab))
+
+
+def setup_of(stage, cfg, tx=TX, eos=(EOS,)):
+    return step.Setup(stage, cfg, cfg, R, eos, tx)
 
 
 def run(shape, cfg):
     compiles = Compiles()
     ws, state, frozen = start(shape, cfg)
-    step = functools.partial(
-        train_step.train_step,
-        cfg=STAGE,
-        model_cfg=cfg,
-        verifier_cfg=cfg,
-        columns=R,
-        eos=(EOS,),
-        tx=TX,
-    )
+    take_step = functools.partial(step.train_step, setup=setup_of(STAGE, cfg))
     tokens, rewards, metrics, kept = [], [], [], []
     with jax.set_mesh(ws.mesh):
-        step = ws.jit_step(step, state, 4)
+        take_step = ws.jit_step(take_step, state, StepResult)
         for number in range(STEPS):
             old = state
-            state, rollout, signal, values = step(old, frozen, ws.place(ask(number)))
+            result = take_step(old, frozen, ws.place(ask(number)))
+            state = result.state
             paths = jax.tree_util.tree_leaves_with_path(old)
             kept.append([jax.tree_util.keystr(k) for k, x in paths if not x.is_deleted()])
             if number == 0:  # a copy: an array that numpy looks into cannot be donated
                 copied = jax.jit(functools.partial(jax.tree.map, jnp.copy))(state)
                 first = jax.device_get(copied.replace(key=None))
-            tokens.append(jax.device_get(rollout))
-            rewards.append(np.asarray(signal[0]))
-            metrics.append(jax.device_get(values))
+            tokens.append(jax.device_get(result.rollout))
+            rewards.append(np.asarray(result.reward_B))
+            metrics.append(jax.device_get(result.metrics))
     count = compiles.count("train_step")
-    return Run(step, ws, state, frozen, tokens, rewards, metrics, first, kept, count)
+    return Run(take_step, ws, state, frozen, tokens, rewards, metrics, first, kept, count)
 
 
 @pytest.fixture(scope="module")
@@ -199,14 +198,18 @@ def runs(tiny):
 
 @pytest.fixture(scope="module")
 def parts(tiny):
-    """rollout, reward and update, jitted one by one on one device; nothing donated."""
+    """write_round, verify and update, jitted one by one on one device; nothing donated."""
     ws, state, frozen = start((1, 1, 1), tiny)
-    rollout = functools.partial(
-        train_step.rollout, cfg=STAGE, model_cfg=tiny, columns=R, eos=(EOS,)
-    )
-    reward = functools.partial(train_step.reward, cfg=STAGE, verifier_cfg=tiny)
-    update = functools.partial(train_step.update, cfg=STAGE, model_cfg=tiny, tx=TX)
-    return ws, state, frozen, *map(jax.jit, (rollout, reward, update))
+    setup = setup_of(STAGE, tiny)
+    write = functools.partial(step.write_round, number=0, setup=setup)
+    verify = functools.partial(step.verify, cfg=STAGE.reward, verifier_cfg=tiny)
+    update = functools.partial(update_on, setup=setup)
+    return ws, state, frozen, *map(jax.jit, (write, verify, update))
+
+
+def changed(result):
+    """The state that a step returns, and its metrics."""
+    return result.state, result.metrics
 
 
 def equal(a, b):
@@ -237,24 +240,24 @@ def test_what_is_compared_is_not_trivial(runs):
 @pytest.mark.parametrize("shape", MESHES[1:])
 def test_a_mesh_changes_no_token_and_no_number(runs, shape):
     one, many = runs((1, 1, 1)), runs(shape)
-    for step in range(STEPS):
-        a, b = one.tokens[step], many.tokens[step]
+    for number in range(STEPS):
+        a, b = one.tokens[number], many.tokens[number]
         np.testing.assert_array_equal(a.response_BR, b.response_BR)
         np.testing.assert_array_equal(a.length_B, b.length_B)
         np.testing.assert_array_equal(a.truncated_B, b.truncated_B)
         np.testing.assert_allclose(a.logprob_BR, b.logprob_BR, rtol=0, atol=2e-4)
-        np.testing.assert_allclose(one.rewards[step], many.rewards[step], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(one.rewards[number], many.rewards[number], rtol=1e-5, atol=1e-7)
         for name in ("policy/loss", "policy/grad_norm", "reward/mean", "policy/entropy"):
-            x, y = one.metrics[step][name], many.metrics[step][name]
-            np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-7, err_msg=f"{name}, step {step}")
+            x, y = one.metrics[number][name], many.metrics[number][name]
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=2e-7, err_msg=f"{name}, step {number}")
 
 
 @pytest.mark.parametrize("shape", MESHES)
 def test_a_step_leaves_parameters_and_moments_as_the_table_says(runs, shape, tiny):
     result = runs(shape)
-    assert set(result.state.policy) == set(LAYOUT)
+    assert set(result.state.params) == set(LAYOUT)
     adam = result.state.opt_state[1][0]
-    for tree in (result.state.policy, adam.mu, adam.nu):
+    for tree in (result.state.params, adam.mu, adam.nu):
         assert set(tree) == set(LAYOUT)
         for name, x in tree.items():
             wanted = NamedSharding(result.ws.mesh, PartitionSpec(*LAYOUT[name]))
@@ -322,12 +325,12 @@ def test_identical_is_the_share_of_the_commonest_response(same):
         response_BR[:2, :3] = (9, 8, 7), (7, 8, 0)  # other orders, other lengths: not these
         length_B[1] = 2
     rows = rows.replace(response_BR=response_BR, length_B=length_B)
-    assert float(step_metrics.identical(rows)) == pytest.approx(same / (Q * G))
+    assert float(step_metrics.identical_share(rows)) == pytest.approx(same / (Q * G))
 
 
 def test_a_perfect_reward_is_in_the_last_bin():
     rewards = jnp.concatenate([jnp.ones(20), jnp.zeros(12)])
-    histogram = step_metrics.describe(answered(), rewards, G)["reward/histogram"]
+    histogram = step_metrics.of_rollout(answered(), rewards, G)["reward/histogram"]
     assert histogram.tolist() == [12, *[0] * 8, 20]
 
 
@@ -338,29 +341,31 @@ def test_the_key_stays_and_the_step_counts(runs):
 
 
 def test_tokens_follow_from_parameters_key_and_step_alone(parts):
-    ws, state, _, rollout, *_ = parts
+    ws, state, _, write, *_ = parts
     with jax.set_mesh(ws.mesh):
         asked = ask()
-        first, _ = rollout(state, asked)
+        first, *_ = write(state, asked)
         other = jax.tree.map(lambda x: x + 1, state.opt_state)
         unrelated = state.replace(
             opt_state=other, skipped=state.skipped + 3, skipped_in_row=state.skipped_in_row + 3
         )
-        assert equal(rollout(unrelated, asked)[0], first)
-        assert equal(rollout(state, ask())[0], first)  # asking does not use anything up
-        later, _ = rollout(state.replace(step=state.step + 1), asked)
+        assert equal(write(unrelated, asked)[0], first)
+        assert equal(write(state, ask())[0], first)  # asking does not use anything up
+        later, *_ = write(state.replace(step=state.step + 1), asked)
         assert (later.response_BR != first.response_BR).mean() > 0.5
 
 
-def test_the_split_step_is_the_fused_step(parts, runs):
-    ws, state, frozen, rollout, reward, update = parts
+def test_the_split_step_is_the_fused_step(parts, runs, tiny):
+    ws, state, frozen, write, verify, update = parts
     fused = runs((1, 1, 1))
     with jax.set_mesh(ws.mesh):
         for number in range(STEPS):
             asked = ws.place(ask(number))
-            written, decoded = rollout(state, asked)
-            reward_B, verdicts = reward(frozen, asked, written)
-            state, advantage_B, metrics = update(state, frozen, written, decoded, reward_B)
+            written, decoded, _ = write(state, asked)
+            reward_B, verdicts = verify(frozen, asked, written)
+            round_, outcome = held(written, reward_B, decoded=decoded)
+            result = step.update(state, frozen, round_, outcome, setup=setup_of(STAGE, tiny))
+            state, metrics = result.state, result.metrics
             np.testing.assert_array_equal(fused.tokens[number].response_BR, written.response_BR)
             np.testing.assert_allclose(fused.rewards[number], reward_B, rtol=1e-6)
             assert set(metrics | verdicts) == set(fused.metrics[number])
@@ -380,57 +385,61 @@ def test_the_split_step_is_the_fused_step(parts, runs):
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
 def test_a_reward_that_is_not_finite_counts_as_none(parts, bad):
-    ws, state, frozen, rollout, reward, update = parts
+    ws, state, frozen, write, verify, update = parts
     with jax.set_mesh(ws.mesh):
-        written, decoded = rollout(state, ask())
+        written, *_ = write(state, ask())
         good = np.linspace(0, 1, Q * G, dtype=np.float32)
         spoilt, nothing = (np.where(good == 1, x, good).astype(np.float32) for x in (bad, 0))
-        after, _, metrics = update(state, frozen, written, decoded, spoilt)
-        same, *_ = update(state, frozen, written, decoded, nothing)
+        after, metrics = changed(update(state, frozen, written, spoilt))
+        same, _ = changed(update(state, frozen, written, nothing))
     assert int(metrics["reward/nonfinite"]) == 1
-    assert equal((after.policy, after.opt_state), (same.policy, same.opt_state))
-    assert not equal(after.policy, state.policy) and int(after.skipped) == 0
+    assert equal((after.params, after.opt_state), (same.params, same.opt_state))
+    assert not equal(after.params, state.params) and int(after.skipped) == 0
 
 
 def test_what_is_not_finite_moves_nothing_and_what_follows_does(parts):
-    ws, state, frozen, rollout, reward, update = parts
+    ws, state, frozen, write, verify, update = parts
     with jax.set_mesh(ws.mesh):
-        broken = state.policy | {"norm_D": state.policy["norm_D"].at[0].set(np.nan)}
-        written, decoded = rollout(state, ask())
+        broken = state.params | {"norm_D": state.params["norm_D"].at[0].set(np.nan)}
+        written, *_ = write(state, ask())
         good = np.linspace(0, 1, Q * G, dtype=np.float32)
-        after = state.replace(policy=broken)
+        after = state.replace(params=broken)
         for count in (1, 2):
-            after, _, metrics = update(after, frozen, written, decoded, good)
+            after, metrics = changed(update(after, frozen, written, good))
             assert not np.isfinite(metrics["policy/grad_norm"])
-            assert equal((after.policy, after.opt_state), (broken, state.opt_state))
+            assert equal((after.params, after.opt_state), (broken, state.opt_state))
             assert [int(after.step), int(after.skipped), int(after.skipped_in_row)] == [count] * 3
-        after = after.replace(policy=state.policy)
-        healed, _, _ = update(after, frozen, written, decoded, good)
-        straight, _, _ = update(state, frozen, written, decoded, good)
-    assert equal((healed.policy, healed.opt_state), (straight.policy, straight.opt_state))
-    assert not equal(healed.policy, state.policy)
+        after = after.replace(params=state.params)
+        healed, _ = changed(update(after, frozen, written, good))
+        straight, _ = changed(update(state, frozen, written, good))
+    assert equal((healed.params, healed.opt_state), (straight.params, straight.opt_state))
+    assert not equal(healed.params, state.params)
     assert [int(healed.step), int(healed.skipped), int(healed.skipped_in_row)] == [3, 2, 0]
 
 
 @pytest.mark.parametrize("value, norm", [(np.nan, 1.0), (np.inf, 1.0), (1.0, np.inf), (1.0, 2.0)])
 def test_apply_looks_at_loss_and_gradient(value, norm):
     tx = optax.sgd(1.0)
-    state = train_step.init_state(jax.random.key(0), {"x_D": jnp.zeros(1)}, tx)
-    after, seen = policy_update.apply(state, {"x_D": jnp.full(1, norm)}, jnp.float32(value), tx)
+    state = step.init_state(jax.random.key(0), {"x_D": jnp.zeros(1)}, tx)
+    grads = {"x_D": jnp.full(1, norm)}
+    after, seen = policy_update.apply_gradient(
+        state, grads, jnp.float32(value), tx, jnp.bool_(True)
+    )
     moved = np.isfinite(value) and np.isfinite(norm)
-    assert float(after.policy["x_D"][0]) == (-norm if moved else 0.0)
+    assert float(after.params["x_D"][0]) == (-norm if moved else 0.0)
     assert int(after.skipped) == (not moved)
     assert float(seen) == norm
 
 
 def test_equal_rewards_leave_only_the_penalty(parts):
     """A group that agrees says nothing: without KL in the reward its advantage is exactly 0."""
-    ws, state, frozen, rollout, reward, update = parts
-    same = frozen.replace(reference=state.policy)
+    ws, state, frozen, write, verify, update = parts
+    same = frozen.replace(reference=state.params)
     with jax.set_mesh(ws.mesh):
-        written, decoded = rollout(state, ask())
+        written, *_ = write(state, ask())
         reward_B = np.full(Q * G, 0.3, np.float32)
-        _, advantage_B, metrics = update(state, same, written, decoded, reward_B)
+        result = update(state, same, written, reward_B)
+    advantage_B, metrics = result.advantage_B, result.metrics
     assert np.abs(advantage_B).max() < 1e-6  # rounding between sampler and trainer, times 0.01
     assert metrics["policy/grad_norm"] < 1e-4
 
@@ -448,7 +457,7 @@ REMAX = dataclasses.replace(
 ENDS = tuple(range(EOS, 48, 4))  # many, so that greedy answers end too
 
 
-def improved(state, written, lesson, *_):
+def no_update(state, *_):
     """No update: what is tested is in front of it, and compiles in no time without it."""
     return state, {}
 
@@ -457,20 +466,21 @@ def improved(state, written, lesson, *_):
 def remax():
     """One fused step of ReMax, and its parts: greedy answers and verdicts made by themselves."""
     ws, state, frozen = start((1, 1, 1), SMALL, RECORD)
-    sizes = dict(model_cfg=SMALL, columns=R, eos=ENDS)
-    step = functools.partial(train_step.train_step, cfg=REMAX, verifier_cfg=SMALL, tx=TX, **sizes)
-    update = functools.partial(train_step.update, cfg=REMAX, model_cfg=SMALL, tx=TX)
-    answer = functools.partial(train_step.greedy, **sizes)
-    judge = functools.partial(train_step.reward, cfg=REMAX, verifier_cfg=SMALL)
-    step, update, answer, judge = map(jax.jit, (step, update, answer, judge))
-    with jax.set_mesh(ws.mesh), mock.patch.object(policy_update, "improve", improved):
-        answers, _ = answer(state, ask())
+    setup = setup_of(REMAX, SMALL, eos=ENDS)
+    take_step = functools.partial(step.train_step, setup=setup)
+    update = functools.partial(update_on, setup=setup)
+    answer = functools.partial(step.write_round, number=0, setup=setup)
+    judge = functools.partial(step.verify, cfg=REMAX.reward, verifier_cfg=SMALL)
+    take_step, update, answer, judge = map(jax.jit, (take_step, update, answer, judge))
+    with jax.set_mesh(ws.mesh), mock.patch.object(policy_update, "update_policy", no_update):
+        *_, answers = answer(state, ask())
         reward_Q, _ = judge(frozen, ask(), answers)
-        _, written, signal_2B, metrics = step(state, frozen, ask())
+        result = take_step(state, frozen, ask())
+        written, metrics = result.rollout, result.metrics
         best_Q = np.arange(Q) == np.argmax(reward_Q)
         broken_Q = jnp.where(best_Q, jnp.nan, reward_Q)
         split = [
-            update(state, frozen, written, 1, signal_2B[0], (answers, greedy_Q))[1:]
+            update(state, frozen, written, result.reward_B, greedy=(answers, {"reward": greedy_Q}))
             for greedy_Q in (reward_Q, broken_Q)
         ]
     return SimpleNamespace(**locals())
@@ -478,7 +488,7 @@ def remax():
 
 def test_the_baseline_is_the_reward_of_a_greedy_answer(remax):
     """Answers are the argmax, token by token; what was cut off is worth 0, what is long less."""
-    params, asked, length = remax.state.policy, ask(), np.asarray(remax.answers.length_B)
+    params, asked, length = remax.state.params, ask(), np.asarray(remax.answers.length_B)
     token_QT = np.concatenate([asked.prompt_QP, remax.answers.response_BR], 1)
     mask_QT = np.concatenate([asked.prompt_mask_QP, np.arange(R) < length[:, None]], 1)
     hidden_QTD, _ = jax.jit(functools.partial(model.prefill, cfg=SMALL))(params, token_QT, mask_QT)
@@ -489,7 +499,7 @@ def test_the_baseline_is_the_reward_of_a_greedy_answer(remax):
     reward_Q, cut_Q = np.asarray(remax.reward_Q), np.asarray(remax.answers.truncated_B)
     assert 0 < cut_Q.sum() < Q and (length[~cut_Q] < R).any()
     assert np.all(reward_Q[cut_Q] == 0) and np.unique(reward_Q).size > 2
-    reward_B, advantage_B = remax.signal_2B
+    reward_B, advantage_B = remax.result.reward_B, remax.result.advantage_B
 
     def lost(length):
         return 0.5 * np.clip((np.asarray(length) - (R - 2)) / 2, 0, 1)
@@ -503,14 +513,16 @@ def test_the_baseline_is_the_reward_of_a_greedy_answer(remax):
 
 def test_a_greedy_answer_needs_no_luck(remax):
     with jax.set_mesh(remax.ws.mesh):
-        other, _ = remax.answer(remax.state.replace(key=jax.random.key(99)), ask())
+        *_, other = remax.answer(remax.state.replace(key=jax.random.key(99)), ask())
     assert equal(other, remax.answers)
 
 
 def test_the_split_step_takes_greedy_rewards_and_counts_what_is_none(remax):
-    (split_B, metrics), (broken_B, told) = remax.split
-    np.testing.assert_allclose(split_B, remax.signal_2B[1], atol=1e-6)
-    assert (metrics["reward/nonfinite"], told["reward/nonfinite"]) == (0, 1)
+    split, broken = remax.split
+    split_B, broken_B = split.advantage_B, broken.advantage_B
+    np.testing.assert_allclose(split_B, remax.result.advantage_B, atol=1e-6)
+    bad = split.metrics["reward/nonfinite"], broken.metrics["reward/nonfinite"]
+    assert bad == (0, 1)
     gained_Q = np.where(remax.best_Q, remax.reward_Q, 0)
     np.testing.assert_allclose(broken_B - split_B, np.repeat(gained_Q, G), atol=1e-6)
 
@@ -538,15 +550,13 @@ def gradients(part_tokens, kl_in, shape=(1, 1, 1)):
     weights = loss.row_weights
 
     def update(which, state, frozen, written, reward_B):
-        def chosen(mask_BR, cfg, held_B=None):
+        def chosen(mask_BR, cfg, counted_B):
             each = [weights(mask_BR, dataclasses.replace(cfg, aggregate=a)) for a in AGGREGATES]
             return jnp.stack(each)[which]
 
         with mock.patch.object(loss, "row_weights", chosen):
-            new, _, metrics = train_step.update(
-                state, frozen, written, 1, reward_B, cfg=stage, model_cfg=cfg, tx=RECORD
-            )
-        return new.opt_state, metrics
+            result = update_on(state, frozen, written, reward_B, setup_of(stage, cfg, RECORD))
+        return result.state.opt_state, result.metrics
 
     reward_B = np.random.default_rng(3).random(Q * G).astype(np.float32)
     ws, state, frozen = start(shape, SMALL, RECORD)
@@ -616,12 +626,12 @@ def updates(epochs, minibatches, shape=(1, 1, 1)):
     stage = dataclasses.replace(
         STAGE, epochs=epochs, minibatches=minibatches, loss=LossConfig(aggregate="token-mean")
     )
-    update = functools.partial(train_step.update, cfg=stage, model_cfg=SMALL, tx=tx)
+    update = functools.partial(update_on, setup=setup_of(stage, SMALL, tx))
     ws, state, frozen = start(shape, SMALL, tx)
     with jax.set_mesh(ws.mesh):
         written, reward_B = ws.place((answered(), even_share_B()))
-        new, _, metrics = jax.jit(update)(state, frozen, written, 1, reward_B)
-        return jax.device_get((state.policy, new.policy, new.step, metrics))
+        new, metrics = changed(jax.jit(update)(state, frozen, written, reward_B))
+        return jax.device_get((state.params, new.params, new.step, metrics))
 
 
 def even_share_B():
@@ -633,11 +643,15 @@ def test_several_updates_are_updates_one_after_the_other():
     epochs, count = 2, 2
     params, got, step, metrics = updates(epochs, count)
     written, whole = answered(), LossConfig(aggregate="token-mean")
-    plain = jax.jit(policy.logprobs, static_argnums=(2, 3))
+    plain = jax.jit(likelihood.logprobs, static_argnums=(2, 3))
     behaviour_BR = np.asarray(plain(params, written, STAGE.sample, SMALL)[0])
-    advantage_B = np.asarray(advantage.combine(even_share_B(), np.zeros(Q * G), G, STAGE.advantage))
+    rewards, length_B = {"reward": even_share_B()}, written.length_B
+    advantage_B = np.asarray(
+        advantage.response_advantages(rewards, np.zeros(Q * G), length_B, G, STAGE.advantage)
+    )
     stage = dataclasses.replace(STAGE, loss=whole)
-    gradient = jax.jit(policy_update.gradient, static_argnums=(4, 5))
+    setup = policy_update.PolicySetup(stage, SMALL, TX)
+    gradient = jax.jit(functools.partial(policy_update.gradient, kl_coef=0.0, setup=setup))
     cut = 0.0
 
     def some(tree, of_prompt, of_row):
@@ -648,10 +662,14 @@ def test_several_updates_are_updates_one_after_the_other():
             of_prompt = np.arange(first, Q, count)
             of_row = (of_prompt[:, None] * G + np.arange(G)).reshape(-1)
             part = some(written, of_prompt, of_row)
-            lesson = policy_update.Lesson(
-                np.repeat(advantage_B[of_row, None], R, 1), part.logprob_BR, behaviour_BR[of_row]
+            batch = policy_update.Batch(
+                part,
+                np.repeat(advantage_B[of_row, None], R, 1),
+                part.logprob_BR,
+                np.ones(len(of_row), bool),
+                behaviour_BR[of_row],
             )
-            found = gradient(params, part, lesson, 0.0, stage, SMALL)
+            found = gradient(params, batch)
             params = jax.tree.map(lambda p, g: p - 0.3 * g, params, found.grads)
             cut += float(found.sums["policy/clip_frac"])
     for name, x in params.items():
@@ -676,13 +694,13 @@ def test_what_was_cut_off_may_teach_nothing():
     cut_B = np.arange(Q * G) % 3 == 0
     given = written.replace(truncated_B=cut_B)
     rewards = even_share_B()
-    state = train_step.init_state(jax.random.key(0), params, RECORD)
-    nobody = Frozen({}, {}, None)  # type: ignore[arg-type]
+    state = step.init_state(jax.random.key(0), params, RECORD)
+    nobody = Frozen({}, {})
 
     def grads(changes, rows, reward_B):
         cfg = dataclasses.replace(STAGE, loss=LossConfig(), **changes)
-        step = functools.partial(train_step.update, cfg=cfg, model_cfg=SMALL, tx=RECORD)
-        new, _, metrics = jax.jit(step)(state, nobody, rows, 1, reward_B)
+        update = functools.partial(update_on, setup=setup_of(cfg, SMALL, RECORD))
+        new, metrics = changed(jax.jit(update)(state, nobody, rows, reward_B))
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(metrics))
         return new.opt_state
 
@@ -694,8 +712,8 @@ def test_what_was_cut_off_may_teach_nothing():
 
 
 def test_several_rewards_are_one_or_are_normalised_apart():
-    state = train_step.init_state(jax.random.key(0), draw(SMALL, 0), RECORD)
-    nobody = Frozen({}, {}, None)  # type: ignore[arg-type]
+    state = step.init_state(jax.random.key(0), draw(SMALL, 0), RECORD)
+    nobody = Frozen({}, {})
     right_B, short_B = even_share_B(), 10 * even_share_B()[::-1].copy()
 
     def after(rewards, **changes):
@@ -706,8 +724,8 @@ def test_several_rewards_are_one_or_are_normalised_apart():
             advantage=said,
             also={"short": "overlong"} if said.weights else {},
         )
-        step = functools.partial(train_step.update, cfg=cfg, model_cfg=SMALL, tx=RECORD)
-        new, _, metrics = jax.jit(step)(state, nobody, answered(), 1, rewards)
+        update = functools.partial(update_on, setup=setup_of(cfg, SMALL, RECORD))
+        new, metrics = changed(jax.jit(update)(state, nobody, answered(), rewards))
         return new.opt_state, metrics
 
     both, weights = {"reward": right_B, "short": short_B}, {"reward": 1.0, "short": 0.5}
@@ -726,17 +744,17 @@ def test_the_kl_coefficient_follows_its_target():
         overlong=OverlongConfig(leave_out=True),
     )
     params = draw(SMALL, 0)
-    state = train_step.init_state(jax.random.key(0), params, TX, kl_coef=0.1)
-    frozen = Frozen(draw(SMALL, 2), {}, None)  # type: ignore[arg-type]
-    update = jax.jit(functools.partial(train_step.update, cfg=stage, model_cfg=SMALL, tx=TX))
+    state = step.init_state(jax.random.key(0), params, TX).replace(kl_coef=jnp.float32(0.1))
+    frozen = Frozen(draw(SMALL, 2), {})
+    update = jax.jit(functools.partial(update_on, setup=setup_of(stage, SMALL)))
     whole = answered().replace(truncated_B=np.zeros(Q * G, bool))
-    after, _, metrics = update(state, frozen, whole, 1, even_share_B())
+    after, metrics = changed(update(state, frozen, whole, even_share_B()))
     assert metrics["policy/kl_coef"] == np.float32(0.1)
     wanted = loss.adapt_kl(0.1, metrics["policy/kl"], Q * G, stage.loss)
     assert float(after.kl_coef) == pytest.approx(float(wanted))
     assert abs(float(after.kl_coef) - 0.1) > 1e-3
     nobody = whole.replace(truncated_B=np.ones(Q * G, bool))  # a KL of nothing is not a small one
-    after, *_ = update(state, frozen, nobody, 1, even_share_B())
+    after, _ = changed(update(state, frozen, nobody, even_share_B()))
     assert float(after.kl_coef) == np.float32(0.1)
 
 
@@ -749,20 +767,21 @@ def test_the_fused_step_learns_what_the_verifier_likes(runs, tiny):
     rewards = []
     with jax.set_mesh(ws.mesh):
         for _ in range(40):
-            state, _, signal, _ = fused.step(state, frozen, ws.place(ask()))
-            rewards.append(float(np.mean(signal[0])))
+            result = fused.step(state, frozen, ws.place(ask()))
+            state = result.state
+            rewards.append(float(np.mean(result.reward_B)))
     assert np.mean(rewards[:2]) < 0.7 and np.mean(rewards[-5:]) > 0.95
 
 
 def test_the_split_step_learns_what_the_host_likes(parts):
-    ws, state, frozen, rollout, _, update = parts
+    ws, state, frozen, write, _, update = parts
     liked = []
     with jax.set_mesh(ws.mesh):
         for _ in range(60):
-            written, decoded = rollout(state, ask())
+            written, *_ = write(state, ask())
             reward_B = (np.asarray(written.response_BR[:, 0]) % 3 == 0).astype(np.float32)
             liked.append(reward_B.mean())
-            state, _, _ = update(state, frozen, written, decoded, reward_B)
+            state, _ = changed(update(state, frozen, written, reward_B))
     assert np.mean(liked[:3]) < 0.6 and np.mean(liked[-3:]) > 0.85
 
 
@@ -773,7 +792,7 @@ def test_the_split_step_learns_what_the_host_likes(parts):
 def teach():
     """supervised_step on one device, jitted; and a state for it."""
     ws, state, _ = start((1, 1, 1), SMALL)
-    step = functools.partial(train_step.supervised_step, model_cfg=SMALL, tx=TX)
+    step = functools.partial(supervised.supervised_step, model_cfg=SMALL, tx=TX)
     return ws, state, jax.jit(step)
 
 
@@ -819,7 +838,7 @@ def test_the_supervised_loss_is_the_mean_over_tokens(teach):
 
     with jax.set_mesh(ws.mesh):
         _, metrics = step(state, rows)
-        before_QRV = np.asarray(logits(state.policy), np.float64)[:, P - 1 : -1]
+        before_QRV = np.asarray(logits(state.params), np.float64)[:, P - 1 : -1]
     logprob_QRV = before_QRV - np.log(np.exp(before_QRV).sum(-1, keepdims=True))
     logprob_QR = np.take_along_axis(logprob_QRV, rows.response_BR[..., None], -1)[..., 0]
     expected = -logprob_QR[mask_BR].sum() / rows.length_B.sum()
@@ -847,13 +866,13 @@ def test_what_the_masks_hide_has_no_influence(teach):
         noisy, noisy_metrics = step(state, hidden)
         other, _ = step(state, rows.replace(response_BR=last % 48))
     assert equal((plain, metrics), (noisy, noisy_metrics))
-    assert not equal(plain.policy, other.policy)
+    assert not equal(plain.params, other.params)
 
 
 def test_a_supervised_step_leaves_out_what_is_not_finite(teach):
     ws, state, step = teach
-    broken = state.replace(policy=state.policy | {"norm_D": jnp.full(8, jnp.nan)})
+    broken = state.replace(params=state.params | {"norm_D": jnp.full(8, jnp.nan)})
     with jax.set_mesh(ws.mesh):
         after, metrics = step(broken, lesson())
-    assert equal((after.policy, after.opt_state), (broken.policy, broken.opt_state))
+    assert equal((after.params, after.opt_state), (broken.policy, broken.opt_state))
     assert int(metrics["policy/skipped"]) == int(after.skipped_in_row) == int(after.step) == 1

@@ -1,0 +1,281 @@
+"""The engine writes responses: slots that are refilled while responses wait, and shrink at the end.
+
+A slot is a row of the decoding batch.  All slots write at one column of a shared cache, so that a
+cache write is one `dynamic_update_slice`; each slot remembers the column at which its response
+starts, and the cache is a ring over those columns.  A slot whose response has ended takes the next
+waiting response inside the compiled loop, without reading its prompt again.  When no response
+waits, the live slots are moved together into half as many slots, again and again.
+
+    prompts -> begin -> (refill -> decode a column -> draw tokens)* -> (shrink)* -> Rollout
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rlvr_jax import model, ragged, sampling, sharding
+from rlvr_jax.config import ModelConfig, SampleConfig
+from rlvr_jax.structs import Array, Params, Prompts, Rollout
+
+FEWEST = 2  # slots per data shard: shrinking further saves nothing
+
+
+class Sampler(NamedTuple):
+    """A Sampler says how tokens are drawn, and how many of them."""
+
+    key: Array
+    eos: tuple[int, ...]  # ids of the tokens that end a response
+    samples: int  # responses to each prompt, G
+    columns: int  # token budget of a response, R
+    cfg: SampleConfig
+    limit_B: Array | None = None  # int32, a shorter budget for each response; None: R for all
+
+
+class Slots(NamedTuple):
+    """Slots are the rows of the decoding batch: S data shards with M slots each."""
+
+    column: Array  # int32, the cache column that the keys and values of `token_B` will take
+    row_SM: Array  # int32, the response of each slot, numbered within its shard; past the end: free
+    start_B: Array  # int32, column of that response's first token; past `column`: not drawn yet
+    token_B: Array  # int32, the last token of that response
+    prefix: model.Prefix  # of each prompt or, once slots have been moved, of each slot
+    cache: model.Layers
+
+
+class Written(NamedTuple):
+    """Written holds the responses as far as they have been written."""
+
+    response_BR: Array
+    logprob_BR: Array
+    length_B: Array
+    done_B: Array  # bool, ended by an end-of-sequence token
+    next_S: Array  # int32, the response that takes the next free slot of each shard
+    decoded: Array  # int32, rows that were run through the model so far, free slots included
+
+
+def generate(
+    params: Params, prompts: Prompts, sampler: Sampler, cfg: ModelConfig
+) -> tuple[Rollout, Array]:
+    """Write `sampler.samples` responses of at most `sampler.columns` tokens to each prompt.
+
+    Each distinct prompt is read once.  The key of a token is `sampler.key` folded by the row and
+    then by the token's position in the response, so that a response depends neither on other rows
+    nor on its slot.  A response ends with any of the `sampler.eos` tokens, or at its limit.  With
+    `cfg.slots` only that many responses are written at a time.
+
+    Returns the rollout and the number of rows that were decoded for it (int32).
+    """
+    params = model.for_decoding(params, cfg)
+    prefix, _ = ragged.read_prompts(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
+    waiting = prompts.prompt_QP.shape[0] * sampler.samples // sharding.data_shards()
+    count = min(cfg.slots or waiting, waiting)
+    state = begin(params, prefix, count, sampler, cfg)
+    if count < waiting:
+        state = _write_and_refill(params, prefix, state, waiting, sampler, cfg)
+    written = _write_and_shrink(params, state, count, waiting, sampler, cfg)
+    return Rollout(
+        prompt_QP=prompts.prompt_QP,
+        prompt_mask_QP=prompts.prompt_mask_QP,
+        response_BR=written.response_BR,
+        length_B=written.length_B,
+        truncated_B=~written.done_B,
+        logprob_BR=written.logprob_BR,
+    ), written.decoded
+
+
+def begin(
+    params: Params, prefix: model.Prefix, count: int, sampler: Sampler, cfg: ModelConfig
+) -> tuple[Slots, Written]:
+    """Draw the first token of the first `count` responses of each shard, one in each slot."""
+    shards = sharding.data_shards()
+    rows = prefix.mask_QP.shape[0] * sampler.samples
+    row_SM = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), (shards, count))
+    owner_SM = row_SM // sampler.samples
+    shared = prefix if shards * count == rows else _take(prefix, owner_SM)
+    slots = Slots(
+        column=jnp.int32(-1),
+        row_SM=row_SM,
+        start_B=jnp.zeros(shards * count, jnp.int32),
+        token_B=jnp.zeros(shards * count, jnp.int32),
+        prefix=shared,
+        cache=model.empty_cache(prefix, shards * count, sampler.columns),
+    )
+    written = Written(
+        response_BR=jnp.zeros((rows, sampler.columns), jnp.int32),
+        logprob_BR=jnp.zeros((rows, sampler.columns), jnp.float32),
+        length_B=jnp.zeros(rows, jnp.int32),
+        done_B=jnp.zeros(rows, bool),
+        next_S=jnp.full(shards, count, jnp.int32),
+        decoded=jnp.int32(0),
+    )
+    first_BD = sharding.take(prefix.last_QD, owner_SM)
+    return _draw(params, first_BD, slots, written, sampler, cfg)
+
+
+def _write_and_refill(
+    params: Params,
+    prefix: model.Prefix,
+    state: tuple[Slots, Written],
+    waiting: int,
+    sampler: Sampler,
+    cfg: ModelConfig,
+) -> tuple[Slots, Written]:
+    """Write column by column, and refill free slots, until no response waits."""
+
+    def responses_wait(state: tuple[Slots, Written]) -> Array:
+        return jnp.any(state[1].next_S < waiting)
+
+    def refill_and_write(state: tuple[Slots, Written]) -> tuple[Slots, Written]:
+        slots, written = refill(*state, prefix)
+        hidden_BD, slots, written = _decode(params, slots, written, cfg)
+        # A slot that was just refilled continues its prompt instead of its last response.
+        begun_BD = sharding.take(prefix.last_QD, slots.row_SM // sampler.samples)
+        begins_B = slots.start_B > slots.column
+        hidden_BD = jnp.where(begins_B[:, None], begun_BD, hidden_BD)
+        return _draw(params, hidden_BD, slots, written, sampler, cfg)
+
+    return jax.lax.while_loop(responses_wait, refill_and_write, state)
+
+
+def _write_and_shrink(
+    params: Params,
+    state: tuple[Slots, Written],
+    count: int,
+    waiting: int,
+    sampler: Sampler,
+    cfg: ModelConfig,
+) -> Written:
+    """Write the responses that are in slots to their ends, in fewer and fewer slots."""
+
+    def write(state: tuple[Slots, Written]) -> tuple[Slots, Written]:
+        return write_column(params, *state, sampler, cfg)
+
+    while count:
+        fewer = count // 2 if count > FEWEST else 0
+
+        def more_are_live(state: tuple[Slots, Written], fewer=fewer) -> Array:
+            return jnp.max(jnp.sum(state[0].row_SM < waiting, -1)) > fewer
+
+        slots, written = jax.lax.while_loop(more_are_live, write, state)
+        state = (shrink(slots, fewer, sampler.samples, waiting) if fewer else slots), written
+        count = fewer
+    return state[1]
+
+
+def write_column(
+    params: Params, slots: Slots, written: Written, sampler: Sampler, cfg: ModelConfig
+) -> tuple[Slots, Written]:
+    """Write one more token of every response that is in a slot."""
+    hidden_BD, slots, written = _decode(params, slots, written, cfg)
+    return _draw(params, hidden_BD, slots, written, sampler, cfg)
+
+
+def _decode(
+    params: Params, slots: Slots, written: Written, cfg: ModelConfig
+) -> tuple[Array, Slots, Written]:
+    """Run the last token of every slot through the model: hidden states [B, D] and a new cache."""
+    hidden_BD, cache = model.decode(
+        params, slots.token_B, slots.column, slots.start_B, slots.prefix, slots.cache, cfg
+    )
+    written = written._replace(decoded=written.decoded + slots.token_B.shape[0])
+    return hidden_BD, slots._replace(cache=cache), written
+
+
+def _draw(
+    params: Params,
+    hidden_BD: Array,
+    slots: Slots,
+    written: Written,
+    sampler: Sampler,
+    cfg: ModelConfig,
+) -> tuple[Slots, Written]:
+    """Draw the next token of every slot, record it, and free the slots whose response has ended."""
+    shards = slots.row_SM.shape[0]
+    of_shard = written.length_B.shape[0] // shards
+    column = slots.column + 1
+    position_B = column - slots.start_B
+    row_B = (slots.row_SM + of_shard * jnp.arange(shards)[:, None]).reshape(-1)
+    key_B = jax.vmap(jax.random.fold_in, (None, 0))(sampler.key, row_B)
+    key_B = jax.vmap(jax.random.fold_in)(key_B, position_B)
+    logits_BV = model.logits(params, sharding.rows(hidden_BD), cfg)
+    token_B, logprob_B = sampling.sample(logits_BV, key_B, sampler.cfg)
+    done_B = jnp.isin(token_B, jnp.asarray(sampler.eos, jnp.int32))
+    ended_B = done_B | (position_B + 1 == sampler.columns)
+    if sampler.limit_B is not None:
+        ended_B |= position_B + 1 >= sharding.take(sampler.limit_B, slots.row_SM)
+
+    def record(x_BR: Array, value_B: Array) -> Array:
+        x, position, value = (
+            x.reshape(shards, -1, *x.shape[1:]) for x in (x_BR, position_B, value_B)
+        )
+        write = jax.vmap(
+            lambda x, row, position, value: x.at[row, position].set(value, mode="drop")
+        )
+        return write(x, slots.row_SM, position, value).reshape(x_BR.shape)
+
+    written = written._replace(
+        response_BR=record(written.response_BR, token_B),
+        logprob_BR=record(written.logprob_BR, logprob_B),
+        length_B=sharding.put(written.length_B, slots.row_SM, position_B + 1),
+        done_B=sharding.put(written.done_B, slots.row_SM, done_B),
+    )
+    row_SM = jnp.where(ended_B.reshape(shards, -1), of_shard, slots.row_SM)
+    return slots._replace(column=column, row_SM=row_SM, token_B=token_B), written
+
+
+def refill(slots: Slots, written: Written, prefix: model.Prefix) -> tuple[Slots, Written]:
+    """Give waiting responses to free slots, each with the prefix of its prompt."""
+    shards, count = slots.row_SM.shape
+    of_shard = written.length_B.shape[0] // shards
+    free_SM = slots.row_SM >= of_shard
+    waiting_SM = written.next_S[:, None] + jnp.cumsum(free_SM, 1, dtype=jnp.int32) - 1
+    taken_SM = free_SM & (waiting_SM < of_shard)
+    row_SM = jnp.where(taken_SM, waiting_SM, slots.row_SM)
+    start_B = jnp.where(taken_SM.reshape(-1), slots.column + 1, slots.start_B)
+    taken_S = jnp.sum(taken_SM, 1, dtype=jnp.int32)
+    order_SM = jnp.argsort(~taken_SM, axis=1, stable=True).astype(jnp.int32)
+    samples = written.length_B.shape[0] // prefix.mask_QP.shape[0]
+
+    def move(i: Array, moved: model.Prefix) -> model.Prefix:
+        slot_S1 = jax.lax.dynamic_slice_in_dim(order_SM, i, 1, 1)
+        owner_S1 = jnp.take_along_axis(row_SM, slot_S1, 1) // samples
+        slot_S1 = jnp.where(i < taken_S[:, None], slot_S1, count)
+        new = _take(prefix, owner_S1)
+        kv = jax.tree.map(lambda x, y: sharding.put(x, slot_S1, y, model.ROWS), moved.kv, new.kv)
+        mask = sharding.put(moved.mask_QP, slot_S1, new.mask_QP)
+        return moved._replace(kv=kv, mask_QP=mask)
+
+    moved = jax.lax.fori_loop(0, jnp.max(taken_S), move, slots.prefix)
+    slots = slots._replace(row_SM=row_SM, start_B=start_B, prefix=moved)
+    return slots, written._replace(next_S=written.next_S + taken_S)
+
+
+def shrink(slots: Slots, count: int, samples: int, of_shard: int) -> Slots:
+    """Move the live slots of each shard together into its first `count` slots.
+
+    Each of the shards must have at most `count` live slots.  `of_shard` is the number of responses
+    of a shard.
+    """
+    rows = slots.token_B.shape[0]
+    free_SM = slots.row_SM >= of_shard
+    index_SM = jnp.argsort(free_SM, axis=1, stable=True)[:, :count].astype(jnp.int32)
+    row_SM = jnp.take_along_axis(slots.row_SM, index_SM, 1)
+    by_slot = slots.prefix.mask_QP.shape[0] == rows
+    return Slots(
+        column=slots.column,
+        row_SM=row_SM,
+        start_B=sharding.take(slots.start_B, index_SM),
+        token_B=sharding.take(slots.token_B, index_SM),
+        prefix=_take(slots.prefix, index_SM if by_slot else index_SM // samples),
+        cache=jax.tree.map(lambda x: sharding.take(x, index_SM, model.ROWS), slots.cache),
+    )
+
+
+def _take(prefix: model.Prefix, owner_SM: Array) -> model.Prefix:
+    """The prefixes of the prompts `owner_SM`, numbered within their shard; one for each entry."""
+    return model.Prefix(
+        sharding.take(prefix.last_QD, owner_SM),
+        jax.tree.map(lambda x: sharding.take(x, owner_SM, model.ROWS), prefix.kv),
+        sharding.take(prefix.mask_QP, owner_SM),
+    )

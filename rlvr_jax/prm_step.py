@@ -1,0 +1,83 @@
+"""The training step of a PRM that learns alone, from labelled responses of a fixed policy.
+
+    Prompts --write--> Rollout --verify--> labels --prm.update--> TrainState
+
+`prm_step` is all of it in one jitted program.  Where the host gives the labels, `write` and
+`prm_update` are two programs with the host between them.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import optax
+
+from rlvr_jax import advantage, engine, likelihood, prm, step, step_metrics
+from rlvr_jax.config import ModelConfig, PrmStage
+from rlvr_jax.structs import Array, Frozen, Learner, Prompts, Rollout, TrainState, Update
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A Setup is everything that is static about the step of a prm stage."""
+
+    stage: PrmStage
+    model: ModelConfig  # of the PRM and of the policy that writes
+    verifier: ModelConfig
+    columns: int  # token budget of a response, R
+    eos: tuple[int, ...]  # ids of the tokens that end a response
+    tx: optax.GradientTransformation
+
+
+def prm_step(state: TrainState, frozen: Frozen, prompts: Prompts, *, setup: Setup) -> Update:
+    """Update the PRM once, from Q prompts: write, verify, and learn.
+
+    The PRM is `state.params`; the fixed policy `frozen.reference` writes.
+    """
+    rollout, _ = write(state, frozen, prompts, setup=setup)
+    reward_B, verdict_metrics = step.verify(
+        frozen, prompts, rollout, setup.stage.reward, setup.verifier
+    )
+    result = prm_update(state, frozen, rollout, reward_B, setup=setup)
+    return result._replace(metrics=result.metrics | verdict_metrics)
+
+
+def write(
+    state: TrainState, frozen: Frozen, prompts: Prompts, *, setup: Setup
+) -> tuple[Rollout, Array]:
+    """Write the responses of one step with `frozen.reference`, and count decoded rows (int32)."""
+    stage = setup.stage
+    sampler = engine.Sampler(
+        step.step_key(state), setup.eos, stage.samples, setup.columns, stage.sample
+    )
+    return engine.generate(frozen.reference, prompts, sampler, setup.model)
+
+
+def prm_update(
+    state: TrainState, frozen: Frozen, rollout: Rollout, reward_B: Array, *, setup: Setup
+) -> Update:
+    """Update the PRM once from rewarded responses of `frozen.reference`."""
+    stage = setup.stage
+    whole = stage.sample.whole
+    reference_BR = rollout.logprob_BR
+    if stage.prm.reference == "frozen":
+        reference_BR, _ = likelihood.logprobs(frozen.reference, rollout, whole, setup.model)
+    reward_B, bad = advantage.finite(reward_B)
+    learner, _, metrics = prm.update(
+        Learner(state.params, state.opt_state),
+        prm.Labelled(rollout, reference_BR, reward_B),
+        frozen.newline_V,
+        step.step_key(state),
+        prm.PrmSetup(stage.prm, whole, setup.model, setup.tx),
+    )
+    skipped = metrics["prm/skipped"]
+    new_state = dataclasses.replace(
+        state,
+        step=state.step + 1,
+        params=learner.params,
+        opt_state=learner.opt_state,
+        skipped=state.skipped + skipped,
+        skipped_in_row=jnp.where(skipped > 0, state.skipped_in_row + 1, 0),
+    )
+    metrics |= {"reward/nonfinite": bad}
+    return Update(new_state, metrics | step_metrics.of_rollout(rollout, reward_B, stage.samples))

@@ -1,0 +1,353 @@
+"""The training step: four calls that turn prompts into the next state.
+
+    Prompts --draw--> Round --observe--> Signals --credit--> Credit --learn--> TrainState
+
+`draw` writes responses, `observe` reads them, `credit` is arithmetic, and `learn` is the gradient
+and the optimizer.  `train_step` is all of it in one jitted program, with the verifier's logit as
+the reward.  Where the host computes the rewards, the same calls are two programs: `write_round`,
+then `update`, with the host between them (the split step).
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rlvr_jax import (
+    advantage,
+    engine,
+    likelihood,
+    loss,
+    policy_update,
+    prm,
+    prompt_filter,
+    sharding,
+    step_metrics,
+    verifier,
+)
+from rlvr_jax.config import ModelConfig, RewardConfig, RlStage, SampleConfig
+from rlvr_jax.structs import (
+    Array,
+    Credit,
+    Frozen,
+    Learner,
+    Metrics,
+    Outcome,
+    Params,
+    Prompts,
+    Rollout,
+    Round,
+    Signals,
+    StepResult,
+    TrainState,
+)
+
+GREEDY = SampleConfig(temperature=0)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A Setup is everything that is static about the step of a stage.
+
+    A Setup is hashable.  Bind it with `functools.partial` before `jax.jit`.
+    """
+
+    stage: RlStage
+    model: ModelConfig  # of policy, reference and PRM
+    verifier: ModelConfig
+    columns: int  # token budget of a response, R
+    eos: tuple[int, ...]  # ids of the tokens that end a response
+    tx: optax.GradientTransformation
+    prm_tx: optax.GradientTransformation = optax.identity()
+
+
+def init_state(key: Array, params: Params, tx: optax.GradientTransformation) -> TrainState:
+    """Return the state before the first update.  Jit this with `out_shardings` from the table."""
+    zero = jnp.int32(0)
+    return TrainState(zero, key, params, tx.init(params), zero, zero)
+
+
+def with_prm(state: TrainState, params: Params, tx: optax.GradientTransformation) -> TrainState:
+    """Add a PRM that learns beside the policy, starting from a copy of `params`."""
+    learner = Learner(jax.tree.map(jnp.copy, params), tx.init(params))
+    return dataclasses.replace(state, prm=learner)
+
+
+# ---- the step ----------------------------------------------------------------------------------
+
+
+def train_step(state: TrainState, frozen: Frozen, prompts: Prompts, *, setup: Setup) -> StepResult:
+    """Do one training step on Q prompts: write, verify, assign credit, and update.
+
+    With a prompt filter `prompts` holds Q prompts for each round, one round after the other.  Pure;
+    to be jitted once, with `state` donated.
+
+    Raises:
+      ValueError: at trace time, if `frozen` holds no verifier.
+    """
+    held, verdict_metrics = draw(state, frozen, prompts, setup)
+    result = update(state, frozen, held.round, held.outcome, setup=setup)
+    return result._replace(metrics=result.metrics | verdict_metrics)
+
+
+def update(
+    state: TrainState, frozen: Frozen, round_: Round, outcome: Outcome, *, setup: Setup
+) -> StepResult:
+    """Learn from a round and its outcomes: observe, credit and learn.
+
+    The outcomes are finite, as `prompt_filter` leaves them.
+    """
+    signals = observe(state, frozen, round_, outcome, setup)
+    credit = assign_credit(round_, signals, setup)
+    new_state, metrics = learn(state, round_, signals, credit, setup)
+    metrics |= signals.metrics | _round_metrics(round_, outcome, signals, credit, setup)
+    return StepResult(
+        state=new_state,
+        rollout=round_.rollout,
+        reward_B=outcome.rewards["reward"],
+        advantage_B=credit.advantage_BR[:, 0],
+        metrics=metrics,
+        fate_X=round_.selection.fate_X,
+    )
+
+
+# ---- draw --------------------------------------------------------------------------------------
+
+
+@jax.named_scope("draw")
+def draw(
+    state: TrainState, frozen: Frozen, prompts: Prompts, setup: Setup
+) -> tuple[prompt_filter.Held, Metrics]:
+    """Write and verify rounds until the places of the step are filled.
+
+    Without a prompt filter that is one round.  With a filter it is dynamic sampling (DAPO,
+    2503.14476, section 3.2) of at most `filter.rounds` rounds.  Also returns the metrics of the
+    verdicts, means over the rounds.
+    """
+    stage = setup.stage
+
+    def one_round(number: Array) -> tuple[Rollout, Array, Rollout | None, Outcome, Metrics]:
+        asked = jax.tree.map(lambda x: _rows_of_round(x, number, stage.filter.rounds), prompts)
+        rollout, decoded, greedy = write_round(state, asked, number, setup=setup)
+        reward_B, metrics = verify(frozen, asked, rollout, stage.reward, setup.verifier)
+        outcome = Outcome({"reward": reward_B})
+        if greedy is not None:
+            reward_Q, _ = verify(frozen, asked, greedy, stage.reward, setup.verifier)
+            outcome = outcome._replace(greedy={"reward": reward_Q})
+        return rollout, decoded, greedy, outcome, metrics
+
+    if not stage.filter.on:
+        rollout, decoded, greedy, outcome, metrics = one_round(jnp.int32(0))
+        return prompt_filter.keep_all(rollout, decoded, greedy, outcome), metrics
+
+    def another(carry):
+        held, sums = carry
+        rollout, decoded, _, outcome, metrics = one_round(held.round.selection.rounds)
+        held = prompt_filter.add_round(held, rollout, decoded, outcome, stage.filter)
+        return held, jax.tree.map(jnp.add, sums, metrics)
+
+    rollout, _, _, outcome, metrics = jax.eval_shape(one_round, jnp.int32(0))
+    empty = prompt_filter.no_groups(rollout, outcome, stage.filter.rounds)
+    sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+    held, sums = jax.lax.while_loop(
+        lambda carry: prompt_filter.more_rounds(carry[0], stage.filter), another, (empty, sums)
+    )
+    rounds = held.round.selection.rounds
+    return held, {name: total / rounds for name, total in sums.items()}
+
+
+def write_round(
+    state: TrainState, prompts: Prompts, number: Array, *, setup: Setup
+) -> tuple[Rollout, Array, Rollout | None]:
+    """Write the responses of one round.
+
+    Returns the rollout, the number of rows that were decoded for it (int32) and, for the ReMax
+    baseline (2310.10505, algorithm 1), a rollout with one greedy answer to each prompt.
+    """
+    stage = setup.stage
+    sampler = engine.Sampler(
+        round_key(state, number), setup.eos, stage.samples, setup.columns, stage.sample
+    )
+    rollout, decoded = engine.generate(state.params, prompts, sampler, setup.model)
+    greedy = None
+    if stage.advantage.baseline == "greedy":
+        sampler = sampler._replace(key=state.key, samples=1, cfg=GREEDY)
+        greedy, _ = engine.generate(state.params, prompts, sampler, setup.model)
+    return rollout, decoded, greedy
+
+
+def verify(
+    frozen: Frozen,
+    prompts: Prompts,
+    rollout: Rollout,
+    cfg: RewardConfig,
+    verifier_cfg: ModelConfig,
+) -> tuple[Array, Metrics]:
+    """Let the verifier judge each response: rewards [B] in [0, 1], and metrics of the verdicts.
+
+    Raises:
+      ValueError: at trace time, if `frozen` holds no verifier.
+    """
+    if frozen.verdict is None:
+        raise ValueError("the fused step needs a verifier: without one the host gives the rewards")
+    score = verifier.score(frozen.verifier, prompts, rollout, frozen.verdict, cfg, verifier_cfg)
+    return score.reward_B, step_metrics.of_verdicts(score)
+
+
+def step_key(state: TrainState) -> Array:
+    """Return the key of this step; rows, rounds and the PRM's draw fold their numbers into it."""
+    return jax.random.fold_in(state.key, state.step)
+
+
+def round_key(state: TrainState, number: Array) -> Array:
+    """Return the key of a round of the prompt filter; the first round uses the step's key."""
+    key = step_key(state)
+    number = jnp.asarray(number)
+    # Larger than the number of any row.
+    again = jax.random.fold_in(key, jnp.uint32(2**31) + number.astype(jnp.uint32))
+    return jnp.where(number > 0, again, key)
+
+
+def _rows_of_round(x: Array, number: Array, rounds: int) -> Array:
+    if rounds == 1:
+        return x
+    size = x.shape[0] // rounds
+    return sharding.rows(jax.lax.dynamic_slice_in_dim(x, number * size, size))
+
+
+# ---- observe -----------------------------------------------------------------------------------
+
+
+@jax.named_scope("observe")
+def observe(
+    state: TrainState, frozen: Frozen, round_: Round, outcome: Outcome, setup: Setup
+) -> Signals:
+    """Compute all that is known about a round before credit is assigned.
+
+    Rewards are reduced by the overlong penalty here.  The PRM learns in the pass that gives the
+    token rewards; its label is the outcome without the penalty.
+    """
+    stage, rollout = setup.stage, round_.rollout
+    # Without top-k and top-p: a sampled token may lie outside the truncated set of the reference.
+    whole = stage.sample.whole
+    reference_BR = rollout.logprob_BR
+    if stage.asks_reference:
+        reference_BR, _ = likelihood.logprobs(frozen.reference, rollout, whole, setup.model)
+    kl_coef = jnp.float32(stage.loss.kl_coef) if state.kl_coef is None else state.kl_coef
+    penalty_B = advantage.overlong_penalty(rollout.length_B, setup.columns, stage.overlong)
+    signals = Signals(
+        rewards=advantage.less_outcome(outcome.rewards, penalty_B),
+        reference_BR=reference_BR,
+        kl_coef=kl_coef,
+        metrics={"reward/overlong": jnp.mean(penalty_B, where=round_.counted_B)},
+    )
+    if stage.loss.kl_coef and stage.loss.kl_in == "reward":
+        kl_BR = loss.kl(rollout.logprob_BR, reference_BR, loss.kl_form(stage.loss))
+        signals = signals._replace(kl_BR=kl_BR)
+    if state.prm is not None:
+        compared_BR = rollout.logprob_BR if stage.prm.reference == "policy" else reference_BR
+        labelled = prm.Labelled(rollout, compared_BR, outcome.rewards["reward"])
+        static = prm.PrmSetup(stage.prm, whole, setup.model, setup.prm_tx)
+        learner, token_reward_BR, metrics = prm.update(
+            state.prm, labelled, frozen.newline_V, step_key(state), static
+        )
+        signals = signals._replace(learner=learner, token_reward_BR=token_reward_BR)
+        signals = signals._replace(metrics=signals.metrics | metrics)
+    if round_.greedy is not None and outcome.greedy is not None:
+        signals = _observe_greedy(round_.greedy, outcome.greedy, signals, setup)
+    if stage.advantage.baseline == "value":
+        signals = _observe_values(state, rollout, signals, setup)
+    return signals
+
+
+def _observe_greedy(
+    answers: Rollout, rewards: dict[str, Array], signals: Signals, setup: Setup
+) -> Signals:
+    """The total reward of the greedy answers, the overlong penalty subtracted."""
+    stage = setup.stage
+    penalty_Q = advantage.overlong_penalty(answers.length_B, setup.columns, stage.overlong)
+    greedy_Q = advantage.total_reward(advantage.less_outcome(rewards, penalty_Q), stage.advantage)
+    mean = {"reward/greedy": jnp.mean(rewards["reward"])}
+    return signals._replace(greedy_Q=greedy_Q, metrics=signals.metrics | mean)
+
+
+def _observe_values(state: TrainState, rollout: Rollout, signals: Signals, setup: Setup) -> Signals:
+    """The values before this step's updates; for several updates the log-probs of the same pass."""
+    if setup.stage.updates == 1:
+        return signals._replace(value_BR=likelihood.values(state.params, rollout, setup.model))
+    value_BR, behaviour_BR = likelihood.values_and_logprobs(
+        state.params, rollout, setup.stage.sample, setup.model
+    )
+    return signals._replace(value_BR=value_BR, behaviour_BR=behaviour_BR)
+
+
+# ---- credit ------------------------------------------------------------------------------------
+
+
+@jax.named_scope("credit")
+def assign_credit(round_: Round, signals: Signals, setup: Setup) -> Credit:
+    """Compute the advantage of each token from the signals, over the rows that count."""
+    stage = setup.stage
+    return advantage.assign_credit(
+        signals, round_.own_BR, stage.samples, stage.advantage, round_.counted_B
+    )
+
+
+# ---- learn -------------------------------------------------------------------------------------
+
+
+@jax.named_scope("learn")
+def learn(
+    state: TrainState, round_: Round, signals: Signals, credit: Credit, setup: Setup
+) -> tuple[TrainState, Metrics]:
+    """Update the policy, store the updated PRM, and adapt the KL coefficient.
+
+    If no place of the round is filled, no parameter moves.
+    """
+    stage, rollout = setup.stage, round_.rollout
+    if stage.overlong.leave_out:  # a row without tokens is not read
+        length_B = jnp.where(rollout.truncated_B, 0, rollout.length_B)
+        rollout = dataclasses.replace(rollout, length_B=length_B)
+    batch = policy_update.Batch(
+        rollout=rollout,
+        advantage_BR=credit.advantage_BR,
+        reference_BR=signals.reference_BR,
+        filled_B=round_.filled_B,
+        behaviour_BR=signals.behaviour_BR,
+        value_BR=signals.value_BR,
+        target_BR=credit.target_BR,
+    )
+    static = policy_update.PolicySetup(stage, setup.model, setup.tx)
+    new_state, metrics = policy_update.update_policy(state, batch, signals.kl_coef, static)
+    new_state = dataclasses.replace(new_state, step=state.step + 1, prm=signals.learner)
+    if signals.learner is not None:  # a PRM that cannot learn ends the run as a policy does
+        skipped = signals.metrics["prm/skipped"] > 0
+        in_row = jnp.where(skipped, state.skipped_in_row + 1, new_state.skipped_in_row)
+        new_state = dataclasses.replace(new_state, skipped_in_row=in_row)
+    if state.kl_coef is not None:
+        rows = jnp.sum(rollout.length_B > 0)  # without rows there is no KL to adapt to
+        next_coef = loss.adapt_kl(signals.kl_coef, metrics["policy/kl"], rows, stage.loss)
+        new_state = dataclasses.replace(new_state, kl_coef=next_coef)
+        metrics |= {"policy/kl_coef": signals.kl_coef}
+    return new_state, metrics | {"policy/skipped": new_state.skipped}
+
+
+def _round_metrics(
+    round_: Round, outcome: Outcome, signals: Signals, credit: Credit, setup: Setup
+) -> Metrics:
+    """Metrics of the rollout, the rewards, the advantages and the prompt filter."""
+    rollout, counted_B = round_.rollout, round_.counted_B
+    nonfinite = round_.selection.nonfinite + credit.nonfinite
+    metrics = {
+        "reward/nonfinite": nonfinite,
+        "perf/rollout_useful": step_metrics.decoding_occupancy(rollout, round_.decoded),
+    }
+    for name in setup.stage.also:
+        metrics[f"reward/{name}"] = jnp.mean(outcome.rewards[name], where=counted_B)
+    metrics |= step_metrics.of_credit(credit, signals, round_.own_BR, counted_B)
+    metrics |= step_metrics.of_rollout(
+        rollout, outcome.rewards["reward"], setup.stage.samples, counted_B
+    )
+    return metrics | (prompt_filter.filter_metrics(round_) if setup.stage.filter.on else {})

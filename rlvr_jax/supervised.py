@@ -1,0 +1,40 @@
+"""Supervised training on given responses: the sft stage and the verifier stage."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import optax
+
+from rlvr_jax import likelihood, policy_update
+from rlvr_jax.config import ModelConfig, SampleConfig
+from rlvr_jax.structs import Rollout, TrainState, Update
+
+PLAIN = SampleConfig()  # the model's own distribution
+
+
+def supervised_step(
+    state: TrainState, rows: Rollout, *, model_cfg: ModelConfig, tx: optax.GradientTransformation
+) -> Update:
+    """Update a model once on given responses, one response per prompt.
+
+    The loss is the mean negative log-likelihood per response token over the global batch.
+    """
+    tokens = jnp.maximum(jnp.sum(rows.length_B), 1).astype(jnp.float32)
+
+    def objective(states: likelihood.States):
+        logprob_BR, _ = likelihood.token_logprobs(states, PLAIN, model_cfg)
+        return -jnp.sum(logprob_BR) / tokens, ({}, jnp.float32(0), ())
+
+    found = likelihood.gradient(objective, state.params, rows, model_cfg)
+    new_state, grad_norm = policy_update.apply_gradient(
+        state, found.grads, found.value, tx, jnp.bool_(True)
+    )
+    new_state = dataclasses.replace(new_state, step=state.step + 1)
+    return Update(
+        new_state,
+        {
+            "loss": found.value,
+            "policy/grad_norm": grad_norm,
+            "policy/skipped": new_state.skipped,
+        },
+    )

@@ -75,7 +75,7 @@ class Spelling:
 
     bytes_VW: Array  # uint8, the text of each token, its first W bytes; then 0
     length_V: Array  # int32, how many of them there are
-    kind_U: Array  # uint8, kinds of characters, by code point (`answer.REFUSED` and so on)
+    kind_U: Array  # uint8, kinds of characters, by code point (`markers.REFUSED` and so on)
     last_line: Array  # bool, whether the last line stands in where nothing is marked
 
 

@@ -15,12 +15,14 @@ LEVEL = {
     "rlvr_jax": 0,
     "rlvr_jax.config": 0,
     "rlvr_jax.structs": 0,
+    "rlvr_jax.markers": 0,
     "rlvr_jax.advantage": 1,
     "rlvr_jax.loss": 1,
     "rlvr_jax.sampling": 1,
     "rlvr_jax.sharding": 1,
     "rlvr_jax.positions": 1,
-    "rlvr_jax.extract": 1,
+    "rlvr_jax.byte_search": 1,
+    "rlvr_jax.extract": 2,
     "rlvr_jax.prompt_filter": 2,
     "rlvr_jax.model": 2,
     "rlvr_jax.optim": 2,
@@ -48,7 +50,9 @@ ENTRIES = {"train", "evaluate", "audit", "plan", "report", "convert", "generate"
 DEVICE_PACKAGES = {"jax", "flax.struct", "optax"}
 # jax stands on numpy; only the mesh, which is made of a numpy array of devices, needs it by name.
 EXTRA = {"rlvr_jax.sharding": {"numpy"}}
-SHARED_WITH_HOST = {"rlvr_jax", "rlvr_jax.structs", "rlvr_jax.config", "rlvr_jax.sharding"}
+SHARED_WITH_HOST = {
+    *("rlvr_jax", "rlvr_jax.structs", "rlvr_jax.config", "rlvr_jax.sharding", "rlvr_jax.markers"),
+}
 
 
 def sources():

@@ -350,7 +350,8 @@ def test_from_a_thread_and_a_process():
 
 def test_importing_the_rules_imports_no_jax():
     code = (
-        "import sys; from rlvr_jax.host import rules; from rlvr_jax.host.workers import pool, worker;"
+        "import sys; from rlvr_jax.host import rules;"
+        "from rlvr_jax.host.workers import pool, worker;"
         "print('jax' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

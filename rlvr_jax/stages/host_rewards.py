@@ -21,6 +21,7 @@ import numpy as np
 
 from rlvr_jax import step_metrics, train_step, verifier
 from rlvr_jax.config import Sampling
+from rlvr_jax.host.rules import jobs
 from rlvr_jax.host.text import answers
 from rlvr_jax.host.workers import pool
 from rlvr_jax.stages.workspace import Workspace
@@ -68,9 +69,9 @@ def by_rule(
     """A rule's score of each response, 0 where it was cut off, and metrics."""
     samples = len(texts) // len(records)
     owners = [record for record in records for _ in range(samples)]
-    results = workers.map(pool.jobs(texts, owners, rule))
+    results = workers.map(jobs.grading_jobs(texts, owners, rule))
     scores_B = np.array([result.score for result in results], np.float32)
-    return scores_B * ~np.asarray(rollout.truncated_B), pool.metrics(results)
+    return scores_B * ~np.asarray(rollout.truncated_B), jobs.status_metrics(results)
 
 
 def combine(source: str, rule_B: np.ndarray, judged_B: np.ndarray) -> np.ndarray:

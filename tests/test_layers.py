@@ -154,6 +154,19 @@ def test_a_wing_imports_the_wings_below_it(name):
             assert wing(imported) in allowed, f"{name} imports {imported}"
 
 
+@pytest.mark.parametrize("name", [name for name in SOURCES if "rules.maths" in name])
+def test_the_maths_grader_imports_no_rule_above_it(name):
+    below = ("rlvr_jax.host.rules.maths", *(f"rlvr_jax.host.{wing}." for wing in WINGS["rules"]))
+    for imported in filter(ours, IMPORTS[name]):
+        assert imported.startswith(below), f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if wing(name) == "workers"])
+def test_workers_know_no_rule_by_name(name):
+    text = SOURCES[name].read_text(encoding="utf-8")
+    assert "rlvr_jax.host.rules" not in text and "judge" not in text
+
+
 def test_there_is_no_circle_of_imports():
     assert circle({"a": {"b"}, "b": {"a"}, "c": set(), "d": {"a"}}) == {"a", "b", "d"}
     assert not circle({name: set(found) for name, found in IMPORTS.items()})

@@ -1,7 +1,7 @@
 r"""Find the final answer of a completion: its last box, marked line, tag or line.
 
 `extract` is shared by all rules and verifiers: it decides where in a completion the answer stands.
-The other functions read a number, a line or the content of a \boxed{} out of a text.  An ambiguous
+The other functions return a number, a line or the content of a \boxed{} of a text.  An ambiguous
 text has no answer: every function returns None rather than guess, because a policy that is rewarded
 for a guess learns to provoke guesses.
 

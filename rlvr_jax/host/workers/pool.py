@@ -126,8 +126,8 @@ class Worker:
         end = time.monotonic() + seconds
         pipe = self.process.stdout.fileno()
         while b"\n" not in self.rest:
-            left = end - time.monotonic()
-            if left <= 0 or not select.select([pipe], [], [], left)[0]:
+            remaining = end - time.monotonic()
+            if remaining <= 0 or not select.select([pipe], [], [], remaining)[0]:
                 raise TimeoutError
             more = os.read(pipe, 65536)
             if not more or len(self.rest) > REPLY:
@@ -140,7 +140,7 @@ class Worker:
         try:
             score, status = json.loads(line)
             if status in ("ok", "none", "crash") and 0.0 <= float(score) <= 1.0:
-                if status == "crash":  # it may be out of memory: a fresh one is cheap
+                if status == "crash":  # the worker may be out of memory, and a fresh one is cheap
                     self.kill()
                 return Result(float(score) if status == "ok" else 0.0, status)
         except (ValueError, TypeError):

@@ -20,27 +20,27 @@ from typing import Any, BinaryIO
 
 def main() -> None:
     """Run jobs from standard input, one line of JSON each, and answer each by one line."""
-    jobs, out = _take_pipes()
+    jobs, results = _take_pipes()
     _limit(resource.RLIMIT_AS, int(os.environ["RLVR_RULE_WORKER"]) << 20)
     _limit(resource.RLIMIT_CORE, 0)
     sys.setrecursionlimit(2000)
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(jobs, lines), daemon=True).start()
-    out.write(b"ready\n")
+    results.write(b"ready\n")
     while True:
         job = json.loads(lines.get())
         used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
         _limit(resource.RLIMIT_CPU, math.ceil(used + job["seconds"]) + 2)
-        out.write(json.dumps(_result(job)).encode() + b"\n")
+        results.write(json.dumps(_result(job)).encode() + b"\n")
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     """Return the pipes to the owner; a job that prints or reads cannot reach them by accident."""
-    jobs, out = os.dup(0), os.dup(1)
+    jobs, results = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)
-    return os.fdopen(jobs, "rb"), os.fdopen(out, "wb", buffering=0)
+    return os.fdopen(jobs, "rb"), os.fdopen(results, "wb", buffering=0)
 
 
 def _read(jobs: BinaryIO, lines: queue.SimpleQueue[bytes]) -> None:

@@ -59,43 +59,47 @@ def parse_formula(text: str) -> Tree:
 
 
 def _tokens(text: str) -> list[str]:
-    out: list[str] = []
+    tokens: list[str] = []
     for match in _TOKEN.finditer(text.replace("**", "^").strip()):
         digits, command, word, sign = match.groups()
         if word:
-            out += _word(word)
+            tokens += _split_letters(word)
         elif token := (digits or command or sign):
-            out.append(token)
-    return out
+            tokens.append(token)
+    return tokens
 
 
-def _word(word: str) -> list[str]:
+def _split_letters(word: str) -> list[str]:
     """Return the tokens of letters side by side: functions, Greek names, up to three variables."""
-    out: list[str] = []
+    tokens: list[str] = []
     while word:
         known = sorted(
             (f for f in (*FUNCTIONS, *_NAMES) if word.startswith(f)), key=len, reverse=True
         )
         if known:
-            out.append("\\" + known[0])
+            tokens.append("\\" + known[0])
             word = word[len(known[0]) :]
         else:
-            out.append(word[0])
+            tokens.append(word[0])
             word = word[1:]
-        if len(out) > 3:
+        if len(tokens) > 3:
             raise Unreadable("a word")
-    return out
+    return tokens
 
 
 class _Parser:
+    """A parser of the tokens of one formula, which it takes from left to right."""
+
     def __init__(self, tokens: list[str]):
         self.tokens, self.at = tokens, 0
 
     @property
     def next(self) -> str:
+        """The token that comes next; "" at the end."""
         return self.tokens[self.at] if self.at < len(self.tokens) else ""
 
     def take(self, wanted: str = "") -> str:
+        """Return the next token and move on; the token has to be the wanted one, if given."""
         token = self.next
         if not token or wanted and token != wanted:
             raise Unreadable(f"{wanted or 'something'} is missing")
@@ -103,6 +107,7 @@ class _Parser:
         return token
 
     def sum(self, depth: int) -> Tree:
+        """Parse products with plus and minus signs between them."""
         if depth > MAX_DEPTH:
             raise Unreadable("too deep")
         tree = self.product(depth)
@@ -111,6 +116,7 @@ class _Parser:
         return tree
 
     def product(self, depth: int) -> Tree:
+        """Parse factors with *, / or nothing between them."""
         tree = self.signed(depth)
         while True:
             if self.next in ("*", "/"):
@@ -139,6 +145,7 @@ class _Parser:
         return Operation("*", (left, right))
 
     def starts_factor(self) -> bool:
+        """Return whether the next token may begin a factor beside another."""
         token = self.next
         if not token:
             return False
@@ -152,6 +159,7 @@ class _Parser:
         )
 
     def signed(self, depth: int) -> Tree:
+        """Parse a factor with any number of signs before it."""
         if depth > MAX_DEPTH:
             raise Unreadable("too deep")
         if self.next in ("-", "+"):
@@ -161,6 +169,7 @@ class _Parser:
         return self.power(depth)
 
     def power(self, depth: int) -> Tree:
+        """Parse an atom with its exponent."""
         tree = self.postfix(self.atom(depth + 1))
         if self.next == "^":
             self.take()
@@ -169,6 +178,7 @@ class _Parser:
         return tree
 
     def postfix(self, tree: Tree) -> Tree:
+        """Parse factorial, percent and degree signs behind a tree."""
         while self.next in ("!", "%", "\\degree"):
             token = self.take()
             if token == "!" and self.next == "!":
@@ -197,6 +207,7 @@ class _Parser:
         return self.atom(depth + 1)
 
     def atom(self, depth: int) -> Tree:
+        """Parse a number, a name, a bracket, an absolute value or a command."""
         if depth > MAX_DEPTH:
             raise Unreadable("too deep")
         token = self.take()
@@ -218,6 +229,7 @@ class _Parser:
         raise Unreadable(token)
 
     def command(self, name: str, depth: int) -> Tree:
+        """Parse what follows a LaTeX command or a function's name."""
         if name == "frac":
             return Operation("/", (self.group(depth), self.group(depth)))
         if name == "binom":
@@ -238,6 +250,7 @@ class _Parser:
         raise Unreadable(name)
 
     def call(self, name: str, depth: int) -> Tree:
+        r"""Parse the base of a logarithm, an exponent and the argument: \log_2 x, \sin^2 x."""
         base: Tree | None = None
         power: Tree | None = None
         if self.next == "_" and name == "log":
@@ -255,7 +268,10 @@ class _Parser:
         return Operation("^", (tree, power)) if power is not None else tree
 
     def argument(self, depth: int, tight: bool = False) -> Tree:
-        """Parse the argument of a function: a bracket, or factors without one, as in sin 2x."""
+        """Parse the argument of a function: a bracket, or factors without one, as in sin 2x.
+
+        A tight argument is one group, as that of a root: in \\sqrt 2x it is 2.
+        """
         if depth > MAX_DEPTH:
             raise Unreadable("too deep")
         if self.next in ("(", "{", "["):
@@ -270,6 +286,7 @@ class _Parser:
         return tree
 
     def subscripted(self, name: str) -> Tree:
+        """Parse the subscript and the primes of a variable."""
         if self.next == "_":
             self.take()
             name += "_" + self.label()
@@ -287,6 +304,7 @@ class _Parser:
         return tree
 
     def label(self) -> str:
+        """Return a subscript: one token, or the tokens between braces."""
         if self.next != "{":
             return self.take()
         self.take()

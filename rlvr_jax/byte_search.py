@@ -61,8 +61,8 @@ def spell_bytes(rollout: Rollout, spelling: Spelling) -> ByteText:
     byte_BN = jnp.where(place_BN < total_B[:, None], byte_BN, 0)
     fold_BN = jnp.where((byte_BN >= 65) & (byte_BN <= 90), byte_BN + 32, byte_BN)
     shift_B1 = skipped_B[:, None]
-    places = (start_BR - shift_B1, end_BR - shift_B1, total_B - skipped_B)
-    return ByteText(byte_BN, fold_BN, _hash_sums(fold_BN), *places)
+    bounds = (start_BR - shift_B1, end_BR - shift_B1, total_B - skipped_B)
+    return ByteText(byte_BN, fold_BN, _hash_sums(fold_BN), *bounds)
 
 
 def _hash_sums(x_BN: Array) -> HashSums:

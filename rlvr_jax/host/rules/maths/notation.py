@@ -83,7 +83,7 @@ def normalise(text: str) -> str:
 
 
 def digits_for_words(text: str) -> str:
-    """Return a number that is written in words in digits: forty-two as 42; else the text itself."""
+    """Return 42 for "forty-two": a number in words, in digits.  Other texts are returned as is."""
     value = tasks.read_words(text.lower().strip(". "))
     return text if value is None else str(value)
 

@@ -78,7 +78,7 @@ class Spelling:
 
     bytes_VW: Array  # uint8, the text of each token: its first W bytes, padded with 0
     length_V: Array  # int32, bytes of each token
-    kind_U: Array  # uint8, kinds of characters by code point (`extract.REFUSED` and so on)
+    kind_U: Array  # uint8, kinds of characters by code point (`markers.REFUSED` and so on)
     last_line: Array  # bool, whether the last line stands in where no answer is marked
 
 

@@ -34,7 +34,7 @@ def answer_mask(rollout: Rollout, verdict: Verdict) -> Array:
     """
     if verdict.spelling is None:
         return extract.last_line(rollout, verdict)
-    return extract.find(rollout, verdict, verdict.spelling)
+    return extract.final_answer(rollout, verdict, verdict.spelling)
 
 
 def score(

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlvr_jax import verifier
+from rlvr_jax import markers, verifier
 from rlvr_jax.config import DataConfig
 from rlvr_jax.host.hardening import attacks
 from rlvr_jax.host.text import answers, template, tokenizer
@@ -113,6 +113,23 @@ def test_tokens_that_hold_more_than_the_answer_are_shown_whole(toks, kind):
             assert bool(found) <= bool(want), text
         compared += found == want
     assert compared > 25  # the pieces of so small a corpus are long
+
+
+def test_host_and_device_know_every_marker(toks):
+    """Both sides are built from the data of `markers`: what one knows, the other knows."""
+    tok, verbs = toks["byte"], ("", *(verb + " " for verb in markers.DENIED_VERBS))
+    words = (*markers.DENYING_WORDS, *(f"is{end}" for end in markers.DENYING_ENDINGS))
+    words += (*markers.DENYING_COMMANDS, *markers.DENYING_SIGNS)
+    denied = [f"It is {word} {verb}\\boxed{{42}}" for word in words for verb in verbs]
+    phrases = (*markers.TAKEN_BACK, *markers.TAKEN_BACK_WHOLE)
+    back = [f"\\boxed{{42}} so, {phrase.upper()} it is 41" for phrase in phrases]
+    marked = [f"It is\n{mark} 42" for mark in markers.LINE_MARKERS]
+    marked += [f"It is {box}{{42}}" for box in markers.BOXES]
+    marked += [f"It is {markers.ANSWER_OPEN}42{markers.ANSWER_CLOSE}", "no</think>42"]
+    texts = [*denied, *back, *marked]
+    want = [""] * len(denied + back) + ["42"] * len(marked)
+    assert [wanted(text, "final") for text in texts] == want
+    assert shown(tok, made(tok), [[*tok.encode(text), tok.eos[0]] for text in texts]) == want
 
 
 def test_attacks_are_seen_as_the_host_sees_them(toks):

@@ -15,14 +15,16 @@ LEVEL = {
     "rlvr_jax": 0,
     "rlvr_jax.config": 0,
     "rlvr_jax.structs": 0,
+    "rlvr_jax.markers": 0,
     "rlvr_jax.returns": 1,
     "rlvr_jax.advantage": 2,
     "rlvr_jax.loss": 1,
     "rlvr_jax.sampling": 1,
     "rlvr_jax.sharding": 1,
     "rlvr_jax.positions": 1,
-    "rlvr_jax.extract": 1,
     "rlvr_jax.prompt_filter": 3,
+    "rlvr_jax.byte_search": 1,
+    "rlvr_jax.extract": 2,
     "rlvr_jax.model": 2,
     "rlvr_jax.optim": 2,
     "rlvr_jax.attack": 3,
@@ -52,7 +54,9 @@ ENTRIES = {"train", "evaluate", "audit", "plan", "report", "convert", "generate"
 DEVICE_PACKAGES = {"jax", "flax.struct", "optax"}
 # jax stands on numpy; only the mesh, which is made of a numpy array of devices, needs it by name.
 EXTRA = {"rlvr_jax.sharding": {"numpy"}}
-SHARED_WITH_HOST = {"rlvr_jax", "rlvr_jax.structs", "rlvr_jax.config", "rlvr_jax.sharding"}
+SHARED_WITH_HOST = {
+    *("rlvr_jax", "rlvr_jax.structs", "rlvr_jax.config", "rlvr_jax.sharding", "rlvr_jax.markers"),
+}
 
 
 def sources():
@@ -152,6 +156,19 @@ def test_a_wing_imports_the_wings_below_it(name):
         if imported.startswith("rlvr_jax.host"):
             allowed = WINGS[wing(name)] | {wing(name)}
             assert wing(imported) in allowed, f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if "rules.maths" in name])
+def test_the_maths_grader_imports_no_rule_above_it(name):
+    below = ("rlvr_jax.host.rules.maths", *(f"rlvr_jax.host.{wing}." for wing in WINGS["rules"]))
+    for imported in filter(ours, IMPORTS[name]):
+        assert imported.startswith(below), f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", [name for name in SOURCES if wing(name) == "workers"])
+def test_workers_know_no_rule_by_name(name):
+    text = SOURCES[name].read_text(encoding="utf-8")
+    assert "rlvr_jax.host.rules" not in text and "judge" not in text
 
 
 def test_there_is_no_circle_of_imports():

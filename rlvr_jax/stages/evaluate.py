@@ -11,6 +11,7 @@ from rlvr_jax import engine, prm, verifier
 from rlvr_jax.config import EvaluateStage, PrmStage, RewardConfig, RlStage, SampleConfig
 from rlvr_jax.host.hardening import trials
 from rlvr_jax.host.problems import tasks
+from rlvr_jax.host.rules import jobs
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.verdicts import voting
 from rlvr_jax.host.verdicts.agreement import agreement
@@ -182,7 +183,7 @@ def _answers(
                 out[name] += [value_B[i] for i in rows]
             texts = [tok.decode(rollout.response_BR[i, : rollout.length_B[i]]) for i in rows]
             owners = [records[i // samples] for i in rows]
-            judged = workers.map(pool.jobs(texts, owners, stage.rule))
+            judged = workers.map(jobs.grading_jobs(texts, owners, stage.rule))
             for i, (text, record) in enumerate(zip(texts, owners, strict=True)):
                 finished = not rollout.truncated_B[i]
                 out["oracle"].append(judged[i].score * finished)

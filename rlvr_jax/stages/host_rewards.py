@@ -22,6 +22,7 @@ import numpy as np
 
 from rlvr_jax import step, step_metrics, verifier
 from rlvr_jax.config import Sampling
+from rlvr_jax.host.rules import jobs
 from rlvr_jax.host.text import answers
 from rlvr_jax.host.workers import pool
 from rlvr_jax.stages.workspace import Workspace
@@ -98,9 +99,9 @@ def score_by_rule(
     """
     samples = len(texts) // len(records)
     owners = [record for record in records for _ in range(samples)]
-    results = workers.map(pool.jobs(texts, owners, rule))
+    results = workers.map(jobs.grading_jobs(texts, owners, rule))
     scores_B = np.array([result.score for result in results], np.float32)
-    return scores_B * ~jax.device_get(rollout.truncated_B), pool.metrics(results)
+    return scores_B * ~jax.device_get(rollout.truncated_B), jobs.status_metrics(results)
 
 
 def combine(source: str, rule_B: np.ndarray, judged_B: np.ndarray) -> np.ndarray:

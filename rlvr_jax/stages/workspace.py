@@ -91,7 +91,7 @@ class Workspace:
         source = dataset.open_split(self.run.data, split)
         cfg = self.cfg.data
         for task in {record["task"] for record in dataset.each(source)}:
-            rules.check(task)
+            rules.check_task(task)
         fits, longest = [], {"prompt": 0, "check": 0, "response": 0}
         for index, record in enumerate(dataset.each(source)):
             lengths = self._lengths(record, split)

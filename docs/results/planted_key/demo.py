@@ -45,7 +45,7 @@ def verdict(boxed: bool) -> Verdict:
     for i, text in enumerate(texts):
         bytes_VW[i, : len(text)] = np.frombuffer(text, np.uint8)
     length_V: Any = np.array([len(text) for text in texts], np.int32)
-    kind_U: Any = np.frombuffer(answers.kinds(), np.uint8)
+    kind_U: Any = np.frombuffer(answers.character_kinds(), np.uint8)
     spelling = Spelling(bytes_VW, length_V, kind_U, np.bool_(False)) if boxed else None
     ids = np.arange(len(texts))
     none: Any = np.zeros((1, 0), np.int32)

@@ -1,36 +1,36 @@
-"""Lists of texts, in order or in any order: "red, green and blue", one item a line, JSON."""
+"""The rules `list` and `set`: lists of texts, such as "red, green and blue", lines or JSON."""
 
 from __future__ import annotations
 
 import json
 import re
 
-from rlvr_jax.host.rules import text
 from rlvr_jax.host.text import answers
+from rlvr_jax.host.text.normal_form import normal_form
 
 MAX_ITEMS = 256
 
 
 def ordered(completion: str, reference: str) -> float:
-    """1.0 when the answer lists what the reference does, in its order."""
-    mine, gold = items(answers.extract(completion) or ""), items(reference)
+    """Return 1.0 if the answer lists the items of the reference in their order, else 0.0."""
+    mine, gold = parse_list(answers.extract(completion) or ""), parse_list(reference)
     return float(bool(gold) and mine == gold)
 
 
 def unordered(completion: str, reference: str) -> float:
-    """1.0 when the answer lists what the reference does, in any order, each once."""
-    mine, gold = items(answers.extract(completion) or ""), items(reference)
+    """Return 1.0 if the answer lists the items of the reference in any order, each once."""
+    mine, gold = parse_list(answers.extract(completion) or ""), parse_list(reference)
     return float(bool(gold) and len(mine) <= MAX_ITEMS and sorted(mine) == sorted(gold))
 
 
-def items(listed: str) -> list[str]:
-    """The parts of a list, each as `text.normal` writes it; an empty part makes it no list."""
-    listed = answers.bare(listed.strip())
+def parse_list(text: str) -> list[str]:
+    """Return the items of a list in normal form; no items at all if one of them is empty."""
+    text = answers.bare(text.strip())
     try:
-        found = json.loads(listed)
-        parts = [str(part) for part in found] if isinstance(found, list) else [listed]
+        parsed = json.loads(text)
+        parts = [str(part) for part in parsed] if isinstance(parsed, list) else [text]
     except (ValueError, RecursionError):
-        listed = re.sub(r"\\[{}]", "", listed).strip("[](){} ")
-        parts = re.split(r"\s*[,;\n]\s*(?:and\s+)?|\s+and\s+", listed)
-    out = [text.normal(part.strip(" '\"")) for part in parts[: MAX_ITEMS + 1]]
-    return out if all(out) else []
+        text = re.sub(r"\\[{}]", "", text).strip("[](){} ")
+        parts = re.split(r"\s*[,;\n]\s*(?:and\s+)?|\s+and\s+", text)
+    items = [normal_form(part.strip(" '\"")) for part in parts[: MAX_ITEMS + 1]]
+    return items if all(items) else []

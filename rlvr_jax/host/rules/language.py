@@ -1,4 +1,4 @@
-"""Language consistency: how much of a text is written in the script of a language."""
+"""The rule `language`: how much of a text is written in the script of a language."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 
 def consistency(completion: str, language: str) -> float:
-    """Share of the letters that are of the language's script; formulas and code do not count.
+    """Return the share of letters in the script of a language, without formulas and code.
 
-    R1 rewards the share of words in the target language; by script, languages that share one
-    (English and French) cannot be told apart.  No words at all: 0.0.
+    A text without words has a share of 0.0.  DeepSeek-R1 (arXiv 2501.12948) rewards the share of
+    words in the target language; here, languages of one script (English, French) count as one.
 
     Raises:
-      KeyError: a language without a known script.
+      KeyError: a language (such as `en`) that is not in the table of scripts.
     """
     scripts, mine, total = _SCRIPTS[language], 0, 0
     for number, word in enumerate(_WORD.finditer(_FORMULA.sub(" ", completion))):

@@ -1,4 +1,4 @@
-"""Length shaping: DAPO's soft overlong penalty and the cosine reward, in [0, 1] or as published."""
+"""Rewards by length: the soft overlong penalty of DAPO and the cosine reward, by characters."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import math
 
 
 def soft_overlong(completion: str, longest: int = 16384, grace: int = 4096) -> float:
-    """1 + DAPO's penalty, by characters: 1 up to longest - grace, then falling, 0 at longest."""
+    """Return 1 plus the overlong penalty, in characters: 1, then falling, 0 from `longest` on."""
     return 1.0 + overlong_penalty(len(completion), longest, grace)
 
 
 def overlong_penalty(length: int, longest: int, grace: int) -> float:
-    """DAPO's penalty (arXiv 2503.14476): 0, then ((longest - grace) - length) / grace, then -1.
+    """Return the soft overlong penalty of DAPO (arXiv 2503.14476, equation 13), in [-1, 0].
+
+    It is 0 up to a length of longest - grace, then (longest - grace - length) / grace, and -1 from
+    `longest` on.
 
     Raises:
       ValueError: unless 0 < grace <= longest.
@@ -22,13 +25,13 @@ def overlong_penalty(length: int, longest: int, grace: int) -> float:
 
 
 def cosine(length: int, longest: int, correct: bool) -> float:
-    """The cosine reward (arXiv 2502.03373): short right answers and long wrong ones are best.
+    """Return the cosine reward (arXiv 2502.03373): short right and long wrong answers earn most.
 
-    Right answers fall from 1 to 0.5 with length, wrong ones rise from 0 to 0.25: in [0, 1], and a
-    wrong answer never earns what a right one does.
+    Right answers fall from 1 to 0.5 with length; wrong ones rise from 0 to 0.25.  So the reward
+    lies in [0, 1], and no wrong answer earns as much as a right one.
 
     Raises:
-      ValueError: longest is not positive.
+      ValueError: `longest` is not positive.
     """
     if longest < 1:
         raise ValueError(f"needs longest >= 1, not {longest}")

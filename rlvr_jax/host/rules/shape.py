@@ -1,7 +1,7 @@
-"""The shape of a completion: a pattern, a JSON schema, thoughts before an answer.
+"""Rules for the form of a completion: a pattern, a JSON schema, thoughts before an answer.
 
-Meant as a gate on another reward.  As a reward added to it, group normalisation would blow the
-shape up to full size in every group that solves nothing.
+Use them as a gate on another reward.  If they are added to it, group normalisation scales the form
+up to a full reward in every group in which no answer is right.
 """
 
 from __future__ import annotations
@@ -21,27 +21,31 @@ _TYPES: dict[str, Any] = {
 }
 
 
-def matches(completion: str, pattern: str) -> float:
-    """1.0 when the whole extracted answer matches a regular expression.
+def matches_pattern(completion: str, pattern: str) -> float:
+    """Return 1.0 if the whole extracted answer matches a regular expression, else 0.0.
 
-    A pattern can take time without end: it runs in the pool, and there it is killed.
+    Some patterns never end: run the rule in the pool, where a time limit holds.
     """
-    found = answers.extract(completion)
-    return float(found is not None and re.fullmatch(pattern, found, re.DOTALL) is not None)
+    answer = answers.extract(completion)
+    return float(answer is not None and re.fullmatch(pattern, answer, re.DOTALL) is not None)
 
 
-def thinks(completion: str) -> float:
-    """1.0 for one <think>...</think> with something in it, then something that is not a thought."""
+def has_thoughts(completion: str) -> float:
+    """Return 1.0 for one non-empty <think>...</think> with more text behind it, else 0.0."""
     match = _THOUGHTS.fullmatch(completion.strip())
     alone = completion.count("<think>") == completion.count("</think>") == 1
     return float(bool(match and alone and match[1].strip() and match[2].strip()))
 
 
-def fits(completion: str, schema: str | Mapping[str, Any]) -> float:
-    """1.0 when the completion is JSON, alone or in its last code fence, that fits a schema.
+def fits_schema(completion: str, schema: str | Mapping[str, Any]) -> float:
+    """Return 1.0 if a completion is JSON that fits a schema, alone or in its last code fence.
 
-    Of JSON Schema: type, properties, required, additionalProperties, items, enum, const, minimum,
-    maximum, minItems, maxItems, minLength, maxLength; a schema with another word fits nothing.
+    The words of JSON Schema known here are type, properties, required, additionalProperties,
+    items, enum, const, minimum, maximum, minItems, maxItems, minLength and maxLength.  No
+    completion fits a schema with another word.
+
+    Raises:
+      ValueError: the completion is not JSON.
     """
     wanted = json.loads(schema) if isinstance(schema, str) else schema
     fences = re.findall(r"```(?:json)?\s*\n(.*?)```", completion, re.DOTALL)
@@ -60,12 +64,12 @@ def _fits(value: Any, schema: Mapping[str, Any], depth: int) -> bool:
         return False
     checks = {
         "type": lambda want: any(
-            map(lambda t: _is(value, t), [want] if isinstance(want, str) else want)
+            map(lambda t: _has_type(value, t), [want] if isinstance(want, str) else want)
         ),
         "enum": lambda want: any(value == v and type(value) is type(v) for v in want),
         "const": lambda want: value == want and type(value) is type(want),
-        "minimum": lambda want: not _is(value, "number") or value >= want,
-        "maximum": lambda want: not _is(value, "number") or value <= want,
+        "minimum": lambda want: not _has_type(value, "number") or value >= want,
+        "maximum": lambda want: not _has_type(value, "number") or value <= want,
         "minItems": lambda want: not isinstance(value, list) or len(value) >= want,
         "maxItems": lambda want: not isinstance(value, list) or len(value) <= want,
         "minLength": lambda want: not isinstance(value, str) or len(value) >= want,
@@ -87,7 +91,7 @@ def _fits(value: Any, schema: Mapping[str, Any], depth: int) -> bool:
     return all(word in checks and checks[word](want) for word, want in schema.items())
 
 
-def _is(value: Any, kind: str) -> bool:
+def _has_type(value: Any, kind: str) -> bool:
     if isinstance(value, bool):
         return kind == "boolean"
     return isinstance(value, _TYPES[kind])

@@ -1,4 +1,4 @@
-"""A user's rule: one Python file with `score(completion, record) -> float`, named by its path."""
+"""A user's rule: a Python file, named by its path, with `score(completion, record) -> float`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 
-def load(rule: str, known: Collection[str] = ()) -> Callable[..., float]:
-    """The function `score` of a file.
+def load_score(rule: str, known: Collection[str] = ()) -> Callable[..., float]:
+    """Return the function `score` of a Python file; `known` are the kinds for a near match.
 
     Raises:
       ValueError: there is no such file, it cannot be imported, or it has no such function.

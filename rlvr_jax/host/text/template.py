@@ -182,6 +182,6 @@ def verdict(tok: Tokenizer, cfg: DataConfig, vocab: int) -> Verdict:
     spelling = None
     if cfg.answer != "line":
         last_line: Any = np.bool_(cfg.answer == "final")
-        kind_U: Any = np.frombuffer(answers.kinds(), np.uint8)
+        kind_U: Any = np.frombuffer(answers.character_kinds(), np.uint8)
         spelling = Spelling(*tok.spelling(vocab), kind_U, last_line)
     return Verdict(tail_JC, mask_JC, accept, reject, newline_V, blank_V, control_V, spelling)

@@ -1,13 +1,14 @@
-"""The inside of `sandbox`: run as a script, with nothing of this package, it walls itself in.
+"""The process of one sandboxed program: it walls itself in, then becomes the program.
 
-Where the kernel permits it (root, or user namespaces): a network, process, message and mount
-namespace of its own, a root folder that holds the interpreter read-only and a small scratch
-folder, no privileges, another user.  When the first process of the namespace ends, the kernel
-kills all others: daemons and fork bombs too.  Then limits, and the program.
+`sandbox` runs it as a script, `python -I -S jail.py JSON`, and it imports nothing of this package.
+The JSON holds the limits and the folder of the program.
 
-It is started as `python -I -S jail.py JSON`, with limits and the program's file, and replaces
-itself by the program.  Before that it writes one byte to the descriptor `ready`: b"w" for walls,
-b"-" for limits only.
+Where the kernel permits them (root, or user namespaces), the process takes walls: network, process,
+message and mount namespaces of its own, a root folder that holds the interpreter read-only and a
+small writable folder, no privileges, and another user.  When the first process of the process
+namespace ends, the kernel kills all others, daemons and fork bombs too.  Then the process sets its
+limits and replaces itself by the program.  Before that it writes one byte to the descriptor
+`ready`: b"w" with walls, b"-" with limits only.
 """
 
 import ctypes
@@ -24,34 +25,38 @@ NOBODY = 65534
 
 
 def main() -> None:
-    asked = json.loads(sys.argv[1])
+    """Read the settings from the command line, set up walls and limits, become the program."""
+    settings = json.loads(sys.argv[1])
     libc = ctypes.CDLL(None, use_errno=True)
     if sys.platform == "linux":
-        libc.prctl(PDEATHSIG, signal.SIGKILL)  # the program does not outlive who asked for it
-    walled = asked["walls"] and sys.platform == "linux" and _wall(libc, asked)
-    if asked["walls"] == "required" and not walled:
+        libc.prctl(PDEATHSIG, signal.SIGKILL)  # the program does not outlive its owner
+    walled = settings["walls"] and sys.platform == "linux" and _wall(libc, settings)
+    if settings["walls"] == "required" and not walled:
         os._exit(97)
-    os.write(asked["ready"], b"w" if walled else b"-")
-    os.close(asked["ready"])
+    os.write(settings["ready"], b"w" if walled else b"-")
+    os.close(settings["ready"])
     if walled:
-        _fork_and_wait()  # the first process of the new process namespace goes on
+        _fork_and_wait()  # go on as the first process of the new process namespace
         libc.prctl(PDEATHSIG, signal.SIGKILL)
         libc.prctl(DUMPABLE, 0)
-        os.chroot(asked["root"])
+        os.chroot(settings["root"])
         os.chdir("/work")
-        _fork_and_wait()  # it is ours and stays in our group: when it is killed, all others are
+        _fork_and_wait()  # the first process stays in this group: its death kills all others
         _drop(libc)
     else:
-        os.chdir(asked["folder"])
-    _limit(asked, walled)
-    program = "/work" if walled else asked["folder"]
+        os.chdir(settings["folder"])
+    _limit(settings, walled)
+    program = "/work" if walled else settings["folder"]
     env = {"PATH": "/usr/bin:/bin", "HOME": program, "TMPDIR": program, "LANG": "C.UTF-8"}
     command = [sys.executable, "-I", "-S", f"{program}/program.py"]
     os.execve(sys.executable, command, env)
 
 
-def _wall(libc: ctypes.CDLL, asked: dict) -> bool:
-    """New namespaces and a new root; False, with nothing changed but namespaces, if refused."""
+def _wall(libc: ctypes.CDLL, settings: dict) -> bool:
+    """Enter new namespaces and fill a new root folder.
+
+    Returns False if the kernel refuses, with nothing changed but namespaces.
+    """
     user, group = os.geteuid(), os.getegid()
     spaces = NEWNS | NEWIPC | NEWPID | NEWNET
     if user != 0 or libc.unshare(spaces) != 0:
@@ -66,29 +71,34 @@ def _wall(libc: ctypes.CDLL, asked: dict) -> bool:
     try:
         _mount(libc, "none", "/", None, REC | PRIVATE)
         _mount(
-            libc, "none", asked["root"], "tmpfs", NOSUID | NODEV, f"size={asked['files']},mode=755"
+            libc,
+            "none",
+            settings["root"],
+            "tmpfs",
+            NOSUID | NODEV,
+            f"size={settings['files']},mode=755",
         )
-        for path in asked["mounts"]:
-            inner = asked["root"] + path
+        for path in settings["mounts"]:
+            inner = settings["root"] + path
             os.makedirs(inner, exist_ok=True)
             _mount(libc, path, inner, None, BIND | REC)
             _mount(libc, path, inner, None, BIND | REMOUNT | RDONLY | NOSUID | _flags(path))
-        work = asked["root"] + "/work"
+        work = settings["root"] + "/work"
         os.makedirs(work)
-        with open(asked["folder"] + "/program.py", "rb") as program:
+        with open(settings["folder"] + "/program.py", "rb") as program:
             with open(work + "/program.py", "wb") as copy:
                 copy.write(program.read())
         os.chmod(work, 0o777)
-        for link, target in asked["links"]:
-            if not os.path.lexists(asked["root"] + link):
-                os.symlink(target, asked["root"] + link)
+        for link, target in settings["links"]:
+            if not os.path.lexists(settings["root"] + link):
+                os.symlink(target, settings["root"] + link)
     except OSError:
         return False
     return True
 
 
 def _flags(path: str) -> int:
-    """Flags that a mount has already: inside a user namespace they must be repeated."""
+    """Return the flags of an existing mount: inside a user namespace they must be repeated."""
     have = os.statvfs(path).f_flag
     return have & (NODEV | 8 | 1024 | 2048)  # ST_NODEV, NOEXEC, NOATIME, NODIRATIME
 
@@ -107,7 +117,7 @@ def _write(path: str, text: str) -> None:
 
 
 def _fork_and_wait() -> None:
-    """Go on in a child; the parent ends as the child does."""
+    """Return in a child process; the parent waits for the child and ends with its exit code."""
     child = os.fork()
     if not child:
         return
@@ -118,30 +128,30 @@ def _fork_and_wait() -> None:
 
 
 def _drop(libc: ctypes.CDLL) -> None:
-    """No capabilities: another user for root; inside a user namespace exec of a non-root drops."""
+    """Give up privileges: root becomes another user; in a user namespace, exec drops them."""
     libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0)
     if os.geteuid() != 0:
         return
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
-    try:  # a user of its own: processes are limited, and counted, by user
+    try:  # a user of its own, because the kernel counts and limits processes by user
         own = 200_000 + int.from_bytes(os.urandom(3), "little") % 1_000_000
         os.setresuid(own, own, own)
     except OSError:
         os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
-def _limit(asked: dict, walled: bool) -> None:
-    seconds = asked["cpu"]
+def _limit(settings: dict, walled: bool) -> None:
+    seconds = settings["cpu"]
     limits = [
         (resource.RLIMIT_CPU, seconds, seconds + 1),
-        (resource.RLIMIT_AS, asked["memory"], asked["memory"]),
-        (resource.RLIMIT_FSIZE, asked["files"], asked["files"]),
+        (resource.RLIMIT_AS, settings["memory"], settings["memory"]),
+        (resource.RLIMIT_FSIZE, settings["files"], settings["files"]),
         (resource.RLIMIT_CORE, 0, 0),
         (resource.RLIMIT_NOFILE, 64, 64),
     ]
-    if walled or os.geteuid() != 0:  # else it would count, and stop, processes of others
-        limits.append((resource.RLIMIT_NPROC, asked["processes"], asked["processes"]))
+    if walled or os.geteuid() != 0:  # else the limit would count processes of others
+        limits.append((resource.RLIMIT_NPROC, settings["processes"], settings["processes"]))
     for what, soft, hard in limits:
         try:
             resource.setrlimit(what, (soft, hard))

@@ -1,20 +1,21 @@
-"""Killable workers for rules: a hung, crashed or greedy item costs itself and nobody else.
+"""A pool of worker processes that can be killed: a bad job costs itself and no other.
 
-Every worker is a fresh interpreter (as multiprocessing's spawn makes them, but without importing
-the main script again, so it works from threads, daemons, notebooks and scripts without a guard)
-that talks JSON over pipes: nothing that a model wrote is ever unpickled.  An item's clock starts
-when a worker begins it, never while it is queued.  What times out or crashes scores 0.0, is
-counted, and its worker is killed with its whole process group and replaced.
+A job names a function and its arguments; a worker calls the function and returns a score.  Every
+worker is a fresh interpreter that talks JSON over pipes, so that nothing that a model wrote is ever
+unpickled.  It does not import the main script again, as multiprocessing's spawn would, so a pool
+works from threads, daemons, notebooks and scripts without a guard.
+
+The clock of a job starts when a worker begins the job, never while it waits.  A job that times out
+or crashes scores 0.0 and is counted; its worker is killed with its whole process group and
+replaced.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import os
 import queue
-import re
 import select
 import shutil
 import subprocess
@@ -24,28 +25,32 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from rlvr_jax.host.workers import sandbox
 
-Job = Mapping[str, Any]
-
 MEMORY = 2048  # MiB of address space of a worker
-START = 60.0  # seconds until a worker that is starting counts as crashed
+START = 60.0  # seconds until a starting worker counts as crashed
 REPLY = 10_000  # bytes; a longer reply is not a score
 _INSIDE = "RLVR_RULE_WORKER"
 _BOOT = (
-    "import json,sys;sys.path[:]=json.loads(sys.argv[1]);"  # the owner's, not the folder it is in
+    "import json,sys;sys.path[:]=json.loads(sys.argv[1]);"  # that of the owner
     "from rlvr_jax.host.workers import worker;worker.main()"
 )
-# What makes an item slow: tried last, so that it does not hold up the others.
-_SUSPECT = re.compile(r"\^|\*\*|!|\\(?:int|sum|prod|lim)|while|import")
+
+
+class Job(NamedTuple):
+    """A call of a function in a worker; the function returns a score, or (score, status)."""
+
+    function: str  # its dotted name, "package.module:name"
+    args: Sequence[Any]  # values that JSON can hold
+    expected_cost: tuple[int, ...] = ()  # `Pool.map` begins jobs of a higher cost later
 
 
 class Result(NamedTuple):
-    """A score in [0, 1] and how it came: ok, none (no answer), timeout or crash."""
+    """A score in [0, 1] and its status: ok, none (no answer), timeout or crash."""
 
     score: float
     status: str
@@ -54,13 +59,13 @@ class Result(NamedTuple):
 TIMEOUT, CRASH = Result(0.0, "timeout"), Result(0.0, "crash")
 
 
-def inside() -> bool:
-    """Whether this process is a worker: there a rule may do directly what needs to be killable."""
+def is_worker() -> bool:
+    """Return whether this process is a worker, in which a function may hang: it can be killed."""
     return _INSIDE in os.environ
 
 
 class Worker:
-    """One process.  Made in an instant; started by its first job."""
+    """One worker process.  Its first job starts the process."""
 
     def __init__(self, memory: int):
         self.memory = memory
@@ -68,25 +73,25 @@ class Worker:
         self.rest, self.folder = b"", ""
 
     def ask(self, job: Job, seconds: float, start: float) -> Result:
-        """The result of a job; TIMEOUT or CRASH, with the worker killed, when there is none."""
+        """Return the result of a job; TIMEOUT or CRASH, with the worker killed, without one."""
         try:
             if self.process is None or self.process.poll() is not None:
                 self.kill()
                 self._start()
                 if self._line(start) is None:
                     raise TimeoutError
-            self._send({**job, "seconds": seconds})
+            self._send({"function": job.function, "args": job.args, "seconds": seconds})
             line = self._line(seconds)
         except TimeoutError:
             self.kill()
             return TIMEOUT
-        except (OSError, EOFError, ValueError, AssertionError):  # or closed meanwhile
+        except (OSError, EOFError, ValueError, AssertionError):  # the pool may be closed meanwhile
             self.kill()
             return CRASH
         return self._result(line)
 
     def kill(self) -> None:
-        """End the worker and all that it started, and leave no zombie."""
+        """End the process and all that it started, and leave no zombie."""
         process, self.process, self.rest = self.process, None, b""
         if process is None:
             return
@@ -94,7 +99,7 @@ class Worker:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self) -> None:
-        self.folder = tempfile.mkdtemp(prefix="rlvr_jax_worker_")  # goes with what is in it
+        self.folder = tempfile.mkdtemp(prefix="rlvr_jax_worker_")
         env = {
             **os.environ,
             "TMPDIR": self.folder,
@@ -111,7 +116,7 @@ class Worker:
             start_new_session=True,
         )
 
-    def _send(self, job: Job) -> None:
+    def _send(self, job: dict[str, Any]) -> None:
         assert self.process and self.process.stdin
         self.process.stdin.write(json.dumps(job).encode() + b"\n")  # ASCII: lone surrogates too
         self.process.stdin.flush()
@@ -121,8 +126,8 @@ class Worker:
         end = time.monotonic() + seconds
         pipe = self.process.stdout.fileno()
         while b"\n" not in self.rest:
-            left = end - time.monotonic()
-            if left <= 0 or not select.select([pipe], [], [], left)[0]:
+            remaining = end - time.monotonic()
+            if remaining <= 0 or not select.select([pipe], [], [], remaining)[0]:
                 raise TimeoutError
             more = os.read(pipe, 65536)
             if not more or len(self.rest) > REPLY:
@@ -135,7 +140,7 @@ class Worker:
         try:
             score, status = json.loads(line)
             if status in ("ok", "none", "crash") and 0.0 <= float(score) <= 1.0:
-                if status == "crash":  # it may be out of memory: a fresh one is cheap
+                if status == "crash":  # the worker may be out of memory, and a fresh one is cheap
                     self.kill()
                 return Result(float(score) if status == "ok" else 0.0, status)
         except (ValueError, TypeError):
@@ -145,7 +150,13 @@ class Worker:
 
 
 class Pool:
-    """Workers, and jobs that go to whichever is free.  `close` it, or let the process end."""
+    """A number of workers; each job goes to a free one.
+
+    The workers end with `close`, with the `with` block, or with the process.
+
+    Raises:
+      ValueError: fewer than one worker, or no positive, finite number of seconds for a job.
+    """
 
     def __init__(self, workers: int = 2, seconds: float = 2.0, memory: int = MEMORY):
         if workers < 1 or not 0 < seconds < float("inf"):
@@ -165,9 +176,17 @@ class Pool:
         start: float = START,
         wait: float | None = None,
     ) -> Result:
-        """One job, in any thread; waits for a free worker without using up its own time.
+        """Run one job, from any thread, and return its result.
 
-        `wait` bounds that too, for a caller who has to have an answer: a TIMEOUT without a try.
+        Args:
+          job: the function and its arguments.
+          seconds: time limit of the job; None for that of the pool.
+          start: time limit, in seconds, of a worker that has to be started.
+          wait: time limit, in seconds, for a worker to be free, after which the result is TIMEOUT
+            without a try; None to wait without limit.  This wait is no part of `seconds`.
+
+        Raises:
+          ValueError: the pool is closed.
         """
         try:
             worker = self._free.get(timeout=wait)
@@ -184,8 +203,8 @@ class Pool:
         return result
 
     def map(self, jobs: Sequence[Job]) -> list[Result]:
-        """The results in the order of the jobs; suspicious jobs are begun last."""
-        order = sorted(range(len(jobs)), key=lambda i: suspicion(jobs[i]))
+        """Run jobs and return their results in the order of the jobs; costly jobs begin last."""
+        order = sorted(range(len(jobs)), key=lambda i: jobs[i].expected_cost)
         results: list[Result] = [CRASH] * len(jobs)
         with ThreadPoolExecutor(min(len(self._workers), len(jobs)) or 1) as threads:
             done = threads.map(lambda i: self.run(jobs[i]), order)
@@ -194,7 +213,7 @@ class Pool:
         return results
 
     def close(self) -> None:
-        """End all workers; jobs that are running score as crashes."""
+        """End all workers; jobs that are running end as crashes."""
         self._end()
 
     def __enter__(self) -> Pool:
@@ -204,32 +223,9 @@ class Pool:
         self.close()
 
 
-def jobs(
-    completions: Sequence[str], records: Sequence[Mapping[str, str]], rule: str = ""
-) -> list[dict[str, Any]]:
-    """Jobs for `Pool.map`: each completion, its record, and the rule of `rules.judge`."""
-    if rule.endswith(".py"):
-        rule = os.path.abspath(rule)
-    pairs = zip(completions, records, strict=True)
-    return [{"completion": text, "record": dict(row), "rule": rule} for text, row in pairs]
-
-
-def suspicion(job: Job) -> tuple[int, int]:
-    """Sorts the jobs that may be slow behind the others; only the order of work depends on it."""
-    text = str(job.get("completion", ""))[-4096:]
-    return sum(1 for _ in itertools.islice(_SUSPECT.finditer(text), 9)), len(text)
-
-
-def metrics(results: Sequence[Result]) -> dict[str, float]:
-    """Shares of results without an answer, timed out and crashed."""
-    counts = Counter(result.status for result in results)
-    names = {"none": "no_answer", "timeout": "timeout", "crash": "crash"}
-    return {f"rule/{name}": counts[s] / max(1, len(results)) for s, name in names.items()}
-
-
 def shared() -> Pool:
-    """The pool of single scores: two workers, started by the first job that needs one."""
-    return _shared(os.getpid())  # a fork must not talk into its parent's pipes
+    """Return the pool for single jobs: two workers, started by the first job that needs them."""
+    return _shared(os.getpid())  # a fork must not write into its parent's pipes
 
 
 @functools.lru_cache(1)

@@ -1,13 +1,14 @@
-"""Programs that a model wrote, each in a process group of its own, with walls and limits.
+"""Run a program that a model wrote, in a process group of its own, with walls and limits.
 
-`run` gives a program text on its standard input and returns what it printed.  What the answer
-should be never enters the process: compare outside, on this side.
+`run` gives a program text on its standard input and returns what the program printed.  The expected
+answer never enters the process: compare the output on this side.
 
-Walls, where the kernel permits them (Linux as root or with user namespaces; `walls()` says): no
-network, no files but the interpreter's, read-only, and a scratch folder in memory, no sight of
-other processes, no survivors.  Elsewhere (containers that forbid it, macOS) only limits hold:
-socket calls of Python are refused inside, but a program can read and write the user's files and
-could reach the network through C; set walls="required" to score 0.0 instead.
+Walls stand where the kernel permits them, on Linux as root or with user namespaces; `walls()`
+returns whether they do.  Behind walls a program has no network, reads no files but those of the
+interpreter, writes to a small folder in memory only, sees no other processes, and nothing that it
+starts survives.  Elsewhere (containers that forbid namespaces, macOS) only the limits hold: socket
+calls of Python are refused, but a program can read and write the user's files, and could reach the
+network through C.  With walls="required", a program does not run there, and scores 0.0.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ MAX_INPUT = 1_000_000
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use."""
+    """The limits of a program: time, memory, files, output and processes."""
 
     seconds: float = 5.0  # wall time
     cpu: int = 4  # seconds
@@ -41,11 +42,15 @@ class Limits:
     files: int = 4  # MiB, of one file and of the scratch folder
     output: int = 1_000_000  # bytes
     processes: int = 8
-    walls: str = "wanted"  # or required: nothing runs without them
+    walls: str = "wanted"  # "required": nothing runs without walls; "": limits only
 
 
 class Result(NamedTuple):
-    """What a program printed, and how it ended: ok, error, timeout, output or refused."""
+    """The output of a program and how it ended.
+
+    The status is ok; error (an exit code other than 0); timeout; output (too much of it); or
+    refused (the program did not run).
+    """
 
     output: bytes
     status: str
@@ -62,9 +67,9 @@ del _s, _refuse
 
 
 def run(source: str, stdin: str = "", limits: Limits | None = None) -> Result:
-    """Run a Python program and return what it printed; whatever it started is killed at the end.
+    """Run a Python program and return its output; all that it started is killed at the end.
 
-    Never raises for what a program does.
+    Nothing that a program does raises here.  `limits` are those of `Limits()` if None.
     """
     limits = limits or Limits()
     if len(source) > MAX_SOURCE or len(stdin) > MAX_INPUT:
@@ -75,25 +80,25 @@ def run(source: str, stdin: str = "", limits: Limits | None = None) -> Result:
         encoded = source.encode("utf-8", "replace")
         guard = b"" if limits.walls and walls() else _GUARD.encode()
         (folder / "program.py").write_bytes(guard + encoded)
-        return _watched(folder, stdin.encode("utf-8", "replace"), limits)
+        return _run_in(folder, stdin.encode("utf-8", "replace"), limits)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @functools.cache
 def walls() -> bool:
-    """Whether programs run behind walls here, or behind limits only."""
+    """Return whether programs run behind walls on this machine, or within limits only."""
     folder = Path(tempfile.mkdtemp(prefix="rlvr_jax_"))
     try:
         (folder / "root").mkdir()
         (folder / "program.py").write_text("print(7)")
         limits = Limits(walls="required", seconds=20.0)
-        return _watched(folder, b"", limits).output == b"7\n"
+        return _run_in(folder, b"", limits).output == b"7\n"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _watched(folder: Path, stdin: bytes, limits: Limits) -> Result:
+def _run_in(folder: Path, stdin: bytes, limits: Limits) -> Result:
     ready, ready_in = os.pipe()
     try:
         process = _start(folder, ready_in, limits)
@@ -103,10 +108,10 @@ def _watched(folder: Path, stdin: bytes, limits: Limits) -> Result:
         return Result(b"", "refused")
     os.close(ready_in)
     try:
-        # The clock starts when the walls stand: a busy machine must not cost a program its time.
+        # The clock starts when the walls stand, so that a busy machine costs a program no time.
         if not select.select([ready], [], [], 30.0)[0] or not os.read(ready, 1):
             return Result(b"", "refused")
-        output, status = _talk(process, stdin, limits)
+        output, status = _communicate(process, stdin, limits)
         if status == "ok" and process.wait() != 0:
             status = "error"
         return Result(output, status)
@@ -118,7 +123,7 @@ def _watched(folder: Path, stdin: bytes, limits: Limits) -> Result:
 
 
 def _start(folder: Path, ready: int, limits: Limits) -> subprocess.Popen[bytes]:
-    asked = {
+    settings = {
         **{"folder": str(folder), "root": str(folder / "root"), "ready": ready},
         **{"mounts": _mounts(), "links": _links(), "walls": limits.walls, "cpu": limits.cpu},
         **{"memory": limits.memory << 20, "files": limits.files << 20},
@@ -126,7 +131,7 @@ def _start(folder: Path, ready: int, limits: Limits) -> subprocess.Popen[bytes]:
     }
     jail = str(Path(__file__).with_name("jail.py"))
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", jail, json.dumps(asked)],
+        [sys.executable, "-I", "-S", jail, json.dumps(settings)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -137,19 +142,21 @@ def _start(folder: Path, ready: int, limits: Limits) -> subprocess.Popen[bytes]:
     )
 
 
-def _talk(process: subprocess.Popen[bytes], stdin: bytes, limits: Limits) -> tuple[bytes, str]:
-    """Feed the input, collect the output: both bounded, by time and by size."""
+def _communicate(
+    process: subprocess.Popen[bytes], stdin: bytes, limits: Limits
+) -> tuple[bytes, str]:
+    """Write the input and collect the output, within the limits of time and size."""
     assert process.stdin and process.stdout
     end = time.monotonic() + limits.seconds
-    out, rest = b"", memoryview(stdin)
+    output, rest = b"", memoryview(stdin)
     os.set_blocking(process.stdin.fileno(), False)
     writing = [process.stdin.fileno()]
     reading = process.stdout.fileno()
     while True:
-        left = end - time.monotonic()
-        readable, writable, _ = select.select([reading], writing, [], max(0.0, left))
-        if left <= 0:
-            return out, "timeout"
+        remaining = end - time.monotonic()
+        readable, writable, _ = select.select([reading], writing, [], max(0.0, remaining))
+        if remaining <= 0:
+            return output, "timeout"
         if writable:
             try:
                 rest = rest[os.write(writing[0], rest[:65536]) :] if rest else rest
@@ -162,18 +169,18 @@ def _talk(process: subprocess.Popen[bytes], stdin: bytes, limits: Limits) -> tup
                 writing = []
         if readable:
             more = os.read(reading, 65536)
-            out += more
-            if len(out) > limits.output:
-                return out[: limits.output], "output"
+            output += more
+            if len(output) > limits.output:
+                return output[: limits.output], "output"
             if not more:
                 process.wait(max(0.0, end - time.monotonic()))
-                return out, "ok"
+                return output, "ok"
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
     """Kill a process with its group, and leave no zombie.
 
-    Behind walls, the kernel then kills whatever had left the group.
+    Behind walls, the kernel then kills the processes that had left the group, too.
     """
     try:
         os.killpg(process.pid, signal.SIGKILL)
@@ -190,7 +197,7 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 @functools.cache
 def _mounts() -> list[str]:
-    """Folders that the interpreter needs."""
+    """Return the folders that the interpreter needs."""
     prefixes = {sys.base_prefix, sys.base_exec_prefix, sys.prefix, sysconfig.get_path("stdlib")}
     wanted = {os.path.realpath(p) for p in prefixes} | {sys.prefix}
     wanted |= {str(Path(sys.executable).resolve().parent), str(Path(sys.executable).parent)}

@@ -1,7 +1,8 @@
-"""The other side of `pool`: a process that scores one job after another until its pipe ends.
+"""The process of a worker (see `pool`): it runs one job after another until its pipe ends.
 
-It limits its own memory, and its processor time for every job: should its owner die, it ends too.
-A rule's own printing goes nowhere.  What a rule raises is a crash, and scores 0.0.
+The process limits its own memory, and its processor time for every job, so that it ends even if
+its owner dies.  Nothing that a job prints goes anywhere.  A job that raises is a crash and scores
+0.0.  The process knows no rules: a job names the function to call.
 """
 
 from __future__ import annotations
@@ -18,34 +19,34 @@ from typing import Any, BinaryIO
 
 
 def main() -> None:
-    """Serve jobs from standard input; a line of JSON each, answered by one."""
-    jobs, out = _take_pipes()
+    """Run jobs from standard input, one line of JSON each, and answer each by one line."""
+    jobs, results = _take_pipes()
     _limit(resource.RLIMIT_AS, int(os.environ["RLVR_RULE_WORKER"]) << 20)
     _limit(resource.RLIMIT_CORE, 0)
     sys.setrecursionlimit(2000)
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(jobs, lines), daemon=True).start()
-    out.write(b"ready\n")
+    results.write(b"ready\n")
     while True:
         job = json.loads(lines.get())
         used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
         _limit(resource.RLIMIT_CPU, math.ceil(used + job["seconds"]) + 2)
-        out.write(json.dumps(_result(job)).encode() + b"\n")
+        results.write(json.dumps(_result(job)).encode() + b"\n")
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
-    """The pipes to the owner, where a rule that prints or reads cannot reach them by accident."""
-    jobs, out = os.dup(0), os.dup(1)
+    """Return the pipes to the owner; a job that prints or reads cannot reach them by accident."""
+    jobs, results = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(nothing, standard)
-    return os.fdopen(jobs, "rb"), os.fdopen(out, "wb", buffering=0)
+    return os.fdopen(jobs, "rb"), os.fdopen(results, "wb", buffering=0)
 
 
 def _read(jobs: BinaryIO, lines: queue.SimpleQueue[bytes]) -> None:
     for line in jobs:
         lines.put(line)
-    os._exit(0)  # the owner is gone, whatever the main thread is at
+    os._exit(0)  # the owner is gone, whatever the main thread does
 
 
 def _limit(what: int, value: int) -> None:
@@ -58,11 +59,11 @@ def _limit(what: int, value: int) -> None:
 
 
 def _result(job: dict[str, Any]) -> tuple[float, str]:
+    """Call the job's function, which returns a score, or a score and its status."""
     try:
-        if "call" in job:
-            module, _, name = job["call"].partition(":")
-            return float(getattr(importlib.import_module(module), name)(*job["args"])), "ok"
-        rules = importlib.import_module("rlvr_jax.host.rules")
-        return rules.judge(job["completion"], job["record"], job.get("rule", ""))
+        module, _, name = job["function"].partition(":")
+        result = getattr(importlib.import_module(module), name)(*job["args"])
+        score, status = result if isinstance(result, tuple) else (result, "ok")
+        return float(score), status
     except BaseException:  # MemoryError, SystemExit and RecursionError too
         return 0.0, "crash"

@@ -120,9 +120,9 @@ def test_lengths():
 
 
 def test_repetition():
-    assert repetition.distinct("a b c d") == 1.0 == repetition.distinct("a b")
-    assert repetition.distinct("a a a a a") == pytest.approx(1 / 3)
-    assert repetition.distinct("x " * 10**6) < 0.001
+    assert repetition.distinct_share("a b c d") == 1.0 == repetition.distinct_share("a b")
+    assert repetition.distinct_share("a a a a a") == pytest.approx(1 / 3)
+    assert repetition.distinct_share("x " * 10**6) < 0.001
 
 
 def test_a_users_rule(tmp_path):

@@ -161,8 +161,8 @@ class TestGym:
     def test_what_is_not_allowed_scores_nothing(self):
         assert rules.score_record("x", gym_row("polynomial_multiplication", "x")) == 0.0
         with pytest.raises(ValueError, match="not known to be safe"):
-            rules.check("gym:polynomial_multiplication")
-        rules.check("gym:products")
+            rules.check_task("gym:polynomial_multiplication")
+        rules.check_task("gym:products")
 
     def test_every_allowed_data_set_scores_its_own_answers(self):
         from rlvr_jax.host.problems import gym_scorers
@@ -235,9 +235,9 @@ def test_the_cut_of_a_long_completion_makes_no_number():
 
 def test_check_names_a_near_toy_task():
     with pytest.raises(ValueError, match="did you mean"):
-        rules.check("sums")
-    rules.check("sum")
-    rules.check("file:mine")
+        rules.check_task("sums")
+    rules.check_task("sum")
+    rules.check_task("file:mine")
 
 
 HEDGES = [

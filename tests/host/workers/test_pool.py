@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rlvr_jax.host.rules import jobs
 from rlvr_jax.host.workers import pool
 
 RULE = """
@@ -57,11 +58,11 @@ def rule(tmp_path):
 
 
 def own(rule, texts):
-    return pool.jobs(texts, [{}] * len(texts), rule)
+    return jobs.grading_jobs(texts, [{}] * len(texts), rule)
 
 
 def maths(texts, gold="42"):
-    return pool.jobs(texts, [{"reference": gold}] * len(texts), "math")
+    return jobs.grading_jobs(texts, [{"reference": gold}] * len(texts), "math")
 
 
 def children():
@@ -87,7 +88,7 @@ def test_attacks_cost_themselves_only(rule):
         states = dict(zip(ATTACKS, [r.status for r in results], strict=False))
         assert [states[a] for a in ("hang", "sleep", "spawn")] == ["timeout"] * 3
         assert {states[a] for a in ATTACKS} == {"timeout", "crash"}
-        assert pool.metrics(results)["rule/timeout"] == pytest.approx(3 / 11)
+        assert jobs.status_metrics(results)["rule/timeout"] == pytest.approx(3 / 11)
         folders = [worker.folder for worker in workers._workers]
     assert children() == before  # no zombie, no orphan
     assert not any(map(os.path.exists, folders))
@@ -99,7 +100,7 @@ def test_no_answer_is_counted():
     with pool.Pool(1, seconds=20) as workers:
         results = workers.map(maths(["", "42", r"\boxed{4"]))
     assert [r.status for r in results] == ["none", "ok", "none"]
-    assert pool.metrics(results) == {
+    assert jobs.status_metrics(results) == {
         **{"rule/no_answer": pytest.approx(2 / 3), "rule/timeout": 0.0, "rule/crash": 0.0}
     }
 
@@ -118,13 +119,13 @@ def test_right_answers_do_not_wait_behind_hostile_ones(number):
 def test_right_answers_do_not_wait_behind_a_thousand():
     bad = [HOSTILE[i % len(HOSTILE)] + " " * (i // 99) for i in range(1024)]
     with pool.Pool(2) as workers:
-        jobs, done = maths([*bad, *["42"] * 8]), {}
+        todo, done = maths([*bad, *["42"] * 8]), {}
         begin = time.monotonic()
 
         def one(i):  # all at once and in order, so that sorting cannot help
-            done[i] = (workers.run(jobs[i]).score, time.monotonic() - begin)
+            done[i] = (workers.run(todo[i]).score, time.monotonic() - begin)
 
-        threads = [threading.Thread(target=one, args=(i,)) for i in range(len(jobs))]
+        threads = [threading.Thread(target=one, args=(i,)) for i in range(len(todo))]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -181,9 +182,10 @@ def test_a_script_without_a_guard_and_without_a_close(rule, tmp_path):
     script.write_text(
         textwrap.dedent(f"""
         import multiprocessing, os
+        from rlvr_jax.host.rules import jobs
         from rlvr_jax.host.workers import pool
         workers = pool.Pool(1, seconds=20)
-        job = pool.jobs(["1"], [{{}}], {rule!r})[0]
+        job = jobs.grading_jobs(["1"], [{{}}], {rule!r})[0]
         print(workers.run(job).score, workers._workers[0].process.pid, flush=True)
         if os.fork() == 0:  # a fork has workers of its own
             print(pool.shared().run(job).score, flush=True)
@@ -201,9 +203,10 @@ def test_a_script_without_a_guard_and_without_a_close(rule, tmp_path):
 def test_a_worker_ends_with_its_owner(rule, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, threading, time\nfrom rlvr_jax.host.workers import pool\n"
+        "import os, threading, time\nfrom rlvr_jax.host.rules import jobs\n"
+        "from rlvr_jax.host.workers import pool\n"
         "workers = pool.Pool(1, seconds=60)\n"
-        f"job = pool.jobs(['hang'], [{{}}], {rule!r})[0]\n"
+        f"job = jobs.grading_jobs(['hang'], [{{}}], {rule!r})[0]\n"
         "threading.Thread(target=workers.run, args=(job,)).start()\n"
         "while not workers._workers[0].process: time.sleep(0.05)\n"
         "time.sleep(1)\nprint(workers._workers[0].process.pid, flush=True)\n"

@@ -1,1 +1,18 @@
-"""Whether two mathematical answers are equal."""
+r"""The maths grader: whether a completion's answer equals a reference, as mathematics.
+
+Two rules live here, each a function `score(completion, reference)`: `math` in `equivalence.py`,
+and `numeric`, numbers within a tolerance, in `numeric.py`.  A grade goes from text to score so:
+
+    completion -> answer        text/answers.py    the last box, marked line, tag or line
+    answer -> candidates        sentence.py        "So it is $5$ cm." gives 5 cm
+    candidate -> plain text     notation.py        \dfrac12, 3½ and × as plain notation
+    plain text -> Item          parser.py          the types of `items.py`: a value, a list, ...
+      its unit                  units.py           5 cm is 5 times 1/100 m
+      its formula -> Tree       formula.py         the types of `tree.py`
+    two Items -> equal or not   comparison.py      by the values of their trees: value.py
+    unreadable pair             library.py         math-verify, in a worker that can be killed
+
+`option_letter.py` reads references that are the letter of an option.  A text that cannot be read or
+evaluated raises `tree.Unreadable`, and is equal to nothing but its own letters.  This folder
+imports `text`, `problems` (for numbers in words) and `workers`, and no rule outside.
+"""

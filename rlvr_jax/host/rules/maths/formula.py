@@ -1,19 +1,31 @@
-r"""Formulas as small trees: a reader of LaTeX and plain formulas that evaluates nothing.
+r"""Formulas in LaTeX and plain notation, parsed into trees; nothing is evaluated.
 
-Trees are tuples: ("num", Fraction, is_decimal), ("var", name), (operator, tree, ...).  The reader
-is a recursive descent with a bound on length and depth, so hostile text ends in Unreadable, fast.
+The parser is a recursive descent.  It bounds length and depth, so that hostile text ends in
+Unreadable, fast.  Each method of `_Parser` parses one kind of expression, from a sum down to an
+atom, and returns its tree; `depth` counts how deep the expression lies in brackets, powers and
+signs.
 """
 
 from __future__ import annotations
 
 import re
-from fractions import Fraction
+from typing import TypeGuard
+
+from rlvr_jax.host.rules.maths.tree import (
+    BasedNumber,
+    Call,
+    Constant,
+    Negative,
+    Number,
+    Operation,
+    Tree,
+    Unreadable,
+    Variable,
+    number,
+)
 
 MAX_LENGTH = 600  # characters of one formula
 MAX_DEPTH = 40  # of brackets, powers and signs inside one another
-MAX_DIGITS = 60  # of one written number
-
-Tree = tuple
 
 _TOKEN = re.compile(
     r"\s*(?:(\d+(?:\.\d*)?(?:[eE][+-]?\d{1,4}(?![\w.]))?|\.\d+)|(\\[A-Za-z]+|\\[{}|])|([A-Za-z]+)|(.))"
@@ -31,77 +43,63 @@ _OPEN = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor", "\\
 _NAMES = ("pi", "theta", "alpha", "beta", "lambda")
 
 
-class Unreadable(ValueError):
-    """The text is not one formula."""
-
-
-def read(text: str) -> Tree:
-    """The tree of a formula in plain spelling.
+def parse_formula(text: str) -> Tree:
+    """Return the tree of a formula in plain notation (see `notation`).
 
     Raises:
-      Unreadable: it is not one formula, or too long or too deep to be an answer.
+      Unreadable: the text is not one formula, or is too long or too deep to be an answer.
     """
     if len(text) > MAX_LENGTH:
         raise Unreadable("too long")
-    reader = _Reader(_tokens(text))
-    tree = reader.sum(0)
-    if reader.next:
-        raise Unreadable(reader.next)
+    parser = _Parser(_tokens(text))
+    tree = parser.sum(0)
+    if parser.next:
+        raise Unreadable(parser.next)
     return tree
 
 
-def names(tree: Tree) -> set[str]:
-    """The variables of a tree."""
-    if tree[0] == "var":
-        return {tree[1]}
-    return set().union(*(names(part) for part in tree[1:] if isinstance(part, tuple)))
-
-
-def has_decimal(tree: Tree) -> bool:
-    """Whether a number with a decimal point is written anywhere in it."""
-    if tree[0] == "num":
-        return tree[2]
-    return any(has_decimal(part) for part in tree[1:] if isinstance(part, tuple))
-
-
 def _tokens(text: str) -> list[str]:
-    out: list[str] = []
+    tokens: list[str] = []
     for match in _TOKEN.finditer(text.replace("**", "^").strip()):
-        number, command, word, sign = match.groups()
+        digits, command, word, sign = match.groups()
         if word:
-            out += _word(word)
-        elif found := (number or command or sign):
-            out.append(found)
-    return out
+            tokens += _split_letters(word)
+        elif token := (digits or command or sign):
+            tokens.append(token)
+    return tokens
 
 
-def _word(word: str) -> list[str]:
-    """A function, a greek name, or up to three variables side by side."""
-    out: list[str] = []
+def _split_letters(word: str) -> list[str]:
+    """Return the tokens of letters side by side: functions, Greek names, up to three variables."""
+    tokens: list[str] = []
     while word:
         known = sorted(
             (f for f in (*FUNCTIONS, *_NAMES) if word.startswith(f)), key=len, reverse=True
         )
         if known:
-            out.append("\\" + known[0])
+            tokens.append("\\" + known[0])
             word = word[len(known[0]) :]
         else:
-            out.append(word[0])
+            tokens.append(word[0])
             word = word[1:]
-        if len(out) > 3:
+        if len(tokens) > 3:
             raise Unreadable("a word")
-    return out
+    return tokens
 
 
-class _Reader:
+class _Parser:
+    """A parser of the tokens of one formula, which it takes from left to right."""
+
     def __init__(self, tokens: list[str]):
         self.tokens, self.at = tokens, 0
 
     @property
     def next(self) -> str:
+        """The token that comes next; "" at the end."""
         return self.tokens[self.at] if self.at < len(self.tokens) else ""
 
     def take(self, wanted: str = "") -> str:
+        """Return the next token and move on; the token has to be the wanted one, if given."""
         token = self.next
         if not token or wanted and token != wanted:
             raise Unreadable(f"{wanted or 'something'} is missing")
@@ -109,40 +107,45 @@ class _Reader:
         return token
 
     def sum(self, depth: int) -> Tree:
+        """Parse products with plus and minus signs between them."""
         if depth > MAX_DEPTH:
             raise Unreadable("too deep")
         tree = self.product(depth)
         while self.next in ("+", "-"):
-            tree = (self.take(), tree, self.product(depth))
+            tree = Operation(self.take(), (tree, self.product(depth)))
         return tree
 
     def product(self, depth: int) -> Tree:
+        """Parse factors with *, / or nothing between them."""
         tree = self.signed(depth)
         while True:
             if self.next in ("*", "/"):
-                tree = (self.take(), tree, self.signed(depth))
+                tree = Operation(self.take(), (tree, self.signed(depth)))
             elif self.starts_factor():
                 tree = self.beside(tree, depth)
             else:
                 return tree
 
     def beside(self, left: Tree, depth: int) -> Tree:
-        """Two factors side by side: a product, or a mixed number such as 3 1/2."""
+        """Parse a factor beside another: a product, or a mixed number such as 3 1/2."""
         fraction = self.next == "\\frac"
         number_again = self.next[0].isdigit() or self.next[0] == "."
         right = self.power(depth)
-        whole = left[0] == "num" and left[1].denominator == 1 and not left[2]
+        whole = _is_whole(left) and not left.is_decimal
         if number_again:
-            if not (whole and right[0] == "num" and self.next == "/"):
+            if not (whole and isinstance(right, Number) and self.next == "/"):
                 raise Unreadable("two numbers side by side")
             self.take()
-            right = ("/", right, self.power(depth))
-            return ("+", left, _proper(right))
-        if whole and fraction and right[0] == "/" and _is_proper(right):
-            return ("+", left, right)
-        return ("*", left, right)
+            right = Operation("/", (right, self.power(depth)))
+            if not _is_proper_fraction(right):
+                raise Unreadable("not a mixed number")
+            return Operation("+", (left, right))
+        if whole and fraction and _is_proper_fraction(right):
+            return Operation("+", (left, right))
+        return Operation("*", (left, right))
 
     def starts_factor(self) -> bool:
+        """Return whether the next token may begin a factor beside another."""
         token = self.next
         if not token:
             return False
@@ -156,28 +159,34 @@ class _Reader:
         )
 
     def signed(self, depth: int) -> Tree:
+        """Parse a factor with any number of signs before it."""
         if depth > MAX_DEPTH:
             raise Unreadable("too deep")
         if self.next in ("-", "+"):
             sign = self.take()
             tree = self.signed(depth + 1)
-            return ("neg", tree) if sign == "-" else tree
+            return Negative(tree) if sign == "-" else tree
         return self.power(depth)
 
     def power(self, depth: int) -> Tree:
+        """Parse an atom with its exponent."""
         tree = self.postfix(self.atom(depth + 1))
         if self.next == "^":
             self.take()
-            tree = ("^", tree, self.exponent(depth + 1))
+            tree = Operation("^", (tree, self.exponent(depth + 1)))
             tree = self.postfix(tree)
         return tree
 
     def postfix(self, tree: Tree) -> Tree:
+        """Parse factorial, percent and degree signs behind a tree."""
         while self.next in ("!", "%", "\\degree"):
             token = self.take()
             if token == "!" and self.next == "!":
                 raise Unreadable("double factorial")
-            tree = ("/", tree, number("100")) if token == "%" else (token.strip("\\"), tree)
+            if token == "%":
+                tree = Operation("/", (tree, number("100")))
+            else:
+                tree = Operation(token.strip("\\"), (tree,))
         return tree
 
     def exponent(self, depth: int) -> Tree:
@@ -186,7 +195,7 @@ class _Reader:
         return self.signed(depth) if self.next in ("-", "+") else self.power(depth)
 
     def group(self, depth: int) -> Tree:
-        """{...}, or one token: \\frac12 has two of them."""
+        """Parse an argument of a LaTeX command, {...} or one token: \\frac12 has two of them."""
         if self.next == "{":
             self.take()
             tree = self.sum(depth + 1)
@@ -198,6 +207,7 @@ class _Reader:
         return self.atom(depth + 1)
 
     def atom(self, depth: int) -> Tree:
+        """Parse a number, a name, a bracket, an absolute value or a command."""
         if depth > MAX_DEPTH:
             raise Unreadable("too deep")
         token = self.take()
@@ -206,12 +216,12 @@ class _Reader:
         if token in _OPEN:
             tree = self.sum(depth + 1)
             self.take(_OPEN[token])
-            shape = {"\\lfloor": "floor", "\\lceil": "ceil"}.get(token)
-            return ("call", shape, tree) if shape else tree
+            rounding = {"\\lfloor": "floor", "\\lceil": "ceil"}.get(token)
+            return Call(rounding, tree) if rounding else tree
         if token in ("|", "\\|"):
             tree = self.sum(depth + 1)
             self.take(token)
-            return ("call", "abs", tree)
+            return Call("abs", tree)
         if token[0] == "\\":
             return self.command(token[1:], depth)
         if token.isascii() and token.isalpha():
@@ -219,19 +229,20 @@ class _Reader:
         raise Unreadable(token)
 
     def command(self, name: str, depth: int) -> Tree:
+        """Parse what follows a LaTeX command or a function's name."""
         if name == "frac":
-            return ("/", self.group(depth), self.group(depth))
+            return Operation("/", (self.group(depth), self.group(depth)))
         if name == "binom":
-            return ("binom", self.group(depth), self.group(depth))
+            return Operation("binom", (self.group(depth), self.group(depth)))
         if name in ("sqrt", "cbrt"):
-            root = number("2" if name == "sqrt" else "3")
+            root: Tree = number("2" if name == "sqrt" else "3")
             if name == "sqrt" and self.next == "[":
                 self.take()
                 root = self.sum(depth + 1)
                 self.take("]")
-            return ("root", self.argument(depth, tight=True), root)
+            return Operation("root", (self.argument(depth, tight=True), root))
         if name in ("pi", "infty"):
-            return ("const", name)
+            return Constant(name)
         if name in FUNCTIONS:
             return self.call(_ALIASES.get(name, name), depth)
         if name in _GREEK:
@@ -239,6 +250,7 @@ class _Reader:
         raise Unreadable(name)
 
     def call(self, name: str, depth: int) -> Tree:
+        r"""Parse the base of a logarithm, an exponent and the argument: \log_2 x, \sin^2 x."""
         base: Tree | None = None
         power: Tree | None = None
         if self.next == "_" and name == "log":
@@ -247,15 +259,19 @@ class _Reader:
         if self.next == "^":
             self.take()
             power = self.exponent(depth)
-        tree: Tree = ("call", name, self.argument(depth))
+        argument = self.argument(depth)
+        tree: Tree = Call(name, argument)
         if base is not None:
-            tree = ("/", ("call", "ln", tree[2]), ("call", "ln", base))
-        if power == ("neg", number("1")) and "arc" + name in FUNCTIONS:
-            return ("call", "arc" + name, tree[2])
-        return ("^", tree, power) if power is not None else tree
+            tree = Operation("/", (Call("ln", argument), Call("ln", base)))
+        if power == Negative(number("1")) and "arc" + name in FUNCTIONS:
+            return Call("arc" + name, argument)
+        return Operation("^", (tree, power)) if power is not None else tree
 
     def argument(self, depth: int, tight: bool = False) -> Tree:
-        """What a function is applied to: a bracket, or factors without one, as in sin 2x."""
+        """Parse the argument of a function: a bracket, or factors without one, as in sin 2x.
+
+        A tight argument is one group, as that of a root: in \\sqrt 2x it is 2.
+        """
         if depth > MAX_DEPTH:
             raise Unreadable("too deep")
         if self.next in ("(", "{", "["):
@@ -270,23 +286,25 @@ class _Reader:
         return tree
 
     def subscripted(self, name: str) -> Tree:
+        """Parse the subscript and the primes of a variable."""
         if self.next == "_":
             self.take()
             name += "_" + self.label()
         while self.next == "'":
             name += self.take()
         if name in ("i", "e"):
-            return ("const", name)
-        return ("var", name)
+            return Constant(name)
+        return Variable(name)
 
     def based(self, tree: Tree) -> Tree:
-        """1010_2: a number of another base; the digits alone do not say its value."""
+        """Parse the base behind a number: 1010_2."""
         if self.next == "_":
             self.take()
-            return ("based", tree, self.label())
+            return BasedNumber(tree, self.label())
         return tree
 
     def label(self) -> str:
+        """Return a subscript: one token, or the tokens between braces."""
         if self.next != "{":
             return self.take()
         self.take()
@@ -297,26 +315,14 @@ class _Reader:
         return "".join(parts)
 
 
-def number(text: str) -> Tree:
-    """A written number as an exact fraction.
-
-    Raises:
-      Unreadable: more digits or a larger exponent than an answer has.
-    """
-    digits, _, exponent = text.lower().partition("e")
-    if len(digits) > MAX_DIGITS or abs(int(exponent or 0)) > 400:
-        raise Unreadable("a long number")
-    return ("num", Fraction(digits.rstrip(".") + (f"e{exponent}" if exponent else "")), "." in text)
+def _is_whole(tree: Tree) -> TypeGuard[Number]:
+    return isinstance(tree, Number) and tree.value.denominator == 1
 
 
-def _is_proper(tree: Tree) -> bool:
-    return (
-        all(part[0] == "num" and part[1].denominator == 1 for part in tree[1:])
-        and 0 < tree[1][1] < tree[2][1]
-    )
-
-
-def _proper(tree: Tree) -> Tree:
-    if not _is_proper(tree):
-        raise Unreadable("not a mixed number")
-    return tree
+def _is_proper_fraction(tree: Tree) -> bool:
+    """Return whether a tree is a fraction of two natural numbers between 0 and 1."""
+    match tree:
+        case Operation("/", (Number() as top, Number() as bottom)):
+            return _is_whole(top) and _is_whole(bottom) and 0 < top.value < bottom.value
+        case _:
+            return False

@@ -1,13 +1,15 @@
-r"""LaTeX and typography as one plain spelling: \dfrac12, 1{,}000, 3½, x², − and ４２ become ASCII.
+r"""Rewrite LaTeX and typography in one plain notation: \dfrac12, 1{,}000, 3½, x², − and ４２.
 
-Only spelling is changed here, never meaning, and all of it is text replacement: nothing is
-evaluated and every step is linear in the text.
+Only the notation changes, never the meaning: `normalise` replaces text by text, mostly ASCII, and
+every step is linear in the length of the text.  The result may still be no formula.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+
+from rlvr_jax.host.problems import tasks
 
 _SIGNS = {
     **dict.fromkeys("\u2212\u2013\u2014\u2010\u2011\u2012\ufe63\uff0d", "-"),
@@ -21,7 +23,7 @@ _SIGNS = {
     **{"\u211d": " \\R ", "\u03b8": " \\theta ", "\u03b1": " \\alpha ", "\u03b2": " \\beta "},
     **{"\u221b": " \\cbrt ", "\u03bb": " \\lambda ", "\u2220": "\\angle "},
 }  # fmt: skip
-_HALVES = {
+_FRACTIONS = {
     **{"\u00bc": "1/4", "\u00bd": "1/2", "\u00be": "3/4", "\u2153": "1/3", "\u2154": "2/3"},
     **{"\u2155": "1/5", "\u2156": "2/5", "\u2157": "3/5", "\u2158": "4/5", "\u2159": "1/6"},
     **{"\u215a": "5/6", "\u215b": "1/8", "\u215c": "3/8", "\u215d": "5/8", "\u215e": "7/8"},
@@ -64,12 +66,12 @@ _GROUPED = re.compile(
 )  # noqa: E501
 
 
-def plain(text: str) -> str:
-    """The text in plain spelling; it may still not be a formula."""
+def normalise(text: str) -> str:
+    """Return a text in plain notation, as `formula` and `parser` read it."""
     text = re.sub(r"(?<=\d),\\!\s*(?=\d{3})", "", text)
     text = _RECURRING.sub(_recurring, text)
     text = _GROUPED.sub(lambda m: m[1] + re.sub(r"\D", "", m[2]), text)
-    text = "".join(map(_character, _raised(text)))
+    text = "".join(map(_character, _spread_out(text)))
     for _ in range(2):  # \textbf{\text{x}}
         text = _TEXT.sub(r" \1 ", text)
     for old, new in _COMMANDS:
@@ -80,17 +82,23 @@ def plain(text: str) -> str:
     return " ".join(text.split())
 
 
+def digits_for_words(text: str) -> str:
+    """Return 42 for "forty-two": a number in words, in digits.  Other texts are returned as is."""
+    value = tasks.read_words(text.lower().strip(". "))
+    return text if value is None else str(value)
+
+
 def _recurring(match: re.Match[str]) -> str:
-    """0.1\\overline{6} as (15/90)."""
-    whole, fixed, again = match.groups()
-    top = int(whole + fixed + again) - int(whole + fixed)
-    return f"({top}/{10 ** len(fixed) * (10 ** len(again) - 1)})"
+    """Return a recurring decimal as a fraction: 0.1\\overline{6} as (15/90)."""
+    whole, fixed, period = match.groups()
+    top = int(whole + fixed + period) - int(whole + fixed)
+    return f"({top}/{10 ** len(fixed) * (10 ** len(period) - 1)})"
 
 
-def _raised(text: str) -> str:
-    """x² as x^{2}, a₁ as a_{1}, 3½ as 3 1/2: compatibility forms would glue them together."""
+def _spread_out(text: str) -> str:
+    """Return x² as x^{2}, a₁ as a_{1} and 3½ as 3 1/2; NFKC would glue them to x2, a1 and 31/2."""
     text = re.sub(
-        "|".join(_HALVES), lambda m: ("" if m.start() == 0 else " ") + _HALVES[m[0]], text
+        "|".join(_FRACTIONS), lambda m: ("" if m.start() == 0 else " ") + _FRACTIONS[m[0]], text
     )
     text = _SUPER.sub(lambda m: "^{" + unicodedata.normalize("NFKC", m[0]) + "}", text)
     return _SUB.sub(lambda m: "_{" + unicodedata.normalize("NFKC", m[0]) + "}", text)

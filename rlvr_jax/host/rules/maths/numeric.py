@@ -1,48 +1,65 @@
-"""Numbers with a tolerance: for physics and chemistry, where references are rounded."""
+"""The rule `numeric`: numbers within a tolerance, with units.
+
+Physics and chemistry need it, where references are rounded.  It reads answers as the rule `math`
+does, but compares their values only.
+"""
 
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import NamedTuple
 
-from rlvr_jax.host.rules.maths import notation, parser, sentence, units, value
-from rlvr_jax.host.rules.maths.formula import Unreadable
+from rlvr_jax.host.rules.maths import notation, sentence, units, value
+from rlvr_jax.host.rules.maths.items import Named, Value
+from rlvr_jax.host.rules.maths.parser import parse_answer
 from rlvr_jax.host.text import answers
 
 RELATIVE = Fraction(1, 1000)
 
 
-def score(completion: str, reference: str, tolerance: Fraction = RELATIVE) -> float:
-    """1.0 when the answer is a number within a relative tolerance of the reference.
+class Quantity(NamedTuple):
+    """A real number and its unit."""
 
-    A reference of 0 asks for exactly 0.  Units have to measure the same, or be left out.
+    number: Fraction
+    unit: units.Unit | None
+
+
+def score(completion: str, reference: str, tolerance: Fraction = RELATIVE) -> float:
+    """Return 1.0 if the answer is within a relative tolerance of the reference, else 0.0.
+
+    A reference of 0 requires exactly 0.  Units have the same dimensions, or are left out.
     """
-    found = answers.extract(completion)
-    gold = quantity(notation.plain(reference))
-    if found is None or gold is None:
+    answer = answers.extract(completion)
+    gold = parse_quantity(notation.normalise(reference))
+    if answer is None or gold is None:
         return 0.0
-    for says in sentence.candidates(found):
-        mine = quantity(notation.plain(says))
-        if mine is not None:
-            scale = units.factor(gold[1], mine[1])
-            return float(scale is not None and near(mine[0] * scale, gold[0], tolerance))
+    for candidate in sentence.candidates(answer):
+        quantity = parse_quantity(notation.normalise(candidate))
+        if quantity is not None:
+            scale = units.conversion(gold.unit, quantity.unit)
+            if scale is None:
+                return 0.0
+            return float(is_near(quantity.number * scale, gold.number, tolerance))
     return 0.0
 
 
-def near(mine: Fraction, gold: Fraction, tolerance: Fraction) -> bool:
-    """Whether a number is within a relative tolerance of the reference."""
-    return abs(mine - gold) <= tolerance * abs(gold)
+def is_near(number: Fraction, gold: Fraction, tolerance: Fraction) -> bool:
+    """Return whether a number is within a relative tolerance of the reference."""
+    return abs(number - gold) <= tolerance * abs(gold)
 
 
-def quantity(text: str) -> tuple[Fraction, units.Unit | None] | None:
-    """The value and unit of a text that is one real number; None if it is not."""
+def parse_quantity(text: str) -> Quantity | None:
+    """Return the real number and the unit that a text denotes, or None."""
     try:
-        item = parser.read(text)
-        item = item[2] if item[0] == "named" else item
-        if item[0] != "value":
+        item = parse_answer(text)
+        item = item.item if isinstance(item, Named) else item
+        if not isinstance(item, Value):
             return None
-        got = value.evaluate(item[1], {})
-        if not isinstance(got, Fraction):
-            got = Fraction(str(got)) if not hasattr(got, "imag") or not got.imag else None
-        return None if got is None else (got, item[2])
-    except (Unreadable, ValueError, KeyError):
+        number = value.evaluate(item.tree, {})
+        if isinstance(number, Fraction):
+            return Quantity(number, item.unit)
+        if isinstance(number, value.Infinity) or hasattr(number, "imag") and number.imag:
+            return None
+        return Quantity(Fraction(str(number)), item.unit)
+    except ValueError:  # Unreadable, or a complex number with an imaginary part of zero
         return None

@@ -1,7 +1,7 @@
-"""The formula in a sentence: "So the total is $x = 5$ cm." says x = 5 cm.
+"""Find the formula in a sentence: "So the total is $x = 5$ cm." answers x = 5 cm.
 
-What a sentence denies, compares or offers as one of several is not its answer: then nothing is
-found, because reading a number out of a hedge pays for hedging.
+A sentence that denies or compares a formula, or offers several, has no answer: a number that is
+read out of a hedge would pay for hedging.
 """
 
 from __future__ import annotations
@@ -36,23 +36,27 @@ _WRAPS = "*_`\"' \t"
 
 
 def candidates(line: str) -> list[str]:
-    """Texts to read, most literal first: the line, without its lead, its formula, its number."""
+    """Return the texts that may be the answer of a line, the most literal first.
+
+    They are the line, the line without its lead, its formula, the part behind its last verb and
+    its only number.  The first of them that a parser can read is the answer.
+    """
     line = line.strip(_WRAPS)
-    out = [line, bare(line)]
+    texts = [line, without_lead(line)]
     if (formula := _formula(line)) is not None:
-        out.append(formula)
+        texts.append(formula)
     if re.fullmatch(r"(?:[\s,;.]|and|or)*", _MATH.sub(" ", line)) and "$" in line:
-        out.append(line.replace("$", ""))
+        texts.append(line.replace("$", ""))
     verbs = [match for match in _VERB.finditer(line)]
     if verbs and not _HEDGE.search(line[: verbs[-1].end()]):
-        out.append(line[verbs[-1].end() :].strip(_WRAPS))
+        texts.append(line[verbs[-1].end() :].strip(_WRAPS))
     if (number := _number(line)) is not None:
-        out.append(number)
-    return list(dict.fromkeys(text for text in out if text))
+        texts.append(number)
+    return list(dict.fromkeys(text for text in texts if text))
 
 
-def bare(line: str) -> str:
-    """A line without "Therefore, the answer is", emphasis, quotes and final period."""
+def without_lead(line: str) -> str:
+    """Return a line without "Therefore, the answer is", emphasis, quotes and final period."""
     for _ in range(4):
         line = line.strip(_WRAPS).rstrip(".").strip(_WRAPS)
         lead = _LEAD.match(line)
@@ -61,17 +65,16 @@ def bare(line: str) -> str:
 
 
 def _formula(line: str) -> str | None:
-    """The last formula between dollars, with a unit behind it."""
-    found = list(_MATH.finditer(line))
-    if not found:
+    """Return the last formula between dollars, with a unit behind it."""
+    formulas = list(_MATH.finditer(line))
+    if not formulas:
         return None
-    last = found[-1]
+    last = formulas[-1]
     words = _MATH.sub(" ", line[: last.start()])
     if _HEDGE.search(words) or _HEDGE.search(line[last.end() :]):
         return None
-    if len(found) > 1 and re.fullmatch(
-        r"[\s,]*(?:and)?[\s,]*", line[found[-2].end() : last.start()]
-    ):
+    between = line[formulas[-2].end() : last.start()] if len(formulas) > 1 else "."
+    if re.fullmatch(r"[\s,]*(?:and)?[\s,]*", between):
         return None  # a list of formulas
     unit = re.fullmatch(r"\s*([A-Za-z/^0-9 ]{0,40})[\s.!*]*", line[last.end() :])
     inner = next(part for part in last.groups() if part is not None)
@@ -79,12 +82,12 @@ def _formula(line: str) -> str | None:
 
 
 def _number(line: str) -> str | None:
-    """The one number of a sentence; None if it has several or if the sentence hedges."""
+    """Return the one number of a sentence; None if it has several or if the sentence hedges."""
     if _HEDGE.search(line) or "=" in line or "\\" in line:
         return None
     words = line.rstrip(".* ")
-    found = _NUMBER.findall(words)
-    if len(found) != 1 or sum(part.isdigit() for part in re.findall(r"\d+|\D", words)) > 4:
+    numbers = _NUMBER.findall(words)
+    if len(numbers) != 1 or sum(part.isdigit() for part in re.findall(r"\d+|\D", words)) > 4:
         return None
-    rest = words.replace(found[0], "", 1)
-    return found[0] if not re.search(r"\d|[^\w\s.,:'\"*$\u20ac\u00a3-]", rest) else None
+    rest = words.replace(numbers[0], "", 1)
+    return numbers[0] if not re.search(r"\d|[^\w\s.,:'\"*$\u20ac\u00a3-]", rest) else None

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from rlvr_jax.host import rules
+from rlvr_jax.host.rules import jobs
 from rlvr_jax.host.verdicts.agreement import Vote
 from rlvr_jax.host.workers import pool
 
@@ -37,7 +38,7 @@ class Rule:
             pairs = zip(answers, records, strict=True)
             return [[int(rules.score_record(a, r) >= 0.5)] for a, r in pairs]
         # A rule of the user's own may hang or die: that says nothing of the answer.
-        results = self._workers.map(pool.jobs(answers, records, self._rule))
+        results = self._workers.map(jobs.grading_jobs(answers, records, self._rule))
         return [[int(r.score >= 0.5) if r.status in ("ok", "none") else None] for r in results]
 
     def close(self) -> None:

@@ -364,12 +364,12 @@ class TestLibrary:
             pytest.skip("math-verify is not installed")
 
     def test_it_answers_from_a_worker(self):
-        job = {"call": "rlvr_jax.host.rules.maths.library:_verify"}
+        name = "rlvr_jax.host.rules.maths.library:verify"
         with pool.Pool(1, seconds=60) as workers:
-            say = [workers.run({**job, "args": a}).score for a in (["x+1", "1+x"], ["x+1", "x"])]
-        assert say == [1.0, 0.0]
+            jobs = [pool.Job(name, args) for args in (("x+1", "1+x"), ("x+1", "x"))]
+            assert [workers.run(job).score for job in jobs] == [1.0, 0.0]
 
     def test_a_hung_question_is_cut_off(self):
         begin = time.monotonic()
-        assert not library.verify(r"\int_0^1 e^{\sin(x^x)} dx", "7")
+        assert not library.are_equal(r"\int_0^1 e^{\sin(x^x)} dx", "7")
         assert time.monotonic() - begin < 5

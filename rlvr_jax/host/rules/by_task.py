@@ -1,0 +1,69 @@
+"""The rule `task`: a completion is graded by the task that its record names.
+
+A task is a toy task (`sum`), a data set of reasoning-gym (`gym:NAME`) or a file of problems
+(`file:NAME`).  The scorer of a toy task or of reasoning-gym is the one that made the problem.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rlvr_jax.host.problems import gym_scorers, tasks
+from rlvr_jax.host.text import answers
+from rlvr_jax.host.text.normal_form import normal_form
+
+
+def score(completion: str, record: Mapping[str, Any]) -> float:
+    """Return 1.0 if the completion's final answer is right by the record's task, else 0.0."""
+    kind, _, name = record["task"].partition(":")
+    if not name:
+        return tasks.score(completion, record)
+    ending = answers.tail(completion)
+    if kind == "gym":
+        return float(_is_right_for_gym(ending, record, name))
+    return float(_is_right_for_file(ending, record))
+
+
+def check_task(task: str) -> None:
+    """Refuse a task by which no completion could be right here: call it once before a run.
+
+    Raises:
+      ValueError: an unknown toy task, or a reasoning-gym data set that cannot be scored.
+    """
+    kind, _, name = task.partition(":")
+    if not name:
+        tasks.known(task)
+    elif kind == "gym":
+        from rlvr_jax.host.problems.sources import gym  # heavy: it also reads and writes data sets
+
+        gym.check(name, {})
+
+
+def _is_right_for_gym(ending: str, record: Mapping[str, Any], name: str) -> bool:
+    gold = record["answer"]
+    if (value := answers.number(gold)) is not None:
+        number = answers.last_number(ending)
+        # The scorer alone does not suffice: the one of gsm_symbolic reads "-5" as 5.
+        if number is None or answers.number(number) != value:
+            return False
+        candidates = {number, str(value)}  # many scorers compare letters: 12.0 is not 12 to them
+    else:
+        line = answers.last_line(ending)
+        candidates = {line, line.strip("*` "), answers.bare(line)}
+    metadata = json.loads(record.get("extra") or "{}").get("metadata", {})
+    entry = {"question": record["question"], "answer": gold, "metadata": metadata}
+    return any(gym_scorers.score(name, text, entry) == gym_scorers.FULL for text in candidates)
+
+
+def _is_right_for_file(ending: str, record: Mapping[str, Any]) -> bool:
+    gold, box = record["reference"], answers.boxed(ending)
+    if box is None and answers.opens_box(ending):
+        return False  # the last box is not closed: nothing before it stands in
+    if (value := answers.number(gold)) is not None:
+        number = answers.last_number(ending) if box is None else answers.only_number(box)
+        return number is not None and answers.number(number) == value
+    wanted = normal_form(gold)
+    line = answers.last_line(ending) if box is None else box
+    return bool(wanted) and wanted in (normal_form(line), normal_form(answers.bare(line)))

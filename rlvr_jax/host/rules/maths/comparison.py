@@ -1,0 +1,272 @@
+"""The equality of two answers, each an item (see `items`).
+
+The kinds of the two items decide which comparison applies.  docs/rewards.md gives the policy:
+which notations of an answer are equal, and which near ones are not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from rlvr_jax.host.rules.maths import units, value
+from rlvr_jax.host.rules.maths.items import (
+    Empty,
+    Equation,
+    Interval,
+    Intervals,
+    Item,
+    Listing,
+    Matrix,
+    Named,
+    NotEqual,
+    Ratio,
+    Time,
+    Value,
+    as_intervals,
+)
+from rlvr_jax.host.rules.maths.tree import (
+    BasedNumber,
+    Negative,
+    Number,
+    Operation,
+    Tree,
+    Unreadable,
+    number,
+)
+
+_T = TypeVar("_T")
+
+
+def equal_items(gold: Item, answer: Item) -> bool:
+    """Return whether an answer is equal to the reference."""
+    match gold, answer:
+        case (Named(), _) | (_, Named()):
+            return _equal_named(gold, answer)
+        case Value(), Value():
+            return _equal_quantities(gold, answer)
+        case Listing(), Listing():
+            return _equal_listings(gold, answer)
+        case (Intervals(), _) | (_, Intervals()):
+            return _equal_intervals(gold, answer)
+        case (Ratio(), _) | (_, Ratio()):
+            return _equal_ratios(gold, answer)
+        case (Matrix(), _) | (_, Matrix()):
+            return _equal_matrices(gold, answer)
+        case Time(), Time():
+            same_half = "" in (gold.half, answer.half) or gold.half == answer.half
+            return gold.clock == answer.clock and same_half
+        case NotEqual(), NotEqual():
+            return gold.name == answer.name and equal_items(gold.value, answer.value)
+        case Equation(), Equation():
+            return _equal_equations(gold, answer)
+        case (Listing("\\{", _, (only,)), other) | (other, Listing("\\{", _, (only,))):
+            return not isinstance(other, Empty) and equal_items(only, other)  # {5} for 5
+        case _:
+            return isinstance(gold, Empty) and isinstance(answer, Empty)
+
+
+# ---- single values -----------------------------------------------------------------------------
+
+
+def _equal_quantities(gold: Value, answer: Value) -> bool:
+    scale = units.conversion(gold.unit, answer.unit)
+    if scale is None:
+        return False
+    tree: Tree = answer.tree
+    if scale != 1:
+        tree = Operation("*", (Number(scale), tree))
+    try:
+        if isinstance(gold.tree, BasedNumber) or isinstance(tree, BasedNumber):
+            return _equal_based(gold.tree, tree)
+        return value.equal_values(gold.tree, tree)
+    except Unreadable:
+        return False
+
+
+def _equal_based(gold: Tree, answer: Tree) -> bool:
+    """Return whether digits and base are the same; one side may leave the base out: 1010_2."""
+    sides = (gold, answer)
+    digits = [side.digits if isinstance(side, BasedNumber) else side for side in sides]
+    bases = {side.base for side in sides if isinstance(side, BasedNumber)}
+    return digits[0] == digits[1] and len(bases) == 1
+
+
+def _equal_named(gold: Item, answer: Item) -> bool:
+    """Compare what is named: x = 5 is 5, and two names have to be the same name."""
+    match gold, answer:
+        case Named(), Named():
+            return _same_name(gold.name, answer.name) and equal_items(gold.item, answer.item)
+        case (Named(), other) | (other, Named()) if isinstance(
+            other, Intervals | NotEqual | Empty | Equation
+        ):
+            return False
+        case Named(), _:
+            return equal_items(gold.item, answer)
+        case _, Named():
+            return equal_items(gold, answer.item)
+    return False
+
+
+def _same_name(a: str, b: str) -> bool:
+    """Return whether two names may name the same thing.
+
+    y and f(x) both name a function, and two longer names (AB, area) name what the question asks.
+    """
+    functions = [bool(re.fullmatch(r"y|[A-Za-z]\([a-z]\)", name)) for name in (a, b)]
+    return a == b or all(functions) or min(len(a), len(b)) > 1 and a.isalpha() and b.isalpha()
+
+
+def _equal_equations(gold: Equation, answer: Equation) -> bool:
+    """Return whether one equation is the other times a number: x + y = 1 and 2x = 2 - 2y."""
+    mine, theirs = (Operation("-", (side.left, side.right)) for side in (gold, answer))
+    try:
+        if value.equal_values(mine, theirs) or value.equal_values(mine, Negative(theirs)):
+            return True
+        return value.is_nonzero_constant(Operation("/", (mine, theirs)))
+    except Unreadable:
+        return False
+
+
+# ---- several items -----------------------------------------------------------------------------
+
+
+def _equal_listings(gold: Listing, answer: Listing) -> bool:
+    mine, theirs = gold.items, answer.items
+    if _all_named(mine) and _all_named(theirs):
+        names = [sorted(_names(items)) for items in (mine, theirs)]
+        return names[0] == names[1] and _equal_in_any_order(mine, theirs)
+    mine, theirs = _without_names(mine), _without_names(theirs)
+    marks = (gold.opening, answer.opening)
+    if "\\{" in marks:
+        return _equal_sets(gold, answer, mine, theirs)
+    if len(mine) != len(theirs):
+        return False
+    if marks == ("", ""):
+        ordered = _all_named(gold.items)
+        return _equal_in_order(mine, theirs) or not ordered and _equal_in_any_order(mine, theirs)
+    if "" in marks:  # 1, 2 may stand for (1, 2), but not for the interval [1, 2]
+        other = marks[0] or marks[1]
+        return (other != "[" or len(mine) != 2) and _equal_in_order(mine, theirs)
+    tuples = {"(", "\\langle"}
+    alike = set(marks) <= tuples and "]" not in (gold.closing, answer.closing)
+    same = (gold.opening, gold.closing) == (answer.opening, answer.closing)
+    return (alike or same) and _equal_in_order(mine, theirs)
+
+
+def _equal_sets(
+    gold: Listing, answer: Listing, mine: tuple[Item, ...], theirs: tuple[Item, ...]
+) -> bool:
+    """Compare two listings of which one at least is a set, given their items without names."""
+    marks = (gold.opening, answer.opening)
+    if marks != ("\\{", "\\{"):  # {(1, 2)} for (1, 2)
+        one, other = (gold, answer) if gold.opening == "\\{" else (answer, gold)
+        if len(one.items) == 1 and other.opening != "" and equal_items(one.items[0], other):
+            return True
+    return set(marks) <= {"\\{", ""} and _equal_in_any_order(_distinct(mine), _distinct(theirs))
+
+
+def _names(items: tuple[Item, ...]) -> list[str]:
+    return [item.name for item in items if isinstance(item, Named)]
+
+
+def _all_named(items: tuple[Item, ...]) -> bool:
+    """Return whether each item has a name of its own."""
+    return len(_names(items)) == len(items) == len(set(_names(items)))
+
+
+def _without_names(items: tuple[Item, ...]) -> tuple[Item, ...]:
+    return tuple(item.item if isinstance(item, Named) else item for item in items)
+
+
+def _equal_in_order(mine: tuple[Item, ...], theirs: tuple[Item, ...]) -> bool:
+    return len(mine) == len(theirs) and all(map(equal_items, mine, theirs))
+
+
+def _equal_in_any_order(mine: tuple[Item, ...], theirs: tuple[Item, ...]) -> bool:
+    return _pair_off(mine, theirs, equal_items)
+
+
+def _pair_off(mine: Sequence[_T], theirs: Sequence[_T], same: Callable[[_T, _T], bool]) -> bool:
+    """Return whether the elements pair off, each with the first equal one that is still free."""
+    if len(mine) != len(theirs):
+        return False
+    free = list(theirs)
+    for element in mine:
+        match = next((at for at, other in enumerate(free) if same(element, other)), None)
+        if match is None:
+            return False
+        free.pop(match)
+    return True
+
+
+def _distinct(items: tuple[Item, ...]) -> tuple[Item, ...]:
+    distinct: list[Item] = []
+    for item in items:
+        if not any(equal_items(item, other) for other in distinct):
+            distinct.append(item)
+    return tuple(distinct)
+
+
+def _equal_intervals(gold: Item, answer: Item) -> bool:
+    mine, theirs = as_intervals(gold), as_intervals(answer)
+    if mine is None or theirs is None:
+        return False
+    names = {item.name for item in (gold, answer) if isinstance(item, Intervals)} - {None}
+    return len(names) <= 1 and _pair_off(mine, theirs, _same_interval)
+
+
+def _same_interval(a: Interval, b: Interval) -> bool:
+    try:
+        ends = value.equal_values(a.low, b.low) and value.equal_values(a.high, b.high)
+    except Unreadable:
+        return False
+    return ends and a.low_closed == b.low_closed and a.high_closed == b.high_closed
+
+
+def _equal_ratios(gold: Item, answer: Item) -> bool:
+    """Compare 1:2 with 2:4, with 1/2 and with a time of the day."""
+    mine, theirs = _proportion(gold), _proportion(answer)
+    if mine is None or theirs is None or len(mine) != len(theirs):
+        return False
+    try:
+        return all(
+            value.equal_values(Operation("*", (a, theirs[0])), Operation("*", (b, mine[0])))
+            for a, b in zip(mine[1:], theirs[1:], strict=True)
+        ) and not value.equal_values(mine[0], number("0"))
+    except Unreadable:
+        return False
+
+
+def _proportion(item: Item) -> list[Tree] | None:
+    match item:
+        case Ratio(parts):
+            return [part.tree for part in parts]
+        case Time(clock, _):
+            return [number(part) for part in clock.split(":")[:2]]
+        case Value(tree, _):
+            return [tree, number("1")]
+        case _:
+            return None
+
+
+def _equal_matrices(gold: Item, answer: Item) -> bool:
+    mine, theirs = _matrix_rows(gold), _matrix_rows(answer)
+    if mine is None or theirs is None:
+        return False
+    has_listing = isinstance(gold, Listing) or isinstance(answer, Listing)
+    if has_listing and 1 in (len(mine), len(theirs)):  # (1, 2) for a column
+        flat = [tuple(item for row in rows for item in row) for rows in (mine, theirs)]
+        return _equal_in_order(*flat)
+    return len(mine) == len(theirs) and all(map(_equal_in_order, mine, theirs))
+
+
+def _matrix_rows(item: Item) -> tuple[tuple[Item, ...], ...] | None:
+    """Return the rows of a matrix, of a list of lists, or of a vector as one row."""
+    if isinstance(item, Matrix):
+        return item.rows
+    if not isinstance(item, Listing) or item.opening not in ("[", "(", "\\langle"):
+        return None
+    rows = [row.items for row in item.items if isinstance(row, Listing) and row.opening == "["]
+    return tuple(rows) if len(rows) == len(item.items) else (item.items,)

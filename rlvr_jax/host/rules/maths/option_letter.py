@@ -1,0 +1,50 @@
+r"""The letter of an option, as a reference or in an answer: C, (C), C) 5, \text{(C)}, option C.
+
+Multiple choice has a rule of its own (`rules/choice.py`).  The letters stand here because the
+references of mathematical data sets are letters too: `equivalence` recognises them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from rlvr_jax.host.rules.maths import notation, sentence
+
+_LETTER = re.compile(r"\(?\s*([A-Ja-j])\s*\)?\.?")
+_LED = re.compile(
+    r"(?:option|choice|answer|the (?:correct )?(?:answer|option|choice) is)?\s*:?\s*"
+    r"(?:\(([A-Ja-j])\)|([A-Ja-j])(?=[).:]|\s*$))[).:]*\s*(.*)",
+    re.I | re.DOTALL,
+)
+_MORE = re.compile(r"\([A-Ja-j]\)|\b[A-J][).]|(?<![\w'])[B-HJ](?![\w'])|\bor\b|\bnot\b")
+
+
+class Choice(NamedTuple):
+    """The letter that an answer chooses, and the text behind the letter."""
+
+    letter: str
+    text: str
+
+
+def is_letter(reference: str) -> bool:
+    r"""Return whether a reference is the letter of an option: C, (C), \text{(C)}."""
+    plain = notation.normalise(reference).strip("$ ")
+    return bool(re.fullmatch(r"\(?\s*[A-J]\s*\)?\.?", plain))
+
+
+def parse_choice(answer: str) -> Choice | None:
+    """Return the one letter that an answer chooses; None for no letter or several."""
+    for candidate in sentence.candidates(notation.normalise(answer).strip("$ ")):
+        if match := _LETTER.fullmatch(candidate):
+            return Choice(match[1].upper(), "")
+        match = _LED.fullmatch(candidate.strip("$ *"))
+        if match and not _MORE.search(match[3]):
+            return Choice((match[1] or match[2]).upper(), match[3])
+    return None
+
+
+def parse_letter(answer: str) -> str | None:
+    """Return the one letter that an answer chooses; None for no letter or several."""
+    choice = parse_choice(answer)
+    return choice.letter if choice else None

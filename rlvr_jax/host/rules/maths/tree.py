@@ -1,0 +1,117 @@
+"""The types of a formula: a tree of numbers, names, function calls and operations.
+
+`formula` builds trees, `value` evaluates them.  A tree has no more meaning than its notation has:
+`1/2` is an Operation on two Numbers until `value` divides them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+MAX_DIGITS = 60  # of one written number
+
+
+class Unreadable(ValueError):
+    """The text is not one formula or answer that can be read or evaluated in bounded time."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A written number, exactly."""
+
+    value: Fraction
+    is_decimal: bool = False  # whether it is written with a decimal point
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An unknown with its subscript and primes: x, x_1, f', \\theta."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A number with a name: pi, e, i (the imaginary unit) or infty."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function of one argument: sin, ln, abs, floor and so on."""
+
+    function: str
+    argument: Tree
+
+
+@dataclass(frozen=True)
+class BasedNumber:
+    """A number with its base, 1010_2: the digits alone do not give its value."""
+
+    digits: Tree
+    base: str
+
+
+@dataclass(frozen=True)
+class Negative:
+    """A tree with a minus sign before it."""
+
+    operand: Tree
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operator and its operands.
+
+    The operators are + - * / ^ of two operands, `root` (radicand, degree), `binom` (n, k), and
+    ! and `degree` (an angle in degrees) of one.
+    """
+
+    operator: str
+    operands: tuple[Tree, ...]
+
+
+Tree = Number | Variable | Constant | Call | BasedNumber | Negative | Operation
+
+
+def number(text: str) -> Number:
+    """Return a written number as an exact fraction.
+
+    Raises:
+      Unreadable: more digits or a larger exponent than an answer has.
+    """
+    digits, _, exponent = text.lower().partition("e")
+    if len(digits) > MAX_DIGITS or abs(int(exponent or 0)) > 400:
+        raise Unreadable("a long number")
+    exact = Fraction(digits.rstrip(".") + (f"e{exponent}" if exponent else ""))
+    return Number(exact, "." in text)
+
+
+def variables(tree: Tree) -> set[str]:
+    """Return the names of the variables of a tree."""
+    if isinstance(tree, Variable):
+        return {tree.name}
+    return set().union(*(variables(part) for part in _parts(tree)))
+
+
+def has_decimal(tree: Tree) -> bool:
+    """Return whether a number with a decimal point stands anywhere in a tree."""
+    if isinstance(tree, Number):
+        return tree.is_decimal
+    return any(has_decimal(part) for part in _parts(tree))
+
+
+def _parts(tree: Tree) -> tuple[Tree, ...]:
+    match tree:
+        case Call(_, argument):
+            return (argument,)
+        case BasedNumber(digits, _):
+            return (digits,)
+        case Negative(operand):
+            return (operand,)
+        case Operation(_, operands):
+            return operands
+        case _:
+            return ()

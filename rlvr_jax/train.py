@@ -96,9 +96,9 @@ def check(cfg: Config) -> None:
     if not (cfg.data.tasks or cfg.data.sources):
         raise ValueError("the config names no problems: give data.tasks or data.sources")
     for task in cfg.data.tasks:
-        tasks.known(task)
+        tasks.check_task(task)
     for source in cfg.data.sources:
-        sources.check(source)
+        sources.check_source(source)
     needs = {"tokenizer": "sft", "sft": "sft", "label": "label", "evaluate": "test"}
     earlier: list[str] = []
     for stage in cfg.stages:

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import random
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from jax.sharding import Mesh
 from rlvr_jax import model, sharding, train_step
 from rlvr_jax.config import Config, ModelConfig, RlStage, reads_verifier
 from rlvr_jax.host import rules, weights
-from rlvr_jax.host.problems import dataset, sources, tasks
+from rlvr_jax.host.problems import dataset, sources
 from rlvr_jax.host.runs import checkpoint, log
 from rlvr_jax.host.runs.folder import Run, RunError, tokenizer_path
 from rlvr_jax.host.text import template
@@ -135,13 +134,7 @@ class Workspace:
         counts = {k: getattr(cfg, k) for k in ("sft", "label", "train", "test") if getattr(cfg, k)}
         if dataset.prepared(self.run.data, "problems"):
             return
-        if cfg.sources:
-            splits = sources.splits(cfg.sources, counts, self.cfg.seed)
-        else:
-            splits = tasks.generate(cfg.tasks, counts, self.cfg.seed)
-            rng = random.Random(self.cfg.seed)
-            for record in splits.get("sft", []):
-                record["demonstration"] = tasks.demonstrate(record, cfg.demonstration_errors, rng)
+        splits = sources.build_splits(cfg, counts, self.cfg.seed)
         dataset.prepare(self.run.data, splits, "problems")
 
     def key(self, name: str) -> Array:

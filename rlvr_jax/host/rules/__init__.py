@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlvr_jax.host.problems import gym_scorers, tasks
+from rlvr_jax.host.problems import gym_scorers, task_answers, tasks
 from rlvr_jax.host.rules import (
     collection,
     language,
@@ -109,19 +109,19 @@ def check(task: str) -> None:
     """
     kind, _, name = task.partition(":")
     if not name:
-        tasks.known(task)
+        tasks.check_task(task)
     elif kind == "gym":
         from rlvr_jax.host.problems.sources import (
             gym as problems,  # which reads and writes data sets
         )
 
-        problems.check(name, {})
+        problems.check_gym_dataset(name, {})
 
 
 def _by_task(completion: str, record: Mapping[str, Any]) -> float:
     kind, _, name = record["task"].partition(":")
     if not name:
-        return tasks.score(completion, record)
+        return task_answers.score(completion, record)
     ending = answers.tail(completion)
     return float(_gym(ending, record, name) if kind == "gym" else _file(ending, record))
 

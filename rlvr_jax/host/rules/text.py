@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from rlvr_jax.host.problems import tasks
+from rlvr_jax.host.problems.number_words import parse_number_words
 from rlvr_jax.host.text import answers
 
 _LONG = re.compile(r"[^\W\d_]{2}")
@@ -71,7 +71,7 @@ def normal(text: str) -> str:
 
 def digits(text: str) -> str:
     """A number written in words, in digits."""
-    value = tasks.read_words(text.lower().strip(". "))
+    value = parse_number_words(text.lower().strip(". "))
     return text if value is None else str(value)
 
 

@@ -102,7 +102,7 @@ class Checkpoints:
         return True
 
     def latest(self) -> int | None:
-        """Return the newest complete step on disk, or None; a step being written is not complete."""
+        """Return the newest complete step on disk, or None if there is none."""
         return max(_steps(self.folder), default=None)
 
     def restore(self, step: int, like: PyTree) -> tuple[PyTree, Json]:

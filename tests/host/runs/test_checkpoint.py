@@ -290,9 +290,7 @@ class Renamed:
 
 
 def renamed(state: State) -> Renamed:
-    return Renamed(
-        state.step, state.key, state.policy, state.opt_state, state.value, state.running
-    )
+    return Renamed(state.step, state.key, state.policy, state.opt_state, state.value, state.running)
 
 
 def test_parameters_that_an_older_checkpoint_calls_policy_become_params(tmp_path: Path) -> None:

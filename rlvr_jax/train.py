@@ -46,7 +46,7 @@ STAGES: dict[str, Callable[..., dict]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
-    compiles.keep()
+    compiles.enable_disk_cache()
     try:
         cfg = settings.load(args.config, args.overrides)
         train(cfg)
@@ -87,7 +87,7 @@ def train(cfg: Config) -> None:
                 raise Interrupted(signum)
     evaluate.summarise(ws)
     run.metrics.close()
-    report.write(run.folder)
+    report.write_report(run.folder)
     log.say(f"report: {run.folder / 'report.html'}")
 
 

@@ -85,7 +85,7 @@ def test_it_stops_at_any_eos(folder, one_device):
     """With every token an end, one token is all there is."""
     params = model.init(jax.random.key(0), CFG)
     sample, key = SampleConfig(0.0), jax.random.key(0)
-    ids = list(generate.tokens(params, CFG, [1, 2, 3], tuple(range(259)), 5, sample, key))
+    ids = list(generate.generate_tokens(params, CFG, [1, 2, 3], tuple(range(259)), 5, sample, key))
     assert len(ids) == 1
 
 

@@ -80,8 +80,8 @@ def _jobs(ws: Workspace, stage: Sampling, quick: bool) -> list[tuple[dict, attac
     records = [dict(source[i]) for i in range(min(count, len(source)))]
     jobs = []
     for number, record in enumerate(records):
-        others = [attacks.core(r) for r in records[number + 1 :] + records[:number]]
-        other = next((r for r in others if r != attacks.core(record)), "something else")
+        others = [attacks.gold_answer(r) for r in records[number + 1 :] + records[:number]]
+        other = next((r for r in others if r != attacks.gold_answer(record)), "something else")
         words = cfg.data.verdict_words
         jobs += [(record, x) for x in attacks.of_record(record, other, quick, words)]
     maths = stage.reward.rule in MATHS

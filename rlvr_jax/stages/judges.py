@@ -27,7 +27,7 @@ def check(cfg: JudgeConfig) -> None:
     if cfg.kind == "endpoint":
         http.check(cfg)
     elif cfg.kind == "model":
-        weights.find(cfg.weights)
+        weights.find_model(cfg.weights)
     elif cfg.rule:
         rules.check_rule(cfg.rule)
 
@@ -51,9 +51,9 @@ class Model:
 
         Raises WeightsError, TokenizerError or RunError where it cannot be used.
         """
-        path = weights.find(cfg.weights)
+        path = weights.find_model(cfg.weights)
         self._cfg, self._ws = cfg, ws
-        self._model = ModelConfig(**weights.architecture(path), compute=cfg.compute)
+        self._model = ModelConfig(**weights.load_architecture(path), compute=cfg.compute)
         self._tok = open_tokenizer(cfg.tokenizer or path)
         if self._tok.vocab > self._model.vocab:
             raise RunError(

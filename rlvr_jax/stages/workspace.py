@@ -46,7 +46,7 @@ class Workspace:
             )
         own = bool(cfg.verifier_tokenizer)
         if self.judged and not own and cfg.verifier.weights not in ("", cfg.model.weights):
-            self._refuse_other(tok, weights.find(cfg.verifier.weights))
+            self._refuse_other(tok, weights.find_model(cfg.verifier.weights))
         return tok
 
     @functools.cached_property
@@ -55,7 +55,7 @@ class Workspace:
         if not self.cfg.verifier_tokenizer:
             return self.tokenizer
         name = self.cfg.verifier_tokenizer
-        tok = open_tokenizer(weights.find(name) if name.startswith(weights.PACKAGE) else name)
+        tok = open_tokenizer(weights.find_model(name) if name.startswith(weights.PACKAGE) else name)
         if tok.vocab > self.cfg.verifier.vocab:
             raise RunError(
                 f"the tokenizer {name} has {tok.vocab} pieces and verifier.vocab is "
@@ -149,7 +149,7 @@ class Workspace:
         """What a finished stage left behind, or pretrained parameters, laid out by the table."""
         if stage == "pretrained":
             abstract = model.abstract(cfg)
-            return weights.load(weights.find(cfg.weights), cfg, self.shardings(abstract))
+            return weights.load(weights.find_model(cfg.weights), cfg, self.shardings(abstract))
         if self.run.finished(stage) is None:
             raise RunError(
                 f"stage {stage!r} has not been run: list it before the one that needs it"

@@ -25,8 +25,8 @@ def ws(monkeypatch):
     monkeypatch.setattr(words, "RULE", "?")  # the real one is 700 bytes
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
     params = model.init(jax.random.key(0), ModelConfig(**SIZES))
-    monkeypatch.setattr(judges.weights, "find", lambda name: name)
-    monkeypatch.setattr(judges.weights, "architecture", lambda path: SIZES | {"context": 2000})
+    monkeypatch.setattr(judges.weights, "find_model", lambda name: name)
+    monkeypatch.setattr(judges.weights, "load_architecture", lambda path: SIZES | {"context": 2000})
     monkeypatch.setattr(judges.weights, "load", lambda path, cfg, shardings: params)
     cfg = Config(stages=(EvaluateStage(policy="pretrained", verifier=""),))
     return Workspace(SimpleNamespace(cfg=cfg), mesh)

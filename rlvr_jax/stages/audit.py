@@ -100,7 +100,7 @@ def _alone(record: dict, reference: str) -> dict:
 
 def _fits(ws: Workspace, record: dict, item: attacks.Item) -> bool:
     cfg = ws.cfg.data
-    asked = max(map(len, template.contexts(record, ws.judge_tokenizer, cfg)))
+    asked = max(map(len, template.encode_verifier_contexts(record, ws.judge_tokenizer, cfg)))
     return len(_ids(ws, item)) <= cfg.response_columns and asked <= cfg.check_columns
 
 

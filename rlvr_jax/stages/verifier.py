@@ -31,19 +31,22 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
     cfg, tok = ws.cfg, ws.tokenizer
     learn, held, wrong = _rows(stage, ws)
     names = cfg.data.check_templates
-    tails = [template.check(template.NOBODY, tok, cfg.data, name)[1] for name in names]
+    tails = [
+        template.encode_verifier_prompt(template.EMPTY_RECORD, tok, cfg.data, name)[1]
+        for name in names
+    ]
     accept, reject = tok.verdicts(cfg.data.verdict_words)
     columns = cfg.data.check_columns + cfg.data.response_columns + max(map(len, tails))
 
     def pair(r):
         # Of several templates each verdict is learnt in one, by its text: the same on every rerun.
         way = zlib.crc32(json.dumps(r["answer_ids"]).encode()) % len(names)
-        asked, _ = template.check(r, tok, cfg.data, names[way])
+        asked, _ = template.encode_verifier_prompt(r, tok, cfg.data, names[way])
         return [*asked, *r["answer_ids"], *tails[way]], [accept if r["verdict"] else reject]
 
     def rows(records):
         pairs = [pair(r) for r in records]
-        return template.supervised(pairs, columns, 1, "check")
+        return template.build_supervised_rollout(pairs, columns, 1, "check")
 
     tx = optim.make(stage.optim, stage.steps)
     state = ws.new_state(stage.name, cfg.verifier, tx, stage.init)

@@ -113,20 +113,22 @@ class Workspace:
         answered = len(tok.encode(record["demonstration"])) + 1 if split == "sft" else 0
         checked = 0
         if self.judged:
-            checked = max(map(len, template.contexts(record, self.judge_tokenizer, cfg)))
-        asked = len(template.ask(record, tok, cfg))
+            checked = max(
+                map(len, template.encode_verifier_contexts(record, self.judge_tokenizer, cfg))
+            )
+        asked = len(template.encode_prompt(record, tok, cfg))
         return {"prompt": asked, "check": checked, "response": answered}
 
     def columns(self, records: list[dataset.Record]) -> Prompts:
         """Records as the token columns of the config (numpy)."""
         judge = self.judge_tokenizer if self.judged else None
-        return template.prompts(records, self.tokenizer, self.cfg.data, self.judged, judge)
+        return template.build_prompts(records, self.tokenizer, self.cfg.data, self.judged, judge)
 
     def verdict(self) -> Verdict:
         """How the verifier is asked, for the vocabulary of those who share its tokenizer."""
         cfg = self.cfg
         vocab = (cfg.verifier if cfg.verifier_tokenizer else cfg.model).vocab
-        return template.verdict(self.judge_tokenizer, cfg.data, vocab)
+        return template.build_verdict(self.judge_tokenizer, cfg.data, vocab)
 
     def write_problems(self) -> None:
         """Write the problem set of the config, unless it is there already."""

@@ -105,7 +105,7 @@ def _rows(stage: VerifierStage, ws: Workspace) -> tuple[list[Row], list[Row], di
     learn, held = verdicts.split(found, stage.held_out)
     rng = random.Random(f"{ws.cfg.seed}/{stage.name}")
     encode, longest = ws.tokenizer.encode, ws.cfg.data.response_columns
-    mixed = negatives.make(learn, stage.negatives, encode, longest, rng)
+    mixed = negatives.make_negatives(learn, stage.negatives, encode, longest, rng)
     learn = learn + [row for rows in mixed.values() for row in rows]
     learn = verdicts.balanced(learn, stage.balance, rng)
     if len(held) < stage.held_out or len(learn) < stage.batch:
@@ -117,4 +117,4 @@ def _rows(stage: VerifierStage, ws: Workspace) -> tuple[list[Row], list[Row], di
     if any(mixed.values()):
         told = ", ".join(f"{len(rows)} {kind}" for kind, rows in mixed.items() if rows)
         log.say(f"{stage.name}: wrong answers mixed in: {told}")
-    return learn, held, negatives.make(held, TRIED, encode, longest, rng)
+    return learn, held, negatives.make_negatives(held, TRIED, encode, longest, rng)

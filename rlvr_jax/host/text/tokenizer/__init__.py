@@ -21,7 +21,7 @@ import numpy as np
 
 from rlvr_jax.host.text import chat
 from rlvr_jax.host.text.chat import Message, TokenizerError
-from rlvr_jax.host.text.tokenizer import byte, fast, folder, ggml, spm
+from rlvr_jax.host.text.tokenizer import byte, fast, folder, ggml, placeholders, spm
 from rlvr_jax.host.text.tokenizer.codec import Codec, Facts, alternatives
 from rlvr_jax.host.text.tokenizer.spm import train
 
@@ -233,11 +233,11 @@ class Tokenizer:
         Returns the text and the placeholders: key -> the text that it replaces.
         """
         inputs: Any = (messages, variables)
-        content = "\n".join(_strings(inputs))
+        content = "\n".join(placeholders.list_texts(inputs))
         hidden: dict[str, str] = {}
         if self._lookalike.search(content):
-            mark = _unused_character(content + self._source)
-            inputs = _hide(inputs, self._lookalike, mark, hidden)
+            mark = placeholders.unused_character(content + self._source)
+            inputs = placeholders.hide(inputs, self._lookalike, mark, hidden)
         messages, variables = inputs
         text = self.chat_text(messages, add_generation_prompt=add_generation_prompt, **variables)
         return _valid(text), hidden
@@ -252,12 +252,12 @@ class Tokenizer:
         ids: list[int] = []
         at = 0
         for match in self._special.finditer(text):
-            between = _unhide(text[at : match.start()], hidden)
+            between = placeholders.unhide(text[at : match.start()], hidden)
             ids += self._encode_text(between, first and at == 0)
             name = match.group()
             ids.append(self._specials[name if name in self._specials else name.strip()])
             at = match.end()
-        return ids + self._encode_text(_unhide(text[at:], hidden), first and at == 0)
+        return ids + self._encode_text(placeholders.unhide(text[at:], hidden), first and at == 0)
 
     # ---- files -----------------------------------------------------------------------------
 
@@ -340,7 +340,7 @@ class Tokenizer:
         """Return the special token that the template writes after an assistant's message."""
         if self._render is None:
             return None
-        mark = _unused_character(self._source)
+        mark = placeholders.unused_character(self._source)
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
         try:
             text = self.chat_text(turns, add_generation_prompt=False)
@@ -382,40 +382,3 @@ def open_tokenizer(path: Path | str) -> Tokenizer:
 def _valid(text: str) -> str:
     """Replace lone surrogates by `?`."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _strings(value: Any) -> list[str]:
-    """List all texts in nested lists and dicts."""
-    if isinstance(value, str):
-        return [value]
-    values = value.values() if isinstance(value, dict) else value
-    is_many = isinstance(value, dict | list | tuple)
-    return [text for part in values for text in _strings(part)] if is_many else []
-
-
-def _unused_character(text: str) -> str:
-    """Return a private-use character that is not in the text."""
-    return next(char for char in map(chr, range(0xE000, 0x110000)) if char not in text)
-
-
-def _hide(value: Any, pattern: re.Pattern, mark: str, hidden: dict[str, str]) -> Any:
-    """Replace each match of `pattern` in the texts of a value by a new key of `hidden`."""
-
-    def hide(match: re.Match) -> str:
-        key = f"{mark}{len(hidden)}{mark}"
-        hidden[key] = match.group()
-        return key
-
-    def walk(value: Any) -> Any:
-        if isinstance(value, str):
-            return pattern.sub(hide, value)
-        if isinstance(value, dict):
-            return {key: walk(part) for key, part in value.items()}
-        return [walk(part) for part in value] if isinstance(value, list | tuple) else value
-
-    return walk(value)
-
-
-def _unhide(text: str, hidden: dict[str, str]) -> str:
-    """Undo `_hide` in a text."""
-    return re.sub(alternatives(hidden), lambda m: hidden[m.group()], text) if hidden else text

@@ -60,6 +60,7 @@ class Run:
 
     @property
     def config_file(self) -> Path:
+        """The resolved config of the run."""
         return self.folder / "config.resolved.yaml"
 
     @property
@@ -69,12 +70,15 @@ class Run:
 
     @property
     def data(self) -> Path:
+        """The folder of the problem set."""
         return self.folder / "data"
 
     def checkpoints(self, stage: str) -> Path:
+        """Return the folder of a stage's checkpoints."""
         return self.folder / "checkpoints" / stage
 
     def verdicts(self, stage: str) -> Path:
+        """Return the file of the verdicts of a label stage."""
         return self.folder / "verdicts" / f"{stage}.jsonl"
 
     def replies(self, stage: str) -> Path:
@@ -86,6 +90,7 @@ class Run:
         return self.folder / "collected" / f"{stage}.jsonl"
 
     def evaluation(self, name: str) -> Path:
+        """Return the file of an evaluation's results."""
         return self.folder / "eval" / f"{name}.json"
 
     def finished(self, stage: str) -> dict[str, Any] | None:

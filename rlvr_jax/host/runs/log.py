@@ -104,6 +104,7 @@ class Metrics:
         return float(np.median([row[name] for row in self.load_rows(stage)]))
 
     def close(self) -> None:
+        """Close all files."""
         self._file.close()
         for writer in self._events.values():
             writer.close()
@@ -135,6 +136,7 @@ class Bar:
             console.print(f"{self._stage} {step}/{self._steps}  {line}", markup=False, emoji=False)
 
     def close(self) -> None:
+        """Remove the bar from the terminal."""
         self._progress.stop()
 
 

@@ -95,7 +95,7 @@ class _Maker:
                     yield row, text
 
     def wrong(self, text: str, row: Row) -> bool:
-        """Return whether a text is neither right nor accepted, and does not contain the reference."""
+        """Return whether a text is not accepted and does not contain the reference."""
         right = [row["reference"], *self._accepted.get(row["question"], [])[:FEW]]
         if any(rules.score(text, good, kind) for good in right for kind in ("text", "numeric")):
             return False

@@ -162,19 +162,19 @@ def parse_config(config: Json, where: str) -> Json:
     kind = _kind(config, where)
     _refuse(config, kind, where)
     table = READ[kind]
-    found: Json = {"family": kind, "norm_eps": 1e-6} | DEFAULTS[kind]
+    fields: Json = {"family": kind, "norm_eps": 1e-6} | DEFAULTS[kind]
     for field, ours in table.items():
         if ours in NEEDED and config.get(field) is None:
             raise WeightsError(f"{where}: field {field} is missing")
         if config.get(field) is not None:
-            found[ours] = typed(config[field], ours, f"{where}: field {field}")
+            fields[ours] = typed(config[field], ours, f"{where}: field {field}")
         elif field in config and ours in NULL:
-            found[ours] = found.get(NULL[ours], NULL[ours])
-    found.setdefault("kv_heads", found["heads"])
-    found.setdefault("head_size", found["width"] // max(1, found["heads"]))
-    found |= _rope(config, found, where)
-    found |= _layers(config, found, where)
-    return found
+            fields[ours] = fields.get(NULL[ours], NULL[ours])
+    fields.setdefault("kv_heads", fields["heads"])
+    fields.setdefault("head_size", fields["width"] // max(1, fields["heads"]))
+    fields |= _rope(config, fields, where)
+    fields |= _layers(config, fields, where)
+    return fields
 
 
 def _kind(config: Json, where: str) -> str:
@@ -206,31 +206,31 @@ def _refuse(config: Json, kind: str, where: str) -> None:
             )
 
 
-def _rope(config: Json, found: Json, where: str) -> Json:
+def _rope(config: Json, fields: Json, where: str) -> Json:
     """Return the rotary fields; layers with a window may have parameters of their own."""
     new, old = (_object(config, x, dict, where) for x in ("rope_parameters", "rope_scaling"))
     if new and old:
         raise WeightsError(f"{where}: remove one of rope_scaling and rope_parameters")
     if new is None:
-        return _scaling({"rope_theta": config.get("rope_theta")} | (old or {}), found, where)
+        return _scaling({"rope_theta": config.get("rope_theta")} | (old or {}), fields, where)
     if "full_attention" not in new:
-        return _scaling({"rope_theta": config.get("rope_theta")} | new, found, where)
+        return _scaling({"rope_theta": config.get("rope_theta")} | new, fields, where)
     full, near = (_object(new, x, dict, where) or {} for x in ("full_attention", LOCAL))
     if set(new) - {"full_attention", LOCAL}:
         raise WeightsError(f"{where}: rope_parameters has layers of a kind that is not known")
-    wide = _scaling(full, found, where)
-    narrow = _scaling({"rope_theta": found.get("rope_theta_window")} | near, found, where)
+    wide = _scaling(full, fields, where)
+    narrow = _scaling({"rope_theta": fields.get("rope_theta_window")} | near, fields, where)
     if narrow["rope_scaling"] != "none":
         raise WeightsError(f"{where}: rotary scaling of layers with a window is not supported")
     return wide | {"rope_theta_window": narrow["rope_theta"]}
 
 
-def _scaling(given: Json, found: Json, where: str) -> Json:
-    """Return the fields of ModelConfig for one set of rotary parameters."""
+def _scaling(given: Json, fields: Json, where: str) -> Json:
+    """Return the rotary fields of ModelConfig for one set of rotary parameters."""
     given = dict(given)
     kind = given.pop("rope_type", None) or given.pop("type", None) or "default"
     given.pop("type", None)
-    theta = given.pop("rope_theta", None) or found.get("rope_theta", 10000.0)
+    theta = given.pop("rope_theta", None) or fields.get("rope_theta", 10000.0)
     if kind not in SCALING:
         raise WeightsError(
             f"{where}: rotary scaling {kind!r} is not supported, only {', '.join(SCALING)}"
@@ -240,26 +240,26 @@ def _scaling(given: Json, found: Json, where: str) -> Json:
     for field in set(given) ^ set(SCALING[kind]):
         state = "not known" if field in given else "missing"
         raise WeightsError(f"{where}: field {field} of rotary scaling {kind} is {state}")
-    fields = {ours: given[field] for field, ours in SCALING[kind].items()}
+    rope = {ours: given[field] for field, ours in SCALING[kind].items()}
     scaling = "none" if kind == "default" else kind
-    fields |= {"rope_theta": theta, "rope_scaling": scaling}
-    return {ours: typed(value, ours, f"{where}: {ours}") for ours, value in fields.items()}
+    rope |= {"rope_theta": theta, "rope_scaling": scaling}
+    return {ours: typed(value, ours, f"{where}: {ours}") for ours, value in rope.items()}
 
 
-def _layers(config: Json, found: Json, where: str) -> Json:
+def _layers(config: Json, fields: Json, where: str) -> Json:
     """Return the fields that say which layers have a window: all, or all but every n-th."""
     kinds = _object(config, "layer_types", list, where)
     if kinds is None:
-        return {} if found.get("window") else {"window": 0, "global_every": 0}
+        return {} if fields.get("window") else {"window": 0, "global_every": 0}
     local = [kind == LOCAL for kind in kinds]
     every = local.index(False) + 1 if False in local else 0
-    wanted = [bool(not every or i % every) for i in range(1, found["layers"] + 1)]
+    wanted = [bool(not every or i % every) for i in range(1, fields["layers"] + 1)]
     if not all(kind in (LOCAL, "full_attention") for kind in kinds) or local != wanted:
         raise WeightsError(
-            f"{where}: layer_types is not supported: each of the {found['layers']} layers must be "
+            f"{where}: layer_types is not supported: each of the {fields['layers']} layers must be "
             "sliding_attention, but for every n-th that is full_attention"
         )
-    if any(local) and not found.get("window"):
+    if any(local) and not fields.get("window"):
         raise WeightsError(f"{where}: layer_types has sliding_attention without a window")
     return {"global_every": every} if any(local) else {"window": 0, "global_every": 0}
 

@@ -102,6 +102,7 @@ class GgufFile:
         }
 
     def file_of(self, tensor: str) -> Path:
+        """Return the file that contains a tensor."""
         return self._tensors[tensor][0]
 
     def check_type(self, tensor: str) -> None:
@@ -130,6 +131,7 @@ class GgufFile:
         return out.reshape(*lead, -1)
 
     def places(self, cfg: ModelConfig) -> dict[str, Place]:
+        """Return where each parameter lies among the tensors."""
         return layout.GGUF
 
     def to_parameter(self, name: str, x: np.ndarray) -> np.ndarray:
@@ -149,6 +151,7 @@ class GgufFile:
         return families.build_config(cfg, dtype, self._ids())
 
     def generation(self) -> dict[str, Any] | None:
+        """Return a generation_config.json with the token ids that the file gives."""
         return self._ids()
 
     def _ids(self) -> dict[str, int]:
@@ -183,39 +186,39 @@ class GgufFile:
         return self._fields(kind, meta)
 
     def _fields(self, kind: str, meta: Mapping[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = {"family": FAMILY[kind]} | DEFAULTS.get(kind, {})
+        fields: dict[str, Any] = {"family": FAMILY[kind]} | DEFAULTS.get(kind, {})
         for key, value in meta.items():
             if key in FIELDS:
                 what = f"{self.path}: metadata {kind}.{key}"
-                found[FIELDS[key]] = families.typed(_plain(value), FIELDS[key], what)
+                fields[FIELDS[key]] = families.typed(_plain(value), FIELDS[key], what)
         for field in REQUIRED:
-            if field not in found:
+            if field not in fields:
                 key = next(key for key, ours in FIELDS.items() if ours == field)
                 raise WeightsError(f"{self.path}: metadata {kind}.{key} is missing")
-        if found.get("experts") and not FAMILIES[found["family"]].experts:
+        if fields.get("experts") and not FAMILIES[fields["family"]].experts:
             raise WeightsError(f"{self.path}: a {kind} with experts is not supported")
-        return found | self._derived(kind, meta, found)
+        return fields | self._derived(kind, meta, fields)
 
     def _derived(self, kind: str, meta: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
         """Add the fields that follow from the tensors or from several keys together."""
-        shapes, found = self.shapes(), dict(given)
+        shapes, fields = self.shapes(), dict(given)
         if "token_embd.weight" not in shapes:
             raise WeightsError(f"{self.path}: tensor token_embd.weight is missing")
-        found.setdefault("kv_heads", found["heads"])
-        found.setdefault("head_size", found["width"] // max(1, found["heads"]))
-        found["vocab"] = shapes["token_embd.weight"][0]
-        found["tied"] = "output.weight" not in shapes
-        if found["layers"] == DEEP.get(kind):
-            found["query_scale"] = found["width"] / found["heads"]
-        if kind == "llama" and found.get("window"):
-            found["family"] = "mistral"
+        fields.setdefault("kv_heads", fields["heads"])
+        fields.setdefault("head_size", fields["width"] // max(1, fields["heads"]))
+        fields["vocab"] = shapes["token_embd.weight"][0]
+        fields["tied"] = "output.weight" not in shapes
+        if fields["layers"] == DEEP.get(kind):
+            fields["query_scale"] = fields["width"] / fields["heads"]
+        if kind == "llama" and fields.get("window"):
+            fields["family"] = "mistral"
         if "expert_feed_forward_length" in meta:
-            found["feedforward"] = meta["expert_feed_forward_length"]
+            fields["feedforward"] = meta["expert_feed_forward_length"]
         for key in ("attention.value_length", "rope.dimension_count"):
-            self._same(kind, meta, key, found["head_size"])
+            self._same(kind, meta, key, fields["head_size"])
         if pattern := meta.get("attention.sliding_window_pattern"):
-            found["global_every"] = _every(self.path, pattern)
-        return found | self._scaling(kind, found)
+            fields["global_every"] = _every(self.path, pattern)
+        return fields | self._scaling(kind, fields)
 
     def _same(self, kind: str, meta: Mapping[str, Any], key: str, wanted: int) -> None:
         if meta.get(key, wanted) != wanted:
@@ -224,9 +227,9 @@ class GgufFile:
                 f"{wanted}; such models are not supported"
             )
 
-    def _scaling(self, kind: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    def _scaling(self, kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Return the rotary scaling: linear by its name, Llama 3's by its table of divisors."""
-        named = found.get("rope_scaling", "none")
+        named = fields.get("rope_scaling", "none")
         if named not in ("none", "linear"):
             raise WeightsError(
                 f"{self.path}: metadata {kind}.rope.scaling.type is {named!r}; supported are "
@@ -237,8 +240,8 @@ class GgufFile:
         divisors = self.load_slice("rope_freqs.weight", (slice(None),))
         scaling = dict(rope_scaling="llama3", rope_factor=_plain(divisors.max()))
         scaling |= dict(rope_low=1.0, rope_high=4.0)
-        for original in (found.get("rope_original"), 8192):
-            if original and np.allclose(_divisors(found, scaling, original), divisors, rtol=1e-4):
+        for original in (fields.get("rope_original"), 8192):
+            if original and np.allclose(_divisors(fields, scaling, original), divisors, rtol=1e-4):
                 return scaling | {"rope_original": original}
         raise WeightsError(
             f"{self.path}: tensor rope_freqs.weight is not the rotary scaling of Llama 3; take the "
@@ -246,10 +249,10 @@ class GgufFile:
         )
 
 
-def _divisors(found: Mapping[str, Any], scaling: Mapping[str, Any], original: int) -> np.ndarray:
+def _divisors(fields: Mapping[str, Any], scaling: Mapping[str, Any], original: int) -> np.ndarray:
     """Compute the divisors of the H / 2 rotary frequencies in Llama 3's scaling."""
-    half = found["head_size"] // 2
-    turns = original / (2 * math.pi * found["rope_theta"] ** (np.arange(half) / half))
+    half = fields["head_size"] // 2
+    turns = original / (2 * math.pi * fields["rope_theta"] ** (np.arange(half) / half))
     low, high = scaling["rope_low"], scaling["rope_high"]
     share = np.clip((turns - low) / (high - low), 0, 1)
     return 1 / ((1 - share) / scaling["rope_factor"] + share)

@@ -80,9 +80,11 @@ class HfFolder:
         return families.parse_config(self.config, str(self.folder / "config.json"))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each tensor."""
         return {name: shape for name, (_, shape) in self._kinds.items()}
 
     def file_of(self, tensor: str) -> Path:
+        """Return the file that contains a tensor."""
         return self._files[tensor]
 
     def check_type(self, tensor: str) -> None:
@@ -102,9 +104,11 @@ class HfFolder:
         return x.astype(np.float32, copy=False)
 
     def places(self, cfg: ModelConfig) -> dict[str, Place]:
+        """Return where each parameter lies among the tensors."""
         return layout.hf_places(cfg)
 
     def to_parameter(self, name: str, x: np.ndarray) -> np.ndarray:
+        """Return `x` as it is: this format stores the values of parameters unchanged."""
         return x
 
     def describe(self, cfg: ModelConfig, dtype: str) -> dict[str, Any]:

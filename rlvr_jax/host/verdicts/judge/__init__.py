@@ -42,4 +42,5 @@ class Rule:
         return [[int(r.score >= 0.5) if r.status in ("ok", "none") else None] for r in results]
 
     def close(self) -> None:
+        """Stop the worker processes."""
         self._workers.close()

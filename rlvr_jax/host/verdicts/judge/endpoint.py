@@ -136,6 +136,7 @@ class Endpoint:
         return [self._votes(several, unasked) for several in names]
 
     def close(self) -> None:
+        """Close the file of replies."""
         self._replies.close()
 
     def _votes(self, names: list[str], unasked: set[str]) -> Votes:

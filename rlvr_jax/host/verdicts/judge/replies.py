@@ -46,6 +46,7 @@ class Replies:
                 line = line[os.write(self._file, line) :]
 
     def close(self) -> None:
+        """Close the file."""
         os.close(self._file)
 
     def _load_line(self, line: bytes) -> None:

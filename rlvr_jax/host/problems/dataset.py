@@ -266,10 +266,10 @@ def _write(folder: Path, splits: Mapping[str, Iterable[dict[str, str]]], name: s
                     raise ValueError(f"{where} is empty: give it at least one record.")
 
             def _log_download_bytes(self) -> None:
-                """Prints a banner about a download; there is none."""
+                """Print nothing, unlike the base class: there is no download."""
 
             def _log_download_done(self) -> None:
-                """Likewise."""
+                """Print nothing, unlike the base class: there is no download."""
 
         ProblemSet.name = name
         builder = ProblemSet(data_dir=str(folder), file_format="array_record")

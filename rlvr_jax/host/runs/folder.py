@@ -31,8 +31,8 @@ class Interrupted(Exception):
 def tokenizer_path(cfg: Config, folder: Path) -> str | Path:
     """Return the path of the run's tokenizer.
 
-    It is the config's tokenizer, or else that of the pretrained model, or else the file that the
-    tokenizer stage writes to the run folder. The word `byte` names a tokenizer without a file.
+    This is the config's tokenizer, or else the path of the pretrained model, or else the file that
+    the tokenizer stage writes to the run folder. The word `byte` names a tokenizer without a file.
 
     Raises:
       WeightsError: the pretrained model is not there.
@@ -60,17 +60,17 @@ class Run:
 
     @property
     def config_file(self) -> Path:
-        """The resolved config of the run."""
+        """Return the file of the resolved config."""
         return self.folder / "config.resolved.yaml"
 
     @property
     def tokenizer_file(self) -> Path:
-        """The file that a tokenizer stage writes."""
+        """Return the file that a tokenizer stage writes."""
         return self.folder / "tokenizer.model"
 
     @property
     def data(self) -> Path:
-        """The folder of the problem set."""
+        """Return the folder of the problem set."""
         return self.folder / "data"
 
     def checkpoints(self, stage: str) -> Path:
@@ -131,7 +131,7 @@ class Run:
         part.replace(path)
 
     def catch_signals(self) -> None:
-        """From now on, SIGTERM and Ctrl-C ask for a checkpoint; a second signal exits at once."""
+        """Turn SIGTERM and Ctrl-C into requests to stop; a second signal exits at once."""
 
         def note(signum, _):
             if self._signal is not None:

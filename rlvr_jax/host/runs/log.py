@@ -57,7 +57,7 @@ class Metrics:
 
     @property
     def offset(self) -> int:
-        """The length of metrics.jsonl in bytes, which checkpoints record."""
+        """Return the length of metrics.jsonl in bytes, which checkpoints record."""
         return self._file.tell()
 
     def rewind(self, offset: int) -> None:

@@ -18,7 +18,7 @@ Message = dict[str, Any]
 
 
 class TokenizerError(ValueError):
-    """A tokenizer, or its chat template, cannot be trained, read, or used with the config."""
+    """A tokenizer or chat template cannot be trained, read, or used with the config."""
 
 
 class _Generation(ext.Extension):

@@ -75,7 +75,7 @@ def _record(name: str, entry: dict[str, Any]) -> Record:
         **{"question": question, "reference": gold, "answer": gold, "demonstration": gold},
         **{"domain": name, "task": f"gym:{name}", "messages": ""},
         "key": dataset.problem_key(question),
-        # The metadata of gsm_symbolic has fractions, which JSON cannot write; no scorer needs them.
+        # The metadata of gsm_symbolic has fractions, which JSON lacks and its scorer ignores.
         "extra": json.dumps({"metadata": entry["metadata"]}, ensure_ascii=False, default=str),
     }
 

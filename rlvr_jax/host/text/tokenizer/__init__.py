@@ -109,7 +109,7 @@ class Tokenizer:
 
     @functools.cached_property
     def verdict_ids(self) -> list[int]:
-        """The ids of the default verdict words VERDICTS; raises as `verdicts` does."""
+        """Return the ids of the default verdict words; raise as `verdicts` does."""
         return self.verdicts(VERDICTS)
 
     def verdicts(self, words: Sequence[str]) -> list[int]:
@@ -163,7 +163,7 @@ class Tokenizer:
 
     @property
     def has_chat(self) -> bool:
-        """Whether the tokenizer has a chat template."""
+        """Return whether the tokenizer has a chat template."""
         return self._render is not None
 
     def chat_text(

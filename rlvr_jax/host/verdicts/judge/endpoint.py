@@ -49,7 +49,7 @@ class _Again(Exception):
 
 
 class _Refused(Exception):
-    """A failure of this one request that would repeat."""
+    """A permanent failure that concerns only this request."""
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):

@@ -41,8 +41,8 @@ class Tensors(Protocol):
     """`Tensors` is a model on disk, whose named tensors are loaded slice by slice.
 
     `shapes` has the shapes in the file, and `file_of` the file of a tensor. `check_type` refuses a
-    tensor of a data type that cannot be loaded. `is_ignored` tells whether a tensor is no parameter
-    but harmless. `load_slice` returns a part of a tensor in float32. `places` says where each
+    tensor of a data type that cannot be loaded. `is_ignored` tells whether a tensor can be left out
+    because it is no parameter. `load_slice` returns a part of a tensor in float32. `places` says where each
     parameter lies, and `to_parameter` undoes what the file format does to its values. `describe`
     and `generation` give config.json and generation_config.json for a copy of the model.
     """
@@ -225,10 +225,9 @@ def save(
     """Save a model as a Hugging Face folder, which appears under its name when it is complete.
 
     `source` is the model that training started from; config.json and generation_config.json are
-    copied from it.  Without a source, `extra` adds to config.json what ModelConfig does not have,
-    such as eos_token_id.  `also` gets the folder before it is renamed, to add the tokenizer;
-    `say` gets a progress line for each file.  Every process has to call `save`; the first one
-    writes.
+    copied from it.  `extra` adds fields to config.json that ModelConfig does not have, such as
+    eos_token_id.  `also` gets the folder before it is renamed, to add the tokenizer; `say` gets a
+    progress line for each file.  Every process has to call `save`; the first one writes.
 
     Raises:
       WeightsError: the folder is not empty or cannot be written, or config.json cannot describe

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("reasoning_gym")
 
 from rlvr_jax.host.problems import dataset, task_answers, tasks  # noqa: E402
-from rlvr_jax.host.problems.number_words import number_to_words  # noqa: E402
+from rlvr_jax.host.problems.number_words import number_to_words, parse_number_words  # noqa: E402
 from rlvr_jax.host.problems.sources import toy  # noqa: E402
 
 NAMES = list(tasks.TASKS)
@@ -205,6 +205,12 @@ def test_arithmetic_and_leg_golds_are_right(rows):
 )
 def test_number_words(n, text):
     assert number_to_words(n) == text
+    assert parse_number_words(text) == n
+
+
+@pytest.mark.parametrize("text", ["", "eleventy", "one two", "ten thousand", "five apples", "5"])
+def test_other_words_are_no_number(text):
+    assert parse_number_words(text) is None
 
 
 def number(answer="12", task="legs"):

@@ -4,7 +4,7 @@
 class `Tokenizer` adds everything that all kinds share.
 
 Text never becomes a control token: `</s>` or `<|im_start|>` in a question, or in the content of a
-chat message, is encoded character by character like other text.
+chat message, is encoded like any other text and never as that token.
 """
 
 import codecs

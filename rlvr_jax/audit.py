@@ -26,7 +26,7 @@ BEYOND = 3
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
-    compiles.keep()
+    compiles.enable_disk_cache()
     try:
         cfg = settings.load(args.config, args.overrides)
         report = run(cfg, args.quick, args.fresh, args.stage)

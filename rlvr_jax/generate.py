@@ -1,7 +1,7 @@
-"""`python -m rlvr_jax.generate --model DIR_OR_GGUF --prompt TEXT`: see what a model says.
+"""Print one response of a model: `python -m rlvr_jax.generate --model DIR_OR_GGUF --prompt TEXT`.
 
-A model with a chat template is asked through it; `--raw` continues the text instead.  Tokens are
-those that training would draw: same code, same key, same numbers.
+The prompt goes through the model's chat template if it has one; `--raw` continues the bare text
+instead.  The code and the random numbers are those of training, so it would draw the same tokens.
 """
 
 import argparse
@@ -23,34 +23,35 @@ from rlvr_jax.host.text import template
 from rlvr_jax.host.text.tokenizer import Tokenizer, open_tokenizer
 from rlvr_jax.structs import Params, Prompts
 
-BUCKET = 64  # prompts are padded to a multiple of this: one compile serves many
+BUCKET = 64  # prompt columns are a multiple of this, so that prompts share compiled programs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Generate by the command line `argv`; return the exit code, 2 for a user error."""
     args = _arguments(argv)
-    compiles.keep()
+    compiles.enable_disk_cache()
     try:
         if args.tokens < 1:
             raise ValueError("--tokens must be at least 1")
         if not 0 <= args.seed < 2**31:
             raise ValueError("--seed must be from 0 to 2**31 - 1")
         sample = SampleConfig(args.temperature, args.top_k, args.top_p)
-        path = weights.find(args.model)
+        path = weights.find_model(args.model)
         tok = open_tokenizer(args.tokenizer or path)
-        asked = _asked(args, tok)
-        params, cfg = load(path)
+        prompt = _encode_prompt(args, tok)
+        params, cfg = load_model(path)
         if tok.vocab > cfg.vocab:
             raise ValueError(f"the tokenizer has {tok.vocab} tokens and the model {cfg.vocab}")
-        room = cfg.context - len(asked) if cfg.context else args.tokens
+        room = cfg.context - len(prompt) if cfg.context else args.tokens
         if room < 1:
             raise ValueError(
-                f"the prompt has {len(asked)} tokens and the model was made for {cfg.context}"
+                f"the prompt has {len(prompt)} tokens and the model was made for {cfg.context}"
             )
         budget = min(args.tokens, room)
         began, stamps = time.monotonic(), []
         key = jax.random.key(args.seed)
         push = tok.stream()
-        for token in tokens(params, cfg, asked, tok.eos, budget, sample, key):
+        for token in generate_tokens(params, cfg, prompt, tok.eos, budget, sample, key):
             print(push(token), end="", flush=True)
             stamps.append(time.monotonic() - began)
         print(push(None))
@@ -63,10 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def load(path: Path) -> tuple[Params, ModelConfig]:
-    """A pretrained model, split over all devices of this machine by width."""
+def load_model(path: Path) -> tuple[Params, ModelConfig]:
+    """Load a pretrained model, sharded over all devices of this machine.
+
+    Raises:
+      ValueError: the model cannot be read, or its sizes do not divide over the devices.
+    """
     on_cpu = jax.default_backend() == "cpu"
-    sizes = weights.architecture(path)
+    sizes = weights.load_architecture(path)
     cfg = ModelConfig(**sizes, compute="float32" if on_cpu else "bfloat16")
     mesh_cfg = MeshConfig(fsdp=len(jax.devices()))
     sharding.check_divides(cfg.sizes, model.names(cfg), mesh_cfg, "model")
@@ -75,17 +80,20 @@ def load(path: Path) -> tuple[Params, ModelConfig]:
     return weights.load(path, cfg, where), cfg
 
 
-def tokens(
+def generate_tokens(
     params: Params,
     cfg: ModelConfig,
-    asked: list[int],
+    prompt: list[int],
     eos: tuple[int, ...],
     budget: int,
     sample: SampleConfig,
     key: jax.Array,
 ) -> Iterator[int]:
-    """Ids of one response as they are drawn, EOS included."""
-    ids, mask = template.left_pad([asked], -(-len(asked) // BUCKET) * BUCKET, "prompt")
+    """Yield the ids of one response as they are drawn, with its EOS if it has one.
+
+    `prompt` has the ids of the prompt; `budget` is the greatest number of ids.
+    """
+    ids, mask = template.left_pad([prompt], -(-len(prompt) // BUCKET) * BUCKET, "prompt")
     prompts = Prompts(ids, mask, ids[:, :0], mask[:, :0])
     sampler = engine.Sampler(key, eos, 1, budget, sample)
 
@@ -108,13 +116,16 @@ def tokens(
 
 
 def _speed(stamps: list[float]) -> str:
-    """From the seconds after which each token was there; the first two wait for compilation."""
+    """Describe the speed of generation.
+
+    `stamps` has for each token the seconds since the start; the first two include compilation.
+    """
     first, rest = stamps[:2][-1], stamps[2:]
     rate = f", then {len(rest) / (rest[-1] - first):.0f} tokens/s" if rest else ""
     return f"{len(stamps)} tokens; {first:.1f} s to compile and begin{rate}"
 
 
-def _asked(args: argparse.Namespace, tok: Tokenizer) -> list[int]:
+def _encode_prompt(args: argparse.Namespace, tok: Tokenizer) -> list[int]:
     text = sys.stdin.read() if args.prompt == "-" else args.prompt
     if args.raw or not tok.has_chat:
         ids = tok.raw_prompt(text)
@@ -123,25 +134,26 @@ def _asked(args: argparse.Namespace, tok: Tokenizer) -> list[int]:
         if args.system:
             raise ValueError("--system needs a chat: leave out --raw, or take another model")
         return ids
-    said = [{"role": "system", "content": args.system}] if args.system else []
-    return tok.chat([*said, {"role": "user", "content": text}])
+    messages = [{"role": "system", "content": args.system}] if args.system else []
+    return tok.chat([*messages, {"role": "user", "content": text}])
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     default = {field.name: field.default for field in dataclasses.fields(SampleConfig)}
     parser = argparse.ArgumentParser(
-        prog="python -m rlvr_jax.generate", description="Stream one answer of a model."
+        prog="python -m rlvr_jax.generate",
+        description="Print one response of a model as it is generated.",
     )
     parser.add_argument("--model", required=True, help="model folder, GGUF file or package:NAME")
-    parser.add_argument("--prompt", required=True, help="what to ask; - reads it from the input")
+    parser.add_argument("--prompt", required=True, help="text; - reads it from standard input")
     parser.add_argument("--raw", action="store_true", help="continue the text, without a chat")
     parser.add_argument("--system", default="", help="system message of the chat")
     parser.add_argument("--tokenizer", default="", help="tokenizer file, where the model has none")
-    parser.add_argument("--tokens", type=int, default=256, help="longest answer [256]")
+    parser.add_argument("--tokens", type=int, default=256, help="limit of the response [256]")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy [0]")
     parser.add_argument("--top-k", type=int, default=default["top_k"], help="0 keeps all [0]")
     parser.add_argument("--top-p", type=float, default=default["top_p"], help="1 keeps all [1]")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling [0]")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling [0]")
     return parser.parse_args(argv)
 
 

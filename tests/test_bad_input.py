@@ -304,8 +304,8 @@ def longest(trained: Path) -> dict[str, int]:
     records = list(dataset.open_split(trained / "tiny" / "data", "sft"))
     tok, cfg = open_tokenizer(trained / "tiny" / "tokenizer.model"), DataConfig()
     return {
-        "prompt_columns": max(len(template.ask(r, tok, cfg)) for r in records),
-        "check_columns": max(len(template.check(r, tok, cfg)[0]) for r in records),
+        "prompt_columns": max(len(template.encode_prompt(r, tok, cfg)) for r in records),
+        "check_columns": max(len(template.encode_verifier_prompt(r, tok, cfg)[0]) for r in records),
         "response_columns": max(len(tok.encode(r["demonstration"])) + 1 for r in records),  # + EOS
     }
 

@@ -61,7 +61,7 @@ def test_a_finished_stage_becomes_a_folder(run, tmp_path, spm, stage, family) ->
     tok = tokenizer.open_tokenizer(out)
     assert tok.encode("What is 1 + 2?") == tokenizer.open_tokenizer(spm).encode("What is 1 + 2?")
     assert config["eos_token_id"] == tok.eos[0]
-    cfg = ModelConfig(**weights.architecture(out))
+    cfg = ModelConfig(**weights.load_architecture(out))
     want = model.init(jax.random.key(["sft", "verifier"].index(stage)), cfg)
     tensors = load_file(out / "model.safetensors")
     assert np.array_equal(tensors["model.embed_tokens.weight"], want["embed_VD"])

@@ -87,7 +87,7 @@ def wanted(text, how):
 
 
 def made(tok, how="final"):
-    return template.verdict(tok, DataConfig(answer=how), tok.vocab + 5)
+    return template.build_verdict(tok, DataConfig(answer=how), tok.vocab + 5)
 
 
 @pytest.mark.parametrize("how", ["final", "marked"])

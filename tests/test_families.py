@@ -28,7 +28,7 @@ logits = jax.jit(model.logits, static_argnums=2)
 
 def loaded(path: Path, mesh_cfg: MeshConfig = MeshConfig()) -> tuple[ModelConfig, dict]:  # noqa: B008
     """A model on the mesh of `mesh_cfg`."""
-    cfg = ModelConfig(**weights.architecture(path))
+    cfg = ModelConfig(**weights.load_architecture(path))
     parts = mesh_cfg.data * mesh_cfg.fsdp * mesh_cfg.tensor
     mesh = sharding.make_mesh(mesh_cfg, jax.devices()[:parts])
     like = model.abstract(cfg)
@@ -46,13 +46,14 @@ def gap(got, want, mask) -> float:
 
 
 def test_every_family_has_a_model():
-    assert {ModelConfig(**weights.architecture(MODELS / x)).family for x in NAMES} == set(FAMILIES)
+    models = [ModelConfig(**weights.load_architecture(MODELS / name)) for name in NAMES]
+    assert {cfg.family for cfg in models} == set(FAMILIES)
 
 
 def test_the_goldens_try_what_they_are_for():
     """Windows are shorter than rows, there are holes, and logits are not small."""
     for name in NAMES:
-        cfg, golden = ModelConfig(**weights.architecture(MODELS / name)), load_logits(name)
+        cfg, golden = ModelConfig(**weights.load_architecture(MODELS / name)), load_logits(name)
         assert cfg.window < golden["mask"].sum(-1).min() and not golden["mask"].all()
         assert np.abs(golden["full"]).max() > 2
         np.testing.assert_allclose(
@@ -125,7 +126,7 @@ def test_names_and_shapes_are_those_of_init(case) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_both_styles_of_config_say_the_same(name) -> None:
     texts = [(MODELS / name / x).read_text() for x in ("config.json", "config.hub.json")]
-    new, hub = (weights.families.read(json.loads(x), name) for x in texts)
+    new, hub = (weights.families.parse_config(json.loads(x), name) for x in texts)
     assert ModelConfig(**new) == ModelConfig(**hub)
 
 

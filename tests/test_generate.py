@@ -71,7 +71,9 @@ def test_the_prompt_can_come_from_the_input(folder, capsys, one_device, monkeypa
 
 def test_the_system_message_reaches_the_model(folder, one_device, monkeypatch):
     seen = []
-    monkeypatch.setattr(generate, "tokens", lambda params, cfg, asked, *rest: seen.append(asked))
+    monkeypatch.setattr(
+        generate, "generate_tokens", lambda params, cfg, prompt, *rest: seen.append(prompt)
+    )
     with pytest.raises(TypeError):  # nothing to iterate over
         generate.main(
             ["--model", str(folder), "--tokenizer", "byte", "--prompt", "q", "--system", "s"]
@@ -85,7 +87,7 @@ def test_it_stops_at_any_eos(folder, one_device):
     """With every token an end, one token is all there is."""
     params = model.init(jax.random.key(0), CFG)
     sample, key = SampleConfig(0.0), jax.random.key(0)
-    ids = list(generate.tokens(params, CFG, [1, 2, 3], tuple(range(259)), 5, sample, key))
+    ids = list(generate.generate_tokens(params, CFG, [1, 2, 3], tuple(range(259)), 5, sample, key))
     assert len(ids) == 1
 
 

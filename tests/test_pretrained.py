@@ -103,7 +103,7 @@ def test_training_starts_from_the_pretrained_parameters(home, stage):
 @pytest.mark.parametrize("stage", ["ruled", "fused"])
 def test_a_trained_policy_is_written_as_a_model_folder(home, tmp_path, stage):
     assert convert.main([f"{home}:{stage}", str(tmp_path / "out")]) == 0
-    assert ModelConfig(**weights.architecture(tmp_path / "out")) == CFG
+    assert ModelConfig(**weights.load_architecture(tmp_path / "out")) == CFG
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     read = weights.load(tmp_path / "out", CFG, dict.fromkeys(model.names(CFG), one))
     trained = left(home, stage)

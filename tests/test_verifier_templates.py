@@ -50,13 +50,13 @@ def rollout(texts, columns=48, cut=()):
 
 
 def asked(cfg, records=RECORDS):
-    verdict = jax.tree.map(jnp.asarray, template.verdict(TOK, cfg, CFG.vocab))
-    return template.prompts(records, TOK, cfg, True), verdict
+    verdict = jax.tree.map(jnp.asarray, template.build_verdict(TOK, cfg, CFG.vocab))
+    return template.build_prompts(records, TOK, cfg, True), verdict
 
 
 def oracle(params, record, text, name, temperature=1.0):
     """p(1) / (p(1) + p(0)) from the whole row at once, softmax in float64."""
-    head, tail = template.check(record, TOK, DATA, name)
+    head, tail = template.encode_verifier_prompt(record, TOK, DATA, name)
     row = [*head, *TOK.encode(text.split("\n")[-1]), *tail]
     hidden, _ = model.prefill(params, jnp.array([row]), jnp.ones((1, len(row)), bool), CFG)
     logits = np.asarray(model.logits(params, hidden[0, -1], CFG), np.float64) / temperature
@@ -175,7 +175,8 @@ def test_no_text_after_a_wrong_answer_changes_an_id_of_the_template(monkeypatch,
     verifier.score(params, prompts, rollout(texts, 240), verdict, MASSLESS, CFG)
     jax.effects_barrier()
     heads, tails = zip(
-        *(template.check(RECORDS[0], TOK, data, n) for n in DATA.check_templates), strict=True
+        *(template.encode_verifier_prompt(RECORDS[0], TOK, data, n) for n in DATA.check_templates),
+        strict=True,
     )
     check, mask = checked[0][:2]
     for row, shown, head in zip(check, mask, heads * len(texts), strict=True):
@@ -195,8 +196,8 @@ def test_no_text_after_a_wrong_answer_changes_an_id_of_the_template(monkeypatch,
 
 def test_words_of_the_verdict_are_checked():
     words = dataclasses.replace(ONE, verdict_words=("Y", "N"))
-    verdict = template.verdict(TOK, words, CFG.vocab)
+    verdict = template.build_verdict(TOK, words, CFG.vocab)
     assert (int(verdict.accept), int(verdict.reject)) == (ord("Y"), ord("N"))
     for wrong, said in ((("YES", "NO"), "is 3 tokens"), (("1", "1"), "the same token")):
         with pytest.raises(TokenizerError, match=said):
-            template.verdict(TOK, dataclasses.replace(ONE, verdict_words=wrong), CFG.vocab)
+            template.build_verdict(TOK, dataclasses.replace(ONE, verdict_words=wrong), CFG.vocab)

@@ -33,7 +33,7 @@ def ours(run: Path, stage: str, records: list, tok, cfg) -> list[list[int]]:
         jax.random.key(0), tok.eos, 1, cfg.data.response_columns, SampleConfig(temperature=0)
     )
     write = jax.jit(lambda params, prompts: engine.generate(params, prompts, sampler, cfg.model))
-    done, _ = write(params, template.prompts(records, tok, cfg.data, False))
+    done, _ = write(params, template.build_prompts(records, tok, cfg.data, False))
     rows = zip(np.asarray(done.response_BR), np.asarray(done.length_B), strict=True)
     return [row[:length].tolist() for row, length in rows]
 
@@ -47,7 +47,7 @@ def theirs(folder: Path, records: list, tok, cfg) -> list[list[int]]:
         said = said or [{"role": "user", "content": record["question"]}]
         asked = text.apply_chat_template(said, add_generation_prompt=True, return_tensors="pt")
         ids = asked if torch.is_tensor(asked) else asked["input_ids"]
-        assert ids[0].tolist() == template.ask(record, tok, cfg.data)
+        assert ids[0].tolist() == template.encode_prompt(record, tok, cfg.data)
         made = peer.generate(
             ids,
             attention_mask=torch.ones_like(ids),

@@ -1,4 +1,16 @@
-"""The host side: text, files, processes and clocks, in wings whose imports form no circle."""
+"""The host side of a run: everything that reads or writes text, files, processes and clocks.
 
-# Rule files of users import the answer extraction from here; this is its public name.
+Its packages (wings) import each other in one direction only; tests/test_layers.py has the table.
+
+    problems    problem sets: sources, splits, files on disk
+    text        tokenizers, chat templates, prompts as token columns, final answers
+    weights     pretrained models in and out: Hugging Face folders, GGUF files
+    workers     processes that run rules, with limits on time and memory
+    rules       rewards from rules: mathematics, text, shape, user files
+    verdicts    0/1 verdicts on answers: judges, agreement, what a verifier learns from
+    hardening   attacks on a reward, audits of it, and the alarms of a run
+    runs        the run folder: settings, checkpoints, metrics, the report page
+"""
+
+# The public name of the answer extraction: rule files of users import it from here.
 from rlvr_jax.host.text import answers as answers

@@ -80,8 +80,8 @@ def _jobs(ws: Workspace, stage: Sampling, quick: bool) -> list[tuple[dict, attac
     records = [dict(source[i]) for i in range(min(count, len(source)))]
     jobs = []
     for number, record in enumerate(records):
-        others = [attacks.core(r) for r in records[number + 1 :] + records[:number]]
-        other = next((r for r in others if r != attacks.core(record)), "something else")
+        others = [attacks.gold_answer(r) for r in records[number + 1 :] + records[:number]]
+        other = next((r for r in others if r != attacks.gold_answer(record)), "something else")
         words = cfg.data.verdict_words
         jobs += [(record, x) for x in attacks.of_record(record, other, quick, words)]
     maths = stage.reward.rule in MATHS
@@ -100,7 +100,7 @@ def _alone(record: dict, reference: str) -> dict:
 
 def _fits(ws: Workspace, record: dict, item: attacks.Item) -> bool:
     cfg = ws.cfg.data
-    asked = max(map(len, template.contexts(record, ws.judge_tokenizer, cfg)))
+    asked = max(map(len, template.encode_verifier_contexts(record, ws.judge_tokenizer, cfg)))
     return len(_ids(ws, item)) <= cfg.response_columns and asked <= cfg.check_columns
 
 

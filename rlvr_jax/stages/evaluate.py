@@ -10,7 +10,7 @@ import numpy as np
 from rlvr_jax import engine, prm, verifier
 from rlvr_jax.config import EvaluateStage, PrmStage, RewardConfig, RlStage, SampleConfig
 from rlvr_jax.host.hardening import trials
-from rlvr_jax.host.problems import tasks
+from rlvr_jax.host.problems import task_answers
 from rlvr_jax.host.rules import jobs
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.verdicts import voting
@@ -187,7 +187,7 @@ def _answers(
             for i, (text, record) in enumerate(zip(texts, owners, strict=True)):
                 finished = not rollout.truncated_B[i]
                 out["oracle"].append(judged[i].score * finished)
-                out["exact"].append(tasks.exact(text, record) * finished)
+                out["exact"].append(task_answers.exact_match(text, record) * finished)
                 out["reward"].append(0.0 if reward_B is None else reward_B[i])
                 out["ballot"].append(voting.ballot(text) if finished else None)
                 out["domain"].append(record["domain"])

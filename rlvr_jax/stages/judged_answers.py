@@ -84,7 +84,7 @@ def read_again(stage: LabelStage, ws: Workspace) -> Iterator[tuple[int, list[Ans
     """As `drawn`, from what the stage `stage.answers` left behind."""
     (source,) = (other for other in ws.cfg.stages if other.name == stage.answers)
     if isinstance(source, RlStage):
-        rows = collected.read(ws.run.collected(source.name))
+        rows = collected.load_answers(ws.run.collected(source.name))
     else:
         rows = verdicts.read(ws, source.name)
     records = _records(ws)
@@ -126,7 +126,7 @@ class Collector:
         told = jax.device_get((rollout, self._mask(rollout, self._verdict)))
         rows = range(len(records) * self._stage.samples)
         share, name = self._stage.collect, self._stage.name
-        picked = [i for i in rows if collected.chosen(name, number, i, share)]
+        picked = [i for i in rows if collected.is_chosen(name, number, i, share)]
         self._file.write(filter(None, (self._row(number, records, i, *told) for i in picked)))
 
     def close(self) -> None:

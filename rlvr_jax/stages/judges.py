@@ -25,9 +25,9 @@ BUCKET = 64  # prompts are padded to a multiple of this: one compile serves many
 def check(cfg: JudgeConfig) -> None:
     """Refuse, before any work, a judge that cannot be asked: ValueError."""
     if cfg.kind == "endpoint":
-        http.check(cfg)
+        http.check_endpoint_config(cfg)
     elif cfg.kind == "model":
-        weights.find(cfg.weights)
+        weights.find_model(cfg.weights)
     elif cfg.rule:
         rules.check_rule(cfg.rule)
 
@@ -51,9 +51,9 @@ class Model:
 
         Raises WeightsError, TokenizerError or RunError where it cannot be used.
         """
-        path = weights.find(cfg.weights)
+        path = weights.find_model(cfg.weights)
         self._cfg, self._ws = cfg, ws
-        self._model = ModelConfig(**weights.architecture(path), compute=cfg.compute)
+        self._model = ModelConfig(**weights.load_architecture(path), compute=cfg.compute)
         self._tok = open_tokenizer(cfg.tokenizer or path)
         if self._tok.vocab > self._model.vocab:
             raise RunError(
@@ -71,7 +71,7 @@ class Model:
         self._read = jax.jit(self._gap if self._ids else self._write)
 
     def __call__(self, answers: Sequence[str], records: Sequence[Record]) -> list[Votes]:
-        shown = [words.shown(answer) for answer in answers]
+        shown = [words.visible_answer(answer) for answer in answers]
         votes: list[Votes] = [[0] * self._cfg.votes for _ in answers]  # wrong without asking
         asked = {i: self._prompt(records[i], said) for i, said in enumerate(shown) if said}
         longest = (self._model.context or 1 << 30) - self._cfg.tokens
@@ -89,7 +89,7 @@ class Model:
         del self._params
 
     def _prompt(self, record: Record, answer: str) -> list[int]:
-        said = words.messages(record, answer, self._cfg.question)
+        said = words.build_messages(record, answer, self._cfg.question)
         if self._tok.has_chat:
             return self._tok.chat(said)
         return self._tok.raw_prompt(said[0]["content"] + "\nVerdict:")
@@ -104,7 +104,9 @@ class Model:
         said = jax.device_get(self._read(self._params, prompts, key))[: len(asked)]
         if self._ids:
             return [[_sign(gap)] for gap in said]
-        return [[words.vote(self._tok.decode(reply)) for reply in replies] for replies in said]
+        return [
+            [words.parse_vote(self._tok.decode(reply)) for reply in replies] for replies in said
+        ]
 
     def _write(self, params, prompts: Prompts, key):
         """[Q, m, tokens] ids of replies, filled up with an end of text."""

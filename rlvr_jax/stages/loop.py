@@ -55,7 +55,7 @@ def run(
             ws.run.metrics.rewind(host["metrics_bytes"])
         else:
             ws.run.metrics.rewind(ws.run.metrics_start)
-        watch = Watch(stage, ws.run.metrics.rows(stage.name))
+        watch = Watch(stage, ws.run.metrics.load_rows(stage.name))
         bar = log.Bar(stage.name, stage.steps, start)
         try:
             for step in range(start + 1, stage.steps + 1):
@@ -98,23 +98,24 @@ class Watch:
 
     def __init__(self, stage: Trained, rows: list[dict[str, Any]]):
         self.cfg = stage.alarms if isinstance(stage, RlStage) else AlarmConfig(action="off")
-        self.history = [alarms.recent(row) for row in rows]
-        self.on = alarms.check(self.history, self.cfg) if self.history else {}
+        self.history = [alarms.alarm_metrics(row) for row in rows]
+        self.on = alarms.active_alarms(self.history, self.cfg) if self.history else {}
         self.saves = self.stops = False
 
     def look(self, step: int, values: dict[str, Any]) -> dict[str, float]:
         """Remember a step and judge; metrics hack/alarm_NAME, 1 while an alarm is on."""
         if self.cfg.action == "off":
             return {}
-        self.history.append(alarms.recent(log.plain(values)))  # the digits that a resume reads
+        # As metrics.jsonl has them, so that a resumed run sees the same digits.
+        self.history.append(alarms.alarm_metrics(log.plain(values)))
         del self.history[: -alarms.MEMORY * self.cfg.window]
-        before, self.on = self.on, alarms.check(self.history, self.cfg)
+        before, self.on = self.on, alarms.active_alarms(self.history, self.cfg)
         new = [name for name in self.on if name not in before]
         for name in new:
             log.say(f"step {step}: ALARM {name}: {self.on[name]}")
         self.saves = bool(new) and self.cfg.action != "warn"
         self.stops = bool(new) and self.cfg.action == "stop"
-        return {f"hack/alarm_{name}": float(name in self.on) for name in alarms.LOOK}
+        return {f"hack/alarm_{name}": float(name in self.on) for name in alarms.ALARMS}
 
     def reason(self, stage: Trained) -> str:
         told = "; ".join(f"{name}: {text}" for name, text in self.on.items())

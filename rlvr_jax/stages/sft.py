@@ -20,11 +20,14 @@ def run(stage: SftStage, ws: Workspace) -> dict:
 
     def advance(state, records):
         pairs = [
-            (template.ask(r, tok, cfg.data), [*tok.encode(r["demonstration"]), tok.eos[0]])
+            (
+                template.encode_prompt(r, tok, cfg.data),
+                [*tok.encode(r["demonstration"]), tok.eos[0]],
+            )
             for r in records
         ]
         columns, budget = cfg.data.prompt_columns, cfg.data.response_columns
-        rows = ws.place(template.supervised(pairs, columns, budget, "prompt"))
+        rows = ws.place(template.build_supervised_rollout(pairs, columns, budget, "prompt"))
         return *step(state, rows), []
 
     source = ws.problems("sft")

@@ -12,8 +12,8 @@ def run(stage: TokenizerStage, ws: Workspace) -> dict:
     records = list(dataset.each(dataset.open_split(ws.run.data, "sft")))
     texts: list[str] = []
     for record in records:
-        for text in template.written(record):
+        for text in template.plain_texts(record):
             texts += text.split("\n")
     tokenizers.train(texts, ws.cfg.model.vocab, ws.run.tokenizer_file)
-    ids = [len(template.ask(record, ws.tokenizer, ws.cfg.data)) for record in records]
+    ids = [len(template.encode_prompt(record, ws.tokenizer, ws.cfg.data)) for record in records]
     return {"pieces": ws.tokenizer.vocab, "prompt_tokens_max": max(ids)}

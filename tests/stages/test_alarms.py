@@ -62,22 +62,23 @@ def falling(low):
     ],
 )
 def test_each_sign_rings_its_own_alarm(curves, rung):
-    assert set(alarms.check(history(**curves), CFG)) == rung
+    assert set(alarms.active_alarms(history(**curves), CFG)) == rung
 
 
 def test_too_little_history_rings_nothing():
     short = history(length=falling(30), same=np.ones(N), std=np.zeros(N))[:9]
-    assert alarms.check(short, CFG) == {} and alarms.check([], CFG) == {}
+    assert alarms.active_alarms(short, CFG) == {} and alarms.active_alarms([], CFG) == {}
 
 
 def test_metrics_that_are_not_there_ring_nothing():
-    assert alarms.check([{"reward/mean": 0.5}] * N, CFG) == {}
-    assert alarms.recent({"policy/kl": None, "reward/mean": 1.0, "x": 2}) == {"reward/mean": 1.0}
+    assert alarms.active_alarms([{"reward/mean": 0.5}] * N, CFG) == {}
+    values = {"policy/kl": None, "reward/mean": 1.0, "x": 2}
+    assert alarms.alarm_metrics(values) == {"reward/mean": 1.0}
 
 
 def test_the_oracle_may_be_asked_now_and_then():
     rows = [{"reward/mean": 0.9} | ({"oracle/gap": 0.8} if i % 25 == 24 else {}) for i in range(30)]
-    assert set(alarms.check(rows, CFG)) == {"oracle_gap"}
+    assert set(alarms.active_alarms(rows, CFG)) == {"oracle_gap"}
 
 
 def stage(action):
@@ -147,7 +148,7 @@ def train(tmp_path):
                 said = ""
             except RunError as error:
                 said = str(error)
-        rows = ws.run.metrics.rows(one.name)
+        rows = ws.run.metrics.load_rows(one.name)
         ws.run.metrics.close()
         with Checkpoints(ws.run.checkpoints(one.name)) as checkpoints:
             return said, rows, checkpoints.latest()

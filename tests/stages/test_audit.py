@@ -54,7 +54,7 @@ def test_items_of_a_record_are_what_they_say():
     assert not any(item.text == "42" and item.finished for item in items if not item.right)
     quick = list(attacks.of_record(record, "17", True))
     assert len(quick) < len(items) / 3 and {item.group for item in quick} == set("ABCDEFG")
-    assert attacks.near("42", "x") == "43" and attacks.near("Paris", "Rome") == "Rome"
+    assert attacks.near_miss("42", "x") == "43" and attacks.near_miss("Paris", "Rome") == "Rome"
 
 
 def test_the_rule_math_is_within_the_limits():

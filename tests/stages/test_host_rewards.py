@@ -77,7 +77,7 @@ def test_a_verifier_of_another_family_reads_the_same_answers_in_its_own_tokens(w
         ask = host_rewards.scorer(stage, ws, frozen, workers)
         got, told = ask(RECORDS, prompts, rollout(ws.tokenizer, TEXTS, 24))
         own = ws.judge_tokenizer
-        alone = template.prompts(RECORDS, own, DATA, True)
+        alone = template.build_prompts(RECORDS, own, DATA, True)
         np.testing.assert_array_equal(prompts.check_QC, alone.check_QC)
         assert prompts.prompt_QP.tolist() != alone.prompt_QP.tolist()
         want = verifier.score(params, alone, rollout(own, TEXTS, 48), frozen.verdict, reward, SMALL)

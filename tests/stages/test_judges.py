@@ -25,8 +25,8 @@ def ws(monkeypatch):
     monkeypatch.setattr(words, "RULE", "?")  # the real one is 700 bytes
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
     params = model.init(jax.random.key(0), ModelConfig(**SIZES))
-    monkeypatch.setattr(judges.weights, "find", lambda name: name)
-    monkeypatch.setattr(judges.weights, "architecture", lambda path: SIZES | {"context": 2000})
+    monkeypatch.setattr(judges.weights, "find_model", lambda name: name)
+    monkeypatch.setattr(judges.weights, "load_architecture", lambda path: SIZES | {"context": 2000})
     monkeypatch.setattr(judges.weights, "load", lambda path, cfg, shardings: params)
     cfg = Config(stages=(EvaluateStage(policy="pretrained", verifier=""),))
     return Workspace(SimpleNamespace(cfg=cfg), mesh)
@@ -39,7 +39,7 @@ def judge(ws, **changes):
 
 
 def test_a_reply_does_not_depend_on_who_else_is_judged(ws, monkeypatch):
-    monkeypatch.setattr(words, "vote", lambda reply: reply)
+    monkeypatch.setattr(words, "parse_vote", lambda reply: reply)
     together = judge(ws, batch=3)(ANSWERS, RECORDS)
     single = judge(ws, batch=1)
     alone = [single([a], [r])[0] for a, r in zip(ANSWERS, RECORDS, strict=True)]
@@ -49,7 +49,7 @@ def test_a_reply_does_not_depend_on_who_else_is_judged(ws, monkeypatch):
 
 
 def test_votes_are_drawn_one_by_one_and_again_the_same(ws, monkeypatch):
-    monkeypatch.setattr(words, "vote", lambda reply: reply)
+    monkeypatch.setattr(words, "parse_vote", lambda reply: reply)
     drawing = judge(ws, votes=3, temperature=1.0, batch=1)
     votes = drawing(["one"], RECORDS[:1])
     assert len(votes[0]) == 3 == len(set(votes[0]))
@@ -68,7 +68,7 @@ def test_the_logit_of_the_next_token(ws, monkeypatch):
     for votes, answer, record in zip(found, ANSWERS, RECORDS, strict=True):
         if not answer:
             continue
-        ids = np.array([tok.chat(words.messages(record, answer, True))])
+        ids = np.array([tok.chat(words.build_messages(record, answer, True))])
         hidden, _ = model.prefill(params, ids, np.ones(ids.shape, bool), cfg)
         logits = model.logits(params, hidden[:, -1], cfg)[0]
         assert votes == [int(logits[ord("Y")] > logits[ord("N")])]

@@ -23,7 +23,8 @@ from rlvr_jax.config import (
     RlStage,
     SftStage,
 )
-from rlvr_jax.host.problems import dataset, tasks
+from rlvr_jax.host.problems import dataset
+from rlvr_jax.host.problems.sources import toy
 from rlvr_jax.host.runs.checkpoint import Checkpoints
 from rlvr_jax.host.runs.folder import Interrupted, Run
 from rlvr_jax.stages import evaluate, loop, prm, rl
@@ -69,7 +70,7 @@ def cfg(runs) -> Config:
 
 def short_problems(ws) -> None:
     """7+5, demonstrated in two lines; nothing here is wide, so that little is compiled."""
-    splits = tasks.generate(("sum",), {"sft": 64, "label": 32, "train": 16, "test": 24}, 0)
+    splits = toy.generate_splits(("sum",), {"sft": 64, "label": 32, "train": 16, "test": 24}, 0)
     for number, record in enumerate(row for rows in splits.values() for row in rows):
         a, b = divmod(number % 81, 9)
         record |= {"question": f"{a}+{b}", "reference": str(a + b)}

@@ -50,7 +50,7 @@ def test_a_value_head_learns_in_its_stage_and_the_next_reads_the_policy_alone(tm
     with jax.set_mesh(mesh):
         for stage in cfg.stages:
             ws.run.finish(stage.name, rl.run(stage, ws))
-            rows[stage.name] = ws.run.metrics.rows(stage.name)
+            rows[stage.name] = ws.run.metrics.load_rows(stage.name)
             assert set(ws.load(stage.name, cfg.model)) == set(model.names(cfg.model))
     ws.run.metrics.close()
     assert len(rows["ppo"]) == len(rows["remax"]) == 2 and rows["ppo"][0]["value/mean"] == 0

@@ -139,8 +139,8 @@ def run(setting: str, params, seed: int = 0, steps: int = STEPS) -> list[dict[st
     for number in range(1, steps + 1):
         state, metrics = take_step(state, ask(rng), *tables)
         metrics = {k: float(v) for k, v in metrics.items() if np.ndim(v) == 0}
-        history.append(alarms.recent(metrics))
-        found = alarms.check(history, ALARMS)
+        history.append(alarms.alarm_metrics(metrics))
+        found = alarms.active_alarms(history, ALARMS)
         rows.append({"setting": setting, "step": number, "alarms": sorted(found)} | metrics)
     return rows
 

@@ -1,1 +1,6 @@
-"""What attacks a reward, how attacks are tried, and the alarms of a run."""
+"""Hardening: attempts to fool a reward, before a run and during it.
+
+`attacks` makes completions of which it is known whether a reward has to accept them. An audit
+scores them with the reward, and `trials` summarises the results and compares them with the limits
+of the config. `alarms` looks in the metrics of a running rl stage for signs of reward hacking.
+"""

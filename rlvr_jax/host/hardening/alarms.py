@@ -1,7 +1,7 @@
-"""Signs in the metrics of an rl stage that its reward is being gamed.
+"""Alarms: signs of reward hacking in the metrics of an rl stage.
 
-Pure functions of the history of metrics, one mapping a step: the same alarms after a resume.  What
-each sign looked like in a published run is in docs/audit.md.
+Each alarm is a pure function of the metrics of the past steps, so a resumed run raises the same
+alarms.  docs/audit.md shows what each sign looked like in a published run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,30 +10,34 @@ import numpy as np
 
 from rlvr_jax.config import AlarmConfig
 
+# The metrics of the past steps, one mapping per step.
 History = Sequence[Mapping[str, float]]
 LENGTH, REWARD, KL = "completion/length_mean", "reward/mean", "policy/kl"
 SAME, STD, GAP = "completion/identical_frac", "reward/std", "oracle/gap"
 PRM = "prm/reward_mean"
 KEYS = (LENGTH, REWARD, KL, SAME, STD, GAP, PRM)
-LOOKS = 3  # of the oracle, whose mean counts
-LEAST_KL = 0.05  # what is below it may jump
-MEMORY = 50  # windows that are remembered
+ORACLE_GAPS = 3  # the alarm uses the mean of this many measurements of the oracle gap
+LEAST_KL = 0.05  # smaller values count as this one: they jump without meaning
+MEMORY = 50  # length of the history, in windows
 
 
-def check(history: History, cfg: AlarmConfig) -> dict[str, str]:
-    """The alarms that are on after the last step: name -> a sentence with its numbers."""
+def active_alarms(history: History, cfg: AlarmConfig) -> dict[str, str]:
+    """Return the alarms that are on after the last step: name -> a sentence with the numbers."""
     history = history[-MEMORY * cfg.window :]
-    found = {name: look(history, cfg) for name, look in LOOK.items()}
-    return {name: sentence for name, sentence in found.items() if sentence}
+    sentences = {name: alarm(history, cfg) for name, alarm in ALARMS.items()}
+    return {name: sentence for name, sentence in sentences.items() if sentence}
 
 
-def recent(values: Mapping[str, object]) -> dict[str, float]:
-    """What `check` needs to remember of one step's metrics."""
+def alarm_metrics(values: Mapping[str, object]) -> dict[str, float]:
+    """Select from the metrics of a step those that the alarms need."""
     return {k: v for k in KEYS if isinstance(v := values.get(k), int | float)}
 
 
 def length(history: History, cfg: AlarmConfig) -> str:
-    """Responses became far shorter while the reward rose (arXiv 2507.08794, figure 1)."""
+    """Return a sentence if responses became far shorter while the reward rose, else "".
+
+    The sign is that of arXiv 2507.08794, figure 1.
+    """
     length_N, reward_N = (_windows(_series(history, key), cfg.window) for key in (LENGTH, REWARD))
     count = min(len(length_N), len(reward_N))
     if count <= cfg.window:
@@ -49,25 +53,28 @@ def length(history: History, cfg: AlarmConfig) -> str:
 
 
 def identical(history: History, cfg: AlarmConfig) -> str:
-    """Nearly all responses of a batch, to different prompts, are one and the same."""
+    """Return a sentence if nearly all responses to different prompts are equal, else ""."""
     share = _mean(history, SAME, cfg.window)
     return "" if not share >= cfg.identical else f"{share:.0%} of the responses are the same one"
 
 
 def reward_std(history: History, cfg: AlarmConfig) -> str:
-    """All responses get the same reward: all is solved, nothing is, or a key opens everything."""
+    """Return a sentence if nearly all responses get the same reward, else "".
+
+    Then the policy solves every problem or none, or one response fools the reward everywhere.
+    """
     std = _mean(history, STD, cfg.window)
     return "" if not std < cfg.reward_std else f"the reward's standard deviation is {std:.2g}"
 
 
 def oracle_gap(history: History, cfg: AlarmConfig) -> str:
-    """The reward is above what the oracle says of the same responses."""
-    gap = _mean(history, GAP, min(LOOKS, len(_series(history, GAP))))
+    """Return a sentence if the reward exceeds the oracle's score of the responses, else ""."""
+    gap = _mean(history, GAP, min(ORACLE_GAPS, len(_series(history, GAP))))
     return "" if not gap > cfg.oracle_gap else f"the reward is {gap:.2f} above the oracle's"
 
 
 def kl_jump(history: History, cfg: AlarmConfig) -> str:
-    """The policy left the reference within a window."""
+    """Return a sentence if the KL to the reference policy jumped within a window, else ""."""
     kl_N = np.abs(_windows(_series(history, KL), cfg.window))
     if len(kl_N) <= cfg.window:
         return ""
@@ -76,20 +83,21 @@ def kl_jump(history: History, cfg: AlarmConfig) -> str:
 
 
 def prm_rise(history: History, cfg: AlarmConfig) -> str:
-    """Responses please the PRM more and more, and the outcome does not follow."""
+    """Return a sentence if the PRM's reward rose and the outcome reward did not, else ""."""
     prm_N, reward_N = (_windows(_series(history, key), cfg.window) for key in (PRM, REWARD))
     if min(len(prm_N), len(reward_N)) <= cfg.window:
         return ""
-    (before, now), (worse, reward) = prm_N[[-1 - cfg.window, -1]], reward_N[[-1 - cfg.window, -1]]
-    if now - before < cfg.prm_rise or reward > worse:
+    before, now = prm_N[[-1 - cfg.window, -1]]
+    reward_before, reward = reward_N[[-1 - cfg.window, -1]]
+    if now - before < cfg.prm_rise or reward > reward_before:
         return ""
     return (
         f"the PRM's mean reward rose from {before:.2f} to {now:.2f} while that of the outcome "
-        f"went from {worse:.2f} to {reward:.2f}"
+        f"went from {reward_before:.2f} to {reward:.2f}"
     )
 
 
-LOOK: dict[str, Callable[[History, AlarmConfig], str]] = {
+ALARMS: dict[str, Callable[[History, AlarmConfig], str]] = {
     "length": length,
     "identical": identical,
     "reward_std": reward_std,
@@ -104,7 +112,7 @@ def _series(history: History, key: str) -> np.ndarray:
 
 
 def _windows(values_N: np.ndarray, window: int) -> np.ndarray:
-    """The means of all windows of adjacent values."""
+    """Compute the means of all windows of adjacent values."""
     if len(values_N) < window:
         return np.zeros(0)
     total_N = np.concatenate([[0.0], np.cumsum(values_N)])
@@ -112,6 +120,6 @@ def _windows(values_N: np.ndarray, window: int) -> np.ndarray:
 
 
 def _mean(history: History, key: str, window: int) -> float:
-    """Mean of the last window; nan, which is no alarm, while there is less."""
+    """Compute the mean of the last `window` values; NaN, which is no alarm, if there are fewer."""
     values_N = _series(history, key)
     return float(values_N[-window:].mean()) if 0 < window <= len(values_N) else float("nan")

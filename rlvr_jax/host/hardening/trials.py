@@ -1,8 +1,8 @@
-"""What an audit found: rates by group, and whether they are within the limits.
+"""The results of an audit: error rates of a reward by group of attacks, and their limits.
 
-A false positive is an accepted item that had to fail.  Youden's J = 1 - false-positive rate -
-false-negative rate: what decides whether a noisy verifier can teach at all (arXiv 2505.22203 and
-2507.08794 for the attacks).  Dark current: mean reward for answers that say nothing.
+A false positive is an item that the reward accepts and has to reject; a false negative is the
+reverse.  Youden's J is 1 - false-positive rate - false-negative rate; a noisy reward teaches only
+where J is above 0.  The dark current is the mean reward of answers without content (group A).
 """
 
 from collections import Counter
@@ -25,7 +25,7 @@ GROUPS = {
 
 
 class Trial(NamedTuple):
-    """One item, its reward, and the seconds it took."""
+    """A `Trial` is one item, its reward, and the seconds that the reward took."""
 
     item: Item
     reward: float
@@ -33,7 +33,11 @@ class Trial(NamedTuple):
 
 
 def report(trials: Sequence[Trial], skipped: int, cfg: AuditConfig) -> dict[str, Any]:
-    """Rates of all items and by group; `skipped` could not be written in the token budget."""
+    """Compute the report of an audit: rates over all items and by group, as JSON values.
+
+    A rate without items is None. `skipped` is the number of items that did not fit the token
+    budget.
+    """
     groups = {
         key: _rates([t for t in trials if t.item.group == key], cfg.accept) | {"name": name}
         for key, name in GROUPS.items()
@@ -56,12 +60,15 @@ def report(trials: Sequence[Trial], skipped: int, cfg: AuditConfig) -> dict[str,
 
 
 def faults(report: Mapping[str, Any], cfg: AuditConfig) -> list[str]:
-    """What is beyond the limits, a sentence each.  What was not measured is no fault."""
-    found = []
+    """Return one sentence for each limit of the config that the report exceeds.
+
+    Rates that the audit did not measure exceed no limit.
+    """
+    sentences = []
     for group in report["groups"].values():
         rate = group["false_positive"]
         if rate is not None and rate > cfg.max_false_positive:
-            found.append(
+            sentences.append(
                 f"{rate:.0%} of {group['name']} accepted (audit.max_false_positive "
                 f"{cfg.max_false_positive:.0%})"
             )
@@ -73,25 +80,25 @@ def faults(report: Mapping[str, Any], cfg: AuditConfig) -> list[str]:
     for key, words, limit, sign in limits:
         value = report[key]
         if value is not None and sign * value > sign * limit:
-            found.append(f"{value:.2f} {words} (limit {limit:.2f})")
+            sentences.append(f"{value:.2f} {words} (limit {limit:.2f})")
     if (difference := report.get("readout_difference", 0.0)) > 1e-3:
-        found.append(f"verdicts depend on their place in the batch by {difference:.2g}")
-    return found
+        sentences.append(f"verdicts depend on their place in the batch by {difference:.2g}")
+    return sentences
 
 
 def metrics(report: Mapping[str, Any]) -> dict[str, float]:
-    """audit/* of what was measured."""
+    """Return the report's rates as metrics `audit/...`, without those that are None."""
     names = ("false_positive", "false_negative", "youden", "dark_current")
-    told = {f"audit/{name}": report[name] for name in names if report[name] is not None}
+    values = {f"audit/{name}": report[name] for name in names if report[name] is not None}
     if report["worst"]:
-        told["audit/worst"] = report["worst"][0]["reward"]
+        values["audit/worst"] = report["worst"][0]["reward"]
     if report.get("search"):
-        told["audit/search_p1"] = report["search"]["p1"]
-    return told
+        values["audit/search_p1"] = report["search"]["p1"]
+    return values
 
 
 def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Head and rows, a group each."""
+    """Return the head and the rows of a table with one row per group."""
     head = ["group", "items", "false positive", "false negative", "mean reward", "worst", "ms/item"]
     rows = []
     for key, group in report["groups"].items():
@@ -119,7 +126,7 @@ def _rates(trials: Sequence[Trial], accept: float) -> dict[str, Any]:
 
 
 def _worst(wrong: Sequence[Trial]) -> list[dict[str, Any]]:
-    """The attacks by mean reward, highest first."""
+    """Return the ten attacks with the highest mean reward, highest first."""
     total, count = Counter[str](), Counter[str]()
     for trial in wrong:
         name = f"{trial.item.group} {trial.item.name}"

@@ -1,1 +1,10 @@
-"""Problems: where they come from, how they are split and stored."""
+"""Problems: their sources, their splits, and the files that store them.
+
+A problem is a record of text fields (`dataset.FIELDS`). Its way through this package:
+
+    sources.build_splits(config)  ->  dataset.prepare  ->  dataset.open_split  ->  dataset.batches
+
+`sources` builds the splits from the toy tasks (`tasks`, `task_answers`), from reasoning-gym, or
+from the user's files and downloaded data sets. `dataset` writes them to the run folder once and
+reads them in shuffled batches. `gym_scorers` grades answers to the problems of reasoning-gym.
+"""

@@ -1,10 +1,10 @@
-"""The data hop: problem sets on disk as ArrayRecord (TFDS, no TensorFlow), batches through Grain.
-
-Three calls make the hop:
+"""Problem sets on disk: TFDS writes them as ArrayRecord files, Grain reads them in batches.
 
     prepare(folder, {"train": rows, "test": rows}, name="toy")   # once; safe to kill and to repeat
     source = open_split(folder, "train")                         # source[i] is a dict of str
     stream = batches(source, batch_size=8, seed=0)               # stream.get_state() is plain JSON
+
+TensorFlow is not needed.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
-# grain (which pulls in jax) and tensorflow_datasets take seconds to import: only on use.
+# grain (which imports jax) and tensorflow_datasets take seconds to import, so functions do it.
 if TYPE_CHECKING:
     import grain
 
 Record = dict[str, str]
 
-# `key` identifies the core problem: two wordings of one problem share it, and splits are disjoint
-# in it. `messages` is the prompt as JSON [{"role", "content"}] that ends with a user message, or ""
-# when it is the question alone; `extra` is a JSON object for scorers, or "". The order is the order
-# on disk.
+# The fields of a record, in their order on disk. `key` identifies the problem: two wordings of one
+# problem have the same key, and no key is in two splits. `messages` is the prompt as JSON
+# [{"role", "content"}] that ends with a user message, or "" if the question alone is the prompt.
+# `extra` is a JSON object for scorers, or "".
 FIELDS = (
     *("question", "reference", "answer", "demonstration"),
     *("domain", "task", "key", "messages", "extra"),
 )
 
-# Names the folder of a problem set; raise it whenever FIELDS changes.
+# The name of a problem set's folder; increase the version whenever FIELDS changes.
 VERSION = "2.0.0"
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 class RandomAccessSource(Protocol):
-    """Records that can be read in any order; a list of records is one too."""
+    """A `RandomAccessSource` gives records by index in any order; a list of records is one."""
 
     def __len__(self) -> int: ...
 
@@ -52,15 +52,16 @@ class RandomAccessSource(Protocol):
 
 
 def prepare(folder: Path, splits: Mapping[str, Iterable[dict[str, str]]], name: str) -> None:
-    """Write the problem set `name` with all its splits under `folder`, in the order given.
+    """Write the problem set `name` with all its splits under `folder`, in the given order.
 
-    Returns at once, without reading the rows, when the set is already there; delete its folder to
-    write it anew. The set appears by one rename at the very end, so a killed run leaves nothing
-    that `open_split` would take for data, and processes that race for it end up with one copy.
+    If the set is already there, the function returns at once without reading the rows; delete the
+    folder of the set to write it again. The set appears by one rename at the end. So `open_split`
+    ignores what a killed run left, and processes that write the same set end up with one copy.
 
     Raises:
-      ValueError: an empty split, a row that is not the FIELDS as text, a name that cannot be a
-        file name, or a set that is already there with other splits.
+      ValueError: a split is empty, a row does not have the FIELDS as text, `name` or the name of a
+        split is not a word, or the set is already there with other splits.
+      OSError: the disk is full.
     """
     for word in (name, *splits):
         if not _WORD.fullmatch(word) or word == "all":  # TFDS keeps "all" for the union
@@ -78,24 +79,26 @@ def prepare(folder: Path, splits: Mapping[str, Iterable[dict[str, str]]], name: 
         # Another process may have finished first: its rename and clean-up make ours fail.
         if not _already_there(home / VERSION, splits):
             raise
-    # What killed runs left, and what slower racers still write: nobody needs it any more.
+    # Killed runs and slower processes leave unfinished copies, which are useless now.
     for leftover in home.glob("incomplete.*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def prepared(folder: Path, name: str) -> bool:
-    """Whether the problem set is there and complete."""
+    """Return whether the problem set is on disk and complete."""
     return (Path(folder) / name / VERSION).exists()
 
 
 def open_split(folder: Path, split: str) -> RandomAccessSource:
-    """Open one split of the problem set under `folder`, checking that its files are whole.
+    """Open one split of the problem set under `folder` and check that its files are complete.
 
-    `folder` is the one given to `prepare`; where it holds several sets, add the set's name to it.
+    `folder` is the folder given to `prepare`. If it contains several sets, add the name of the set
+    to the path.
 
     Raises:
-      FileNotFoundError: no problem set, or one of its files is gone.
-      ValueError: several sets, no such split, or a damaged file; reading a record can raise it too.
+      FileNotFoundError: there is no problem set, or one of its files is missing.
+      ValueError: there are several sets, the split does not exist, or a file is damaged. To read a
+        record of a damaged file can raise it too.
     """
     folder = Path(folder).absolute()
     homes = sorted([*folder.glob(VERSION), *folder.glob(f"*/{VERSION}")])
@@ -116,7 +119,7 @@ def open_split(folder: Path, split: str) -> RandomAccessSource:
         builder = tfds.builder_from_directory(str(home))
         info = builder.info.splits[split]
         paths = [home / Path(path).name for path in info.filepaths]
-        # TFDS believes its own record of the lengths; the files have the last word.
+        # TFDS trusts the lengths in its metadata without opening the files.
         for path, length in zip(paths, info.shard_lengths, strict=True):
             if not path.exists():
                 raise FileNotFoundError(_lost(path, "it is missing"))
@@ -138,15 +141,16 @@ def batches(
     repeat: bool = True,
     shard: tuple[int, int] = (0, 1),
 ) -> grain.DatasetIterator[list[Record]]:
-    """Shuffled batches of `batch_size` records for process `shard[0]` of `shard[1]`.
+    """Iterate over shuffled batches of `batch_size` records for process `shard[0]` of `shard[1]`.
 
-    Every epoch has an order of its own, a function of `seed` and the epoch alone. Processes take
-    turns in that one order, so step k draws the same global batch however many processes share it,
-    and they never share a record within an epoch. What does not fill a batch waits for a later
-    epoch's order. `get_state()` and `set_state()` of the iterator continue at the very next batch.
+    Every epoch has its own order, which depends only on `seed` and the epoch. Process i takes every
+    `shard[1]`-th record of that order, so the global batch of a step is the same for any number of
+    processes, and no two processes get the same record in an epoch. An epoch drops the records that
+    do not fill a batch. With `get_state()` and `set_state()`, the iterator continues at the next
+    batch.
 
     Raises:
-      ValueError: this process would not fill one batch, or an argument is out of range.
+      ValueError: this process has too few records for one batch, or an argument is out of range.
     """
     index, count = shard
     if batch_size < 1 or not 0 <= index < count or not 0 <= seed < 2**32:
@@ -154,69 +158,67 @@ def batches(
             f"batch_size {batch_size}, shard {shard} or seed {seed} is out of range: "
             "batch_size >= 1, 0 <= index < count and 0 <= seed < 2**32 are needed."
         )
-    held = len(source) // count  # equal for all, or processes would fall out of step
-    if held < batch_size:
+    share = len(source) // count  # equal for all processes, so that all have as many batches
+    if share < batch_size:
         raise ValueError(
-            f"each of {count} processes gets {held} of {len(source)} records, too few for one "
+            f"each of {count} processes gets {share} of {len(source)} records, too few for one "
             f"batch of {batch_size}: take a smaller batch, fewer processes or more data."
         )
     import grain
 
-    # seed() rather than shuffle(seed=...): the latter makes epoch 1 of seed 0 epoch 0 of seed 1.
+    # With shuffle(seed=...) instead of seed(), epoch 1 of seed 0 would equal epoch 0 of seed 1.
     dataset: Any = grain.MapDataset.source(source).seed(seed).shuffle()
-    dataset = dataset.slice(slice(index, held * count, count))
+    dataset = dataset.slice(slice(index, share * count, count))
     dataset = dataset.batch(batch_size, drop_remainder=True, batch_fn=list)
-    if repeat:  # after batch: no batch straddles two epochs and shows a record twice
+    if repeat:  # after batch(), so that no batch spans two epochs and repeats a record
         dataset = dataset.repeat()
-    # A batch of 256 takes some 40 ms to read, a step takes seconds: no threads, no surprises.
+    # A batch of 256 takes some 40 ms to read and a step takes seconds, so threads are not worth it.
     read = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     iterator: grain.DatasetIterator[list[Record]] = iter(dataset.to_iter_dataset(read))
     return iterator
 
 
-def problem_key(*asked: str) -> str:
-    """A short name for what is asked, whatever its case and spacing: a record's `key`."""
-    words = unicodedata.normalize("NFKC", " ".join(asked)).casefold().split()
+def problem_key(*texts: str) -> str:
+    """Compute the `key` of a problem: a hash of its texts without regard to case and spacing."""
+    words = unicodedata.normalize("NFKC", " ".join(texts)).casefold().split()
     return hashlib.blake2b(" ".join(words).encode("utf-8"), digest_size=16).hexdigest()
 
 
 def each(source: RandomAccessSource) -> Iterator[Record]:
-    """All records in order."""
+    """Iterate over all records in order."""
     return (source[i] for i in range(len(source)))
 
 
 def keep(source: RandomAccessSource, indices: Sequence[int]) -> RandomAccessSource:
-    """A view of the records at these places, in this order; nothing is read until it is asked for.
+    """Return a view of the records with these indices, in this order, without reading them.
 
     Raises:
-      ValueError: a place that the source does not have, or one that is named twice.
+      ValueError: an index is out of range or occurs twice.
     """
-    places = tuple(indices)
-    if len(set(places)) < len(places) or not all(0 <= i < len(source) for i in places):
+    kept = tuple(indices)
+    if len(set(kept)) < len(kept) or not all(0 <= i < len(source) for i in kept):
         raise ValueError(
             f"indices must be distinct and at least 0 and below {len(source)}, the number of "
             "records of the split: leave the others out."
         )
-    return _Kept(source, places)
+    return _Selection(source, kept)
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """Some records of a source."""
-
+class _Selection:
     source: RandomAccessSource
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
     def __getitem__(self, index: SupportsIndex, /) -> Record:
-        return self.source[self.places[index]]
+        return self.source[self.indices[index]]
 
 
 @dataclass(frozen=True)
 class _Split:
-    """A split on disk: TFDS's bytes as text, its errors as sentences."""
+    """A split on disk, with TFDS's bytes decoded to text and its errors made readable."""
 
     raw: Any
     paths: list[Path]
@@ -235,12 +237,12 @@ class _Split:
 
 
 def _write(folder: Path, splits: Mapping[str, Iterable[dict[str, str]]], name: str) -> None:
-    """Run the TFDS builder: ArrayRecord only, no download, no bucket, silent."""
+    """Write the set with a TFDS builder that downloads nothing and prints nothing."""
     with _quiet():
         import tensorflow_datasets as tfds
 
         class ProblemSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg, misc]
-            """Built per call: its base class costs an import and its name is the set's."""
+            """A TFDS builder, defined per call because its class attribute names the set."""
 
             VERSION = tfds.core.Version(VERSION)
 
@@ -264,23 +266,23 @@ def _write(folder: Path, splits: Mapping[str, Iterable[dict[str, str]]], name: s
                     raise ValueError(f"{where} is empty: give it at least one record.")
 
             def _log_download_bytes(self) -> None:
-                """Prints a banner about a download; there is none."""
+                """Print nothing, unlike the base class: there is no download."""
 
             def _log_download_done(self) -> None:
-                """Likewise."""
+                """Print nothing, unlike the base class: there is no download."""
 
         ProblemSet.name = name
         builder = ProblemSet(data_dir=str(folder), file_format="array_record")
         offline = tfds.download.DownloadConfig(try_download_gcs=False, register_checksums=False)
-        with tempfile.TemporaryDirectory() as unused:  # TFDS makes it even with nothing to put in
+        with tempfile.TemporaryDirectory() as unused:  # TFDS needs a download folder
             try:
                 builder.download_and_prepare(download_dir=unused, download_config=offline)
-            except RuntimeError as error:  # how ArrayRecord says that the disk is full
+            except RuntimeError as error:  # ArrayRecord raises this when the disk is full
                 raise OSError(f"cannot write problem set {name!r} in {folder}: {error}") from error
 
 
 def _check_row(row: Mapping[str, str], where: str) -> None:
-    """Refuse a row before it is written, in words that lead to it."""
+    """Refuse a row that does not have exactly the FIELDS as text; `where` names it in the error."""
     if set(row) != set(FIELDS):
         odd = ", ".join(sorted(set(row) ^ set(FIELDS)))
         raise ValueError(f"{where} must have exactly the fields {FIELDS}: see {odd}.")
@@ -294,7 +296,7 @@ def _check_row(row: Mapping[str, str], where: str) -> None:
 
 
 def _already_there(home: Path, splits: Iterable[str]) -> bool:
-    """Whether the set is complete; ValueError when another one is in its place."""
+    """Return whether the set is complete; ValueError if it has other splits."""
     if not home.exists():
         return False
     if set(known := _splits_in(home)) != set(splits):
@@ -303,7 +305,7 @@ def _already_there(home: Path, splits: Iterable[str]) -> bool:
 
 
 def _splits_in(home: Path) -> list[str]:
-    """Names of the splits, without importing TFDS."""
+    """Read the names of the splits without importing TFDS."""
     path = home / "dataset_info.json"
     try:
         return [split["name"] for split in _read_json(path)["splits"]]
@@ -326,7 +328,7 @@ def _lost(path: Path, reason: object) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep TFDS's progress bars and absl's chatter off the terminal; errors still show."""
+    """Silence TFDS's progress bars and absl's log, except for errors."""
     import tensorflow_datasets as tfds
     from absl import logging
 

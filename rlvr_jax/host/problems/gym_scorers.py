@@ -1,4 +1,4 @@
-"""reasoning-gym's own scorers, of the data sets whose scorer has been read."""
+"""reasoning-gym's own scorers, for the data sets whose scorer is safe on text of a model."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-# Scorers of reasoning-gym give part of the credit to an answer that contains the right one, so a
-# policy would learn to list candidates: less than all of the credit is none of it. Exactly all:
-# spell_backward's sums to 0.9999999999999999 for the right word with more letters after it.
+# Scorers of reasoning-gym give partial credit to an answer that contains the right one, and a
+# policy would learn to list candidates. So only full credit counts, and exactly 1.0 of it:
+# spell_backward gives 0.9999999999999999 to the right word with more letters after it.
 FULL = 1.0
 
-# The answer is one line, the scorer compares text or numbers and needs no parameters of the data
-# set. Those that inherit the base class's scorer first, then those with one of their own.
+# Data sets whose answer is one line and whose scorer compares text or numbers and needs no
+# parameters of the data set. The first ones inherit the scorer of the base class, the others
+# (from `ab`) have a scorer of their own; each of these scorers was read for this list.
 SCORED = frozenset(
     "acre aiw arc_1d base_conversion basic_arithmetic binary_alternation caesar_cipher count_bits "
     "count_primes course_schedule gcd isomorphic_strings largest_island lcm leg_counting "
@@ -25,20 +26,23 @@ SCORED = frozenset(
 
 
 def score(name: str, answer: str, entry: Mapping[str, Any]) -> float:
-    """What the data set's own scorer says to an answer; 0.0 for one that is not in SCORED."""
+    """Grade an answer by the scorer of the data set `name`: 0.0 to 1.0.
+
+    A data set that is not in SCORED gives 0.0.
+    """
     return float(_scorer(name).score_answer(answer, entry)) if name in SCORED else 0.0
 
 
 @functools.cache
 def _scorer(name: str) -> Any:
-    return package().create_dataset(name, seed=0, size=1)
+    return import_reasoning_gym().create_dataset(name, seed=0, size=1)
 
 
-def package() -> Any:
-    """The package reasoning-gym.
+def import_reasoning_gym() -> Any:
+    """Import the package reasoning-gym.
 
     Raises:
-      ValueError: it is not installed.
+      ValueError: the package is not installed.
     """
     try:
         import reasoning_gym

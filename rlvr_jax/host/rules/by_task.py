@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rlvr_jax.host.problems import gym_scorers, tasks
+from rlvr_jax.host.problems import gym_scorers, task_answers, tasks
 from rlvr_jax.host.text import answers
 from rlvr_jax.host.text.normal_form import normal_form
 
@@ -19,7 +19,7 @@ def score(completion: str, record: Mapping[str, Any]) -> float:
     """Return 1.0 if the completion's final answer is right by the record's task, else 0.0."""
     kind, _, name = record["task"].partition(":")
     if not name:
-        return tasks.score(completion, record)
+        return task_answers.score(completion, record)
     ending = answers.tail(completion)
     if kind == "gym":
         return float(_is_right_for_gym(ending, record, name))
@@ -34,11 +34,11 @@ def check_task(task: str) -> None:
     """
     kind, _, name = task.partition(":")
     if not name:
-        tasks.known(task)
+        tasks.check_task(task)
     elif kind == "gym":
         from rlvr_jax.host.problems.sources import gym  # heavy: it also reads and writes data sets
 
-        gym.check(name, {})
+        gym.check_gym_dataset(name, {})
 
 
 def _is_right_for_gym(ending: str, record: Mapping[str, Any], name: str) -> bool:

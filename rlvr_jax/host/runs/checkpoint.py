@@ -1,14 +1,15 @@
-"""Checkpoints of a run: device state and host counters, written behind the step, all or nothing.
+"""Checkpoints of a run: the device state and the host's counters, written atomically by Orbax.
 
     with Checkpoints(folder) as checkpoints:       # leaving the block waits for the last write
         checkpoints.save(step, state, host)        # device -> host copy now, disk in the background
         step = checkpoints.latest()                # newest complete step, or None
         state, host = checkpoints.restore(step, like)
-    policy = restore_params(other_folder, like)    # only the policy of another stage's newest step
+    params = restore_params(other_folder, like)    # only the parameters of another stage
 
-`like` is the state as `jax.ShapeDtypeStruct`s with shardings: arrays land on the mesh as it says,
-whatever mesh they were saved from. Orbax does the work; a step appears under its final name only
-when complete, with CRC-32 sums inside, since no Orbax format notices a flipped bit in an array.
+`like` is the state with a `jax.ShapeDtypeStruct` and its sharding for every array. Restored arrays
+get the shardings of `like`, whatever mesh they were saved from. A step appears under its final name
+only when it is complete. It contains CRC-32 sums, because no Orbax format detects a flipped bit in
+an array.
 """
 
 from __future__ import annotations
@@ -36,14 +37,20 @@ _NAMES = ocp.path.step.standard_name_format(step_prefix="step", step_format_fixe
 _TMP = ".orbax-checkpoint-tmp"
 _FULL = ("no space left", "enospc", "file too large", "quota exceeded")
 _SCALARS = (bool, int, float, str)
+# The name of TrainState's parameters, and the name that they had in older checkpoints.
+PARAMS, OLD_PARAMS = "params", "policy"
 
 
 class CheckpointError(RuntimeError):
-    """One sentence on what is wrong with a checkpoint and how to go on."""
+    """A checkpoint cannot be written or read; the message says why and how to go on."""
 
 
 class Checkpoints:
-    """The checkpoints of one run; the only writer of `folder`. Call it from every process alike."""
+    """A `Checkpoints` object writes and reads the checkpoints of one stage.
+
+    It must be the only writer of `folder`. In a run of several processes, every process makes the
+    same calls.
+    """
 
     def __init__(self, folder: Folder, *, keep: int = 2) -> None:
         if keep < 1:
@@ -55,10 +62,14 @@ class Checkpoints:
         self._manager = self._open()
 
     def save(self, step: int, state: PyTree, host: Json) -> bool:
-        """Start writing `step`; the state may be donated on return. False: it is there already.
+        """Start writing `step` in the background; return False if that step is on disk already.
 
-        `host` must survive JSON unchanged (string keys, lists for tuples). An earlier write that
-        failed is reported here, before anything new is written.
+        The caller may donate the arrays of `state` as soon as `save` returns. `host` must survive
+        JSON unchanged (string keys, lists instead of tuples).
+
+        Raises:
+          CheckpointError: an earlier write failed, the folder holds a later step, `host` is not
+            JSON, or the write cannot start.
         """
         self.wait()
         newest = self.latest()
@@ -91,16 +102,21 @@ class Checkpoints:
         return True
 
     def latest(self) -> int | None:
-        """The newest complete step on disk; one still being written does not count."""
+        """Return the newest complete step on disk, or None if there is none."""
         return max(_steps(self.folder), default=None)
 
     def restore(self, step: int, like: PyTree) -> tuple[PyTree, Json]:
-        """State and host part of `step`, the arrays placed as `like` says."""
+        """Load the state and the host part of `step`, with the shardings of `like`.
+
+        Raises:
+          CheckpointError: there is no such step, its files are damaged, or its arrays do not have
+            the names, shapes and dtypes of `like`.
+        """
         self.wait()
-        return _read(self.folder, step, like)
+        return _load(self.folder, step, like)
 
     def wait(self) -> None:
-        """Return when nothing is being written; raise if the last write failed."""
+        """Wait until nothing is being written; raise CheckpointError if the last write failed."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:
@@ -108,7 +124,7 @@ class Checkpoints:
         self._saving = None
 
     def close(self) -> None:
-        """Finish writing. Needed: an interpreter that exits first loses the step in flight."""
+        """Finish writing; without this call, the exit of the interpreter loses the last step."""
         try:
             self.wait()
         finally:
@@ -121,7 +137,7 @@ class Checkpoints:
         self.close()
 
     def _open(self) -> ocp.CheckpointManager:
-        # Orbax's own clean-up runs behind our back and races with the first save and with close.
+        # Orbax's own clean-up runs in a thread and races with the first save and with close.
         if jax.process_index() == 0 and self.folder.exists():
             for leftover in self.folder.glob(f"step_*{_TMP}*"):  # of a killed or failed write
                 _remove(leftover)
@@ -146,8 +162,8 @@ class Checkpoints:
 
     def _failed(self, error: Exception) -> CheckpointError:
         step, self._saving = self._saving, None
-        # Start afresh: this clears the manager's error and what the write left on disk.
-        with suppress(Exception):  # the same error once more
+        # A new manager clears the old one's error and the files of the failed write.
+        with suppress(Exception):  # closing raises the same error again
             self._manager.close()
         self._manager = self._open()
         good = self.latest()
@@ -160,31 +176,40 @@ class Checkpoints:
         )
 
 
-def restore_params(folder: Folder, like: PyTree, name: str = "params") -> PyTree:
-    """The subtree `name` of the newest checkpoint in `folder`, cast to the types in `like`.
+def restore_params(folder: Folder, like: PyTree, part: str = PARAMS) -> PyTree:
+    """Load one part of the newest checkpoint in `folder`, cast to the dtypes of `like`.
 
-    Reads no other arrays, writes nothing, and may be used while another process saves there.
+    `part` is the dotted name of a subtree of the state, such as `params` or `prm.params`; `like`
+    describes that subtree. The function loads no other arrays and writes nothing, so another
+    process may save to the folder meanwhile.
+
+    Raises:
+      CheckpointError: the folder holds no complete checkpoint, its newest step is damaged, or an
+        array of `like` is missing there or has another shape.
     """
     _quiet()
     folder = epath.Path(folder).absolute()
     step = max(_steps(folder), default=None)
     if step is None:
-        raise CheckpointError(f"{folder} holds no complete checkpoint to take {name} from")
-    return _read(folder, step, {name: like}, part=True)[0][name]
+        raise CheckpointError(f"{folder} holds no complete checkpoint to take {part} from")
+    return _load(folder, step, {part: like}, partial=True)[0][part]
 
 
-def _read(folder: epath.Path, step: int, like: PyTree, part: bool = False) -> tuple[PyTree, Json]:
+def _load(
+    folder: epath.Path, step: int, like: PyTree, partial: bool = False
+) -> tuple[PyTree, Json]:
     if step not in _steps(folder):
         raise CheckpointError(f"{folder} holds no step {step}, only {_steps(folder) or 'nothing'}")
     path = folder / _NAMES.build_name(step)
     if damage := _damage(path):
         raise _damaged(folder, step, damage)
-    names = _named(like)
-    arrays = {name: leaf for name, leaf in names.items() if not isinstance(leaf, _SCALARS)}
     try:
         reader = ocp.Checkpointer(ocp.JsonCheckpointHandler())
         record = reader.restore(path / "host", args=ocp.args.JsonRestore())
-        _compare(path, record["leaves"], names, part)
+        saved = record["leaves"]
+        leaves = {_saved_name(name, saved): leaf for name, leaf in _named(like).items()}
+        _check_fit(path, saved, leaves, partial)
+        arrays = {name: leaf for name, leaf in leaves.items() if not isinstance(leaf, _SCALARS)}
         places = ocp.checkpoint_utils.construct_restore_args(arrays)
         args = ocp.args.PyTreeRestore(arrays, restore_args=places, partial_restore=True)
         state = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(path / "state", args=args)
@@ -192,13 +217,24 @@ def _read(folder: epath.Path, step: int, like: PyTree, part: bool = False) -> tu
         raise
     except Exception as error:
         raise _damaged(folder, step, _first_line(error)) from error
-    leaves = [state[name] if name in arrays else record["scalars"][name] for name in names]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves), record["host"]
+    values = [state[name] if name in arrays else record["scalars"][name] for name in leaves]
+    return jax.tree.unflatten(jax.tree.structure(like), values), record["host"]
+
+
+def _saved_name(name: str, saved: Json) -> str:
+    """Return the name under which a checkpoint has the leaf `name` of the state.
+
+    `saved` has the names of the checkpoint's leaves. Older checkpoints call the parameters
+    `policy` where the state calls them `params`.
+    """
+    first, dot, rest = name.partition(".")
+    old = OLD_PARAMS + dot + rest
+    return old if first == PARAMS and name not in saved and old in saved else name
 
 
 def _named(tree: PyTree) -> dict[str, Any]:
-    # A flat dict: what is on disk then does not depend on container types (optax's change), and
-    # None or an empty state comes from `like`.
+    # In a flat dict, the files do not depend on container types, which optax may change; None and
+    # empty containers come from `like`.
     leaves = jax.tree.leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
@@ -209,8 +245,8 @@ def _describe(leaf: Any) -> list[Any]:
     return [str(leaf.dtype), list(leaf.shape)]
 
 
-def _compare(path: epath.Path, saved: Json, like: dict[str, Any], part: bool) -> None:
-    """Name the first entry that differs; Orbax would cast, pad or cut without a word."""
+def _check_fit(path: epath.Path, saved: Json, like: dict[str, Any], partial: bool) -> None:
+    """Refuse a checkpoint whose leaves differ from `like`: Orbax casts, pads or cuts silently."""
     wanted = {name: _describe(leaf) for name, leaf in like.items()}
     for name, (dtype, shape) in wanted.items():
         if name not in saved:
@@ -218,18 +254,18 @@ def _compare(path: epath.Path, saved: Json, like: dict[str, Any], part: bool) ->
         elif saved[name][1] != shape:
             old, new = (s if s is None else tuple(s) for s in (saved[name][1], shape))
             text = f"{name} is {old} in the checkpoint and {new} in this config"
-        elif saved[name][0] != dtype and not part:
+        elif saved[name][0] != dtype and not partial:
             text = f"{name} is {saved[name][0]} in the checkpoint and {dtype} in this config"
         else:
             continue
         raise CheckpointError(f"{path} does not fit this config: {text}")
-    if not part and (extra := [name for name in saved if name not in wanted]):
+    if not partial and (extra := [name for name in saved if name not in wanted]):
         text = f"{extra[0]} is in the checkpoint and not in this config"
         raise CheckpointError(f"{path} does not fit this config: {text}")
 
 
 def _remove(folder: epath.Path) -> None:
-    """Delete it; again for a second, as threads of a write that failed may still fill it."""
+    """Delete a folder, trying for a second: threads of a failed write may still add files to it."""
     for _ in range(20):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
@@ -238,7 +274,7 @@ def _remove(folder: epath.Path) -> None:
 
 
 def _steps(folder: epath.Path) -> list[int]:
-    return sorted(found.step for found in _NAMES.find_all(folder)) if folder.exists() else []
+    return sorted(entry.step for entry in _NAMES.find_all(folder)) if folder.exists() else []
 
 
 def _files(path: epath.Path) -> list[epath.Path]:
@@ -247,9 +283,12 @@ def _files(path: epath.Path) -> list[epath.Path]:
 
 
 def _sums(path: epath.Path, *, contents: bool) -> dict[str, list[int | None]]:
-    """Size and CRC-32 of every file of a step, but those that Orbax rewrites on commit."""
+    """Compute size and CRC-32 of the files of a step, except those that Orbax rewrites on commit.
 
-    def read(file: epath.Path) -> list[int | None]:
+    Without `contents`, the CRC-32 is None and the files are not read.
+    """
+
+    def measure(file: epath.Path) -> list[int | None]:
         total = 0
         if contents:
             with file.open("rb") as stream:
@@ -259,25 +298,27 @@ def _sums(path: epath.Path, *, contents: bool) -> dict[str, list[int | None]]:
 
     files = [file for item in path.iterdir() if item.is_dir() for file in _files(item)]
     with ThreadPoolExecutor(4) as pool:  # crc32 and reads release the interpreter lock
-        return {
-            str(f.relative_to(path)): s for f, s in zip(files, pool.map(read, files), strict=True)
-        }
+        names = [str(file.relative_to(path)) for file in files]
+        return dict(zip(names, pool.map(measure, files), strict=True))
 
 
 def _damage(path: epath.Path) -> str | None:
-    """What is wrong with the files of a step, in a few words; checked before Orbax opens them,
-    because a read that fails half-way floods the terminal from its worker threads."""
+    """Describe the first damaged file of a step; None if all files agree with their sums.
+
+    This happens before Orbax opens the files, because a read that fails half-way floods the
+    terminal from Orbax's worker threads.
+    """
     try:
         wanted: dict[str, list[int | None]] = json.loads((path / SUMS).read_text())
-        found = _sums(path, contents=any(crc is not None for _, crc in wanted.values()))
+        actual = _sums(path, contents=any(crc is not None for _, crc in wanted.values()))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         return f"{SUMS} is missing or unreadable: {_first_line(error)}"
     for name, (size, crc) in wanted.items():
-        if name not in found:
+        if name not in actual:
             return f"{name} is missing"
-        if found[name][0] != size:
-            return f"{name} has {found[name][0]} of {size} bytes"
-        if found[name][1] != crc:
+        if actual[name][0] != size:
+            return f"{name} has {actual[name][0]} of {size} bytes"
+        if actual[name][1] != crc:
             return f"the contents of {name} have changed"
     return None
 
@@ -295,7 +336,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _quiet() -> None:
-    """Keep Orbax's own log off the terminal: what matters is raised. Other users of absl stay."""
+    """Keep Orbax's own log off the terminal; the logs of other users of absl stay."""
     logging.getLogger("absl").addFilter(_not_orbax)
 
 

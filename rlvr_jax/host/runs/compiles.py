@@ -1,4 +1,4 @@
-"""What XLA compiles: counted, from JAX's own events, and kept on disk for the next process."""
+"""Counts of XLA compilations, and the on-disk cache of compiled programs."""
 
 import os
 from pathlib import Path
@@ -9,9 +9,10 @@ EVENT = "/jax/core/compile/backend_compile_duration"
 
 
 class Compiles:
-    """Compilations since this object was made, by name of the jitted function.
+    """A `Compiles` object counts the compilations since it was made, by jitted function.
 
-    A program that comes from the disk is counted too: one compile per step function is a promise.
+    It listens to JAX's monitoring events. A program from the on-disk cache counts as a compilation
+    too, because the count has to show that each step function has one program.
     """
 
     def __init__(self) -> None:
@@ -20,7 +21,7 @@ class Compiles:
         jax.monitoring.register_event_duration_secs_listener(self._note)
 
     def count(self, function: str) -> int:
-        """How often a function of this name has been compiled."""
+        """Return how often a jitted function of this name has been compiled."""
         return self._names.count(f"jit({function})")
 
     def _note(self, event: str, duration_secs: float, **details: str | int) -> None:
@@ -29,10 +30,11 @@ class Compiles:
             self._names.append(str(details.get("fun_name")))
 
 
-def keep() -> None:
-    """Keep compiled programs in the user's cache folder, unless JAX has been told where or not to.
+def enable_disk_cache() -> None:
+    """Keep compiled programs in the user's cache folder, unless JAX is configured otherwise.
 
-    JAX_COMPILATION_CACHE_DIR names another folder, JAX_ENABLE_COMPILATION_CACHE=false keeps none.
+    JAX_COMPILATION_CACHE_DIR names another folder; JAX_ENABLE_COMPILATION_CACHE=false turns the
+    cache off.
     """
     if not jax.config.values["jax_compilation_cache_dir"]:
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

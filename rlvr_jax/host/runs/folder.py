@@ -1,4 +1,4 @@
-"""The run folder: which config it belongs to, which stages are finished, and where things lie.
+"""The run folder: the config it belongs to, its finished stages, and the places of its files.
 
 runs/NAME/config.resolved.yaml  metrics.jsonl  samples/  eval/  checkpoints/  stages/
           data/  tensorboard/  report.html  verdicts/  judge/  collected/
@@ -17,11 +17,11 @@ from rlvr_jax.host.runs import log, settings
 
 
 class RunError(RuntimeError):
-    """Something about the run that the user can mend; the message says how."""
+    """The run cannot go on for a reason that the user can correct; the message says how."""
 
 
 class Interrupted(Exception):
-    """SIGTERM or Ctrl-C arrived and the state is saved."""
+    """The process was stopped by SIGTERM or Ctrl-C after it saved its state."""
 
     def __init__(self, signum: int):
         super().__init__(f"stopped by {signal.Signals(signum).name}")
@@ -29,56 +29,76 @@ class Interrupted(Exception):
 
 
 def tokenizer_path(cfg: Config, folder: Path) -> str | Path:
-    """The config's tokenizer, else the pretrained model's, else what a stage left in `folder`."""
+    """Return the path of the run's tokenizer.
+
+    This is the config's tokenizer, or else the path of the pretrained model, or else the file that
+    the tokenizer stage writes to the run folder. The word `byte` names a tokenizer without a file.
+
+    Raises:
+      WeightsError: the pretrained model is not there.
+    """
     if cfg.tokenizer and not cfg.tokenizer.startswith(weights.PACKAGE):
         return cfg.tokenizer
     named = cfg.tokenizer or cfg.model.weights
-    return weights.find(named) if named else folder / "tokenizer.model"
+    return weights.find_model(named) if named else folder / "tokenizer.model"
 
 
 class Run:
-    """One run folder, opened for a config."""
+    """A `Run` is a run folder, opened for a config.
+
+    To open the folder writes `config.resolved.yaml`. It raises RunError if the folder belongs to
+    another config and has results, holds other files, or cannot be written.
+    """
 
     def __init__(self, cfg: Config):
         self.cfg = cfg
         self.folder = Path(cfg.runs) / cfg.name
         self._claim()
         self.metrics = log.Metrics(self.folder)
-        self.metrics_start = 0  # where the lines of the stage in hand begin
+        self.metrics_start = 0  # byte at which the metrics of the current stage begin
         self._signal: int | None = None
 
     @property
     def config_file(self) -> Path:
+        """Return the file of the resolved config."""
         return self.folder / "config.resolved.yaml"
 
     @property
     def tokenizer_file(self) -> Path:
-        """What a tokenizer stage writes."""
+        """Return the file that a tokenizer stage writes."""
         return self.folder / "tokenizer.model"
 
     @property
     def data(self) -> Path:
+        """Return the folder of the problem set."""
         return self.folder / "data"
 
     def checkpoints(self, stage: str) -> Path:
+        """Return the folder of a stage's checkpoints."""
         return self.folder / "checkpoints" / stage
 
     def verdicts(self, stage: str) -> Path:
+        """Return the file of the verdicts of a label stage."""
         return self.folder / "verdicts" / f"{stage}.jsonl"
 
     def replies(self, stage: str) -> Path:
-        """What an endpoint said to a label stage."""
+        """Return the file of an endpoint's replies to a label stage."""
         return self.folder / "judge" / f"{stage}.jsonl"
 
     def collected(self, stage: str) -> Path:
-        """Answers of an rl stage that a label stage is to judge."""
+        """Return the file of the answers that an rl stage collects for a label stage."""
         return self.folder / "collected" / f"{stage}.jsonl"
 
     def evaluation(self, name: str) -> Path:
+        """Return the file of an evaluation's results."""
         return self.folder / "eval" / f"{name}.json"
 
     def finished(self, stage: str) -> dict[str, Any] | None:
-        """What a finished stage left in its marker; None while it is not finished."""
+        """Load the result of a finished stage from its marker file; None if it is not finished.
+
+        Raises:
+          RunError: the marker file is damaged.
+        """
         path = self.folder / "stages" / f"{stage}.json"
         try:
             marker = json.loads(path.read_text(encoding="utf-8"))
@@ -93,12 +113,16 @@ class Run:
         return marker
 
     def finish(self, stage: str, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Mark a stage as done; written last, so that a marker means everything is there."""
+        """Mark a stage as finished and return its marker.
+
+        Call it after all other files of the stage are written.
+        """
         marker = {"metrics_bytes": self.metrics.offset, **result}
         log.write_json(self.folder / "stages" / f"{stage}.json", marker)
         return marker
 
     def write_samples(self, stage: str, step: int, rows: list[dict[str, Any]]) -> None:
+        """Write the sampled rollouts of one step, atomically."""
         path = self.folder / "samples" / f"{stage}_step_{step:06d}.jsonl"
         path.parent.mkdir(exist_ok=True)
         part = path.with_name(path.name + ".part")
@@ -107,7 +131,7 @@ class Run:
         part.replace(path)
 
     def catch_signals(self) -> None:
-        """From here on SIGTERM and Ctrl-C ask for a checkpoint; a second one ends at once."""
+        """Turn SIGTERM and Ctrl-C into requests to stop; a second signal exits at once."""
 
         def note(signum, _):
             if self._signal is not None:
@@ -119,7 +143,7 @@ class Run:
         signal.signal(signal.SIGINT, note)
 
     def check_signal(self) -> int | None:
-        """The signal that asks this run to stop, if one came."""
+        """Return the signal that asked this run to stop, or None."""
         return self._signal
 
     def _claim(self) -> None:
@@ -137,7 +161,7 @@ class Run:
                         f"folder with name=..., or remove {self.folder} to start over"
                     )
                 self._clear()
-            elif any(path != part for path in self.folder.iterdir()):  # a part: killed right here
+            elif any(path != part for path in self.folder.iterdir()):  # a kill can leave `part`
                 raise RunError(
                     f"{self.folder} is not empty and holds no config.resolved.yaml; "
                     "choose another name=... or empty it"
@@ -148,21 +172,21 @@ class Run:
             raise RunError(f"cannot use run folder {self.folder}: {error.strerror}") from None
 
     def _begun(self) -> bool:
-        """Whether something was trained, judged or measured that another config would spoil."""
+        """Return whether the folder has checkpoints, verdicts or evaluations."""
         signs = ("checkpoints/*/step_*", "verdicts/*.jsonl", "eval/*.json")
         return any(next(self.folder.glob(sign), None) for sign in signs)
 
     def _clear(self) -> None:
-        """What a config that was refused after it was read has left: problems and a tokenizer."""
+        """Delete the problems, stage markers and tokenizer of another config."""
         for folder in (self.data, self.folder / "stages"):
             shutil.rmtree(folder, ignore_errors=True)
         self.tokenizer_file.unlink(missing_ok=True)
 
     def _changed(self, resolved: str) -> str | None:
-        """In what the config of this folder differs from `resolved`."""
+        """Describe how the folder's config differs from `resolved`; None if it does not."""
         try:
             return settings.difference(self.config_file.read_text(encoding="utf-8"), resolved)
-        except ValueError:  # bytes that are no text, or no YAML
+        except ValueError:  # not UTF-8, or not YAML
             raise RunError(
                 f"{self.config_file} is damaged; put it back, or remove {self.folder} to start over"
             ) from None

@@ -1,8 +1,8 @@
-"""What a run tells: metrics.jsonl, TensorBoard events, a progress bar and sample tables.
+"""Metrics of a run (metrics.jsonl, TensorBoard) and its output on the terminal.
 
-metrics.jsonl is the record: a line a step, cut back on resume to where the checkpoint was taken,
-so that an interrupted run leaves the same lines as an uninterrupted one (keys under `time/` and
-`perf/` aside, which are measurements).
+metrics.jsonl has one line per step. On resume it is cut to its length at the checkpoint, so an
+interrupted run ends with the same lines as an uninterrupted one, except for the measured keys under
+`time/` and `perf/`.
 """
 
 import json
@@ -24,7 +24,10 @@ console = Console()
 
 
 def plain(value: Any) -> Any:
-    """numpy / jax scalars and arrays -> JSON; nine digits, a non-finite number becomes null."""
+    """Convert numpy and jax scalars and arrays, inside any containers, to JSON values.
+
+    Floats are rounded to nine significant digits; a number that is not finite becomes None.
+    """
     if isinstance(value, Mapping):
         return {k: plain(v) for k, v in value.items()}
     value = np.asarray(value).tolist() if hasattr(value, "dtype") else value
@@ -36,7 +39,7 @@ def plain(value: Any) -> Any:
 
 
 def write_json(path: Path, tree: Any) -> None:
-    """Atomic: a reader sees the old file or the new one."""
+    """Write a JSON file atomically: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(plain(tree), indent=1) + "\n", encoding="utf-8")
@@ -44,7 +47,7 @@ def write_json(path: Path, tree: Any) -> None:
 
 
 class Metrics:
-    """Appends to metrics.jsonl and TensorBoard."""
+    """A `Metrics` object appends metrics to metrics.jsonl and to TensorBoard event files."""
 
     def __init__(self, run: Path):
         self._path = run / "metrics.jsonl"
@@ -54,11 +57,15 @@ class Metrics:
 
     @property
     def offset(self) -> int:
-        """Bytes written so far; goes into checkpoints."""
+        """Return the length of metrics.jsonl in bytes, which checkpoints record."""
         return self._file.tell()
 
     def rewind(self, offset: int) -> None:
-        """Forget what was written after `offset` (it will be computed again)."""
+        """Cut metrics.jsonl to `offset` bytes; the stage computes the later steps again.
+
+        Raises:
+          ValueError: the file is shorter than `offset`.
+        """
         size = self._path.stat().st_size
         if size < offset:  # truncate would fill the gap with NUL bytes
             raise ValueError(
@@ -71,10 +78,11 @@ class Metrics:
         self._file.seek(offset)
 
     def sync(self) -> None:
-        """To the disk, so that a checkpoint never knows more lines than there are."""
+        """Force the lines to disk, so that no checkpoint records more bytes than the file has."""
         os.fsync(self._file.fileno())
 
     def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
+        """Append the metrics of one step; TensorBoard gets those that are numbers."""
         row = {"stage": stage, "step": step} | plain(values)
         self._file.write(json.dumps(row).encode() + b"\n")
         self._file.flush()
@@ -86,23 +94,24 @@ class Metrics:
             if isinstance(value, int | float) and name != "step":
                 self._events[stage].add_scalar(name, value, step)
 
-    def rows(self, stage: str) -> list[dict[str, Any]]:
-        """What was written for a stage so far."""
+    def load_rows(self, stage: str) -> list[dict[str, Any]]:
+        """Load the lines of a stage from metrics.jsonl."""
         rows = map(json.loads, self._path.read_text(encoding="utf-8").splitlines())
         return [row for row in rows if row["stage"] == stage]
 
     def median(self, stage: str, name: str) -> float:
-        """Median of one metric over the lines of a stage."""
-        return float(np.median([row[name] for row in self.rows(stage)]))
+        """Compute the median of one metric over the lines of a stage."""
+        return float(np.median([row[name] for row in self.load_rows(stage)]))
 
     def close(self) -> None:
+        """Close all files."""
         self._file.close()
         for writer in self._events.values():
             writer.close()
 
 
 class Bar:
-    """A progress bar on a terminal, and a line every ten seconds elsewhere."""
+    """A `Bar` shows progress: a bar on a terminal, or else one line every ten seconds."""
 
     def __init__(self, stage: str, steps: int, start: int):
         self._stage, self._steps, self._last = stage, steps, time.monotonic()
@@ -119,6 +128,7 @@ class Bar:
         self._progress.start()
 
     def step(self, step: int, values: Mapping[str, Any]) -> None:
+        """Show that `step` is done, with the given metrics."""
         line = "  ".join(f"{name} {_short(value)}" for name, value in values.items())
         self._progress.update(self._task, completed=step, line=line)
         if not console.is_terminal and (time.monotonic() - self._last > 10 or step == self._steps):
@@ -126,11 +136,12 @@ class Bar:
             console.print(f"{self._stage} {step}/{self._steps}  {line}", markup=False, emoji=False)
 
     def close(self) -> None:
+        """Remove the bar from the terminal."""
         self._progress.stop()
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A small table on the terminal; cells from a model are text, never markup."""
+    """Print a small table on the terminal; cells are plain text, never markup."""
     view = Table(title=title, title_justify="left", header_style="bold")
     for i, name in enumerate(head):
         view.add_column(name, justify="left" if i == 0 or len(head) < 4 else "right")
@@ -140,6 +151,7 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Non
 
 
 def say(text: str) -> None:
+    """Print a line of plain text on the terminal."""
     console.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 

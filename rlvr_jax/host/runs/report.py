@@ -1,8 +1,8 @@
-"""A run folder becomes one self-contained `report.html` that opens without a network.
+"""The report of a run: one self-contained HTML page that opens without a network.
 
-Everything in a run folder is untrusted: models write the responses, data sets the questions. The
-text travels as JSON inside a data block in which `<` never occurs, the page builds its nodes with
-`textContent` alone, and a content security policy allows the page's own script and nothing else.
+The page treats everything in a run folder as untrusted, because models write the responses and
+data sets the questions. Text goes into the page as JSON in a data block without any `<`, the script
+sets text by `textContent` only, and a content security policy allows no script but the page's own.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ MAX_SAMPLE_FILES = 20
 MAX_ROLLOUTS = 200  # rollouts of one step
 MAX_TEXT = 8000  # characters of one field
 MAX_PIECES = 2048  # tokens of one rollout
-MAX_BYTES = 24_000_000  # of all embedded data: a page of this size still opens on a laptop
+MAX_BYTES = 24_000_000  # size of the data block: a page of this size still opens on a laptop
 
 METRIC_NOTES: dict[str, str] = {
     "loss": "Falls fast, then flattens; a rise means the learning rate is too high.",
     "accuracy": "Rises towards 1; held-out accuracy in the evaluations is the one that counts.",
-    "eval/accuracy": "Judged by the oracle, not by the reward: it should rise with the reward.",
+    "eval/accuracy": "Graded by the oracle, not by the reward: it should rise with the reward.",
     "eval/greedy": "Rises with the sampled accuracy and stays a little above it.",
     "eval/exact_match": "The strictest reading; a widening gap to accuracy is drift in format.",
     "eval/verifier_accuracy": "Stays flat: a fall while the reward rises is reward hacking.",
-    "eval/false_positive": "Below 5 %: paid wrong answers are what a policy learns to find.",
-    "eval/false_negative": "Below 10 %: costs signal, though it cannot be exploited.",
+    "eval/false_positive": "Below 5 %: a policy learns to find wrong answers that are accepted.",
+    "eval/false_negative": "Below 10 %: rejected right answers cost learning signal, not safety.",
     "reward/mean": "Rises and flattens; compare it with eval/accuracy, the gap is the hacked part.",
     "reward/raw_mean": "The reward before normalisation and shaping; follows reward/mean.",
     "reward/std": "Above 0: with no spread there is nothing to learn from.",
@@ -49,7 +49,7 @@ METRIC_NOTES: dict[str, str] = {
     "policy/grad_norm": "Steady and mostly below the clipping threshold, with rare single spikes.",
     "policy/lr": "Follows the schedule: warm-up, then flat or falling.",
     "policy/entropy": "Falls slowly; a plunge towards 0 is collapse, a climb is noise winning.",
-    "policy/kl": "Grows slowly from 0 and levels off; far above 1 the reference is left behind.",
+    "policy/kl": "Grows slowly from 0 and levels off; far above 1 it has left the reference.",
     "policy/approx_kl": "Below 0.02 between two updates; 0 when every batch is used once.",
     "policy/clip_frac": "Below 20 %; 0 when every batch is used once.",
     "completion/length_mean": "Drifts slowly; racing up or down is length being rewarded.",
@@ -63,10 +63,10 @@ METRIC_NOTES: dict[str, str] = {
     "verifier/ambiguous_frac": "Below 5 %: verdicts whose mass was too low and count as 0.",
     "verifier/blocked_frac": "Below 2 %: answers refused because they attack the verifier.",
     "verifier/timeout_frac": "0; a timeout scores 0, so a slow checker punishes right answers.",
-    "advantage/correlation": "Above 0: token rewards say what the outcomes say, only earlier.",
+    "advantage/correlation": "Above 0: token rewards agree with the outcome rewards.",
     "advantage/process_std": "Below the outcome's: token rewards never stand alone.",
-    "prm/loss": "Falls and then hovers: the process model keeps up with the policy.",
-    "prm/acc": "Above 60 %: token rewards rank right responses over wrong ones.",
+    "prm/loss": "Falls and then hovers: the PRM keeps up with the policy.",
+    "prm/acc": "Above 60 %: the PRM ranks right responses above wrong ones.",
     "prm/reward_mean": "Near 0 and bounded; a steady drift means beta is too large.",
     "value/loss": "Falls and then hovers: the squared error of the value head per token, halved.",
     "value/explained": "Rises from 0 towards 1; below 0 the values are worse than none.",
@@ -77,10 +77,10 @@ METRIC_NOTES: dict[str, str] = {
     "reward/histogram": "Mass moves upwards and out of the middle; all of it in the top bin is "
     "either a solved task or a fooled verifier.",
 }
-"""One sentence a metric: what a healthy run looks like."""
+"""For each metric, one sentence on its course in a healthy run."""
 
-# Limits (low, high) of the same sentences; the page marks a metric whose latest values leave them.
-# The mismatch limit is bfloat16's, since the page cannot know the precision of a run.
+# The limits (low, high) in those sentences; the page marks a metric that was outside at last.
+# The mismatch limit is that of bfloat16, because the page does not know the precision of a run.
 HEALTHY: dict[str, tuple[float | None, float | None]] = {
     "eval/false_positive": (None, 0.05),
     "eval/false_negative": (None, 0.10),
@@ -103,10 +103,11 @@ Json = dict[str, Any]
 _SECRET = re.compile(r"(?im)^([^:#\n]*(?:api_?key|secret|password|auth_?token)[^:\n]*:[ \t]*)\S.*$")
 
 
-def write(run: Path) -> Path:
+def write_report(run: Path) -> Path:
     """Write `report.html` into the run folder and return its path.
 
-    Raises FileNotFoundError when `run` is not a folder or holds nothing a run would write.
+    Raises:
+      FileNotFoundError: `run` is not a folder, or has no config, metrics and evaluations.
     """
     run = Path(run)
     if not run.is_dir():
@@ -115,48 +116,48 @@ def write(run: Path) -> Path:
         raise FileNotFoundError(f"{run} is not a run folder: no config, metrics or evaluations")
     name = run.resolve().name
     metrics = run / "metrics.jsonl"
-    stages, damaged = read_metrics(metrics)
+    stages, damaged = load_metrics(metrics)
     data: Json = {
         "name": name,
         "written": _written(metrics if metrics.exists() else run),
-        "config": read_config(run / "config.resolved.yaml"),
+        "config": load_config(run / "config.resolved.yaml"),
         "damaged": damaged,
         "stages": stages,
-        "evals": read_evals(run / "eval"),
-        "samples": read_samples(run / "samples"),
+        "evals": load_evals(run / "eval"),
+        "samples": load_samples(run / "samples"),
         "notes": METRIC_NOTES,
         "healthy": HEALTHY,
     }
     rollouts = MAX_ROLLOUTS
     while len(block := embed(data)) > MAX_BYTES and rollouts > 1:
-        rollouts //= 2  # long responses with a value for each token can outgrow any page
+        rollouts //= 2  # long responses with a value for each token can exceed any page size
         data["samples"] = [f | {"rows": f["rows"][:rollouts]} for f in data["samples"]]
     target = run / "report.html"
     draft = target.with_suffix(".html.tmp")
     draft.write_text(render(name, block), encoding="utf-8", newline="\n")
-    draft.replace(target)  # a reader never sees half a page
+    draft.replace(target)  # so that a browser never opens an incomplete page
     return target
 
 
 def render(name: str, block: str) -> str:
-    """Fill the page template with an escaped title, the data block and the script's hash."""
+    """Return the HTML page: the template with a title, a data block and the script's hash."""
     page = resources.files("rlvr_jax.host.runs").joinpath("report_page.html").read_text("utf-8")
     script = page.split("<script>", 1)[1].split("</script>", 1)[0]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     title = html.escape(name).encode("utf-8", "replace").decode()
     fill = {"TITLE": title, "HASH": f"sha256-{digest}", "DATA": block}
-    # One pass, so that a placeholder inside the run's own text stays text.
+    # One pass, so that a placeholder inside the text of the run stays text.
     return re.sub("%%(TITLE|HASH|DATA)%%", lambda match: fill[match[1]], page)
 
 
 def embed(data: Json) -> str:
-    """JSON for a data block: ASCII, and no character that HTML could read as markup."""
+    """Encode data as JSON that is ASCII and has no character of HTML markup."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def read_metrics(path: Path) -> tuple[list[Json], int]:
-    """The stages of a `metrics.jsonl`, in order of appearance, and the count of damaged lines."""
+def load_metrics(path: Path) -> tuple[list[Json], int]:
+    """Load a metrics.jsonl: its stages in order of appearance, and the number of damaged lines."""
     stages: dict[str, dict[float, Json]] = {}
     damaged = 0
     for row in _rows(path):
@@ -165,13 +166,13 @@ def read_metrics(path: Path) -> tuple[list[Json], int]:
             continue
         steps = stages.setdefault(_text(row.get("stage") or "run"), {})
         step = _number(row.get("step"))
-        # A resumed run may repeat steps after its checkpoint: the later line is the true one.
+        # A resumed run may repeat the steps after its checkpoint; the later line counts.
         steps[len(steps) if step is None else step] = row
     return [_stage(name, steps) for name, steps in stages.items()], damaged
 
 
 def _stage(name: str, steps: dict[float, Json]) -> Json:
-    """Columns of one stage: curves of every numeric key, and histograms."""
+    """Return the curve of every numeric metric of a stage, and its histograms."""
     order = sorted(steps)
     kept = spread(len(order), MAX_POINTS)
     keys = dict.fromkeys(key for step in order for key in steps[step])
@@ -191,8 +192,8 @@ def _stage(name: str, steps: dict[float, Json]) -> Json:
         column = [_number(v) for v in values]
         if any(v is not None for v in column):
             series[key] = [column[i] for i in kept]
-        if lost := sum(key in steps[step] and _lost(steps[step][key]) for step in order):
-            nonfinite[key] = lost
+        if count := sum(key in steps[step] and _nonfinite(steps[step][key]) for step in order):
+            nonfinite[key] = count
     return {
         "name": name,
         "lines": len(order),
@@ -203,8 +204,8 @@ def _stage(name: str, steps: dict[float, Json]) -> Json:
     }
 
 
-def read_evals(folder: Path) -> list[Json]:
-    """Evaluations by step; at the same step, "before" comes first and "after" last."""
+def load_evals(folder: Path) -> list[Json]:
+    """Load the evaluations by step; at the same step, "before" comes first and "after" last."""
     evals: list[Json] = []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -229,8 +230,8 @@ def read_evals(folder: Path) -> list[Json]:
     return sorted(evals, key=place)
 
 
-def read_samples(folder: Path) -> list[Json]:
-    """Rollouts of a spread of sample files, in order of their steps."""
+def load_samples(folder: Path) -> list[Json]:
+    """Load rollouts of at most MAX_SAMPLE_FILES evenly spaced sample files, in order of steps."""
 
     def place(path: Path) -> tuple[str, int]:
         match = re.fullmatch(r"(.*?)(\d+)", path.stem)
@@ -255,7 +256,7 @@ def read_samples(folder: Path) -> list[Json]:
 
 
 def _rollout(row: Json) -> Json:
-    """One rollout, cut to the caps, with numbers that JSON can carry."""
+    """Return one rollout, cut to the maximum sizes, with finite numbers only."""
     out: Json = {key: _text(row.get(key))[:MAX_TEXT] for key in ("domain", "question", "reference")}
     out |= {key: _number(row.get(key)) for key in ("reward", "advantage", "oracle")}
     out["truncated"] = row.get("truncated") is True
@@ -265,29 +266,32 @@ def _rollout(row: Json) -> Json:
         out["pieces"] = [_text(piece)[:MAX_TEXT] for piece in pieces[:MAX_PIECES]]
         out["values"] = [_number(value, 3) for value in values[: len(out["pieces"])]]
         out["cut"] = len(pieces) > MAX_PIECES
-        # The page joins the pieces; the text travels only where they spell something else.
+        # The page joins the pieces; it needs the response only if they give another text.
         response = "" if "".join(map(_text, pieces)) == response else response
     out["response"] = response[:MAX_TEXT]
     out["cut"] = out.get("cut", False) or len(response) > MAX_TEXT
     return {k: v for k, v in out.items() if v is not None and v is not False and v != ""}
 
 
-def read_config(path: Path) -> str | None:
-    """The resolved config as text; values of keys that look like secrets are blanked."""
+def load_config(path: Path) -> str | None:
+    """Load the resolved config as text, without the values of keys that look like secrets."""
     if not path.is_file():
         return None
     return _SECRET.sub(r"\1(hidden)", path.read_text(encoding="utf-8", errors="replace"))
 
 
 def spread(count: int, limit: int) -> list[int]:
-    """At most `limit` of `count` indices, evenly spaced, the first and the last among them."""
+    """Return at most `limit` evenly spaced indices below `count`, with the first and the last."""
     if count <= limit:
         return list(range(count))
     return [round(i * (count - 1) / (limit - 1)) for i in range(limit)]
 
 
 def _rows(path: Path) -> Iterator[Json | None]:
-    """Objects of a JSONL file; None for a damaged line, except a last one still being written."""
+    """Iterate over the objects of a JSONL file; a damaged line gives None.
+
+    The last line gives nothing if it is damaged, because the run may still be writing it.
+    """
     if not path.is_file():
         return
     lines = path.read_bytes().split(b"\n")
@@ -305,7 +309,7 @@ def _rows(path: Path) -> Iterator[Json | None]:
 
 
 def _number(value: object, digits: int = 6) -> float | int | None:
-    """A finite number with `digits` significant digits, or None."""
+    """Return a number rounded to `digits` significant digits; None if it is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -317,29 +321,29 @@ def _number(value: object, digits: int = 6) -> float | int | None:
     return int(number) if number.is_integer() and abs(number) < 1e15 else number
 
 
-def _lost(value: object) -> bool:
-    """Whether a metric is a number that is not finite; the log writes those as null."""
+def _nonfinite(value: object) -> bool:
+    """Return whether a metric is not finite; the log writes such a number as null."""
     return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
 def _text(value: object) -> str:
-    """Any value as text; chat messages and other structures as JSON."""
+    """Return any value as text; chat messages and other structures become JSON."""
     if isinstance(value, str):
         return value
     return "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _written(path: Path) -> str:
-    """When a file last changed, in UTC, to the minute."""
+    """Return the time of a file's last change, in UTC, to the minute."""
     return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command line: 0 with the page's path printed, 2 with one sentence when there is no run."""
+    """Write the report of the run folder in `argv`; return the exit code, 2 if there is no run."""
     parser = argparse.ArgumentParser(prog="python -m rlvr_jax.report", description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="the folder of a run")
     try:
-        print(write(parser.parse_args(argv).run))
+        print(write_report(parser.parse_args(argv).run))
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

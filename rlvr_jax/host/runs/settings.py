@@ -70,7 +70,7 @@ def _fill_sizes(tree: dict[str, Any], part: str) -> None:
         return
     if not said["weights"]:
         return
-    sizes = weights.architecture(weights.find(said["weights"]))
+    sizes = weights.load_architecture(weights.find_model(said["weights"]))
     free = {"weights", "compute", "unroll", "remat", "part_tokens", "slots", "kernels"}
     for item in dataclasses.fields(ModelConfig):
         key, size = item.name, sizes.get(item.name, item.default)

@@ -1,4 +1,4 @@
-"""Records on their way into a stage: a shuffled stream, and before it what came back."""
+"""The stream of records into a stage, with a queue for records that a step gave back."""
 
 from typing import Any
 
@@ -6,7 +6,11 @@ from rlvr_jax.host.problems.dataset import Record
 
 
 class Stream:
-    """Batches of a stream, one record after the other; what is given back comes first again."""
+    """A `Stream` hands out the records of a batch iterator one after the other.
+
+    Records that the caller gives back wait in a queue and come first the next time. `len` is the
+    length of that queue.
+    """
 
     def __init__(self, stream: Any):
         self._stream, self._waiting = stream, list[Record]()
@@ -15,21 +19,21 @@ class Stream:
         return len(self._waiting)
 
     def take(self, count: int) -> list[Record]:
-        """The next records: those that wait, then as many batches of the stream as it needs."""
+        """Return the next `count` records: first the waiting ones, then those of new batches."""
         while len(self._waiting) < count:
             self._waiting += next(self._stream)
-        taken, self._waiting = self._waiting[:count], self._waiting[count:]
-        return taken
+        records, self._waiting = self._waiting[:count], self._waiting[count:]
+        return records
 
     def give_back(self, records: list[Record]) -> None:
-        """Put records before all others, in their order."""
+        """Put records back at the front of the queue, in their order."""
         self._waiting = [*records, *self._waiting]
 
     def get_state(self) -> dict[str, Any]:
-        """Position of the stream and the records that wait; JSON."""
+        """Return the position of the iterator and the waiting records, as JSON values."""
         return {"data": self._stream.get_state(), "queue": list(self._waiting)}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on where `get_state` was asked; in older checkpoints nothing waited."""
+        """Continue from a state of `get_state`; older checkpoints have no waiting records."""
         self._stream.set_state(state["data"])
         self._waiting = list(state.get("queue", []))

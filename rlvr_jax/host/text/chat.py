@@ -1,8 +1,9 @@
-"""Chat templates: a conversation as the text that a model was trained to read.
+"""Chat templates, which turn a conversation into the text that a model was trained on.
 
-Templates are programs from strangers, and run in jinja2's sandbox: no attribute that begins with an
-underscore, no change to what they are given, no range longer than 100,000.  What they can see is
-what transformers shows them: messages, tokens by name, `raise_exception`, `strftime_now`, `tojson`.
+A template is a program from an untrusted source, so it runs in jinja2's sandbox: it cannot use
+attributes that begin with an underscore, cannot change its arguments, and cannot make a range
+longer than 100,000.  It sees what transformers gives to templates: messages, tokens by name,
+`raise_exception`, `strftime_now` and `tojson`.
 """
 
 import datetime
@@ -17,11 +18,11 @@ Message = dict[str, Any]
 
 
 class TokenizerError(ValueError):
-    """A tokenizer, or its chat template, that cannot be trained, read, or used with this config."""
+    """A tokenizer or chat template cannot be trained, read, or used with the config."""
 
 
 class _Generation(ext.Extension):
-    """`{% generation %}`, which marks what the assistant says, changes no text."""
+    """The tag `{% generation %}`, which marks the text of the assistant and changes nothing."""
 
     tags = {"generation"}
 
@@ -31,10 +32,14 @@ class _Generation(ext.Extension):
         return nodes.Scope(body, lineno=line)
 
 
-def compiled(source: str, where: str) -> Callable[..., str]:
-    """A template -> `render(messages, **variables)`.  `where` is its file, for messages.
+def compile_template(source: str, where: str) -> Callable[..., str]:
+    """Compile a chat template to a function `render(messages, **variables)`.
 
-    Raises TokenizerError if the template is not valid, and on rendering whatever it refuses.
+    `where` is the file of the template, for error messages.
+
+    Raises:
+      TokenizerError: the template is not valid.  The function raises it if the template refuses the
+        messages.
     """
     try:
         template = _environment().from_string(source)
@@ -64,7 +69,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _to_json(value: Any, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
-    """Unlike jinja2's own, this one is for models and escapes nothing for HTML."""
+    """Write JSON for a model: jinja2's own filter escapes characters for HTML."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
@@ -75,7 +80,7 @@ def _raise(message: str) -> None:
 
 
 def _line(error: BaseException) -> int | None:
-    """The line of the template that raised: the last of its frames in the traceback."""
+    """Return the line of the template that raised, from its last frame in the traceback."""
     line, trace = None, error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "<template>":

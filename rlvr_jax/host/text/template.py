@@ -1,7 +1,8 @@
-"""The text around questions, answers and verdicts, and its way into fixed token columns.
+"""Prompts of the policy and the verifier, and their encoding as fixed token columns.
 
-The verifier is shown question, reference and the final answer, and is asked for one token, `1` or
-`0` (arXiv 2503.23829, appendix A, in short words: the tokenizer of a small model pays for each).
+The verifier reads the question, the reference and the final answer, and predicts one token, `1` or
+`0` (arXiv 2503.23829, appendix A).  Its prompt is short, because the tokenizer of a small model
+needs several tokens for a long word.
 """
 
 import json
@@ -16,10 +17,11 @@ from rlvr_jax.host.text.tokenizer import Tokenizer
 from rlvr_jax.structs import Prompts, Rollout, Spelling, Verdict
 
 Record = dict[str, str]
-HOLE = "\ufdd0"  # a character that no text may hold: where the answer goes
-TAIL = "\nCorrect:"  # after the answer; the next token is the verdict
-# The same for a model that was trained to chat.  Shown examples, a small one keeps to the two words
-# and sees that what says nothing is wrong.  Not every chat template takes a system message.
+HOLE = "\ufdd0"  # marks the place of the answer; problems with this character are refused
+TAIL = "\nCorrect:"  # follows the answer; the next token is the verdict
+# The prompt for a model with a chat template.  From the examples, a small model learns to keep to
+# the two words and to reject an answer without content.  The rule is in the first user message,
+# because not every chat template accepts a system message.
 RULE = "Reply with {accept} if the answer agrees with the reference, else with {reject}."
 CHECK = "Reference: {reference}\nAnswer: {answer}"
 EXAMPLES = (
@@ -32,23 +34,27 @@ EXAMPLES = (
 )
 
 
-def ask(record: Record, tok: Tokenizer, cfg: DataConfig) -> list[int]:
-    """The prompt: the record's messages through the chat template, or its question and a line."""
+def encode_prompt(record: Record, tok: Tokenizer, cfg: DataConfig) -> list[int]:
+    """Return the ids of the policy's prompt for a record.
+
+    With `cfg.chat`, the record's messages go through the chat template; without it, the prompt is
+    the question and a new line.
+    """
     if not cfg.chat:
         return tok.raw_prompt(record["question"] + "\n")
-    said = json.loads(record["messages"] or "[]")
-    said = said or [{"role": "user", "content": record["question"]}]
-    if cfg.system and said[0]["role"] != "system":
-        said = [{"role": "system", "content": cfg.system}, *said]
-    return tok.chat(said, **cfg.chat_variables)
+    messages = json.loads(record["messages"] or "[]")
+    messages = messages or [{"role": "user", "content": record["question"]}]
+    if cfg.system and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": cfg.system}, *messages]
+    return tok.chat(messages, **cfg.chat_variables)
 
 
 class Template(NamedTuple):
-    """One way to ask for a verdict."""
+    """A `Template` is one wording of the verifier's prompt."""
 
-    rule: str  # for a model that chats, before the examples
-    head: str  # for one that does not, before what it is shown
-    tail: str  # and after the answer
+    rule: str  # with a chat template: the instruction before the examples
+    head: str  # without one: the text before question, reference and answer
+    tail: str  # without one: the text after the answer
 
 
 TEMPLATES = {
@@ -74,46 +80,56 @@ TEMPLATES = {
 }
 
 
-def check(
+def encode_verifier_prompt(
     record: Record, tok: Tokenizer, cfg: DataConfig, name: str = ""
 ) -> tuple[list[int], list[int]]:
-    """The verifier's context up to where the answer's tokens go, and what comes after them.
+    """Return the ids of the verifier's prompt before and after the place of the answer.
 
-    Of the template `name`, else of the first of the config.
+    `name` is a key of TEMPLATES; by default it is the first template of the config.
     """
-    way = TEMPLATES[name or cfg.check_templates[0]]
+    template = TEMPLATES[name or cfg.check_templates[0]]
     accept, reject = cfg.verdict_words
-    asked = record["question"] + "\n" if cfg.check_question else ""
+    question = record["question"] + "\n" if cfg.check_question else ""
     if not cfg.chat:
-        head = f"{way.head}{asked}Reference: {record['reference']}\nAnswer: "
-        return tok.raw_prompt(head), tok.encode(way.tail)
-    rule = way.rule.format(accept=accept, reject=reject)
+        head = f"{template.head}{question}Reference: {record['reference']}\nAnswer: "
+        return tok.raw_prompt(head), tok.encode(template.tail)
+    rule = template.rule.format(accept=accept, reject=reject)
     words = {"1": accept, "0": reject}
-    said: list[dict[str, str]] = []
+    messages: list[dict[str, str]] = []
     for reference, answer, word in EXAMPLES:
-        shown = CHECK.format(reference=reference, answer=answer)
-        said.append({"role": "user", "content": shown if said else f"{rule}\n\n{shown}"})
-        said.append({"role": "assistant", "content": words[word]})
-    asked = f"Question: {asked}" if asked else ""
-    text = asked + CHECK.format(reference=record["reference"], answer=HOLE)
-    said.append({"role": "user", "content": text})
-    return tok.chat_around(said, HOLE, **cfg.chat_variables)
+        example = CHECK.format(reference=reference, answer=answer)
+        content = example if messages else f"{rule}\n\n{example}"
+        messages.append({"role": "user", "content": content})
+        messages.append({"role": "assistant", "content": words[word]})
+    question = f"Question: {question}" if question else ""
+    text = question + CHECK.format(reference=record["reference"], answer=HOLE)
+    messages.append({"role": "user", "content": text})
+    return tok.chat_around(messages, HOLE, **cfg.chat_variables)
 
 
-def contexts(record: Record, tok: Tokenizer, cfg: DataConfig) -> list[list[int]]:
-    """The verifier's context in each template of the config."""
-    return [check(record, tok, cfg, name)[0] for name in cfg.check_templates]
+def encode_verifier_contexts(record: Record, tok: Tokenizer, cfg: DataConfig) -> list[list[int]]:
+    """Return the ids before the place of the answer, for each verifier template of the config."""
+    return [encode_verifier_prompt(record, tok, cfg, name)[0] for name in cfg.check_templates]
 
 
-def written(record: Record) -> tuple[str, str]:
-    """A record with its demonstration as a model without a chat template reads it."""
-    asked = record["question"] + "\n"
-    checked = f"{asked}Reference: {record['reference']}\nAnswer: {record['demonstration']}{TAIL}"
-    return asked, checked
+def plain_texts(record: Record) -> tuple[str, str]:
+    """Return a record's prompt and verifier prompt as text, without a chat template.
+
+    The answer in the verifier prompt is the demonstration.  A tokenizer is trained on these texts.
+    """
+    prompt = record["question"] + "\n"
+    answered = f"{prompt}Reference: {record['reference']}\nAnswer: {record['demonstration']}{TAIL}"
+    return prompt, answered
 
 
 def left_pad(rows: Sequence[Sequence[int]], width: int, what: str) -> tuple[Any, Any]:
-    """int32 ids and bool mask [rows, width], text at the right end."""
+    """Pad rows of ids on the left to `width` columns.
+
+    Returns int32 ids and a bool mask, both [rows, width].
+
+    Raises:
+      ValueError: a row is longer than `width`; `what` names the rows and their config key.
+    """
     ids, mask = np.zeros((len(rows), width), np.int32), np.zeros((len(rows), width), bool)
     for i, row in enumerate(rows):
         if len(row) > width:
@@ -126,31 +142,42 @@ def left_pad(rows: Sequence[Sequence[int]], width: int, what: str) -> tuple[Any,
     return ids, mask
 
 
-def prompts(
+def build_prompts(
     records: Sequence[Record],
     tok: Tokenizer,
     cfg: DataConfig,
     judged: bool,
     judge: Tokenizer | None = None,
 ) -> Prompts:
-    """Records -> the columns of a step (numpy); no verifier context where nobody is judged.
+    """Encode records as the token columns of a step (numpy arrays).
 
-    `judge` is the verifier's tokenizer where it has one of its own.
+    With `judged`, the verifier contexts have one row per record and template; without it, they are
+    empty.  `judge` is the verifier's tokenizer if that is not the policy's.
+
+    Raises:
+      ValueError: a prompt or a context is longer than its columns.
     """
-    asked = [ask(r, tok, cfg) for r in records]
-    checked: list[list[int]] = [[] for _ in records]
+    policy = [encode_prompt(r, tok, cfg) for r in records]
+    verifier: list[list[int]] = [[] for _ in records]
     if judged:
-        checked = [ids for r in records for ids in contexts(r, judge or tok, cfg)]
+        verifier = [ids for r in records for ids in encode_verifier_contexts(r, judge or tok, cfg)]
     columns = cfg.check_columns if judged else 0
     return Prompts(
-        *left_pad(asked, cfg.prompt_columns, "prompt"), *left_pad(checked, columns, "check")
+        *left_pad(policy, cfg.prompt_columns, "prompt"), *left_pad(verifier, columns, "check")
     )
 
 
-def supervised(
+def build_supervised_rollout(
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]], columns: int, response: int, what: str
 ) -> Rollout:
-    """(prompt ids, response ids) pairs -> rows to learn from, one response to each prompt."""
+    """Turn pairs of prompt ids and response ids into a rollout for supervised learning.
+
+    `columns` and `response` are the widths of prompts and responses; `what` names the prompts in
+    errors.  The log-probs of the rollout are zeros.
+
+    Raises:
+      ValueError: a prompt or a response is longer than its columns.
+    """
     prompt_QP, mask_QP = left_pad([prompt for prompt, _ in pairs], columns, what)
     answers = [answer for _, answer in pairs]
     response_BR: Any = np.zeros((len(pairs), response), np.int32)
@@ -162,21 +189,27 @@ def supervised(
             )
         response_BR[i, : len(answer)] = answer
     length_B: Any = np.array([len(answer) for answer in answers], np.int32)
-    nothing: Any = np.zeros((len(pairs), response), np.float32)
-    whole: Any = np.zeros(len(pairs), bool)
-    return Rollout(prompt_QP, mask_QP, response_BR, length_B, whole, nothing)
+    logprob_BR: Any = np.zeros((len(pairs), response), np.float32)
+    truncated_B: Any = np.zeros(len(pairs), bool)
+    return Rollout(prompt_QP, mask_QP, response_BR, length_B, truncated_B, logprob_BR)
 
 
-NOBODY = {"question": "", "reference": "", "messages": ""}
+EMPTY_RECORD = {"question": "", "reference": "", "messages": ""}
 
 
-def verdict(tok: Tokenizer, cfg: DataConfig, vocab: int) -> Verdict:
-    """The verifier's template tails and the vocabulary tables, as device code wants them.
+def build_verdict(tok: Tokenizer, cfg: DataConfig, vocab: int) -> Verdict:
+    """Build the tables from which device code makes and reads verdicts.
 
-    Raises TokenizerError unless the words of the verdict are two different single tokens.
+    They are the ends of the verifier's templates, the tokens of the verdict words, and tables over
+    a vocabulary of `vocab` tokens.
+
+    Raises:
+      TokenizerError: the verdict words are not two different single tokens.
     """
     newline_V, blank_V, control_V = tok.tables(vocab)
-    tails = [check(NOBODY, tok, cfg, name)[1] for name in cfg.check_templates]
+    tails = [
+        encode_verifier_prompt(EMPTY_RECORD, tok, cfg, name)[1] for name in cfg.check_templates
+    ]
     tail_JC, mask_JC = left_pad(tails, max(map(len, tails)), "tail")
     accept, reject = np.array(tok.verdicts(cfg.verdict_words), np.int32)
     spelling = None

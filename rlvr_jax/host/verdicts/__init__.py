@@ -1,1 +1,9 @@
-"""Verdicts on answers: who gives them, how far they agree, and what is learned from them."""
+"""Verdicts: judgements of 1 (right) or 0 (wrong) on answers, from which a verifier is trained.
+
+    collected (answers of an rl stage) -> judge (votes of a rule or a model) -> agreement (majority)
+        -> verdict rows -> negatives (certainly wrong answers) -> training of the verifier
+
+`judge` defines what a judge is and has the judges that need no device. `agreement` computes the
+majority of votes and how well two sets of verdicts agree. `voting` chooses among several answers to
+one problem, for evaluations.
+"""

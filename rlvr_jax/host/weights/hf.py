@@ -1,4 +1,4 @@
-"""Hugging Face folders: config.json and safetensors, in one file or in shards with an index."""
+"""Hugging Face folders: config.json, and safetensors in one file or in shards with an index."""
 
 import json
 import os
@@ -19,25 +19,25 @@ from rlvr_jax.host.weights.layout import Place, Slices
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 DTYPES = ("F32", "F16", "BF16")
 WRITTEN = {"float32": ("F32", np.float32), "bfloat16": ("BF16", ml_dtypes.bfloat16)}
-MAPPED = 1 << 28  # bytes read of a mapped file before its pages are given back
+MAPPED = 1 << 28  # bytes read from a mapped file before closing it frees its pages
 AGAIN = "download the model again"
 
 
 class HfFolder:
-    """The tensors of a folder; one of its files is open at a time."""
+    """An `HfFolder` reads the tensors of a folder, with one of its files open at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._file: Path | None = None
         self._handle: Any = None
         self._mapped = 0
-        self.config = read_json(folder / "config.json")
-        self._where: dict[str, Path] = {}
+        self.config = load_json(folder / "config.json")
+        self._files: dict[str, Path] = {}
         self._kinds: dict[str, tuple[str, tuple[int, ...]]] = {}
         alone = (folder / SINGLE).exists() or not (folder / INDEX).exists()  # as transformers does
-        told = None if alone else _index(folder)
-        for file in [_single(folder)] if told is None else sorted(set(told.values())):
-            self._look(file, told)
+        index = None if alone else _load_index(folder)
+        for file in [_single_file(folder)] if index is None else sorted(set(index.values())):
+            self._scan(file, index)
 
     def __enter__(self) -> "HfFolder":
         return self
@@ -52,7 +52,7 @@ class HfFolder:
         self._mapped = 0
 
     def _open(self, file: Path) -> Any:
-        """The one open file: a second one would keep pages of the first in memory."""
+        """Open a file after closing the other one, whose pages would stay in memory."""
         if file != self._file:
             self._close()
             try:
@@ -62,83 +62,87 @@ class HfFolder:
             self._file = file
         return self._handle
 
-    def _look(self, file: Path, told: dict[str, Path] | None) -> None:
-        """Types and shapes of the tensors in a file, which are those that the index names."""
+    def _scan(self, file: Path, index: dict[str, Path] | None) -> None:
+        """Note types and shapes of a file's tensors; refuse a file that the index contradicts."""
         handle = self._open(file)
         inside = set(handle.keys())
-        named = inside if told is None else {name for name, at in told.items() if at == file}
+        named = inside if index is None else {name for name, at in index.items() if at == file}
         for name in sorted(named ^ inside):
             state = "lacks" if name in named else "holds beyond the index"
             raise WeightsError(f"{file} {state} tensor {name}: the files are mixed up; {AGAIN}")
         for name in inside:
             part = handle.get_slice(name)
             self._kinds[name] = (part.get_dtype(), tuple(part.get_shape()))
-            self._where[name] = file
+            self._files[name] = file
 
     def architecture(self) -> dict[str, Any]:
-        """The fields of ModelConfig that config.json gives."""
-        return families.read(self.config, str(self.folder / "config.json"))
+        """Return the fields of ModelConfig that config.json gives."""
+        return families.parse_config(self.config, str(self.folder / "config.json"))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each tensor."""
         return {name: shape for name, (_, shape) in self._kinds.items()}
 
-    def where(self, tensor: str) -> Path:
-        return self._where[tensor]
+    def file_of(self, tensor: str) -> Path:
+        """Return the file that contains a tensor."""
+        return self._files[tensor]
 
-    def check(self, tensor: str) -> None:
-        """Refuse a dtype that is not one of plain weights."""
+    def check_type(self, tensor: str) -> None:
+        """Refuse a tensor that is not stored as floats of 16 or 32 bits."""
         if self._kinds[tensor][0] not in DTYPES:
             raise WeightsError(
-                f"{self.where(tensor)}: tensor {tensor} is of dtype {self._kinds[tensor][0]}; take "
-                f"a model in {', '.join(DTYPES)}, not a quantised one"
+                f"{self.file_of(tensor)}: tensor {tensor} is of dtype {self._kinds[tensor][0]}; "
+                f"take a model in {', '.join(DTYPES)}, not a quantised one"
             )
 
-    def read(self, name: str, part: Slices) -> np.ndarray:
-        """A part of a tensor in float32."""
+    def load_slice(self, name: str, part: Slices) -> np.ndarray:
+        """Load a part of a tensor in float32."""
         if self._mapped > MAPPED:
             self._close()
-        x = self._open(self._where[name]).get_slice(name)[part]
+        x = self._open(self._files[name]).get_slice(name)[part]
         self._mapped += x.nbytes
         return x.astype(np.float32, copy=False)
 
     def places(self, cfg: ModelConfig) -> dict[str, Place]:
+        """Return where each parameter lies among the tensors."""
         return layout.hf_places(cfg)
 
-    def ours(self, name: str, x: np.ndarray) -> np.ndarray:
+    def to_parameter(self, name: str, x: np.ndarray) -> np.ndarray:
+        """Return `x` as it is: this format stores the values of parameters unchanged."""
         return x
 
     def describe(self, cfg: ModelConfig, dtype: str) -> dict[str, Any]:
-        """The config.json of a copy in another dtype; refused when `cfg` is another model."""
-        families.check_said(cfg, self.config)
+        """Return the config.json of a copy in another dtype; refuse a `cfg` of another model."""
+        families.check_describes(cfg, self.config)
         keys = [key for key in ("torch_dtype", "dtype") if key in self.config] or ["torch_dtype"]
         return self.config | dict.fromkeys(keys, dtype)
 
     def generation(self) -> dict[str, Any] | None:
-        """The folder's generation_config.json, if it has one."""
+        """Load the folder's generation_config.json; None if there is none."""
         file = self.folder / "generation_config.json"
-        return read_json(file) if file.exists() else None
+        return load_json(file) if file.exists() else None
 
-    def ignored(self, name: str) -> bool:
-        """Buffers that some versions of transformers saved."""
+    def is_ignored(self, name: str) -> bool:
+        """Return whether a tensor is a buffer that some versions of transformers saved."""
         return bool(re.fullmatch(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq", name))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or a WeightsError that names the file."""
+def load_json(path: Path) -> dict[str, Any]:
+    """Load a JSON object; WeightsError, which names the file, if that fails."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WeightsError(
             f"{path} is missing: name the folder of a Hugging Face model, or a .gguf file"
         ) from None
     except ValueError as error:
         raise WeightsError(f"{path} is not valid JSON ({error}): {AGAIN}") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise WeightsError(f"{path} must hold a JSON object: {AGAIN}")
-    return found
+    return value
 
 
-def _single(folder: Path) -> Path:
+def _single_file(folder: Path) -> Path:
     if (folder / SINGLE).exists():
         return folder / SINGLE
     others = sorted(x.name for x in folder.iterdir() if x.suffix in (".bin", ".pt", ".pth", ".pkl"))
@@ -150,17 +154,17 @@ def _single(folder: Path) -> Path:
     raise WeightsError(f"{folder} holds neither {SINGLE} nor {INDEX}: {AGAIN}")
 
 
-def _index(folder: Path) -> dict[str, Path]:
-    """Tensor name -> file, as the index says."""
-    told = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(told, dict) or not told or not all(isinstance(x, str) for x in told.values()):
+def _load_index(folder: Path) -> dict[str, Path]:
+    """Load the index of a folder: tensor name -> file."""
+    files = load_json(folder / INDEX).get("weight_map")
+    if not (isinstance(files, dict) and files and all(isinstance(x, str) for x in files.values())):
         raise WeightsError(f"{folder / INDEX} has no weight_map of tensors to files: {AGAIN}")
-    for name in sorted(set(told.values())):
+    for name in sorted(set(files.values())):
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise WeightsError(f"{folder / INDEX}: {name!r} is no safetensors file of this folder")
         if not (folder / name).is_file():
             raise WeightsError(f"{folder / name} is missing, which the index names: {AGAIN}")
-    return {tensor: folder / name for tensor, name in told.items()}
+    return {tensor: folder / name for tensor, name in files.items()}
 
 
 # ---- writing -------------------------------------------------------------------------------
@@ -168,7 +172,7 @@ def _index(folder: Path) -> dict[str, Path]:
 Named = tuple[str, tuple[int, ...]]
 
 
-def write(
+def write_tensors(
     folder: Path,
     named: list[Named],
     pieces: Iterator[np.ndarray],
@@ -176,15 +180,19 @@ def write(
     shard_bytes: int,
     say: Callable[[str], None],
 ) -> None:
-    """Tensors, one in memory at a time, in files of at most `shard_bytes` (or of one tensor)."""
+    """Write tensors to safetensors files of at most `shard_bytes`, or of one larger tensor.
+
+    `named` has the name and shape of each tensor, and `pieces` yields their arrays in that order,
+    so that only one of them is in memory at a time.
+    """
     width = np.dtype(WRITTEN[dtype][1]).itemsize
-    shards = _shards(named, width, shard_bytes)
+    shards = _divide(named, width, shard_bytes)
     placed: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         name = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
         placed |= {tensor: name for tensor, _ in shard}
         with open(folder / name, "wb") as file:
-            _header(file, shard, dtype, width)
+            _write_header(file, shard, dtype, width)
             for tensor, shape in shard:
                 piece = next(pieces)
                 assert piece.shape == shape, f"{tensor}: {piece.shape} is not {shape}"
@@ -198,7 +206,7 @@ def write(
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": placed})
 
 
-def _shards(named: list[Named], width: int, most: int) -> list[list[Named]]:
+def _divide(named: list[Named], width: int, most: int) -> list[list[Named]]:
     shards: list[list[Named]] = [[]]
     size = 0
     for name, shape in named:
@@ -214,8 +222,8 @@ def _bytes(shape: tuple[int, ...], width: int) -> int:
     return int(np.prod(shape, dtype=np.int64)) * width
 
 
-def _header(file: BinaryIO, shard: list[Named], dtype: str, width: int) -> None:
-    """The length and the JSON that a safetensors file begins with; data starts at eight bytes."""
+def _write_header(file: BinaryIO, shard: list[Named], dtype: str, width: int) -> None:
+    """Write the length and the JSON header of a safetensors file, padded to eight bytes."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, shape in shard:
@@ -228,4 +236,5 @@ def _header(file: BinaryIO, shard: list[Named], dtype: str, width: int) -> None:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file, indented as transformers does it."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

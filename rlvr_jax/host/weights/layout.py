@@ -1,8 +1,9 @@
-"""Where each parameter lies in a file of tensors, as data, and how shards are cut from there.
+"""The layout of weights files: a table of each parameter's tensors, and conversion by that table.
 
-A `Place` is a tensor name, with the layer as `{L}` and the expert as `{E}` where each has a
-tensor of its own, and the tensor's dimensions in our letters: `("NH", "D")` is a matrix whose
-rows run over heads and, within one, over the head.  Reading and writing follow from that.
+A `Place` says where a parameter lies: a tensor name and the dimensions of the tensor.  If each
+layer has a tensor of its own, the name contains `{L}`; if each expert has one, `{E}`.  Dimensions
+are strings of this code base's letters: `("NH", "D")` is a matrix whose rows run over heads (N)
+and, within a head, over its components (H).
 """
 
 import itertools
@@ -17,14 +18,14 @@ from rlvr_jax.config import ModelConfig
 
 
 class Place(NamedTuple):
-    """A tensor name and the tensor's dimensions."""
+    """A `Place` is the name and the dimensions of the tensor, or tensors, of a parameter."""
 
     tensor: str
     dims: tuple[str, ...]
 
 
 Slices = tuple[slice, ...]
-Read = Callable[[str, Slices], np.ndarray]
+Read = Callable[[str, Slices], np.ndarray]  # (tensor name, slices) -> float32 array
 
 SHARED: dict[str, Place] = {
     "embed_VD": Place("model.embed_tokens.weight", ("V", "D")),
@@ -49,7 +50,7 @@ SHARED: dict[str, Place] = {
     "norm_D": Place("model.norm.weight", ("D",)),
     "head_VD": Place("lm_head.weight", ("V", "D")),
 }
-# With a norm on both sides, post_attention_layernorm is the one behind the attention.
+# In models with norms before and after a block, post_attention_layernorm follows the attention.
 SANDWICH = {
     "norm1out_LD": Place("model.layers.{L}.post_attention_layernorm.weight", ("D",)),
     "norm2_LD": Place("model.layers.{L}.pre_feedforward_layernorm.weight", ("D",)),
@@ -83,34 +84,39 @@ GGUF = {
 
 
 def hf_places(cfg: ModelConfig) -> dict[str, Place]:
-    """The tensors of a Hugging Face folder."""
+    """Return the place of each parameter in a Hugging Face folder."""
     return SHARED | SANDWICH if cfg.has.sandwich else SHARED
 
 
 def shape(place: Place, size: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape of the tensor in the file."""
+    """Return the shape of the tensor in the file; `size` has the size of each dimension letter."""
     return tuple(math.prod(size[x] for x in dim) for dim in place.dims)
 
 
-def counted(name: str, place: Place) -> str:
-    """The letters that choose a tensor instead of being a dimension of one; they lead the name."""
+def index_letters(name: str, place: Place) -> str:
+    """Return the letters of a parameter's dimensions that select a tensor, such as "L" or "LE".
+
+    They are the parameter's first dimensions and no dimensions of the tensor.
+    """
     return "".join(x for x in sharding.letters(name) if "{" + x + "}" in place.tensor)
 
 
 def tensors(
     name: str, place: Place, size: Mapping[str, int]
 ) -> Iterator[tuple[tuple[int, ...], str]]:
-    """(index into our array, tensor name) of every tensor that makes up a parameter."""
-    chosen = counted(name, place)
+    """Iterate over (index into the parameter, tensor name) of the tensors of a parameter."""
+    chosen = index_letters(name, place)
     for at in itertools.product(*(range(size[x]) for x in chosen)):
         yield at, place.tensor.format(**dict(zip(chosen, at, strict=True)))
 
 
-def cut(name: str, place: Place, size: Mapping[str, int], index: Slices, read: Read) -> np.ndarray:
-    """The part `index` of a parameter in float32, read tensor by tensor and only where needed."""
+def load_shard(
+    name: str, place: Place, size: Mapping[str, int], index: Slices, read: Read
+) -> np.ndarray:
+    """Load the part `index` of a parameter in float32, reading only the necessary slices."""
     dims = sharding.letters(name)
     span = {x: range(*part.indices(size[x])) for x, part in zip(dims, index, strict=True)}
-    chosen = counted(name, place)
+    chosen = index_letters(name, place)
     order = "".join(place.dims)
     turn = [order.index(x) for x in dims[len(chosen) :]]
     part = tuple(_slice(dim, span, size) for dim in place.dims)
@@ -124,15 +130,18 @@ def cut(name: str, place: Place, size: Mapping[str, int], index: Slices, read: R
 
 
 def _slice(dim: str, span: Mapping[str, range], size: Mapping[str, int]) -> slice:
-    """Where a shard lies in a dimension of the file; only its first letter may be split."""
+    """Return a shard's slice of a file dimension, of which only the first letter may be sharded."""
     inner = math.prod(size[x] for x in dim[1:])
     assert all(len(span[x]) == size[x] for x in dim[1:]), f"{dim} is split inside"
     return slice(span[dim[0]].start * inner, span[dim[0]].stop * inner)
 
 
-def uncut(name: str, place: Place, piece: np.ndarray) -> np.ndarray:
-    """One tensor as the file has it, from our array at one index of `counted`."""
-    dims = sharding.letters(name)[len(counted(name, place)) :]
+def to_tensor(name: str, place: Place, piece: np.ndarray) -> np.ndarray:
+    """Bring one tensor of a parameter into the layout of the file.
+
+    `piece` is the parameter at one index of its `index_letters`.
+    """
+    dims = sharding.letters(name)[len(index_letters(name, place)) :]
     sized = dict(zip(dims, piece.shape, strict=True))
     turned = piece.transpose([dims.index(x) for x in "".join(place.dims)])
     return turned.reshape([math.prod(sized[x] for x in dim) for dim in place.dims])

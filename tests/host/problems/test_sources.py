@@ -2,14 +2,15 @@
 
 import collections
 import json
+import random
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 
-from rlvr_jax.host.problems import dataset, sources
-from rlvr_jax.host.problems.sources import downloads, files
+from rlvr_jax.host.problems import dataset, sources, task_answers
+from rlvr_jax.host.problems.sources import downloads, files, toy
 
 SYSTEM = {"role": "system", "content": "Think first."}
 
@@ -41,7 +42,7 @@ def plain(count, start=0):
 
 
 def read(path):
-    return list(files.records(path, "file:mine"))
+    return list(files.load_records(path, "file:mine"))
 
 
 # -- layouts ------------------------------------------------------------------------------------
@@ -165,7 +166,7 @@ def test_bad_rows_are_named(tmp_path, name, write):
     path = write(tmp_path / ("mine." + write.__name__), [row, row])
     place = "line 1" if write is jsonl else "row 1"
     with pytest.raises(ValueError, match=message) as caught:
-        sources.splits([source(file=str(path))], {"train": 1}, 0)
+        sources.mix_sources([source(file=str(path))], {"train": 1}, 0)
     assert str(caught.value).startswith(f"{path}, {place}: ") and "\n" not in str(caught.value)
 
 
@@ -214,7 +215,7 @@ def test_parquet_without_its_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ValueError, match=r"pip install 'rlvr-jax\[parquet\]'"):
-        sources.check(source(file=str(path)))
+        sources.check_source(source(file=str(path)))
 
 
 @pytest.mark.parametrize(
@@ -238,7 +239,7 @@ def test_check_refuses_early(changes, message):
     if "gym" in changes:
         pytest.importorskip("reasoning_gym")
     with pytest.raises(ValueError, match=message) as caught:
-        sources.check(source(**changes))
+        sources.check_source(source(**changes))
     assert "\n" not in str(caught.value)
 
 
@@ -253,15 +254,32 @@ def keys(rows):
     return {row["key"] for row in rows}
 
 
+def test_one_function_builds_the_splits_of_sources_and_of_tasks(tmp_path):
+    counts = {"sft": 20, "train": 12}
+    mix = (source(file=str(jsonl(tmp_path / "a.jsonl", plain(200)))),)
+    data = SimpleNamespace(sources=mix, tasks=(), demonstration_errors=0.5)
+    assert sources.build_splits(data, counts, 3) == sources.mix_sources(mix, counts, 3)
+    pytest.importorskip("reasoning_gym")
+    data = SimpleNamespace(sources=(), tasks=("sum", "legs"), demonstration_errors=0.5)
+    built = sources.build_splits(data, counts, 3)
+    generated, rng = toy.generate_splits(data.tasks, counts, 3), random.Random(3)
+    assert built["train"] == generated["train"]
+    for row, plain_row in zip(built["sft"], generated["sft"], strict=True):
+        text = task_answers.demonstrate(plain_row, 0.5, rng)
+        assert row == plain_row | {"demonstration": text}
+    right = sum(task_answers.score(row["demonstration"], row) for row in built["sft"])
+    assert 0 < right < 20
+
+
 def test_a_file_is_split_by_its_problems(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", plain(200))
     counts = {"sft": 20, "train": 60, "test": 20}
-    out = sources.splits([source(file=str(path))], counts, 0)
+    out = sources.mix_sources([source(file=str(path))], counts, 0)
     assert {split: len(rows) for split, rows in out.items()} == counts
     everything = [row["key"] for rows in out.values() for row in rows]
     assert len(set(everything)) == 100
-    assert out == sources.splits([source(file=str(path))], counts, 0)
-    other = sources.splits([source(file=str(path))], counts, 1)
+    assert out == sources.mix_sources([source(file=str(path))], counts, 0)
+    other = sources.mix_sources([source(file=str(path))], counts, 1)
     assert other != out
     for a in counts:
         for b in set(counts) - {a}:
@@ -274,23 +292,23 @@ def test_held_out_problems_are_in_no_other_split(tmp_path):
     more = jsonl(tmp_path / "more.jsonl", plain(300, start=100))
     mix = [source(file=str(train), test_file=str(test)), source(file=str(more))]
     for counts in ({"train": 100, "test": 40}, {"train": 100}):
-        out = sources.splits(mix, counts, 0)
+        out = sources.mix_sources(mix, counts, 0)
         mine = [row for row in out["train"] if row["task"] == "file:train"]
         assert refs(mine) <= {str(i) for i in range(1, 81)} and len(mine) == 50
         assert not refs(out["train"]) & {str(i) for i in range(81, 141)}
-    tested = [row for row in sources.splits(mix, {"test": 40}, 0)["test"]]
+    tested = [row for row in sources.mix_sources(mix, {"test": 40}, 0)["test"]]
     assert len([row for row in tested if 81 <= int(row["reference"]) <= 140]) >= 20
 
 
 def test_repeats_and_rewordings_of_case_and_space_are_one_problem(tmp_path):
     rows = plain(9) + [{"question": f"  WHAT is  {i} + 1?", "answer": "0"} for i in range(9)]
     path = jsonl(tmp_path / "a.jsonl", rows)
-    assert len(keys(sources.splits([source(file=str(path))], {"train": 9}, 0)["train"])) == 9
+    assert len(keys(sources.mix_sources([source(file=str(path))], {"train": 9}, 0)["train"])) == 9
     message = "a.jsonl has too few distinct problems: 9 of 10 for the split 'train'"
     with pytest.raises(ValueError, match=message):
-        sources.splits([source(file=str(path))], {"train": 10}, 0)
+        sources.mix_sources([source(file=str(path))], {"train": 10}, 0)
     with pytest.raises(ValueError, match="non-empty list"):
-        sources.splits([], {"train": 1}, 0)
+        sources.mix_sources([], {"train": 1}, 0)
 
 
 def test_weights_round_by_largest_remainder():
@@ -307,7 +325,7 @@ def test_weights_domains_and_suffix(tmp_path):
     b = jsonl(tmp_path / "b.jsonl", plain(99))
     mix = [source(file=str(a), weight=3.0, suffix="Answer with a number.")]
     mix += [source(file=str(b), domain="sums", suffix="\n\nBriefly.")]
-    rows = sources.splits(mix, {"train": 40, "test": 8}, 0)
+    rows = sources.mix_sources(mix, {"train": 40, "test": 8}, 0)
     for split, share in (("train", 10), ("test", 2)):
         tasks = collections.Counter(row["task"] for row in rows[split])
         assert tasks == {"file:a": 3 * share, "file:b": share}
@@ -319,8 +337,8 @@ def test_weights_domains_and_suffix(tmp_path):
         else:
             assert row["question"].endswith("?\n\nBriefly.")
             assert (row["messages"], row["domain"]) == ("", "sums")
-    bare = sources.splits([source(file=str(b))], {"train": 9}, 0)["train"]
-    asked = sources.splits([source(file=str(b), suffix="x")], {"train": 9}, 0)["train"]
+    bare = sources.mix_sources([source(file=str(b))], {"train": 9}, 0)["train"]
+    asked = sources.mix_sources([source(file=str(b), suffix="x")], {"train": 9}, 0)["train"]
     assert [row["key"] for row in bare] == [row["key"] for row in asked]  # wording is no problem
 
 
@@ -343,7 +361,7 @@ def test_gym_mix():
     from rlvr_jax.host import rules
 
     counts = {"train": 210, "test": 35}
-    out = sources.splits(gym_mix(), counts, 0)
+    out = sources.mix_sources(gym_mix(), counts, 0)
     rows = out["train"] + out["test"]
     assert len(keys(rows)) == len(rows) == 245
     tasks = collections.Counter(row["task"] for row in rows)
@@ -355,20 +373,20 @@ def test_gym_mix():
         assert rules.score_record(f"2 steps\n{row['answer']}", row) == 1.0
         assert rules.score_record(f"{row['answer']} or 99999", row) == 0.0
         assert json.loads(row["extra"])["metadata"]["source_dataset"] in row["task"]
-    assert sources.splits(gym_mix(), counts, 1) != out
-    other = sources.splits(gym_mix(), counts, 1)
+    assert sources.mix_sources(gym_mix(), counts, 1) != out
+    other = sources.mix_sources(gym_mix(), counts, 1)
     assert not keys(out["train"]) & keys(other["test"])
 
 
 def test_gym_mix_is_the_same_in_another_process():
     mix = gym_mix()
-    here = json.dumps(sources.splits(mix, {"train": 20, "test": 8}, 3))
+    here = json.dumps(sources.mix_sources(mix, {"train": 20, "test": 8}, 3))
     code = (
         "import sys, json; from types import SimpleNamespace\n"
         f"sys.path[:0] = {[entry for entry in sys.path if entry]!r}\n"
         "from rlvr_jax.host.problems import sources\n"
         f"mix = [SimpleNamespace(**each) for each in {[vars(each) for each in mix]!r}]\n"
-        "sys.stdout.write(json.dumps(sources.splits(mix, {'train': 20, 'test': 8}, 3)))"
+        "sys.stdout.write(json.dumps(sources.mix_sources(mix, {'train': 20, 'test': 8}, 3)))"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
@@ -380,14 +398,14 @@ def test_gym_mix_is_the_same_in_another_process():
 def test_a_tiny_split_is_waited_for():
     pytest.importorskip("reasoning_gym")
     counts = {"train": 9000, "test": 1}
-    out = sources.splits([source(gym="chain_sum", params={"max_terms": 3})], counts, 2)
+    out = sources.mix_sources([source(gym="chain_sum", params={"max_terms": 3})], counts, 2)
     assert {split: len(rows) for split, rows in out.items()} == counts
 
 
 def test_a_small_gym_set_runs_out_in_words():
     pytest.importorskip("reasoning_gym")
     with pytest.raises(ValueError, match="'products' has too few distinct problems: "):
-        sources.splits([source(gym="products", params=DIGITS)], {"train": 101}, 0)
+        sources.mix_sources([source(gym="products", params=DIGITS)], {"train": 101}, 0)
 
 
 # -- downloaded data sets -----------------------------------------------------------------------
@@ -450,8 +468,10 @@ def lay_out(folder, name, parts):
 @pytest.mark.parametrize("name", SETS)
 def test_downloads(tmp_path, name):
     lay_out(tmp_path, name, {"train": (0, 30), "test": (15, 18)})
-    out = sources.splits([source(tfds=name, folder=str(tmp_path))], {"train": 12, "test": 2}, 0)
-    held = list(downloads.records(name, tmp_path, "test"))
+    out = sources.mix_sources(
+        [source(tfds=name, folder=str(tmp_path))], {"train": 12, "test": 2}, 0
+    )
+    held = list(downloads.load_records(name, tmp_path, "test"))
     assert keys(out["test"]) <= keys(held) and not keys(out["train"]) & keys(held)
     assert {row["task"] for row in out["train"] + out["test"]} == {f"tfds:{name}"}
     says = SETS[name][1]
@@ -464,29 +484,29 @@ def test_downloads_from_the_hub(tmp_path, name):
     make, folder = SETS[name][0], "main" if name == "gsm8k" else "algebra"
     for split in ("train", "test"):
         shards(tmp_path / name / folder, split, [make(i) for i in range(4)])
-    assert len(list(downloads.records(name, tmp_path, "train"))) == 4
+    assert len(list(downloads.load_records(name, tmp_path, "train"))) == 4
 
 
 def test_missing_downloads_say_what_to_put_where(tmp_path):
     jsonl(tmp_path / "train.jsonl", [gsm8k(1)])
     with pytest.raises(ValueError, match=f"no 'test' files of gsm8k in {tmp_path} .*test.jsonl"):
-        sources.check(source(tfds="gsm8k", folder=str(tmp_path)))
+        sources.check_source(source(tfds="gsm8k", folder=str(tmp_path)))
     shards(tmp_path / "data", "train", [subject(i) for i in range(4)])
     (tmp_path / "data" / "train-00000-of-00002.parquet").unlink()
     with pytest.raises(ValueError, match="data has 1 of 2 files like train-00001"):
-        downloads.check("math_rlvr", tmp_path)
+        downloads.check_download("math_rlvr", tmp_path)
 
 
 def test_a_release_may_have_few_unusable_rows(tmp_path):
     rows = [gsm8k(i) for i in range(200)]
     path = jsonl(tmp_path / "train.jsonl", rows + [{"question": "a?", "answer": "no end"}] * 2)
-    assert len(list(downloads.records("gsm8k", tmp_path, "train"))) == 200
+    assert len(list(downloads.load_records("gsm8k", tmp_path, "train"))) == 200
     jsonl(path, rows[:9] + [{"question": "a?", "answer": "no end"}])
     with pytest.raises(ValueError, match="1 of 10 rows .* line 10: its answer has no final line"):
-        list(downloads.records("gsm8k", tmp_path, "train"))
+        list(downloads.load_records("gsm8k", tmp_path, "train"))
     tree(tmp_path / "math" / "train", [math_row(1) | {"solution": "3"}])
     with pytest.raises(ValueError, match=r"0.json: its solution has no .boxed"):
-        list(downloads.records("math", tmp_path, "train"))
+        list(downloads.load_records("math", tmp_path, "train"))
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -500,7 +520,9 @@ def test_tfds_builders(tmp_path, name):
     )
     builder.download_and_prepare(download_dir=tmp_path / "cache", download_config=offline)
     rows = dataset.open_split(tmp_path / "out", "train")
-    assert list(dataset.each(rows)) == list(downloads.records(name, tmp_path / "manual", "train"))
+    assert list(dataset.each(rows)) == list(
+        downloads.load_records(name, tmp_path / "manual", "train")
+    )
     assert type(tfds.builder(f"rlvr_{name}", data_dir=tmp_path)) is type(builder)
     assert list((tmp_path / "out").rglob("*.array_record*"))
     with pytest.raises(ValueError, match="did you mean"):
@@ -535,14 +557,14 @@ def test_keep_is_a_view():
     ],
 )
 def test_references_as_data_sets_write_them(row, reference):
-    assert files.record({"question": "q?"} | row, "file:x")["reference"] == reference
+    assert files.parse_record({"question": "q?"} | row, "file:x")["reference"] == reference
 
 
 def test_a_reference_that_is_an_object_is_refused():
     with pytest.raises(ValueError, match="its reference is an object"):
-        files.record({"question": "q?", "answer": {"target": ["Paris"]}}, "file:x")
+        files.parse_record({"question": "q?", "answer": {"target": ["Paris"]}}, "file:x")
 
 
 def test_half_a_surrogate_in_a_question_is_named():
     with pytest.raises(ValueError, match="its prompt is not Unicode"):
-        files.record({"question": "q\ud800", "answer": "1"}, "file:x")
+        files.parse_record({"question": "q\ud800", "answer": "1"}, "file:x")

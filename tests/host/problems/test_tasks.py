@@ -12,7 +12,9 @@ import pytest
 
 pytest.importorskip("reasoning_gym")
 
-from rlvr_jax.host.problems import dataset, tasks  # noqa: E402
+from rlvr_jax.host.problems import dataset, task_answers, tasks  # noqa: E402
+from rlvr_jax.host.problems.number_words import number_to_words, parse_number_words  # noqa: E402
+from rlvr_jax.host.problems.sources import toy  # noqa: E402
 
 NAMES = list(tasks.TASKS)
 COUNTS = {"sft": 300, "train": 301, "test": 60}
@@ -20,7 +22,7 @@ COUNTS = {"sft": 300, "train": 301, "test": 60}
 
 @pytest.fixture(scope="module")
 def splits():
-    return tasks.generate(NAMES, COUNTS, 0)
+    return toy.generate_splits(NAMES, COUNTS, 0)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def test_no_problem_occurs_twice(rows):
 
 
 def test_splits_stay_disjoint_over_seeds_and_task_lists(splits):
-    other = tasks.generate(NAMES[:3], COUNTS, 1)
+    other = toy.generate_splits(NAMES[:3], COUNTS, 1)
     for a, b in itertools.permutations(COUNTS, 2):
         keys = {(row["task"], row["key"]) for row in splits[a]}
         assert not keys & {(row["task"], row["key"]) for row in other[b]}
@@ -64,10 +66,10 @@ def test_splits_stay_disjoint_over_seeds_and_task_lists(splits):
 
 def test_generation_is_deterministic_in_another_process(splits):
     small = {"a": 30, "b": 12}
-    here = json.dumps(tasks.generate(NAMES, small, 3))
+    here = json.dumps(toy.generate_splits(NAMES, small, 3))
     code = (
-        "import json, sys; from rlvr_jax.host.problems import tasks;"
-        f"sys.stdout.write(json.dumps(tasks.generate({NAMES!r}, {small!r}, 3)))"
+        "import json, sys; from rlvr_jax.host.problems.sources import toy;"
+        f"sys.stdout.write(json.dumps(toy.generate_splits({NAMES!r}, {small!r}, 3)))"
     )
     path = [entry for entry in sys.path if entry]
     run = subprocess.run(
@@ -78,47 +80,47 @@ def test_generation_is_deterministic_in_another_process(splits):
         env={"PYTHONHASHSEED": "7"},
     )
     assert run.stdout == here
-    assert json.dumps(tasks.generate(NAMES, small, 4)) != here
+    assert json.dumps(toy.generate_splits(NAMES, small, 4)) != here
 
 
 def test_too_few_problems_is_one_sentence():
     with pytest.raises(ValueError, match="'family' has too few distinct problems for 6000 rows"):
-        tasks.generate(["family"], {"all": 6000}, 0)
+        toy.generate_splits(["family"], {"all": 6000}, 0)
 
 
 def test_unknown_task_names_a_near_match():
     with pytest.raises(ValueError, match="did you mean 'equation'"):
-        tasks.generate(["equations"], COUNTS, 0)
+        toy.generate_splits(["equations"], COUNTS, 0)
     with pytest.raises(ValueError, match="Unknown task 'zzz'"):
-        tasks.generate(["zzz"], COUNTS, 0)
+        toy.generate_splits(["zzz"], COUNTS, 0)
     for bad in ([], ["sum", "sum"]):
         with pytest.raises(ValueError, match="without repeats"):
-            tasks.generate(bad, COUNTS, 0)
-    assert tasks.generate(["sum"], {"a": 0, "b": 2}, 0)["a"] == []
+            toy.generate_splits(bad, COUNTS, 0)
+    assert toy.generate_splits(["sum"], {"a": 0, "b": 2}, 0)["a"] == []
 
 
 def test_right_answers_score_one_and_rarely_match_the_reference(rows):
     for row in rows:
-        assert tasks.score(row["reference"], row) == 1.0
-        assert tasks.score(row["demonstration"], row) == 1.0
-        assert tasks.exact(row["reference"], row) == 1.0
+        assert task_answers.score(row["reference"], row) == 1.0
+        assert task_answers.score(row["demonstration"], row) == 1.0
+        assert task_answers.exact_match(row["reference"], row) == 1.0
     for name in NAMES:
         mine = [row for row in rows if row["task"] == name]
-        missed = sum(tasks.exact(row["demonstration"], row) == 0.0 for row in mine)
+        missed = sum(task_answers.exact_match(row["demonstration"], row) == 0.0 for row in mine)
         assert missed > 0.6 * len(mine), name
 
 
 def test_every_surface_form_round_trips(rows):
     rng = random.Random(0)
     for row in rows:
-        wrong = tasks.mistake(row, rng)
+        wrong = task_answers.mistake(row, rng)
         assert wrong != row["answer"]
         for answer in (row["answer"], wrong):
             for _ in range(6):
-                text = tasks.render(row, answer, rng)
+                text = task_answers.render(row, answer, rng)
                 for shown in (text, text.upper(), f"Let me see. 7 or 8\n\n  {text}.  \n"):
-                    assert tasks.canonical(shown, row) == answer, (row, shown)
-                    assert tasks.score(shown, row) == float(answer == row["answer"])
+                    assert task_answers.canonical(shown, row) == answer, (row, shown)
+                    assert task_answers.score(shown, row) == float(answer == row["answer"])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -128,14 +130,18 @@ def test_oracle_agrees_with_reasoning_gym(name):
     task, rng = tasks.TASKS[name], random.Random(1)
     judge = reasoning_gym.create_dataset(task.dataset, size=1, seed=0, **task.params)
     checked = 0
-    for entry in itertools.islice(tasks.entries(name, 5), 10_000):
-        row = tasks.build(name, entry, rng)
+    for entry in itertools.islice(toy.generate_entries(name, 5), 10_000):
+        row = toy.build_record(name, entry, rng)
         if row is None:
             continue
-        for answer in (row["answer"], tasks.mistake(row, rng), tasks.mistake(row, rng)):
-            text = tasks.render(row, answer, rng)
-            theirs = judge.score_answer(tasks.canonical(text, row), entry)
-            assert (theirs >= 0.99) == (tasks.score(text, row) == 1.0), (row, text)
+        for answer in (
+            row["answer"],
+            task_answers.mistake(row, rng),
+            task_answers.mistake(row, rng),
+        ):
+            text = task_answers.render(row, answer, rng)
+            theirs = judge.score_answer(task_answers.canonical(text, row), entry)
+            assert (theirs >= 0.99) == (task_answers.score(text, row) == 1.0), (row, text)
         checked += 1
         if checked == 200:
             break
@@ -160,7 +166,7 @@ def test_syllogism_golds_hold_in_every_world():
             return only if "not" in words else both
         return not both if words[0].lower() == "no" else not only
 
-    for row in tasks.generate(["syllogism"], {"all": 150}, 2)["all"]:
+    for row in toy.generate_splits(["syllogism"], {"all": 150}, 2)["all"]:
         premises, conclusion = row["key"].split(" => ")
         first, second = premises.split("; ")
         nouns = sorted({word for p in (first, second) for word in (p.split()[1], p.split()[-1])})
@@ -198,7 +204,13 @@ def test_arithmetic_and_leg_golds_are_right(rows):
     ],
 )
 def test_number_words(n, text):
-    assert tasks.words(n) == text
+    assert number_to_words(n) == text
+    assert parse_number_words(text) == n
+
+
+@pytest.mark.parametrize("text", ["", "eleventy", "one two", "ten thousand", "five apples", "5"])
+def test_other_words_are_no_number(text):
+    assert parse_number_words(text) is None
 
 
 def number(answer="12", task="legs"):
@@ -226,7 +238,7 @@ def number(answer="12", task="legs"):
     ],
 )
 def test_numbers_are_read(text, value):
-    assert tasks.canonical(text, number()) == value
+    assert task_answers.canonical(text, number()) == value
 
 
 @pytest.mark.parametrize(
@@ -250,60 +262,62 @@ def test_numbers_are_read(text, value):
 )
 def test_hostile_numbers_are_refused(text):
     for answer in ("12", "-12", "0", "13"):
-        assert tasks.score(text, number(answer)) == 0.0
+        assert task_answers.score(text, number(answer)) == 0.0
 
 
 def test_a_line_cut_by_the_length_bound_is_not_read():
-    tail = "\n" * (tasks.MAX_TEXT - 2)
-    assert tasks.canonical("not 12" + tail, number()) is None
-    assert tasks.canonical("x\n" * 9000 + "12", number()) == "12"
+    tail = "\n" * (task_answers.MAX_TEXT - 2)
+    assert task_answers.canonical("not 12" + tail, number()) is None
+    assert task_answers.canonical("x\n" * 9000 + "12", number()) == "12"
 
 
 def test_choices(rows):
     row = one(rows, "family")
-    options = tasks._options(row)
+    options = tasks.parse_options(row)
     right = next(letter for letter, text in options.items() if text == row["answer"])
     wrong = next(letter for letter in options if letter != right)
     gold, other = row["answer"], options[wrong]
     every = " ".join(f"({letter}) {text}" for letter, text in options.items())
     for text in (f"({right})", f"{right}.", f"Option ({right.upper()})", f"{right}: {gold}"):
-        assert tasks.score(text, row) == 1.0, text
+        assert task_answers.score(text, row) == 1.0, text
     refused = [every, f"({right}) {other}", f"({wrong}) {gold}", f"{gold} or {other}", "A B C"]
     refused += [f"{right} {wrong}", "abc", "(D)", "", "option", "the", "()", f"not {gold}"]
     refused += [f"{gold} {gold}", f"the {gold} of {other}", row["question"], "A) B) C)", other]
     for text in refused:
-        assert tasks.score(text, row) == 0.0, text
+        assert task_answers.score(text, row) == 0.0, text
 
 
 def test_yes_and_no(rows):
     row = dict(one(rows, "syllogism"), answer="Yes")
     for text in ("Yes.", "YES", "it is valid", "the answer is: true", "yes, it follows"):
-        assert tasks.score(text, row) == 1.0, text
+        assert task_answers.score(text, row) == 1.0, text
     for text in ("yes no", "yes or no", "yes, it does not", "not yes", "no", "y", "1", "maybe"):
-        assert tasks.score(text, row) == 0.0, text
+        assert task_answers.score(text, row) == 0.0, text
     no = dict(row, answer="No")
     for text in ("No", "it doesn't follow", "it is not valid", "the answer is no"):
-        assert tasks.score(text, no) == 1.0, text
+        assert task_answers.score(text, no) == 1.0, text
 
 
 def test_equation_names_its_own_unknown():
     question = "Solve for e: 5 - 8*e = -51"
     row = {"question": question, "answer": "7", "task": "equation", "key": "5 - 8*x = -51"}
     for text in ("e = 7", "e=7", "E is seven", "the answer is e = 7", "7"):
-        assert tasks.score(text, row) == 1.0, text
+        assert task_answers.score(text, row) == 1.0, text
     for text in ("x = 7", "e = 7 = 8", "e = ", "e", "e is-7", "7 = 7"):
-        assert tasks.score(text, row) == 0.0, text
+        assert task_answers.score(text, row) == 0.0, text
 
 
 @pytest.mark.parametrize("record", [{}, {"task": "legs"}, {"task": "no"}, {"task": None}, None, 3])
 def test_score_never_raises(record):
     for text in ("12", "", None, 12, b"12", "\udc80"):
-        assert tasks.score(text, record) == 0.0
-        assert tasks.score(text, number()) == float(text == "12")
+        assert task_answers.score(text, record) == 0.0
+        assert task_answers.score(text, number()) == float(text == "12")
 
 
 def test_demonstrations_have_the_error_rate_asked(rows):
     rng = random.Random(2)
     for rate in (0.0, 0.3, 1.0):
-        right = sum(tasks.score(tasks.demonstrate(row, rate, rng), row) for row in rows)
+        right = sum(
+            task_answers.score(task_answers.demonstrate(row, rate, rng), row) for row in rows
+        )
         assert right / len(rows) == pytest.approx(1 - rate, abs=0.08 if rate == 0.3 else 0)

@@ -169,7 +169,11 @@ class TestGym:
         from rlvr_jax.host.problems.sources import gym
 
         for name in sorted(gym_scorers.SCORED):
-            rows = [row for row, _ in zip(gym.records(name, {}, 0), range(8), strict=False) if row]
+            rows = [
+                row
+                for row, _ in zip(gym.generate_records(name, {}, 0), range(8), strict=False)
+                if row
+            ]
             right = [rules.score_record(f"We get\n{row['answer']}", row) for row in rows]
             more = [rules.score_record(f"We get\n{row['answer']} or 0x1z", row) for row in rows]
             assert (set(right), set(more)) == ({1.0}, {0.0}), name

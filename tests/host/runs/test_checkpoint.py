@@ -253,7 +253,7 @@ def test_a_config_that_does_not_fit_names_the_first_entry(tmp_path: Path) -> Non
 
 def test_params_of_another_stage_without_its_optimizer(tmp_path: Path) -> None:
     state, mesh = make_state(make_mesh(2, 2, 2)), make_mesh(1, 4, 2)
-    with pytest.raises(CheckpointError, match="holds no complete checkpoint to take policy from"):
+    with pytest.raises(CheckpointError, match="holds no complete checkpoint to take params from"):
         restore_params(tmp_path / "sft", like(state.policy, mesh))
     assert not (tmp_path / "sft").exists()
     with Checkpoints(tmp_path / "sft") as checkpoints:
@@ -275,6 +275,74 @@ def test_params_of_another_stage_without_its_optimizer(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.asarray(leaf, np.float32), np.asarray(cast, np.float32))
     with pytest.raises(CheckpointError, match="prm.embed_VD is in this config and not in"):
         restore_params(tmp_path / "sft", target, "prm")
+
+
+@struct.dataclass
+class Renamed:
+    """`State` with its parameters under the name `params`, as newer states have them."""
+
+    step: jax.Array
+    key: jax.Array
+    params: dict[str, jax.Array]
+    opt_state: Any
+    value: Any
+    running: dict[str, Any]
+
+
+def renamed(state: State) -> Renamed:
+    return Renamed(state.step, state.key, state.policy, state.opt_state, state.value, state.running)
+
+
+def test_parameters_that_an_older_checkpoint_calls_policy_become_params(tmp_path: Path) -> None:
+    mesh, other = make_mesh(2, 2, 2), make_mesh(1, 4, 2)
+    state = make_state(mesh)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(3, state, {"bytes": 5})
+        restored, host = checkpoints.restore(3, like(renamed(state), other))
+        assert_same(restored, renamed(state))
+        assert host == {"bytes": 5}
+        assert restored.params["embed_VD"].sharding.mesh == other
+
+        def refused(wrong: Any) -> str:
+            with pytest.raises(CheckpointError) as error:
+                checkpoints.restore(3, wrong)
+            return str(error.value)
+
+        text = refused(like(renamed(make_state(mesh, rows=72)), mesh))
+        assert "policy.embed_VD is (64, 16) in the checkpoint and (72, 16) in this config" in text
+        less = renamed(state).replace(params={"head_DV": state.policy["head_DV"]})
+        text = refused(like(less, mesh))
+        assert "policy.embed_VD is in the checkpoint and not in this config" in text
+        more = renamed(state).replace(params=state.policy | {"value_D": jnp.ones(16)})
+        text = refused(like(more, mesh))
+        assert "params.value_D is in this config and not in the checkpoint" in text
+    for names in ((), ("params",), ("policy",)):
+        assert_same(restore_params(tmp_path, like(state.policy, other), *names), state.policy)
+
+
+def test_newer_checkpoints_are_written_and_read_with_params(tmp_path: Path) -> None:
+    mesh = make_mesh(2, 2, 2)
+    state = renamed(make_state(mesh))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {})
+        assert_same(checkpoints.restore(1, like(state, mesh))[0], state)
+    assert_same(restore_params(tmp_path, like(state.params, mesh)), state.params)
+    with pytest.raises(CheckpointError, match=r"policy\.embed_VD is in this config and not in"):
+        restore_params(tmp_path, like(state.params, mesh), "policy")
+
+
+def test_the_old_name_is_looked_for_only_where_the_new_one_is_missing() -> None:
+    saved = {"params.a": 0, "policy.a": 0, "policy.b": 0, "policy": 0, "prm.policy.c": 0}
+    for name, on_disk in {
+        "params.a": "params.a",
+        "params.b": "policy.b",
+        "params": "policy",
+        "params.c": "params.c",
+        "policy.a": "policy.a",
+        "paramsy.b": "paramsy.b",
+        "prm.params.c": "prm.params.c",
+    }.items():
+        assert checkpoint._saved_name(name, saved) == on_disk
 
 
 def python(code: str, *args: object, **kwargs: Any) -> subprocess.Popen[str]:

@@ -83,11 +83,11 @@ def cache_setting():
 def test_programs_are_kept_in_the_users_cache_folder(tmp_path, monkeypatch, cache_setting) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     jax.config.update("jax_compilation_cache_dir", None)
-    kept.keep()
+    kept.enable_disk_cache()
     assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "rlvr_jax" / "xla")
 
 
 def test_a_folder_that_was_named_stays(tmp_path, cache_setting) -> None:
     jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-    kept.keep()
+    kept.enable_disk_cache()
     assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path)

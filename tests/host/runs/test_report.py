@@ -195,7 +195,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_page_holds_the_run(run: Path) -> None:
-    path = report.write(run)
+    path = report.write_report(run)
     assert path == run / "report.html"
     page = Page(path)
     data = page.data
@@ -219,11 +219,11 @@ def test_page_holds_the_run(run: Path) -> None:
 
 
 def test_same_run_same_page(run: Path) -> None:
-    assert report.write(run).read_bytes() == report.write(run).read_bytes()
+    assert report.write_report(run).read_bytes() == report.write_report(run).read_bytes()
 
 
 def test_page_is_self_contained(run: Path) -> None:
-    page = Page(report.write(run))
+    page = Page(report.write_report(run))
     for tag, attrs in page.tags:
         assert tag not in ("link", "img", "iframe", "object", "base"), tag
         assert not {"src", "href", "srcset"} & attrs.keys()
@@ -255,7 +255,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     (run / "config.resolved.yaml").write_text("name: </script><script>alert(2)</script>")
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"stage": ATTACK, "step": 1, ATTACK: 0.5}) + "\n")
-    page = Page(report.write(run))
+    page = Page(report.write_report(run))
     assert [tag for tag, _ in page.tags].count("script") == 2
     assert "img" not in [tag for tag, _ in page.tags]
     assert "<" not in page.scripts[0]
@@ -277,7 +277,7 @@ def test_damaged_metrics_are_tolerated(tmp_path: Path) -> None:
         b'{"stage": "rl", "step": 4, "a": 0.',
     ]
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
-    data = Page(report.write(tmp_path)).data
+    data = Page(report.write_report(tmp_path)).data
     (stage,) = data["stages"]
     assert data["damaged"] == 2  # the last line is only unfinished
     assert stage["step"] == [1, 2, 3]
@@ -289,7 +289,7 @@ def test_damaged_metrics_are_tolerated(tmp_path: Path) -> None:
 def test_odd_evaluations(tmp_path: Path, text: str) -> None:
     (tmp_path / "eval").mkdir()
     (tmp_path / "eval" / "x.json").write_text(text)
-    evals = Page(report.write(tmp_path)).data["evals"]
+    evals = Page(report.write_report(tmp_path)).data["evals"]
     assert len(evals) == text.startswith('{"')
     if "accuracy" in text:
         assert evals[0]["accuracy"] == {"all": 0.5}
@@ -307,7 +307,7 @@ def test_odd_rollouts(tmp_path: Path) -> None:
     (tmp_path / "eval").mkdir()
     text = "\n".join(map(json.dumps, rows)) + "\n"
     (tmp_path / "samples" / "rl_step_000007.jsonl").write_text(text)
-    (file,) = Page(report.write(tmp_path)).data["samples"]
+    (file,) = Page(report.write_report(tmp_path)).data["samples"]
     assert (file["step"], file["total"], file["label"]) == (7, 4, "rl")
     assert file["rows"][:2] == [{"response": "alone"}, {"response": "5", "oracle": 0}]
     assert file["rows"][2] == {"response": "abc", "pieces": ["a", "b"], "values": [None]}
@@ -325,7 +325,7 @@ def test_size_is_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     for step in range(50):
         text = (json.dumps(row) + "\n") * (300 if step == 49 else 2)
         (tmp_path / "samples" / f"rl_step_{step:06d}.jsonl").write_text(text)
-    data = Page(report.write(tmp_path)).data
+    data = Page(report.write_report(tmp_path)).data
     (stage,) = data["stages"]
     assert len(stage["step"]) == len(stage["series"]["a"]) == report.MAX_POINTS
     assert (stage["step"][0], stage["step"][-1], stage["lines"]) == (0, 4999, 5000)
@@ -335,7 +335,7 @@ def test_size_is_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert len(data["samples"][-1]["rows"]) == report.MAX_ROLLOUTS
     assert data["samples"][-1]["rows"][0] == {"response": "x" * report.MAX_TEXT, "cut": True}
     monkeypatch.setattr(report, "MAX_BYTES", 1_000_000)
-    assert len(report.write(tmp_path).read_bytes()) < 1_100_000
+    assert len(report.write_report(tmp_path).read_bytes()) < 1_100_000
 
 
 def test_spread_keeps_both_ends() -> None:

@@ -143,7 +143,7 @@ def train(tmp_path, monkeypatch):
         monkeypatch.setattr(rl, "split", made_up(log))
         with jax.set_mesh(mesh):
             rl.run(stage, ws)
-        rows = ws.run.metrics.rows(stage.name)
+        rows = ws.run.metrics.load_rows(stage.name)
         ws.run.metrics.close()
         timed = ("time/", "perf/")
         rows = [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows]

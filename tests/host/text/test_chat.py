@@ -19,7 +19,7 @@ LIKES = [{"role": "user", "content": "a </s> b"}, {"role": "assistant", "content
 
 
 def render(template, messages=USER, **variables):
-    return chat.compiled(template, "some/file")(messages, **variables)
+    return chat.compile_template(template, "some/file")(messages, **variables)
 
 
 # ---- the text ------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def test_what_templates_may_use():
 )
 def test_a_template_that_is_not_valid_is_refused_with_its_line(template, line, reason):
     with pytest.raises(TokenizerError) as error:
-        chat.compiled(template, "some/file")
+        chat.compile_template(template, "some/file")
     text = str(error.value)
     assert text.startswith(f"the chat template of some/file, line {line}, is not valid; change it")
     assert reason in text and "\n" not in text

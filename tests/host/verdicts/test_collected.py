@@ -25,17 +25,17 @@ def test_what_a_resumed_stage_does_again_replaces_what_was_there(tmp_path):
         again.write([row(step), row(step, 1)])
     again.close()
     assert path.read_bytes() == expected
-    assert collected.read(path)[0] == row(1)
+    assert collected.load_answers(path)[0] == row(1)
 
 
 def test_nothing_collected_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="holds no answers: raise `collect`"):
-        collected.read(tmp_path / "none.jsonl")
+        collected.load_answers(tmp_path / "none.jsonl")
 
 
 def test_a_share_is_a_share_and_always_the_same():
-    picked = [collected.chosen("rl", step, i, 0.3) for step in range(100) for i in range(20)]
+    picked = [collected.is_chosen("rl", step, i, 0.3) for step in range(100) for i in range(20)]
     assert 0.25 < sum(picked) / 2000 < 0.35
-    assert picked == [collected.chosen("rl", s, i, 0.3) for s in range(100) for i in range(20)]
-    assert all(collected.chosen("rl", 1, i, 1.0) for i in range(999))
-    assert not any(collected.chosen("rl", 1, i, 0.0) for i in range(999))
+    assert picked == [collected.is_chosen("rl", s, i, 0.3) for s in range(100) for i in range(20)]
+    assert all(collected.is_chosen("rl", 1, i, 1.0) for i in range(999))
+    assert not any(collected.is_chosen("rl", 1, i, 0.0) for i in range(999))

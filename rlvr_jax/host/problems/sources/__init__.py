@@ -1,9 +1,11 @@
-"""Problem sets mixed from reasoning-gym, the user's files and TFDS data sets.
+"""The sources of problems: toy tasks, reasoning-gym, the user's files and downloaded data sets.
 
-    splits(sources, {"train": 4096, "test": 400}, seed=0)  # {"train": [record, ...], "test": ...}
+    build_splits(cfg.data, {"train": 4096, "test": 400}, cfg.seed)  # {"train": [record, ...], ...}
 
-A source that comes with held-out problems gives its part of `test` from them; everything else is
-dealt to the splits by a hash of the problem.
+Each module reads or generates the problems of one kind of source: `toy`, `gym`, `files` and
+`downloads`. This module mixes the sources of a config and deals their problems to splits. A source
+with held-out problems of its own supplies its part of `test` from them; a hash of the problem
+assigns every other problem to a split.
 """
 
 from __future__ import annotations
@@ -14,39 +16,56 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from rlvr_jax.config import SourceConfig
-from rlvr_jax.host.problems.sources import downloads, files, gym
+from rlvr_jax.config import DataConfig, SourceConfig
+from rlvr_jax.host.problems.dataset import Record
+from rlvr_jax.host.problems.sources import downloads, files, gym, toy
 
-Record = dict[str, str]
-_END: Record = {}  # told from a record by identity
+_END: Record = {}  # compared by identity, so no record equals it
 PATIENCE = 5000  # draws in a row without a new problem before a source counts as exhausted
 
 
-def check(source: SourceConfig) -> None:
-    """Refuse a source that cannot be read, before anything is.
+def build_splits(data: DataConfig, counts: Mapping[str, int], seed: int) -> dict[str, list[Record]]:
+    """Build the splits of a config's problems, from `data.sources` or else from `data.tasks`.
+
+    `counts` is the number of records of each split. The same config, counts and seed give the same
+    records in the same order.
 
     Raises:
-      ValueError: whatever is wrong with it, in one sentence.
+      ValueError: the sources or tasks cannot be used or have too few distinct problems.
+    """
+    if data.sources:
+        return mix_sources(data.sources, counts, seed)
+    splits = toy.generate_splits(data.tasks, counts, seed)
+    toy.rewrite_demonstrations(splits.get("sft", []), data.demonstration_errors, seed)
+    return splits
+
+
+def check_source(source: SourceConfig) -> None:
+    """Refuse a source that cannot be used, before any problem is read.
+
+    Raises:
+      ValueError: one sentence on what is wrong with the source.
     """
     if source.test_file and not source.file:
         raise ValueError(f"test_file {source.test_file} needs a `file` to train on: give both.")
     if source.params and not source.gym:
         raise ValueError(f"{_name(source)} takes no params: they are reasoning-gym's.")
     if source.gym:
-        gym.check(source.gym, source.params)
+        gym.check_gym_dataset(source.gym, source.params)
     elif source.tfds:
-        downloads.check(source.tfds, Path(source.folder))
+        downloads.check_download(source.tfds, Path(source.folder))
     for path in filter(None, (source.file, source.test_file)):
-        files.check(Path(path))
+        files.check_file(Path(path))
 
 
-def splits(
+def mix_sources(
     sources: Sequence[SourceConfig], counts: Mapping[str, int], seed: int
 ) -> dict[str, list[Record]]:
-    """Splits of distinct problems, shared among the sources by weight, shuffled.
+    """Build shuffled splits of distinct problems, shared among the sources by weight.
 
-    No problem (`key`) occurs twice, within a split or across splits, whichever source it is from;
-    a problem that is held out in one source is in no split but `test`. Same seed, same rows.
+    No problem (`key`) occurs twice, within a split or across splits, even if two sources have it. A
+    problem that one source holds out occurs in no split except `test`. The same seed gives the same
+    records.
 
     Raises:
       ValueError: no sources, one that cannot be read, or one with too few distinct problems.
@@ -54,7 +73,7 @@ def splits(
     if not sources or any(n < 0 for n in counts.values()):
         raise ValueError("Sources must be a non-empty list, and counts at least 0.")
     for source in sources:
-        check(source)
+        check_source(source)
     parts = {split: _shares(n, [s.weight for s in sources]) for split, n in counts.items()}
     held_out = [_held_out(source) for source in sources]
     out: dict[str, list[Record]] = {split: [] for split in counts}
@@ -68,7 +87,7 @@ def splits(
     for i, kept in enumerate(held_out):
         if kept is not None:
             add(_shuffled(kept, f"test/{i}/{seed}"), i, ["test"])
-    # What one source holds out is in no split of another, even where no test problem was asked for.
+    # Held-out problems stay out of the other sources' splits even if the config has no test split.
     seen |= {row["key"] for kept in held_out for row in kept or ()}
     for i, source in enumerate(sources):
         names = [split for split in counts if held_out[i] is None or split != "test"]
@@ -79,25 +98,25 @@ def splits(
 
 
 def _stream(source: SourceConfig, order: str, seed: int) -> Iterator[Record | None]:
-    """The source's problems for training, in an order that the seed decides."""
+    """Iterate over the source's problems for training; `order` seeds the order of stored ones."""
     if not source.gym:
-        return _shuffled(_rows(source, "train"), order)
-    made = gym.records(source.gym, source.params, seed)
-    return (row and _finish(row, source) for row in made)
+        return _shuffled(_load(source, "train"), order)
+    generated = gym.generate_records(source.gym, source.params, seed)
+    return (row and _finish(row, source) for row in generated)
 
 
 def _held_out(source: SourceConfig) -> list[Record] | None:
-    """The problems that the source itself keeps for tests; None if it keeps none."""
-    return _rows(source, "test") if source.tfds or source.test_file else None
+    """Load the problems that the source itself keeps for tests; None if it keeps none."""
+    return _load(source, "test") if source.tfds or source.test_file else None
 
 
-def _rows(source: SourceConfig, split: str) -> list[Record]:
-    """All the problems of a file or a downloaded data set."""
+def _load(source: SourceConfig, split: str) -> list[Record]:
+    """Load all problems of a file or a downloaded data set."""
     if source.tfds:
-        rows = downloads.records(source.tfds, Path(source.folder), split)
+        rows = downloads.load_records(source.tfds, Path(source.folder), split)
     else:
         path = Path(source.file if split == "train" else source.test_file)
-        rows = files.records(path, f"file:{Path(source.file).stem}")
+        rows = files.load_records(path, f"file:{Path(source.file).stem}")
     return [_finish(row, source) for row in rows]
 
 
@@ -106,7 +125,7 @@ def _shuffled(rows: list[Record], order: str) -> Iterator[Record]:
 
 
 def _finish(row: Record, source: SourceConfig) -> Record:
-    """The record with the config's domain and suffix; its key stays that of the bare problem."""
+    """Return the record with the source's domain and suffix; the key stays that of the problem."""
     row = row | {"domain": source.domain or row["domain"]}
     if source.suffix:
         gap = "" if source.suffix[0].isspace() else " "
@@ -121,17 +140,20 @@ def _finish(row: Record, source: SourceConfig) -> Record:
 def _take(
     stream: Iterator[Record | None], counts: Mapping[str, int], seen: set[str], source: SourceConfig
 ) -> dict[str, list[Record]]:
-    """Deal unseen records to splits by the hash of their keys until every count is full."""
+    """Deal new records to splits by the hash of their keys until every split has its count.
+
+    `seen` has the keys of all records dealt so far; the function adds to it.
+    """
     rows: dict[str, list[Record]] = {split: [] for split in counts}
     missing, idle = sum(counts.values()), 0
-    passed: set[str] = set()  # new problems of splits that are full
+    passed: set[str] = set()  # keys of new problems whose split is full
     while missing and (idle < PATIENCE or not source.gym):  # a file ends by itself
         if (record := next(stream, _END)) is _END:
             break
         if record is None or record["key"] in seen or record["key"] in passed:
             idle += 1
             continue
-        idle, split = 0, _split(record["key"], counts)
+        idle, split = 0, _choose_split(record["key"], counts)
         full = len(rows[split]) == counts[split]
         (passed if full else seen).add(record["key"])
         if not full:
@@ -146,15 +168,15 @@ def _take(
     return rows
 
 
-def _split(key: str, counts: Mapping[str, int]) -> str:
-    # Only the problem itself decides, so no seed ever moves a problem into another split.
+def _choose_split(key: str, counts: Mapping[str, int]) -> str:
+    # The hash does not depend on the seed, so that no seed moves a problem into another split.
     place = int(key[:16], 16) / 2**64 * sum(counts.values())
     edges = itertools.accumulate(counts.values())
     return next(split for split, edge in zip(counts, edges, strict=True) if place <= edge > 0)
 
 
 def _shares(count: int, weights: Sequence[float]) -> list[int]:
-    """`count` in whole parts by weight: rounded down, then the largest remainders get one more."""
+    """Divide `count` by weight into integers, with the largest-remainder method."""
     exact = [count * (weight / sum(weights)) for weight in weights]
     parts = [int(x) for x in exact]
     by_remainder = sorted(range(len(exact)), key=lambda i: parts[i] - exact[i])

@@ -1,7 +1,7 @@
-"""The field's data sets from files that the user has downloaded, as TFDS builders and as records.
+"""Well-known data sets from files that the user has downloaded, as records and as TFDS builders.
 
-Nothing is downloaded here. The files lie in a TFDS manual directory, itself or in its folder of
-the data set's name; `SETS` says under which names they are looked for.
+This module downloads nothing. It looks for the files in a folder, or in the subfolder with the name
+of the data set, under the file names that `SETS` lists. TFDS calls that folder a manual directory.
 """
 
 from __future__ import annotations
@@ -15,26 +15,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr_jax.host.problems import dataset
+from rlvr_jax.host.problems.dataset import Record
 from rlvr_jax.host.problems.sources import files
 from rlvr_jax.host.text import answers
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-Record = dict[str, str]
-BAD_SHARE = 0.01  # a release is taken as it is, but for this share of unusable rows
+BAD_SHARE = 0.01  # at most this share of a data set's rows may be unusable
 _HUB = ("{}-*-of-*.parquet", "data/{}-*-of-*.parquet", "{}.parquet", "data/{}.parquet")
 _LOCAL = ("{}.jsonl", "{}.json", "data/{}.jsonl", "data/{}.json")
 
 
 @dataclass(frozen=True)
 class Download:
-    """Where a data set's files come from and how they are named; {} is the split's own name."""
+    """A `Download` says where a data set comes from and how its files are named.
+
+    In `patterns`, {} stands for the name of the split.
+    """
 
     home: str
     patterns: tuple[str, ...]
-    test: str = "test"  # what the release calls its held-out problems
-    drop: str = ""  # rows of this ability are left out
+    test: str = "test"  # the data set's own name for its held-out problems
+    drop: str = ""  # rows with this value in the column `ability` are skipped
 
 
 SETS = {
@@ -52,7 +55,7 @@ SETS = {
         "the parquet files of virtuoussy/Multi-subject-RLVR on the hub", (*_HUB, *_LOCAL)
     ),
     "math_rlvr": Download("the parquet files of virtuoussy/Math-RLVR on the hub", (*_HUB, *_LOCAL)),
-    # Its programs would have to be run to be scored, and nothing of a model's is run here.
+    # Scoring its programming problems would mean to run programs of a model; skip them.
     "eurus_2_rl_data": Download(
         "the parquet files of PRIME-RL/Eurus-2-RL-Data on the hub",
         (*_HUB, *_LOCAL),
@@ -62,51 +65,56 @@ SETS = {
 }
 
 
-def check(name: str, folder: Path) -> None:
-    """Refuse a data set that is not known or whose files are not there.
+def check_download(name: str, folder: Path) -> None:
+    """Refuse a data set that is not known or whose files are not in `folder`.
 
     Raises:
-      ValueError: which name is near, or which files to put where.
+      ValueError: the message suggests the nearest known name, or says which files to put where.
     """
     for split in ("train", "test"):
-        for path in paths(name, folder, split):
-            files.check(path)
+        for path in find_files(name, folder, split):
+            files.check_file(path)
 
 
-def paths(name: str, folder: Path, split: str) -> list[Path]:
-    """The files of one split, in order; ValueError says what to put where."""
+def find_files(name: str, folder: Path, split: str) -> list[Path]:
+    """Find the files of one split of a data set, in order.
+
+    Raises:
+      ValueError: the data set is not known, or some of its files are not in `folder`.
+    """
     if name not in SETS:
         near = difflib.get_close_matches(name, SETS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"take one of {', '.join(SETS)}."
         raise ValueError(f"there is no data set {name!r} here; {hint}")
     known = SETS[name]
-    called = known.test if split == "test" else split
+    own_split = known.test if split == "test" else split
     for home in (folder / name, folder):
         for pattern in known.patterns:
-            if found := sorted(home.glob(pattern.format(called))):
-                _check_shards(found)
-                return found
+            if paths := sorted(home.glob(pattern.format(own_split))):
+                _check_shards(paths)
+                return paths
     raise ValueError(
-        f"no {called!r} files of {name} in {folder} or its folder {name!r}: put {known.home} there "
-        f"(looked for {', '.join(pattern.format(called) for pattern in known.patterns)})."
+        f"no {own_split!r} files of {name} in {folder} or its folder {name!r}: put {known.home} "
+        f"there (looked for {', '.join(pattern.format(own_split) for pattern in known.patterns)})."
     )
 
 
-def records(name: str, folder: Path, split: str) -> Iterator[Record]:
-    """The problems of one split, `train` or `test`.
+def load_records(name: str, folder: Path, split: str) -> Iterator[Record]:
+    """Load the problems of one split, `train` or `test`, one by one.
 
     Raises:
-      ValueError: no files, one that cannot be read, or more than BAD_SHARE of unusable rows.
+      ValueError: a file is missing or cannot be read, or more than BAD_SHARE of the rows are
+        unusable. The iterator raises the latter at its end.
     """
     total, bad, first = 0, 0, ""
-    for path in paths(name, folder, split):
-        files.check(path)
-        for where, row in files.rows(path):
+    for path in find_files(name, folder, split):
+        files.check_file(path)
+        for where, row in files.load_rows(path):
             if SETS[name].drop and row.get("ability") == SETS[name].drop:
                 continue
             total += 1
             try:
-                yield _record(name, row)
+                yield _parse_record(name, row)
             except ValueError as error:
                 bad, first = bad + 1, first or f"{where}: {error}"
     if bad > BAD_SHARE * total:
@@ -114,31 +122,37 @@ def records(name: str, folder: Path, split: str) -> Iterator[Record]:
 
 
 def builder(name: str, **arguments: Any) -> tfds.core.DatasetBuilder:
-    """The data set as a TFDS builder, registered as `rlvr_gsm8k` and so on.
+    """Return a TFDS builder for a data set, registered with TFDS as `rlvr_gsm8k` and so on.
 
     `builder("gsm8k", data_dir=...).download_and_prepare(download_config=DownloadConfig(
-    manual_dir=...))` writes ArrayRecord files with the splits `train` and `test`.
+    manual_dir=...))` writes ArrayRecord files with the splits `train` and `test`. `arguments` go to
+    the builder.
 
     Raises:
-      ValueError: no such data set.
+      ValueError: the data set is not known.
     """
     if name not in SETS:
-        paths(name, Path(), "train")  # says which names there are
-    made: tfds.core.DatasetBuilder = _class(name)(**{"file_format": "array_record"} | arguments)
-    return made
+        find_files(name, Path(), "train")  # raises the error that lists the known names
+    new: tfds.core.DatasetBuilder = _builder_class(name)(
+        **{"file_format": "array_record"} | arguments
+    )
+    return new
 
 
 @functools.cache
-def _class(called: str) -> Any:
-    """Made on use: the base class costs seconds to import, and a name registers only once."""
+def _builder_class(set_name: str) -> Any:
+    """Make the builder's class on first use: its base class takes seconds to import.
+
+    The cache is needed because TFDS registers a name only once.
+    """
     import tensorflow_datasets as tfds
 
     class Downloaded(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
-        """Files of a manual directory, row by row."""
+        """A TFDS builder that reads the files of a manual directory."""
 
-        name = f"rlvr_{called}"  # TFDS has a gsm8k of its own, which downloads
+        name = f"rlvr_{set_name}"  # TFDS has a gsm8k of its own, which downloads
         VERSION = tfds.core.Version(dataset.VERSION)
-        MANUAL_DOWNLOAD_INSTRUCTIONS = f"Put {SETS[called].home} into the manual directory."
+        MANUAL_DOWNLOAD_INSTRUCTIONS = f"Put {SETS[set_name].home} into the manual directory."
 
         def _info(self) -> Any:
             features = {field: tfds.features.Text() for field in dataset.FIELDS}
@@ -153,26 +167,26 @@ def _class(called: str) -> Any:
             return {s: self._generate_examples(folder, s) for s in ("train", "test")}
 
         def _generate_examples(self, folder: Path, split: str) -> Iterator[tuple[int, Record]]:
-            return iter(enumerate(records(called, folder, split)))
+            return iter(enumerate(load_records(set_name, folder, split)))
 
     return Downloaded
 
 
-def _record(name: str, row: dict[str, Any]) -> Record:
+def _parse_record(name: str, row: dict[str, Any]) -> Record:
     if name == "gsm8k" and "####" not in str(row.get("answer")):
         raise ValueError("its answer has no final line with ####.")
     if name == "math":
         if answers.boxed(str(row.get("solution"))) is None:
             raise ValueError(r"its solution has no \boxed{} answer.")
         row = {key: value for key, value in row.items() if key != "answer"}
-    return files.record(row, f"tfds:{name}")
+    return files.parse_record(row, f"tfds:{name}")
 
 
-def _check_shards(found: list[Path]) -> None:
-    """`train-00000-of-00003.parquet` promises two more."""
-    for path in found:
+def _check_shards(paths: list[Path]) -> None:
+    """Refuse an incomplete set of shards: `train-00000-of-00003.parquet` needs two more files."""
+    for path in paths:
         shard = re.search(r"-of-(\d+)$", path.stem)
-        here = [other for other in found if other.parent == path.parent]
+        here = [other for other in paths if other.parent == path.parent]
         if shard and len(here) != int(shard[1]):
             raise ValueError(
                 f"{path.parent} has {len(here)} of {int(shard[1])} files like {path.name}: "

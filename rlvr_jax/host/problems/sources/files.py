@@ -1,6 +1,6 @@
-"""Problem files as records: JSONL, JSON and parquet, in the layouts of the field.
+"""Files of problems as records: JSONL, JSON and parquet, in the layouts of common data sets.
 
-A row's columns say what it is:
+The columns of a row decide its layout:
 
     verl             prompt, reward_model.ground_truth, data_source, extra_info
     work A           query, label, subject (arXiv 2503.23829)
@@ -8,8 +8,8 @@ A row's columns say what it is:
     TRL and plain    prompt, question or problem, with answer, solution, ground_truth, label or
                      reference
 
-A prompt is text or a list of messages that ends with the user's. Structs of a parquet file may be
-nested or flat (`reward_model.ground_truth`).
+A prompt is text, or a list of messages whose last message is the user's. The structs of a parquet
+file may be nested or flat (a column named `reward_model.ground_truth`).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from rlvr_jax.host.problems import dataset
+from rlvr_jax.host.problems.dataset import Record
 from rlvr_jax.host.text import answers
 
-Record = dict[str, str]
 Row = dict[str, Any]
 KINDS = (".jsonl", ".json", ".parquet")
 PROMPTS = ("prompt", "question", "problem")
@@ -32,11 +32,12 @@ DOMAINS = ("data_source", "domain", "subject", "type", "dataset", "ability")
 ROLES = ("system", "user", "assistant")
 
 
-def check(path: Path) -> None:
-    """Refuse a file that cannot be opened, without reading it.
+def check_file(path: Path) -> None:
+    """Refuse a file of problems that cannot be opened, without reading it.
 
     Raises:
-      ValueError: no such file, not one of KINDS, or parquet without pyarrow.
+      ValueError: there is no such file, its suffix is not in KINDS, or it is a parquet file and
+        pyarrow is not installed.
     """
     if path.suffix not in KINDS:
         raise ValueError(f"{path} must be one of {', '.join(KINDS)}: convert it or rename it.")
@@ -46,22 +47,27 @@ def check(path: Path) -> None:
         _parquet()
 
 
-def records(path: Path, task: str) -> Iterator[Record]:
-    """The problems of a file.
+def load_records(path: Path, task: str) -> Iterator[Record]:
+    """Load the problems of a file one by one; `task` is the task of their records.
 
     Raises:
-      ValueError: the file, the line or row (from 1), and why it cannot be a problem.
+      ValueError: the file cannot be read, or a row cannot be a problem; the message names the file
+        and the line or row, counted from 1.
     """
-    check(path)
-    for where, row in rows(path):
+    check_file(path)
+    for where, row in load_rows(path):
         try:
-            yield record(row, task)
+            yield parse_record(row, task)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
 
 
-def rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """The rows as they are in the file, each with its place in words."""
+def load_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """Load the rows of a file, each with a text that says where in the file it stands.
+
+    Raises:
+      ValueError: the file or a row cannot be read.
+    """
     read = {".parquet": _parquet_rows, ".json": _json_rows}.get(path.suffix, _lines)
     for where, row in read(path):
         if not isinstance(row, dict):
@@ -69,31 +75,41 @@ def rows(path: Path) -> Iterator[tuple[str, Row]]:
         yield where, _nested(row)
 
 
-def record(row: Row, task: str) -> Record:
-    """One row as a record; ValueError says what is wrong with it, without its place."""
+def parse_record(row: Row, task: str) -> Record:
+    """Parse one row of a file as a record.
+
+    Raises:
+      ValueError: the row cannot be a problem; the message does not say where the row stands.
+    """
     prompt, reference, solution = _layout(row)
     messages = _messages(prompt)
     for message in messages:
         _check_text("prompt", message["content"])
-    gold = text_of(reference)
+    gold = parse_reference(reference)
     if not gold:
         raise ValueError("it has no reference answer: fill it in or leave the row out.")
     domain = next(filter(None, (_label(row.get(name)) for name in DOMAINS)), "")
-    made = {
+    record = {
         **{"question": messages[-1]["content"], "reference": gold, "answer": gold},
         **{"demonstration": solution or gold, "domain": domain or task.partition(":")[2]},
         **{"task": task, "extra": _extra(row)},
-        # A system prompt says how to answer, not what is asked.
+        # A system prompt says how to answer; it is no part of the problem.
         "key": dataset.problem_key(*(m["content"] for m in messages if m["role"] != "system")),
         "messages": json.dumps(messages, ensure_ascii=False) if len(messages) > 1 else "",
     }
-    for name, text in made.items():
+    for name, text in record.items():
         _check_text(name, text)
-    return made
+    return record
 
 
-def text_of(value: Any) -> str:
-    """A reference as text: a list of one is that one, other lists and numbers are JSON."""
+def parse_reference(value: Any) -> str:
+    """Return a row's reference answer as text; "" if there is none.
+
+    A list with one element gives that element. Other lists, and numbers, give their JSON text.
+
+    Raises:
+      ValueError: the reference is an object, a number that is not finite, or has no JSON text.
+    """
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if value is None or value == []:
@@ -113,19 +129,23 @@ def text_of(value: Any) -> str:
 
 
 def _unlisted(text: str) -> str:
-    """A JSON list of one, written as text, is that one."""
+    """Replace the text of a JSON list with one element by that element."""
     if not (text.startswith("[") and text.endswith("]")):
         return text
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except ValueError:
         return text
-    one = found[0] if isinstance(found, list) and len(found) == 1 else None
-    return str(one).strip() if isinstance(one, str | int | float) else text
+    element = value[0] if isinstance(value, list) and len(value) == 1 else None
+    return str(element).strip() if isinstance(element, str | int | float) else text
 
 
-def final(solution: str) -> str:
-    r"""The answer at the end of a worked solution: after ####, in the last \boxed{}, or all."""
+def parse_final_answer(solution: str) -> str:
+    r"""Return the final answer of a worked solution.
+
+    The answer stands after the last ####, or else in the last \boxed{}; a solution with neither is
+    itself the answer.
+    """
     if "####" in solution:
         return solution.rpartition("####")[2].strip().replace(",", "")
     box = answers.boxed(solution)
@@ -133,20 +153,20 @@ def final(solution: str) -> str:
 
 
 def _layout(row: Row) -> tuple[Any, Any, str]:
-    """(prompt, reference, worked solution or ""), by the columns of the row."""
+    """Return (prompt, reference, worked solution or "") by the layout of the row."""
     if "prompt" in row and "reward_model" in row:
         model = row["reward_model"]
         return row["prompt"], model.get("ground_truth") if isinstance(model, dict) else None, ""
     if "query" in row and "label" in row:
         return row["query"], row["label"], ""
     if "messages" in row and "ground_truth" in row:
-        messages, said = row["messages"], ""
+        messages, last_turn = row["messages"], ""
         if _ends_with_answer(messages):
-            messages, said = messages[:-1], str(messages[-1].get("content") or "")
-        return messages, row["ground_truth"], said
-    asked = next((row[name] for name in PROMPTS if name in row), None)
+            messages, last_turn = messages[:-1], str(messages[-1].get("content") or "")
+        return messages, row["ground_truth"], last_turn
+    prompt = next((row[name] for name in PROMPTS if name in row), None)
     known = [name for name in REFERENCES if name in row]
-    if asked is None or not known:
+    if prompt is None or not known:
         raise ValueError(
             f"its columns ({', '.join(map(str, row))}) are no known layout: rename them to "
             "'question' and 'answer', or see the layouts in the documentation."
@@ -156,8 +176,8 @@ def _layout(row: Row) -> tuple[Any, Any, str]:
     if isinstance(value, str) and (
         known[0] == "solution" or "####" in value or answers.boxed(value) is not None
     ):
-        return asked, final(value), value.strip()
-    return asked, value, solution.strip()
+        return prompt, parse_final_answer(value), value.strip()
+    return prompt, value, solution.strip()
 
 
 def _ends_with_answer(messages: Any) -> bool:
@@ -166,7 +186,7 @@ def _ends_with_answer(messages: Any) -> bool:
 
 
 def _messages(prompt: Any) -> list[dict[str, str]]:
-    """The prompt as messages; ValueError unless it is text that ends with the user's."""
+    """Return the prompt as messages; ValueError unless the last one is the user's."""
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
     if not isinstance(prompt, list) or not all(isinstance(m, dict) for m in prompt):
@@ -192,12 +212,12 @@ def _extra(row: Row) -> str:
     extra = dict(info) if isinstance(info, dict) else {}
     if isinstance(ability := row.get("ability"), str):
         extra.setdefault("ability", ability)
-    # dates, decimals and bytes of parquet have no JSON of their own
+    # JSON has no dates, decimals and bytes, which parquet has; they become text.
     return json.dumps(extra, ensure_ascii=False, default=str) if extra else ""
 
 
 def _check_text(name: str, text: str) -> None:
-    # JSON escapes a NUL; U+FDD0 is no character, and marks the answer's place in templates.
+    # JSON text has NUL as an escape; templates use U+FDD0 to mark the place of the answer.
     if any(odd in text for odd in ("\x00", "\ufdd0")) or name == "messages" and "\\u0000" in text:
         raise ValueError(f"its {name} has a NUL or U+FDD0 character: remove it.")
     try:
@@ -207,7 +227,7 @@ def _check_text(name: str, text: str) -> None:
 
 
 def _nested(row: Row) -> Row:
-    """`a.b` columns as the struct a with the field b."""
+    """Turn each column named `a.b` into the struct `a` with the field `b`."""
     out: Row = {}
     for name, value in row.items():
         outer, dot, inner = str(name).partition(".")
@@ -230,19 +250,19 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """One array of rows, one row alone, or one in each line as in JSONL."""
+    """Load a JSON file that holds an array of rows, a single row, or one row in each line."""
     raw = path.read_bytes()
     body = raw.removeprefix(b"\xef\xbb\xbf")
     if body.lstrip().startswith(b"["):
         for number, row in enumerate(_loads(body, str(path), len(raw) - len(body)), 1):
             yield f"{path}, row {number}", row
-    elif (row := _alone(body)) is not None:
+    elif (row := _single_row(body)) is not None:
         yield str(path), row
     else:
         yield from _lines(path)
 
 
-def _alone(body: bytes) -> Any:
+def _single_row(body: bytes) -> Any:
     try:
         return _loads(body, "", 0)
     except ValueError:
@@ -250,9 +270,9 @@ def _alone(body: bytes) -> Any:
 
 
 def _loads(raw: bytes, where: str, offset: int) -> Any:
-    """Strict JSON of bytes that begin at this offset of their file."""
+    """Parse strict JSON; `offset` is where in the file the bytes begin."""
     try:
-        return json.loads(raw.decode("utf-8"), parse_constant=_no_number)
+        return json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{where}: byte {offset + error.start} of the file is not UTF-8 ({error.reason}): save "
@@ -262,7 +282,7 @@ def _loads(raw: bytes, where: str, offset: int) -> Any:
         raise ValueError(f"{where}: not JSON ({error}): repair or remove it.") from error
 
 
-def _no_number(text: str) -> Any:
+def _refuse_constant(text: str) -> Any:
     raise ValueError(f"{text} is not a number")
 
 

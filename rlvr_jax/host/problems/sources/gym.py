@@ -1,8 +1,8 @@
-"""reasoning-gym problems as records, and the data sets whose own scorers can be trusted.
+"""Problems of reasoning-gym as records.
 
-reasoning-gym scores free text that a policy wrote, and the policy is paid for the score. Some of
-its scorers parse that text as code (sympy, eval), others give part of the credit to an answer that
-merely contains the right one. So only data sets whose scorer has been read are taken.
+Only data sets of `gym_scorers.SCORED` are accepted. A scorer reads text of a policy that is
+rewarded for the score, and some scorers of reasoning-gym run that text as code (sympy, eval) or
+reward an answer that merely contains the right one.
 """
 
 from __future__ import annotations
@@ -15,22 +15,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rlvr_jax.host.problems import dataset
-from rlvr_jax.host.problems import gym_scorers as rules
-from rlvr_jax.host.problems.gym_scorers import SCORED
+from rlvr_jax.host.problems.dataset import Record
+from rlvr_jax.host.problems.gym_scorers import SCORED, import_reasoning_gym
 
-Record = dict[str, str]
-
-CHUNK = 500  # some data sets plan all their entries when they are made
+CHUNK = 500  # entries of one data set object: some objects plan all entries when they are made
 
 
-def check(name: str, params: Mapping[str, Any]) -> None:
-    """Refuse a data set or parameters that cannot be used, before anything is generated.
+def check_gym_dataset(name: str, params: Mapping[str, Any]) -> None:
+    """Refuse a data set of reasoning-gym, or parameters for it, that cannot be used.
 
     Raises:
-      ValueError: reasoning-gym is missing, it has no such data set, the data set's scorer is not
-        one of SCORED, or the parameters are not its own.
+      ValueError: reasoning-gym is not installed, it has no such data set, the data set is not in
+        SCORED, or the data set does not accept the parameters.
     """
-    known = rules.package().factory.DATASETS
+    known = import_reasoning_gym().factory.DATASETS
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"take one of {_allowed()}."
@@ -45,29 +43,29 @@ def check(name: str, params: Mapping[str, Any]) -> None:
             f"the parameters of {name!r} set {sorted(reserved)[0]}: leave it out, the run's seed "
             "and the sizes of the splits decide it."
         )
-    next(entries(name, params, 0))
+    next(generate_entries(name, params, 0))
 
 
-def entries(name: str, params: Mapping[str, Any], seed: int) -> Iterator[dict[str, Any]]:
-    """An endless stream of entries; no two seeds share a stretch of it.
+def generate_entries(name: str, params: Mapping[str, Any], seed: int) -> Iterator[dict[str, Any]]:
+    """Generate entries of a data set without end; the streams of two seeds do not overlap.
 
     Raises:
-      ValueError: the data set does not take these parameters, or cannot make an entry of them.
+      ValueError: the data set does not accept the parameters, or fails to generate an entry.
     """
-    # Item i of seed s is item i - 1 of seed s + 1: hash, so that streams do not overlap.
+    # In reasoning-gym, item i of seed s is item i - 1 of seed s + 1; hashed seeds are far apart.
     text = json.dumps([name, dict(params), seed], sort_keys=True, default=str)
     start = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest())
     try:
         for chunk in itertools.count(start, CHUNK):
-            dataset = rules.package().create_dataset(name, seed=chunk, size=CHUNK, **params)
+            dataset = import_reasoning_gym().create_dataset(name, seed=chunk, size=CHUNK, **params)
             yield from (dataset[i] for i in range(CHUNK))
     except (TypeError, ValueError, AssertionError, LookupError) as error:
         raise ValueError(f"reasoning-gym's {name!r} refuses {dict(params)}: {error}.") from error
 
 
-def records(name: str, params: Mapping[str, Any], seed: int) -> Iterator[Record | None]:
-    """The entries as records; None for one without an answer, which nobody could get right."""
-    for entry in entries(name, params, seed):
+def generate_records(name: str, params: Mapping[str, Any], seed: int) -> Iterator[Record | None]:
+    """Generate the entries of a data set as records; an entry without an answer gives None."""
+    for entry in generate_entries(name, params, seed):
         yield _record(name, entry) if entry["answer"] else None
 
 
@@ -77,7 +75,7 @@ def _record(name: str, entry: dict[str, Any]) -> Record:
         **{"question": question, "reference": gold, "answer": gold, "demonstration": gold},
         **{"domain": name, "task": f"gym:{name}", "messages": ""},
         "key": dataset.problem_key(question),
-        # gsm_symbolic notes fractions, which its scorer does not read
+        # The metadata of gsm_symbolic has fractions, which JSON lacks and its scorer ignores.
         "extra": json.dumps({"metadata": entry["metadata"]}, ensure_ascii=False, default=str),
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from rlvr_jax.host.problems import tasks
+from rlvr_jax.host.problems import number_words
 
 _SIGNS = {
     **dict.fromkeys("\u2212\u2013\u2014\u2010\u2011\u2012\ufe63\uff0d", "-"),
@@ -84,7 +84,7 @@ def normalise(text: str) -> str:
 
 def digits_for_words(text: str) -> str:
     """Return 42 for "forty-two": a number in words, in digits.  Other texts are returned as is."""
-    value = tasks.read_words(text.lower().strip(". "))
+    value = number_words.parse_number_words(text.lower().strip(". "))
     return text if value is None else str(value)
 
 

@@ -1,7 +1,10 @@
-"""Text <-> ids, whatever the tokenizer's file: sentencepiece, tokenizer.json, GGUF, or bytes.
+"""Tokenizers: one class for sentencepiece models, tokenizer.json, GGUF files and bare bytes.
+
+`spm`, `fast`, `ggml` and `byte` each load one kind of tokenizer as a `Codec` and its `Facts`; the
+class `Tokenizer` adds everything that all kinds share.
 
 Text never becomes a control token: `</s>` or `<|im_start|>` in a question, or in the content of a
-chat message, is encoded as the characters it is made of.
+chat message, is encoded like any other text and never as that token.
 """
 
 import codecs
@@ -18,21 +21,25 @@ import numpy as np
 
 from rlvr_jax.host.text import chat
 from rlvr_jax.host.text.chat import Message, TokenizerError
-from rlvr_jax.host.text.tokenizer import byte, fast, folder, ggml, spm
+from rlvr_jax.host.text.tokenizer import byte, fast, folder, ggml, placeholders, spm
 from rlvr_jax.host.text.tokenizer.codec import Codec, Facts, alternatives
 from rlvr_jax.host.text.tokenizer.spm import train
 
 __all__ = ["VERDICTS", "Tokenizer", "TokenizerError", "open_tokenizer", "train"]
 
-VERDICTS = ("1", "0")  # accept, reject
-LETTERS = 32  # bytes of a token that device code may read: a few tokens of blanks are longer
+VERDICTS = ("1", "0")  # the words for right and wrong
+SPELLING_BYTES = 32  # bytes of a token that device code sees; few tokens are longer, all blanks
 
 
 class Tokenizer:
-    """Text <-> ids, chat, and the vocabulary tables that device code reads."""
+    """A `Tokenizer` encodes and decodes text and chats, and makes tables of its vocabulary.
+
+    `vocab` is the number of tokens, `bos` the token before a text or None, and `eos` has the tokens
+    that end a response.
+    """
 
     def __init__(self, codec: Codec, facts: Facts):
-        """Raises TokenizerError if nothing says which token ends a response."""
+        """Raise TokenizerError if the files do not say which token ends a response."""
         self._codec, self._facts = codec, facts
         self.vocab: int = len(codec.texts)
         self._source = facts.template or ""
@@ -41,7 +48,7 @@ class Tokenizer:
         self.eos: tuple[int, ...] = self._ends()
         ends = {name: i for name, i in codec.names.items() if i in self.eos}
         self._specials = codec.specials | ends
-        unknown = {self._named("unk_token")} - {*self.eos}  # which text may well become
+        unknown = {self._named("unk_token")} - {*self.eos}  # text may become the unknown token
         self._controls = set(self._specials.values()) - unknown
         self._lookalike = re.compile(alternatives(self._specials))
         self._special = re.compile(f"{codec.pattern}|{alternatives(ends)}")
@@ -49,24 +56,28 @@ class Tokenizer:
     # ---- text ------------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, none of them a control token and no BOS.
+        """Encode a text as ids without BOS and without control tokens.
 
-        Half of a surrogate pair, which JSON can carry and UTF-8 cannot, becomes `?`.
+        A lone surrogate, which JSON can contain and UTF-8 cannot, becomes `?`.
         """
-        return self._data(_whole(text), True)
+        return self._encode_text(_valid(text), True)
 
     def raw_prompt(self, text: str) -> list[int]:
-        """A text that is not a conversation, behind BOS where the model wants one."""
+        """Encode a prompt that is no conversation, after BOS if the model expects BOS."""
         start = [self.bos] if self._facts.add_bos and self.bos is not None else []
         return start + self.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of the ids up to the first EOS.  What is no UTF-8 becomes U+FFFD."""
+        """Decode the ids before the first EOS to text; invalid UTF-8 becomes U+FFFD."""
         push = self.stream()
         return "".join(map(push, ids)) + push(None)
 
     def stream(self) -> Callable[[int | None], str]:
-        """A function: an id in, the text that can no longer change out; None for the last of it."""
+        """Return a function that decodes ids one at a time.
+
+        For each id, the function returns the text that later ids cannot change any more; for None,
+        which ends the response, it returns the remaining text.
+        """
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         begun, ended = not self._codec.drops_space, False
 
@@ -75,8 +86,8 @@ class Tokenizer:
             if ended:
                 return ""
             ended = i is None or i in self.eos
-            shown = b"" if ended else self._shown(i)
-            text = decoder.decode(shown, final=ended)
+            data = b"" if ended else self._bytes(i)
+            text = decoder.decode(data, final=ended)
             if text and not begun:
                 begun, text = True, text.removeprefix(" ")
             return text
@@ -84,11 +95,11 @@ class Tokenizer:
         return push
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """What each id looks like, for people."""
+        """Return a readable text for each id; control tokens show their names."""
         return [self._piece(int(i)) for i in ids]
 
     def single(self, word: str) -> int:
-        """The id of a word; raises TokenizerError if that is not one token."""
+        """Return the id of a verdict word; raise TokenizerError if it is not one token."""
         ids = self.encode(word)
         if len(ids) != 1:
             raise TokenizerError(
@@ -98,11 +109,15 @@ class Tokenizer:
 
     @functools.cached_property
     def verdict_ids(self) -> list[int]:
-        """Accept, reject of the usual words; raises as `verdicts`."""
+        """Return the ids of the default verdict words; raise as `verdicts` does."""
         return self.verdicts(VERDICTS)
 
     def verdicts(self, words: Sequence[str]) -> list[int]:
-        """Ids of accept and reject; raises TokenizerError unless each is one token of its own."""
+        """Return the ids of verdict words.
+
+        Raises:
+          TokenizerError: a word is not a single token, or two words are the same token.
+        """
         ids = [self.single(word) for word in words]
         if len(set(ids)) != len(ids):
             raise TokenizerError(
@@ -112,15 +127,18 @@ class Tokenizer:
         return ids
 
     def tables(self, vocab: int | None = None) -> tuple[Any, Any, Any]:
-        """`newline_V`, `blank_V`, `control_V`: tokens that hold a new line, or show nothing, or are
-        no text at all.  A model's vocabulary may be larger: what is beyond is blank and control.
+        """Return the bool tables `newline_V`, `blank_V` and `control_V`.
+
+        They mark the tokens that contain a new line, the tokens whose text is blank, and the tokens
+        that are no text.  `vocab` is the size of the tables; ids beyond the tokenizer's vocabulary
+        are blank and control tokens.
         """
         size = self.vocab if vocab is None else vocab
         texts = self._codec.texts[:size]
         newline, blank, control = np.zeros(size, bool), np.ones(size, bool), np.ones(size, bool)
-        shown = [text or b"" for text in texts]
-        newline[: len(texts)] = [b"\n" in text for text in shown]
-        blank[: len(texts)] = [not text.decode("utf-8", "replace").strip() for text in shown]
+        spelled = [text or b"" for text in texts]
+        newline[: len(texts)] = [b"\n" in text for text in spelled]
+        blank[: len(texts)] = [not text.decode("utf-8", "replace").strip() for text in spelled]
         control[: len(texts)] = [text is None for text in texts]
         for i in self.eos:
             if i < size:
@@ -128,12 +146,16 @@ class Tokenizer:
         return newline, blank, control
 
     def spelling(self, vocab: int | None = None) -> tuple[Any, Any]:
-        """`bytes_VW`, `length_V`: the text of each token, of long ones the first LETTERS bytes."""
+        """Return the bytes of each token (uint8 `bytes_VW`) and their number (int32 `length_V`).
+
+        Of a long token, the table has the first SPELLING_BYTES bytes.  Tokens without text, and
+        EOS, have length 0.
+        """
         size = self.vocab if vocab is None else vocab
-        shown = [b"" if i in self.eos else (t or b"") for i, t in enumerate(self._codec.texts)]
-        shown = [text[:LETTERS] for text in shown[:size]]
-        lengths, table = np.zeros(size, np.int32), np.zeros((size, LETTERS), np.uint8)
-        for i, text in enumerate(shown):
+        spelled = [b"" if i in self.eos else (t or b"") for i, t in enumerate(self._codec.texts)]
+        spelled = [text[:SPELLING_BYTES] for text in spelled[:size]]
+        lengths, table = np.zeros(size, np.int32), np.zeros((size, SPELLING_BYTES), np.uint8)
+        for i, text in enumerate(spelled):
             lengths[i], table[i, : len(text)] = len(text), np.frombuffer(text, np.uint8)
         return table[:, : max(1, lengths.max(initial=0))], lengths
 
@@ -141,6 +163,7 @@ class Tokenizer:
 
     @property
     def has_chat(self) -> bool:
+        """Return whether the tokenizer has a chat template."""
         return self._render is not None
 
     def chat_text(
@@ -150,9 +173,10 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> str:
-        """A conversation as the model's template writes it.
+        """Return a conversation as the text that the model's chat template writes.
 
-        Raises TokenizerError if there is no template, or it refuses the messages.
+        Raises:
+          TokenizerError: there is no template, or the template refuses the messages.
         """
         if self._render is None:
             raise TokenizerError(
@@ -169,12 +193,13 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> list[int]:
-        """Ids of a conversation: special tokens come from the template, never from a message.
+        """Encode a conversation; special tokens come from the template only, never from a message.
 
-        Raises TokenizerError as `chat_text`.
+        Raises:
+          TokenizerError: there is no template, or the template refuses the messages.
         """
-        written, texts = self._written(messages, add_generation_prompt, variables)
-        return self._join(written, texts, True)
+        text, hidden = self._render_hidden(messages, add_generation_prompt, variables)
+        return self._encode_rendered(text, hidden, True)
 
     def chat_around(
         self,
@@ -184,48 +209,60 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> tuple[list[int], list[int]]:
-        """Ids of a conversation before and after `hole`, a character in one of its messages.
+        """Encode a conversation as the ids before and after `hole`, a character in a message.
 
-        Raises TokenizerError as `chat_text`, and if the template does not write it exactly once.
+        Raises:
+          TokenizerError: there is no template, the template refuses the messages, or it does not
+            write `hole` exactly once.
         """
-        written, texts = self._written(messages, add_generation_prompt, variables)
-        if written.count(hole) != 1:
+        text, hidden = self._render_hidden(messages, add_generation_prompt, variables)
+        if text.count(hole) != 1:
             raise TokenizerError(
                 f"the chat template of {self._facts.template_file} must write each message once "
-                f"and writes one {written.count(hole)} times: change it"
+                f"and writes one {text.count(hole)} times: change it"
             )
-        head, _, tail = written.partition(hole)
-        return self._join(head, texts, True), self._join(tail, texts, False)
+        head, _, tail = text.partition(hole)
+        before = self._encode_rendered(head, hidden, True)
+        return before, self._encode_rendered(tail, hidden, False)
 
-    def _written(
+    def _render_hidden(
         self, messages: Sequence[Message], add_generation_prompt: bool, variables: dict[str, Any]
     ) -> tuple[str, dict[str, str]]:
-        """The text of a template, and what stands in it for look-alikes of special tokens."""
-        given: Any = (messages, variables)
-        said = "\n".join(_strings(given))
-        texts: dict[str, str] = {}
-        if self._lookalike.search(said):
-            given = _hidden(given, self._lookalike, _unused(said + self._source), texts)
-        said = self.chat_text(given[0], add_generation_prompt=add_generation_prompt, **given[1])
-        return _whole(said), texts
+        """Render a conversation with placeholders for text that looks like a special token.
 
-    def _join(self, written: str, texts: dict[str, str], first: bool) -> list[int]:
-        """Ids of a template's text: between its special tokens all is data."""
-        if first and not texts and self._codec.encode_template is not None:
-            return self._codec.encode_template(written)
+        Returns the text and the placeholders: key -> the text that it replaces.
+        """
+        inputs: Any = (messages, variables)
+        content = "\n".join(placeholders.list_texts(inputs))
+        hidden: dict[str, str] = {}
+        if self._lookalike.search(content):
+            mark = placeholders.unused_character(content + self._source)
+            inputs = placeholders.hide(inputs, self._lookalike, mark, hidden)
+        messages, variables = inputs
+        text = self.chat_text(messages, add_generation_prompt=add_generation_prompt, **variables)
+        return _valid(text), hidden
+
+    def _encode_rendered(self, text: str, hidden: dict[str, str], first: bool) -> list[int]:
+        """Encode a rendered conversation: its special tokens, and as plain text all between them.
+
+        `first` tells whether the text is the beginning of the conversation.
+        """
+        if first and not hidden and self._codec.encode_template is not None:
+            return self._codec.encode_template(text)
         ids: list[int] = []
         at = 0
-        for match in self._special.finditer(written):
-            ids += self._data(_shown_again(written[at : match.start()], texts), first and at == 0)
+        for match in self._special.finditer(text):
+            between = placeholders.unhide(text[at : match.start()], hidden)
+            ids += self._encode_text(between, first and at == 0)
             name = match.group()
             ids.append(self._specials[name if name in self._specials else name.strip()])
             at = match.end()
-        return ids + self._data(_shown_again(written[at:], texts), first and at == 0)
+        return ids + self._encode_text(placeholders.unhide(text[at:], hidden), first and at == 0)
 
     # ---- files -----------------------------------------------------------------------------
 
     def save(self, target: Path) -> None:
-        """Write what a Hugging Face model folder needs to know about text."""
+        """Write the tokenizer's files into a Hugging Face model folder."""
         target.mkdir(parents=True, exist_ok=True)
         for name, path in self._facts.files.items():
             if path.resolve() != (target / name).resolve():
@@ -242,7 +279,7 @@ class Tokenizer:
         config: dict[str, Any] = {"tokenizer_class": kind, **self._facts.tokens}
         config |= {"add_bos_token": self._facts.add_bos, "add_eos_token": False}
         config |= {"clean_up_tokenization_spaces": False}
-        if not is_fast:  # what transformers would else assume of a sentencepiece model
+        if not is_fast:  # transformers has other defaults for sentencepiece models
             config |= {"add_prefix_space": self._codec.drops_space}
             config.setdefault("bos_token", None)
         if self._facts.template is not None:
@@ -251,8 +288,12 @@ class Tokenizer:
 
     # ---- parts -----------------------------------------------------------------------------
 
-    def _data(self, text: str, first: bool) -> list[int]:
-        """Ids of a text; where the kind spells a control token from text, that is cut in two."""
+    def _encode_text(self, text: str, first: bool) -> list[int]:
+        """Encode a text without control tokens.
+
+        Some codecs encode a text such as `</s>` as a control token; this method then cuts the text
+        after its first character and encodes the parts.
+        """
         ids = self._codec.encode(text, first) if text else []
         if self._controls.isdisjoint(ids):
             return ids
@@ -261,17 +302,17 @@ class Tokenizer:
         cut = [i for n, part in enumerate(parts) for i in self._codec.encode(part, first and not n)]
         return [i for i in cut if i not in self._controls]
 
-    def _shown(self, i: Any) -> bytes:
+    def _bytes(self, i: Any) -> bytes:
         return (self._codec.texts[i] or b"") if 0 <= i < self.vocab else b""
 
     def _piece(self, i: int) -> str:
-        shown = self._shown(i)
-        if not shown or i in self.eos:
+        data = self._bytes(i)
+        if not data or i in self.eos:
             return self._names.get(i, f"<{i}>")
         try:
-            return shown.decode()
+            return data.decode()
         except UnicodeDecodeError:
-            return "".join(f"<0x{byte:02X}>" for byte in shown)
+            return "".join(f"<0x{byte:02X}>" for byte in data)
 
     @functools.cached_property
     def _names(self) -> dict[int, str]:
@@ -283,11 +324,11 @@ class Tokenizer:
     def _template(self) -> Callable[..., str] | None:
         if self._facts.template is None:
             return None
-        return chat.compiled(self._facts.template, self._facts.template_file)
+        return chat.compile_template(self._facts.template, self._facts.template_file)
 
     def _ends(self) -> tuple[int, ...]:
-        found = [self._turn_end(), self._named("eos_token"), *self._facts.eos]
-        ends = tuple(dict.fromkeys(i for i in found if i is not None and 0 <= i < self.vocab))
+        ids = [self._turn_end(), self._named("eos_token"), *self._facts.eos]
+        ends = tuple(dict.fromkeys(i for i in ids if i is not None and 0 <= i < self.vocab))
         if not ends:
             raise TokenizerError(
                 f"nothing says which token of {self._facts.source} ends a response: name its "
@@ -296,76 +337,48 @@ class Tokenizer:
         return ends
 
     def _turn_end(self) -> int | None:
-        """The special token that the template writes behind what an assistant says."""
+        """Return the special token that the template writes after an assistant's message."""
         if self._render is None:
             return None
-        mark = _unused(self._source)
+        mark = placeholders.unused_character(self._source)
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
         try:
-            written = self.chat_text(turns, add_generation_prompt=False)
-        except TokenizerError:  # it may have a reason to want other messages
+            text = self.chat_text(turns, add_generation_prompt=False)
+        except TokenizerError:  # the template may need a system message or other turns
             return None
-        _, found, after = written.rpartition(mark)
-        match = re.search(alternatives(self._codec.specials), after if found else "")
+        _, separator, after = text.rpartition(mark)
+        match = re.search(alternatives(self._codec.specials), after if separator else "")
         return self._codec.specials[match.group()] if match else None
 
 
 def open_tokenizer(path: Path | str) -> Tokenizer:
-    """The tokenizer of a model folder, a tokenizer.json, a .model, a .gguf, or the word `byte`.
+    """Load the tokenizer at `path`, or the byte tokenizer for the word `byte`.
 
-    Raises TokenizerError if it cannot be read.
+    `path` is a model folder, a tokenizer.json, a sentencepiece .model or a .gguf file.
+
+    Raises:
+      TokenizerError: there is no tokenizer at `path`, or it cannot be read.
     """
     if str(path) == "byte":
         return Tokenizer(*byte.build())
     path = Path(path)
     if path.is_dir():
         path = folder.tokenizer_in(path)
-    readers = {".json": fast.read, ".model": spm.read, ".gguf": ggml.read}
-    if path.suffix not in readers:
+    loaders = {
+        ".json": fast.load_tokenizer_json,
+        ".model": spm.load_sentencepiece,
+        ".gguf": ggml.load_gguf_tokenizer,
+    }
+    if path.suffix not in loaders:
         raise TokenizerError(
             f"{path} is no tokenizer: give a model folder, a tokenizer.json, a .model, a .gguf, or "
             "the word byte"
         )
     if not path.exists():
         raise TokenizerError(f"there is no tokenizer {path}: correct the path")
-    return Tokenizer(*readers[path.suffix](path))
+    return Tokenizer(*loaders[path.suffix](path))
 
 
-def _whole(text: str) -> str:
+def _valid(text: str) -> str:
+    """Replace lone surrogates by `?`."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _strings(value: Any) -> list[str]:
-    """All texts in lists and dicts, however deep."""
-    if isinstance(value, str):
-        return [value]
-    values = value.values() if isinstance(value, dict) else value
-    is_many = isinstance(value, dict | list | tuple)
-    return [text for part in values for text in _strings(part)] if is_many else []
-
-
-def _unused(text: str) -> str:
-    """A character for private use that is not in the text."""
-    return next(char for char in map(chr, range(0xE000, 0x110000)) if char not in text)
-
-
-def _hidden(value: Any, pattern: re.Pattern, mark: str, texts: dict[str, str]) -> Any:
-    """The value with each match in its texts replaced by a key of `texts`, which tells them."""
-
-    def hide(match: re.Match) -> str:
-        key = f"{mark}{len(texts)}{mark}"
-        texts[key] = match.group()
-        return key
-
-    def walk(value: Any) -> Any:
-        if isinstance(value, str):
-            return pattern.sub(hide, value)
-        if isinstance(value, dict):
-            return {key: walk(part) for key, part in value.items()}
-        return [walk(part) for part in value] if isinstance(value, list | tuple) else value
-
-    return walk(value)
-
-
-def _shown_again(text: str, texts: dict[str, str]) -> str:
-    return re.sub(alternatives(texts), lambda m: texts[m.group()], text) if texts else text

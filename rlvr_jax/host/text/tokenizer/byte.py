@@ -1,4 +1,4 @@
-"""One token for each byte, and three to end a text and mark a conversation: needs no file."""
+"""The tokenizer `byte`, which needs no file: one token per byte and three special tokens."""
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
@@ -16,7 +16,7 @@ _TEMPLATE = (
 
 
 def build() -> tuple[Codec, Facts]:
-    """Ids 0 to 255 are the bytes."""
+    """Build the byte tokenizer: ids 0 to 255 are the bytes, the others the special tokens."""
     names = {letter: byte for byte, letter in enumerate(fast.letters())}
     model = tokenizers.Tokenizer(models.BPE(vocab=names, merges=[]))
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)

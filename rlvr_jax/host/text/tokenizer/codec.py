@@ -1,4 +1,4 @@
-"""What a kind of tokenizer gives to the part that all kinds share."""
+"""The two things that each kind of tokenizer provides: a `Codec`, and `Facts` about its use."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -8,31 +8,36 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Codec:
-    """The bare text <-> ids of one kind."""
+    """A `Codec` converts between text and ids for one kind of tokenizer.
 
-    names: dict[str, int]  # every token, by its own name
-    texts: list[bytes | None]  # what each id shows; None where it shows nothing: control, unused
-    specials: dict[str, int]  # the names that mean an id in a template, and nothing in text
-    pattern: str  # a regular expression of them, with the spaces that they swallow
-    encode: Callable[[str, bool], list[int]]  # text without specials, whether it comes first
-    encode_template: Callable[[str], list[int]] | None  # with specials, where the kind can do so
-    drops_space: bool  # one space at the beginning belongs to the encoding, not to the text
-    write: Callable[[Path], None]  # the file of the tokenizer itself, into a folder
+    `encode(text, first)` encodes plain text without special tokens; `first` tells whether it is the
+    beginning of a text.  `encode_template(text)` encodes a rendered chat with its special tokens;
+    it is None if the kind of tokenizer cannot do so.  `write(folder)` writes the tokenizer's file.
+    """
+
+    names: dict[str, int]  # name of each token -> id
+    texts: list[bytes | None]  # bytes of each id; None for control and unused tokens
+    specials: dict[str, int]  # names that are tokens in a rendered chat, but not in plain text
+    pattern: str  # regular expression of those names, with the adjacent spaces that they absorb
+    encode: Callable[[str, bool], list[int]]
+    encode_template: Callable[[str], list[int]] | None
+    drops_space: bool  # whether one space at the beginning is no part of the text
+    write: Callable[[Path], None]
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the files around a tokenizer say about its use."""
+    """`Facts` are the settings of a tokenizer, from its own file and the files beside it."""
 
-    source: str  # for messages
-    tokens: dict[str, str]  # eos_token, bos_token, unk_token, pad_token: those that are named
-    eos: tuple[int, ...] = ()  # ids that end a response besides eos_token
+    source: str  # path of the tokenizer, for error messages
+    tokens: dict[str, str]  # eos_token, bos_token, unk_token and pad_token, if they are named
+    eos: tuple[int, ...] = ()  # ids that end a response, in addition to eos_token
     add_bos: bool = False
     template: str | None = None
     template_file: str = ""
-    files: dict[str, Path] = field(default_factory=dict)  # what saving copies, by its name there
+    files: dict[str, Path] = field(default_factory=dict)  # name in a saved folder -> file to copy
 
 
 def alternatives(names: Iterable[str]) -> str:
-    """A regular expression of the names, longest first; one that never matches if there is none."""
+    """Return a regular expression of the names, longest first; without names it never matches."""
     return "|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)"

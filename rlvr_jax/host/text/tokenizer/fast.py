@@ -1,4 +1,4 @@
-"""Tokenizers of the package `tokenizers`: a tokenizer.json, or one that other modules build."""
+"""Tokenizers of the package `tokenizers`: from a tokenizer.json, or built by another module."""
 
 import functools
 import json
@@ -17,30 +17,35 @@ _BYTE = re.compile("<0x([0-9A-F]{2})>")
 _DECODERS = {"ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
 
 
-def read(path: Path) -> tuple[Codec, Facts]:
-    """Raises TokenizerError if the file, or one beside it, cannot be read or used."""
+def load_tokenizer_json(path: Path) -> tuple[Codec, Facts]:
+    """Load a tokenizer.json and the settings in the files beside it.
+
+    Raises:
+      TokenizerError: the file, or a file beside it, cannot be read or used.
+    """
     try:
         model = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises no narrower one
         reason = " ".join(str(error).split())
         raise TokenizerError(f"{path} is not a readable tokenizer.json: {reason}") from None
-    for i, token in folder.added_tokens(path.parent).items():
+    for i, token in folder.load_added_tokens(path.parent).items():
         if model.id_to_token(i) != token["content"]:
             raise TokenizerError(
                 f"tokenizer_config.json beside {path} has {token['content']!r} for id {i} and "
                 f"it has {model.id_to_token(i)!r}: save both again with transformers"
             )
-    made = codec(model, str(path))
+    new = codec(model, str(path))
     starts = model.encode("a", add_special_tokens=True).ids[:1]
-    bos = [name for name, i in made.specials.items() if [i] == starts]
+    bos = [name for name, i in new.specials.items() if [i] == starts]
     own = {"bos_token": bos[0]} if bos else {}
-    return made, folder.facts(path, "tokenizer.json", own, add_bos=bool(bos))
+    return new, folder.load_facts(path, "tokenizer.json", own, add_bos=bool(bos))
 
 
 def codec(model: tokenizers.Tokenizer, source: str, unused: frozenset[int] = frozenset()) -> Codec:
-    """The package's tokenizer as a codec; `unused` are ids that mean nothing.
+    """Make a codec of a tokenizer of the package; `unused` are ids without a meaning.
 
-    Raises TokenizerError if the tokenizer has a decoder that is not known here.
+    Raises:
+      TokenizerError: the tokenizer has a decoder of a type that is not supported.
     """
     model.no_padding()
     model.no_truncation()
@@ -50,11 +55,11 @@ def codec(model: tokenizers.Tokenizer, source: str, unused: frozenset[int] = fro
     names = model.get_vocab(with_added_tokens=True)
     parts = _decoders(model, source)
     texts: list[bytes | None] = [None] * (max(names.values(), default=-1) + 1)
-    shown = _byte_level if "ByteLevel" in parts else functools.partial(_plain, parts)
+    spell = _byte_level if "ByteLevel" in parts else functools.partial(_plain, parts)
     unknown = getattr(model.model, "unk_token", None)
     for name, i in names.items():
         is_text = i not in special and i not in unused and name != unknown
-        texts[i] = shown(name, i in added) if is_text else None
+        texts[i] = spell(name, i in added) if is_text else None
     within, whole = _variants(model)
 
     def encode(text: str, first: bool) -> list[int]:
@@ -75,17 +80,21 @@ def codec(model: tokenizers.Tokenizer, source: str, unused: frozenset[int] = fro
 def _variants(
     model: tokenizers.Tokenizer,
 ) -> tuple[Callable[[], tokenizers.Tokenizer], Callable[[], tokenizers.Tokenizer]]:
-    """Copies, made when asked for: one for text behind a special token, one that reads specials."""
+    """Return two functions that make copies of a tokenizer on first use.
+
+    The first copy encodes text that follows a special token; the second one recognises special
+    tokens in text.
+    """
 
     @functools.cache
     def within() -> tokenizers.Tokenizer:
         text = model.to_str()
         if '"prepend_scheme":"first"' not in text:
             return model
-        made = json.loads(text)
-        for part in _steps(made["pre_tokenizer"], "pretokenizers"):
+        state = json.loads(text)
+        for part in _steps(state["pre_tokenizer"], "pretokenizers"):
             part |= {"prepend_scheme": "never"} if part.get("prepend_scheme") == "first" else {}
-        copy = tokenizers.Tokenizer.from_str(json.dumps(made))
+        copy = tokenizers.Tokenizer.from_str(json.dumps(state))
         copy.encode_special_tokens = True
         return copy
 
@@ -99,7 +108,7 @@ def _variants(
 
 
 def _steps(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
-    """The parts of a pre-tokenizer or decoder, sequences within sequences laid out flat."""
+    """List the steps of a pre-tokenizer or decoder, with nested sequences flattened."""
     if part is None:
         return []
     inner = part[key] if part["type"] == "Sequence" else None
@@ -107,7 +116,7 @@ def _steps(part: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
 
 
 def _decoders(model: tokenizers.Tokenizer, source: str) -> dict[str, dict[str, Any]]:
-    """The decoder's steps by type.  Ids become text by them, one by one, without the package."""
+    """Return the steps of the decoder by type, by which `codec` spells each token."""
     state = json.loads(model.decoder.__getstate__()) if model.decoder is not None else None
     parts = {step["type"]: step for step in _steps(state, "decoders")}
     unknown = sorted(set(parts) - _DECODERS) or ([] if parts else ["none"])
@@ -120,7 +129,7 @@ def _decoders(model: tokenizers.Tokenizer, source: str) -> dict[str, dict[str, A
 
 
 def _byte_level(name: str, added: bool) -> bytes:
-    """Byte-level names write each byte as some letter; added tokens are written as they are."""
+    """Spell a token whose name has one letter per byte; the name of an added token is its text."""
     try:
         return name.encode() if added else name.translate(_letters()).encode("latin-1")
     except UnicodeEncodeError:
@@ -128,10 +137,13 @@ def _byte_level(name: str, added: bool) -> bytes:
 
 
 def letters() -> list[str]:
-    """The letter that byte-level tokenizers write for each byte: itself, where it can be seen."""
-    seen = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    """Return the letters that stand for the 256 bytes in byte-level names.
+
+    A byte that is a visible Latin-1 character stands for itself.
+    """
+    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
     hidden = iter(range(256, 512))
-    return [chr(byte if byte in seen else next(hidden)) for byte in range(256)]
+    return [chr(byte if byte in visible else next(hidden)) for byte in range(256)]
 
 
 @functools.cache
@@ -140,7 +152,7 @@ def _letters() -> dict[int, int]:
 
 
 def _plain(parts: dict[str, dict[str, Any]], name: str, added: bool) -> bytes:
-    """Names that are text, but for a sign that stands for a space and single bytes."""
+    """Spell a token whose name is text, except for a sign for the space and names of bytes."""
     match = _BYTE.fullmatch(name) if "ByteFallback" in parts and not added else None
     if match:
         return bytes([int(match.group(1), 16)])

@@ -1,4 +1,4 @@
-"""What the files of a Hugging Face model folder say about its tokenizer."""
+"""The settings of a tokenizer in the files of a Hugging Face model folder."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from rlvr_jax.host.text.chat import TokenizerError
 from rlvr_jax.host.text.tokenizer.codec import Facts
 
+# Files that saving copies.
 KEPT = (
     "tokenizer.json",
     "tokenizer.model",
@@ -21,7 +22,7 @@ _TOKENS = ("eos_token", "bos_token", "unk_token", "pad_token")
 
 
 def tokenizer_in(folder: Path) -> Path:
-    """The tokenizer's file in a model folder; raises TokenizerError if there is none."""
+    """Find the tokenizer's file in a model folder; raise TokenizerError if there is none."""
     for name in ("tokenizer.json", "tokenizer.model"):
         if (folder / name).exists():
             return folder / name
@@ -30,15 +31,18 @@ def tokenizer_in(folder: Path) -> Path:
     )
 
 
-def facts(path: Path, name: str, own: dict[str, str], add_bos: bool = False) -> Facts:
-    """Facts of the tokenizer `path`, which `save` will call `name`, from the files beside it.
+def load_facts(path: Path, name: str, own: dict[str, str], add_bos: bool = False) -> Facts:
+    """Load the settings of the tokenizer at `path` from the files beside it.
 
-    `own` and `add_bos` are what the tokenizer itself says.  Raises TokenizerError if a file is
-    damaged.
+    `name` is the name of its file in a saved folder.  `own` and `add_bos` are the settings in the
+    tokenizer's own file; the files beside it have precedence.
+
+    Raises:
+      TokenizerError: a file is damaged.
     """
     folder = path.parent
-    config = _json(folder / "tokenizer_config.json")
-    named = {**_json(folder / "special_tokens_map.json"), **config}
+    config = _load_json(folder / "tokenizer_config.json")
+    named = {**_load_json(folder / "special_tokens_map.json"), **config}
     tokens = {key: _name(named[key]) for key in _TOKENS if named.get(key) is not None}
     template, template_file = _template(folder, config)
     says_bos = config.get("add_bos_token")
@@ -53,10 +57,10 @@ def facts(path: Path, name: str, own: dict[str, str], add_bos: bool = False) -> 
     )
 
 
-def added_tokens(folder: Path) -> dict[int, dict[str, Any]]:
-    """Tokens that tokenizer_config.json adds, by id; raises TokenizerError if it is damaged."""
+def load_added_tokens(folder: Path) -> dict[int, dict[str, Any]]:
+    """Load the tokens that tokenizer_config.json adds, by id; TokenizerError if it is damaged."""
     path = folder / "tokenizer_config.json"
-    added = _json(path).get("added_tokens_decoder") or {}
+    added = _load_json(path).get("added_tokens_decoder") or {}
     try:
         return {int(i): {**token, "content": str(token["content"])} for i, token in added.items()}
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -66,17 +70,17 @@ def added_tokens(folder: Path) -> dict[int, dict[str, Any]]:
 
 
 def _ends(folder: Path) -> tuple[int, ...]:
-    found: list[Any] = []
+    ends: list[Any] = []
     for name in ("generation_config.json", "config.json"):
-        ids = _json(folder / name).get("eos_token_id")
-        found += ids if isinstance(ids, list) else [ids]
-    return tuple(i for i in found if type(i) is int)
+        ids = _load_json(folder / name).get("eos_token_id")
+        ends += ids if isinstance(ids, list) else [ids]
+    return tuple(i for i in ends if type(i) is int)
 
 
 def _template(folder: Path, config: dict[str, Any]) -> tuple[str | None, Path]:
     path = folder / "chat_template.jinja"
     if path.exists():
-        return _read(path), path
+        return _load_text(path), path
     path, template = folder / "tokenizer_config.json", config.get("chat_template")
     if isinstance(template, list):
         named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
@@ -90,20 +94,20 @@ def _name(token: Any) -> str:
     return str(token.get("content", "")) if isinstance(token, dict) else str(token)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """The table in a file, empty if there is no such file."""
+def _load_json(path: Path) -> dict[str, Any]:
+    """Load a JSON object; a missing file gives an empty one."""
     if not path.exists():
         return {}
     try:
-        found = json.loads(_read(path))
+        value = json.loads(_load_text(path))
     except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{path} is not valid JSON; repair or remove it: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise TokenizerError(f"{path} does not hold a JSON object: repair or remove it")
-    return found
+    return value
 
 
-def _read(path: Path) -> str:
+def _load_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

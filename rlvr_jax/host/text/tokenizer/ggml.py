@@ -1,7 +1,7 @@
-"""The tokenizer inside a GGUF file: byte-level pieces and merges, built anew.
+"""The tokenizer of a GGUF file: byte-level BPE, built from the vocabulary and merges in the file.
 
-The file has the vocabulary and only a name for how text is cut before the merges, so the ways to
-cut are written down here, one for each name that is known.
+A GGUF file only names the pre-tokenizer, which splits text before the merges.  This module defines
+a pre-tokenizer for each name that it knows.
 """
 
 from pathlib import Path
@@ -25,15 +25,19 @@ _KNOWN = ("default", "gpt-2", "llama-bpe", "qwen2", "smollm")
 _INSTEAD = "put the model's tokenizer.json or tokenizer.model beside it and set `tokenizer` to that"
 
 
-def read(path: Path) -> tuple[Codec, Facts]:
-    """Raises TokenizerError if the file cannot be read, or is cut in a way not known here."""
-    found = _metadata(path)
-    model, unused = _build(path, found)
-    tokens = found["tokens"]
+def load_gguf_tokenizer(path: Path) -> tuple[Codec, Facts]:
+    """Load the tokenizer of a GGUF file.
+
+    Raises:
+      TokenizerError: the file cannot be read, or its kind of tokenizer is not supported.
+    """
+    metadata = _load_metadata(path)
+    model, unused = _build(path, metadata)
+    tokens = metadata["tokens"]
     names = {"eos": "eos", "bos": "bos", "unk": "unknown", "pad": "padding"}
-    ids = {key: _ids(found, name) for key, name in names.items()}
-    named = {f"{key}_token": tokens[i] for key, found_ids in ids.items() for i in found_ids}
-    add_bos = bool(found.get("add_bos_token", found.get("pre") == "llama-bpe"))
+    ids = {key: _ids(metadata, name) for key, name in names.items()}
+    named = {f"{key}_token": tokens[i] for key, several in ids.items() for i in several}
+    add_bos = bool(metadata.get("add_bos_token", metadata.get("pre") == "llama-bpe"))
     if add_bos and "bos_token" in named:
         start = (named["bos_token"], model.token_to_id(named["bos_token"]))
         model.post_processor = processors.TemplateProcessing(
@@ -42,25 +46,25 @@ def read(path: Path) -> tuple[Codec, Facts]:
     facts = Facts(
         source=str(path),
         tokens=named,
-        eos=_ids(found, "eos", "eot", "eom"),
+        eos=_ids(metadata, "eos", "eot", "eom"),
         add_bos=add_bos,
-        template=found.get("chat_template"),
+        template=metadata.get("chat_template"),
         template_file=str(path),
     )
     return fast.codec(model, str(path), unused), facts
 
 
-def _ids(found: dict[str, Any], *names: str) -> tuple[int, ...]:
-    """Ids of tokens that the file names, where it names them and they exist."""
-    ids = [found.get(f"{name}_token_id") for name in names]
-    return tuple(i for i in ids if isinstance(i, int) and 0 <= i < len(found["tokens"]))
+def _ids(metadata: dict[str, Any], *names: str) -> tuple[int, ...]:
+    """Return the ids of special tokens, without those that are missing or out of range."""
+    ids = [metadata.get(f"{name}_token_id") for name in names]
+    return tuple(i for i in ids if isinstance(i, int) and 0 <= i < len(metadata["tokens"]))
 
 
-def _metadata(path: Path) -> dict[str, Any]:
-    """What the file says of its tokenizer, keys without prefixes; tensors stay unread."""
+def _load_metadata(path: Path) -> dict[str, Any]:
+    """Load the metadata of the tokenizer, with keys without prefixes; tensors stay on disk."""
     try:
         fields = gguf.GGUFReader(path).fields
-        found = {
+        metadata = {
             key.removeprefix("tokenizer.").removeprefix("ggml."): field.contents()
             for key, field in fields.items()
             if key.startswith("tokenizer.")
@@ -68,26 +72,26 @@ def _metadata(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged file can raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise TokenizerError(f"{path} is not a readable GGUF file: {reason}") from None
-    kind, cut = found.get("model"), found.get("pre", "default")
+    kind, cut = metadata.get("model"), metadata.get("pre", "default")
     if kind != "gpt2":
         raise TokenizerError(f"{path} has a tokenizer of kind {kind}, not gpt2: {_INSTEAD}")
     if cut not in _KNOWN:
         raise TokenizerError(
             f"{path} cuts text in the way {cut!r}, not one of {', '.join(_KNOWN)}: {_INSTEAD}"
         )
-    missing = sorted({"tokens", "merges"} - set(found))
+    missing = sorted({"tokens", "merges"} - set(metadata))
     if missing:
         raise TokenizerError(f"{path} has no {' and no '.join(missing)}: {_INSTEAD}")
-    return found
+    return metadata
 
 
-def _build(path: Path, found: dict[str, Any]) -> tuple[tokenizers.Tokenizer, frozenset[int]]:
-    """The tokenizer, and the ids that no text becomes."""
-    tokens, cut = found["tokens"], found.get("pre", "default")
-    kinds = found.get("token_type") or [1] * len(tokens)
+def _build(path: Path, metadata: dict[str, Any]) -> tuple[tokenizers.Tokenizer, frozenset[int]]:
+    """Build the tokenizer, and the set of unknown and unused ids, which no text gives."""
+    tokens, cut = metadata["tokens"], metadata.get("pre", "default")
+    kinds = metadata.get("token_type") or [1] * len(tokens)
     if len(kinds) != len(tokens):
         raise TokenizerError(f"{path} has {len(tokens)} tokens, {len(kinds)} types: {_INSTEAD}")
-    merges = [tuple(merge.split(" ", 1)) for merge in found["merges"]]
+    merges = [tuple(merge.split(" ", 1)) for merge in metadata["merges"]]
     vocab = {token: i for i, token in enumerate(tokens)}
     try:
         bpe = models.BPE(vocab=vocab, merges=merges, ignore_merges=cut == "llama-bpe")

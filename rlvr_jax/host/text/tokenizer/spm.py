@@ -1,4 +1,4 @@
-"""Sentencepiece: trained by a stage, with bytes to fall back on, or the .model of some model."""
+"""Sentencepiece tokenizers: training one, and loading the .model file of any."""
 
 import functools
 import io
@@ -12,15 +12,17 @@ from rlvr_jax.host.text.chat import TokenizerError
 from rlvr_jax.host.text.tokenizer import folder
 from rlvr_jax.host.text.tokenizer.codec import Codec, Facts, alternatives
 
-_SPACE = "\u2581"  # sentencepiece's own sign for one
+_SPACE = "\u2581"  # sentencepiece's sign for a space
 
 
 def train(texts: Iterable[str], vocab: int, path: Path) -> None:
-    """Byte-pair encoding of exactly `vocab` pieces; new lines are pieces of their own.
+    """Train a byte-pair encoding of exactly `vocab` pieces and write it to `path` atomically.
 
-    Nothing is normalised away, so decoding gives back the text; except that U+2581, sentencepiece's
-    own sign for a space, comes back as a space.  Written atomically.  Raises TokenizerError if the
-    text does not give that many pieces.
+    Each new line is a piece of its own, and bytes without a piece have byte tokens.  The encoding
+    normalises nothing, so decoding gives back the text, except that U+2581 becomes a space.
+
+    Raises:
+      TokenizerError: the text is too small for that many pieces.
     """
     model = io.BytesIO()
     try:
@@ -52,8 +54,12 @@ def train(texts: Iterable[str], vocab: int, path: Path) -> None:
     part.rename(path)
 
 
-def read(path: Path) -> tuple[Codec, Facts]:
-    """Raises TokenizerError if the file, or one beside it, cannot be read or used."""
+def load_sentencepiece(path: Path) -> tuple[Codec, Facts]:
+    """Load a sentencepiece model and the settings in the files beside it.
+
+    Raises:
+      TokenizerError: the file, or a file beside it, cannot be read or used.
+    """
     try:
         model = sentencepiece.SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError):
@@ -61,7 +67,7 @@ def read(path: Path) -> tuple[Codec, Facts]:
     size = model.vocab_size()
     names = {model.id_to_piece(i): i for i in range(size)}
     specials = {name: i for name, i in names.items() if model.is_control(i)}
-    added = folder.added_tokens(path.parent)
+    added = folder.load_added_tokens(path.parent)
     _check_added(path, added, names)
     specials |= {token["content"]: i for i, token in added.items() if token.get("special")}
     names |= specials
@@ -77,7 +83,7 @@ def read(path: Path) -> tuple[Codec, Facts]:
         drops_space=(model.encode("a", out_type=str) or [""])[0].startswith(_SPACE),
         write=functools.partial(_copy, path),
     )
-    return codec, folder.facts(path, "tokenizer.model", _own_tokens(model))
+    return codec, folder.load_facts(path, "tokenizer.model", _own_tokens(model))
 
 
 def _copy(path: Path, target: Path) -> None:
@@ -99,7 +105,7 @@ def _text(model: sentencepiece.SentencePieceProcessor, i: int) -> bytes | None:
 
 
 def _check_added(path: Path, added: dict[int, dict], names: dict[str, int]) -> None:
-    """Sentencepiece finds its pieces in any text, and no others."""
+    """Refuse an added token that sentencepiece would not encode as that token."""
     for i, token in added.items():
         name = token["content"]
         if name in names and names[name] != i:

@@ -1,10 +1,11 @@
-"""Judges of the label stage: 0/1 verdicts on answers, given the problem; what they learn from it
-and all that RL ever sees of them are the verdicts on the label problems.
+"""Judges of the label stage, which vote on answers to problems.
 
-A judge gives each answer m votes, 1, 0 or None.  None is no verdict: its word could not be read,
-or never came.  `words` says what a model is asked and how its reply is read, `endpoint` asks a
-server, `rule` is here.  It stands in for the large model that the paper asks (72B, arXiv
-2503.23829 section 4).
+A judge takes the place of the 72B model that labels answers in arXiv 2503.23829, section 4.  It
+gives each answer one or more votes of 1, 0 or None; None means that a reply was unreadable or
+missing.  RL sees nothing of a judge but the verdicts on the label problems.
+
+`Rule` judges by a rule.  `endpoint` asks the model of a server and keeps its replies in `replies`.
+`words` has the prompt for a judging model and reads its replies.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ Record = Mapping[str, str]
 
 
 class Judge(Protocol):
-    """Votes on answers, those of one answer in a row; `close` gives back what it holds."""
+    """A `Judge` returns a list of votes for each answer; `close` frees its resources."""
 
     def __call__(self, answers: Sequence[str], records: Sequence[Record]) -> list[Votes]: ...
 
@@ -28,7 +29,7 @@ class Judge(Protocol):
 
 
 class Rule:
-    """One vote each, by a rule; by the task's own scorer where none is named."""
+    """A `Rule` gives each answer one vote: by a named rule, or by the scorer of the task."""
 
     def __init__(self, rule: str = ""):
         self._rule, self._workers = rule, pool.Pool()
@@ -37,9 +38,10 @@ class Rule:
         if not self._rule:
             pairs = zip(answers, records, strict=True)
             return [[int(rules.score_record(a, r) >= 0.5)] for a, r in pairs]
-        # A rule of the user's own may hang or die: that says nothing of the answer.
+        # A rule of the user may hang or crash, which is no vote against the answer.
         results = self._workers.map(jobs.grading_jobs(answers, records, self._rule))
         return [[int(r.score >= 0.5) if r.status in ("ok", "none") else None] for r in results]
 
     def close(self) -> None:
+        """Stop the worker processes."""
         self._workers.close()

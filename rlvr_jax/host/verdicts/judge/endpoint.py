@@ -1,9 +1,9 @@
-"""A judge behind an OpenAI-compatible chat endpoint: concurrent, patient, and never paid twice.
+"""A judge behind an OpenAI-compatible chat endpoint, with concurrent requests and stored replies.
 
-A request that fails for a reason that may pass (429, 5xx, a timeout, a lost line) is tried again
-after a growing, random pause; one that cannot succeed (a wrong key, model or address) ends the
-stage.  Replies are stored as they come, so that a rerun asks only for what is missing.  The key is
-read from the environment, goes into one header, and nowhere else.
+After a temporary failure (429, 5xx, a timeout, a lost connection) the request is repeated with
+exponential backoff and jitter.  A failure that would repeat (wrong key, model or address) ends the
+stage.  Replies are stored as they arrive, so a rerun sends only the missing requests.  The API key
+comes from the environment and goes into one header only, never into a file or message.
 """
 
 import functools
@@ -25,42 +25,46 @@ from typing import Any
 from rlvr_jax.config import JudgeConfig
 from rlvr_jax.host.verdicts.agreement import majority
 from rlvr_jax.host.verdicts.judge import Record, Votes, words
-from rlvr_jax.host.verdicts.judge.replies import Replies, name_of
+from rlvr_jax.host.verdicts.judge.replies import Replies, reply_key
 
-FIRST, LONGEST = 1.0, 60.0  # seconds of the first pause between tries, at most, and of any
-MOST = 120.0  # seconds that a server may ask to be left alone
-LOST = 10  # requests in a row that fail after all their tries: nobody is there
-REPLY = 1 << 20  # bytes; a longer reply is none
-AGAIN = {408, 409, 425, 429}  # and 5xx
-FATAL = {401, 403, 404, 405}  # and 3xx: the next request would fare no better
-OURS = {"model", "messages", "stream", "n"}  # not for `body` to change
+FIRST, LONGEST = 1.0, 60.0  # upper limits of the first pause and of any pause, in seconds
+MOST = 120.0  # the longest Retry-After that is respected, in seconds
+LOST = 10  # after this many failed requests in a row, the judge gives up
+REPLY = 1 << 20  # bytes of the longest reply
+AGAIN = {408, 409, 425, 429}  # temporary failures, as is 5xx
+FATAL = {401, 403, 404, 405}  # failures of every request, as is 3xx
+OURS = {"model", "messages", "stream", "n"}  # keys that the config's `body` must not change
 
 
 class JudgeError(ValueError):
-    """An endpoint that cannot be used as the config says; the message says what to change."""
+    """An endpoint cannot be used with the config; the message says what to change."""
 
 
 class _Again(Exception):
-    """A failure that may pass."""
+    """A temporary failure."""
 
     def __init__(self, reason: str, after: float = 0.0):
         super().__init__(reason)
-        self.after = after  # seconds that the server asks for
+        self.after = after  # seconds that the server asks to wait
 
 
 class _Refused(Exception):
-    """A request that this server will not answer, whenever it is asked."""
+    """A permanent failure that concerns only this request."""
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to another host."""
+    """Refuses redirects, which would carry the key to another host."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
-def check(cfg: JudgeConfig) -> None:
-    """Refuse what no request could mend; JudgeError says what.  Sends nothing."""
+def check_endpoint_config(cfg: JudgeConfig) -> None:
+    """Refuse a config with which every request would fail, without sending one.
+
+    Raises:
+      JudgeError: the address, the body or the key cannot be used.
+    """
     url = urllib.parse.urlsplit(cfg.url)
     if url.scheme not in ("http", "https") or not url.hostname:
         raise JudgeError("judge.url must be an address such as http://localhost:8000/v1")
@@ -89,36 +93,41 @@ def _key(cfg: JudgeConfig) -> str:
 
 
 class Endpoint:
-    """Votes of the model behind `cfg.url`.  `counts` tells what it took to get them."""
+    """An `Endpoint` is a judge that asks the model behind `cfg.url`.
+
+    `counts` has the numbers of requests, retries, failures and unreadable replies.
+    """
 
     def __init__(self, cfg: JudgeConfig, path: Path, stopped: Callable[[], object] = bool):
-        """`path` is the file of the replies; once `stopped()` is true nothing more is asked.
+        """Open the file of replies at `path`; no request begins once `stopped()` is true.
 
-        Raises JudgeError as `check`.
+        Raises:
+          JudgeError: the config cannot be used.
         """
-        check(cfg)
+        check_endpoint_config(cfg)
         self._cfg, self._stopped, self._key = cfg, stopped, _key(cfg)
         self._open = urllib.request.build_opener(_Stay).open
         self._replies = Replies(path)
         self._spent, self._lost = len(self._replies), 0
-        self._next = 0.0  # when the next request may begin
+        self._next = 0.0  # earliest time of the next request
         self._ended: JudgeError | None = None
         self._reason = ""  # why the last request failed
         self._lock = threading.Lock()
         self.counts: Counter[str] = Counter(requests=0, retries=0, failed=0, unreadable=0)
 
     def __call__(self, answers: Sequence[str], records: Sequence[Record]) -> list[Votes]:
-        """m votes per answer; none at all for an answer that the budget did not reach.
+        """Return the votes on each answer; an empty list for answers beyond the budget.
 
-        Raises JudgeError where asking on is pointless.
+        Raises:
+          JudgeError: further requests would fail.
         """
         m = self._cfg.votes
         bodies = [self._body(a, r) for a, r in zip(answers, records, strict=True)]
-        names = [[name_of(b, i) for i in range(m)] if b else [] for b in bodies]
+        names = [[reply_key(b, i) for i in range(m)] if b else [] for b in bodies]
         pairs = zip(names, bodies, strict=True)
         wanted = {name: body for several, body in pairs if body for name in several}
         missing = [name for name in wanted if self._replies.get(name) is None]
-        # First tries go by order, so that a budget leaves out the same answers every time.
+        # In order, so that a budget leaves out the same answers in every run.
         paid = missing[: self._left()] if self._cfg.max_requests else missing
         with ThreadPoolExecutor(self._cfg.concurrency) as threads:
             for _ in threads.map(lambda name: self._fetch(name, wanted[name]), paid):
@@ -127,25 +136,26 @@ class Endpoint:
         return [self._votes(several, unasked) for several in names]
 
     def close(self) -> None:
+        """Close the file of replies."""
         self._replies.close()
 
     def _votes(self, names: list[str], unasked: set[str]) -> Votes:
-        if not names:  # wrong without asking
+        if not names:  # rejected without a request
             return [0] * self._cfg.votes
         replies = [self._replies.get(name) for name in names]
-        votes = [words.vote(reply) for reply in replies]
+        votes = [words.parse_vote(reply) for reply in replies]
         self.counts["unreadable"] += sum(
             vote is None for vote, reply in zip(votes, replies, strict=True) if reply is not None
         )
         return [] if majority(votes) is None and not unasked.isdisjoint(names) else votes
 
     def _body(self, answer: str, record: Record) -> dict[str, Any] | None:
-        cfg, said = self._cfg, words.shown(answer)
-        if said is None:
+        cfg, visible = self._cfg, words.visible_answer(answer)
+        if visible is None:
             return None
         body = {
             "model": cfg.model,
-            "messages": words.messages(record, said, cfg.question),
+            "messages": words.build_messages(record, visible, cfg.question),
             "temperature": cfg.temperature,
             "max_tokens": cfg.tokens,
         }
@@ -154,7 +164,7 @@ class Endpoint:
     # ---- one request -----------------------------------------------------------------------
 
     def _fetch(self, name: str, body: dict[str, Any]) -> None:
-        """Stores the reply; leaves it missing where there is none."""
+        """Request and store one reply; a failure leaves the reply missing."""
         for number in range(self._cfg.retries + 1):
             if not self._begin(number):
                 return
@@ -165,7 +175,7 @@ class Endpoint:
                 if number < self._cfg.retries:
                     self._pause(error.after, min(LONGEST, FIRST * 2**number))
                 continue
-            except _Refused as error:  # this one request only: too long, or against a policy
+            except _Refused as error:  # too long, or against the server's policy
                 self._note(error)
                 break
             except JudgeError as error:
@@ -193,7 +203,7 @@ class Endpoint:
         self._reason = self._safe(str(error))
 
     def _begin(self, number: int) -> bool:
-        """Waits for a turn; False where there is none any more."""
+        """Wait until the request may begin; return False if no more requests may begin."""
         with self._lock:
             if self._ended or self._stopped() or not self._left():
                 return False
@@ -210,23 +220,26 @@ class Endpoint:
         return max(0, most - self._spent) if most else 1
 
     def _pause(self, after: float, longest: float) -> None:
-        """Full jitter, so that clients who failed together do not come back together."""
-        if after:  # the server speaks to all of us
+        """Sleep for `after` plus a random part of `longest` seconds.
+
+        With full jitter, clients that failed together do not return together.
+        """
+        if after:  # the server asks all requests to wait
             with self._lock:
                 self._next = max(self._next, time.monotonic() + after)
         self._sleep(after + random.uniform(0, longest))
 
     def _sleep(self, seconds: float) -> bool:
-        """False when told to stop meanwhile."""
+        """Sleep; return False at once if the run stops meanwhile."""
         end = time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
+        while (remaining := end - time.monotonic()) > 0:
             if self._stopped() or self._ended:
                 return False
-            time.sleep(min(left, 0.2))
+            time.sleep(min(remaining, 0.2))
         return True
 
     def _send(self, body: dict[str, Any]) -> str:
-        """The text of the reply; _Again, _Refused or JudgeError where there is none."""
+        """Send a request and return the text of the reply; raise _Again, _Refused or JudgeError."""
         head = {"Content-Type": "application/json", "User-Agent": "rlvr-jax"}
         if self._key:
             head["Authorization"] = f"Bearer {self._key}"
@@ -235,17 +248,17 @@ class Endpoint:
         try:
             with self._open(request, timeout=self._cfg.seconds) as response:
                 data = self._read(response)
-            said = json.loads(data)["choices"][0]["message"]["content"]
+            content = json.loads(data)["choices"][0]["message"]["content"]
         except urllib.error.HTTPError as error:
             raise self._of_status(error) from None
         except (OSError, http.client.HTTPException) as error:
             raise _Again(str(error) or type(error).__name__) from None
         except (ValueError, LookupError, TypeError):
             raise _Again("a reply that is not a chat completion") from None
-        return self._safe(said) if isinstance(said, str) else ""
+        return self._safe(content) if isinstance(content, str) else ""
 
     def _read(self, response: Any) -> bytes:
-        """The body within its time, also of a server that sends a byte now and then."""
+        """Read a response, with limits on its size and on the total time."""
         end, data = time.monotonic() + self._cfg.seconds, b""
         for part in iter(functools.partial(response.read1, 65536), b""):
             data += part
@@ -257,26 +270,26 @@ class Endpoint:
         with error:
             code = error.code
             try:
-                said = " ".join(error.read(2000).decode("utf-8", "replace").split())[:200]
+                body = " ".join(error.read(2000).decode("utf-8", "replace").split())[:200]
             except (OSError, http.client.HTTPException):
-                said = ""
-        told = self._safe(f"HTTP {code}: {said}")
+                body = ""
+        message = self._safe(f"HTTP {code}: {body}")
         if code in AGAIN or code >= 500:
-            return _Again(told, _seconds(error.headers.get("Retry-After")))
+            return _Again(message, _seconds(error.headers.get("Retry-After")))
         if code in FATAL or code < 400:
             return JudgeError(
-                f"{self._cfg.url} refuses with {told}; correct judge.url, judge.model, or the key "
-                f"in {self._cfg.key_env or 'judge.key_env'}"
+                f"{self._cfg.url} refuses with {message}; correct judge.url, judge.model, or the "
+                f"key in {self._cfg.key_env or 'judge.key_env'}"
             )
-        return _Refused(told)
+        return _Refused(message)
 
     def _safe(self, text: str) -> str:
-        """A server may repeat the key: neither a message nor a file shall."""
+        """Remove the key from a text, which a server may repeat in a reply."""
         return text.replace(self._key, "***") if self._key else text
 
 
 def _seconds(header: str | None) -> float:
-    """Of a Retry-After in seconds; 0 for a date, which clocks disagree about."""
+    """Return the seconds of a Retry-After header; 0 for a date, because clocks may disagree."""
     try:
         return min(MOST, max(0.0, float(header or 0)))
     except ValueError:

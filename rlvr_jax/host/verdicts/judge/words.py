@@ -1,7 +1,7 @@
-"""What a judging model is asked, and how its reply is read: YES, NO, or not at all.
+"""The prompt for a judging model, and the parser of its reply: YES, NO, or unreadable.
 
-The points of the paper's prompt (arXiv 2503.23829, appendix A) in words of our own: final step
-only, any language, unclear or incomplete is wrong, one word.
+The prompt makes the points of arXiv 2503.23829, appendix A, in other words: judge the final step
+only, in any language; what is unclear or incomplete is wrong; reply with one word.
 """
 
 import re
@@ -23,30 +23,32 @@ RULE = (
 )
 _THOUGHT = "</think>"
 _WORD = {"yes": 1, "1": 1, "no": 0, "0": 0}
-# Servers turn these into tokens of a role: an answer that has one would speak as somebody else.
+# Servers may encode these as control tokens, so an answer with one could fake another role.
 _ROLE = re.compile(r"<\|[^|\s]{1,40}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|<<SYS>>", re.I)
 
 
-def shown(answer: str) -> str | None:
-    """The answer as a judge sees it, on one line; None for what is wrong without asking.
+def visible_answer(answer: str) -> str | None:
+    """Return an answer on one line, as a judge sees it; None if the answer is wrong in any case.
 
-    That is an empty, overlong or disguised answer (`answers.clean`), or one with role markers.
+    An answer is wrong in any case if it is empty, overlong or disguised (`answers.clean`), or
+    contains a role marker.
     """
-    said = answers.clean(answer)
-    return None if said is None or _ROLE.search(said) else " ".join(said.split())
+    clean = answers.clean(answer)
+    return None if clean is None or _ROLE.search(clean) else " ".join(clean.split())
 
 
-def messages(record: Mapping[str, str], answer: str, question: bool) -> list[Message]:
-    """The conversation that ends where the judge replies; one message, as not every chat template
-    takes a system's.
+def build_messages(record: Mapping[str, str], answer: str, question: bool) -> list[Message]:
+    """Return the conversation for a judge, with or without the question.
+
+    It is a single user message, because not every chat template accepts a system message.
     """
-    asked = f"Question: {record['question']}\n" if question else ""
-    said = f"{RULE}\n\n{asked}Reference: {record['reference']}\nFinal step: {answer}"
-    return [{"role": "user", "content": said}]
+    context = f"Question: {record['question']}\n" if question else ""
+    text = f"{RULE}\n\n{context}Reference: {record['reference']}\nFinal step: {answer}"
+    return [{"role": "user", "content": text}]
 
 
-def vote(reply: str | None) -> Vote:
-    """1 or 0 where the reply, after any thoughts, is the one word; else None."""
+def parse_vote(reply: str | None) -> Vote:
+    """Return 1 or 0 if the reply, after any thoughts, is one word (YES, NO, 1, 0); else None."""
     if reply is None or reply.rfind("<think>") > reply.rfind(_THOUGHT):
         return None
     word = reply.rpartition(_THOUGHT)[2].strip().strip("*_`\"'.!").strip()

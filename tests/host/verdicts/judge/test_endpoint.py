@@ -292,13 +292,13 @@ def test_the_key_is_written_nowhere(server, tmp_path):
 )
 def test_what_is_refused_before_anything_is_sent(changes, words, server):
     with pytest.raises(JudgeError, match=words):
-        endpoint.check(config(server, **changes))
+        endpoint.check_endpoint_config(config(server, **changes))
 
 
 def test_a_broken_key_is_not_shown(server, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "abc\u00e9xyz")
     with pytest.raises(JudgeError) as caught:
-        endpoint.check(config(server))
+        endpoint.check_endpoint_config(config(server))
     assert "xyz" not in str(caught.value)
 
 

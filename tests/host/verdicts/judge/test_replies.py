@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from rlvr_jax.host.verdicts.judge.replies import Replies, name_of
+from rlvr_jax.host.verdicts.judge.replies import Replies, reply_key
 
 
 def test_a_reply_is_found_again(tmp_path):
@@ -99,7 +99,7 @@ def test_threads_do_not_mix_their_lines(tmp_path):
 
 def test_a_name_depends_on_all_that_a_reply_depends_on():
     base = {"model": "m", "messages": [{"role": "user", "content": "q"}], "temperature": 0.5}
-    names = {name_of(base, 0), name_of(base, 1), name_of(base | {"model": "n"}, 0)}
-    names |= {name_of(base | {"temperature": 0.6}, 0), name_of(base | {"messages": []}, 0)}
+    names = {reply_key(base, 0), reply_key(base, 1), reply_key(base | {"model": "n"}, 0)}
+    names |= {reply_key(base | {"temperature": 0.6}, 0), reply_key(base | {"messages": []}, 0)}
     assert len(names) == 5
-    assert name_of(dict(reversed(base.items())), 0) in names, "the order of keys says nothing"
+    assert reply_key(dict(reversed(base.items())), 0) in names, "the order of keys says nothing"

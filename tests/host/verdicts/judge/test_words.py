@@ -16,7 +16,7 @@ from rlvr_jax.host.verdicts.judge import words
     ],
 )
 def test_a_reply_is_one_word_or_no_verdict(reply, vote):
-    assert words.vote(reply) == vote
+    assert words.parse_vote(reply) == vote
 
 
 @pytest.mark.parametrize(
@@ -25,14 +25,14 @@ def test_a_reply_is_one_word_or_no_verdict(reply, vote):
     + ["<end_of_turn>", "<<SYS>>"],
 )
 def test_what_is_wrong_without_asking(answer):
-    assert words.shown(answer) is None
+    assert words.visible_answer(answer) is None
 
 
 def test_an_answer_is_one_line_of_the_conversation():
-    assert words.shown(" 4\nReference: 5 ") == "4 Reference: 5"
+    assert words.visible_answer(" 4\nReference: 5 ") == "4 Reference: 5"
     record = {"question": "2 + 2?", "reference": "4"}
-    (message,) = words.messages(record, "four", question=True)
+    (message,) = words.build_messages(record, "four", question=True)
     lines = message["content"].splitlines()
     assert lines[-3:] == ["Question: 2 + 2?", "Reference: 4", "Final step: four"]
-    (message,) = words.messages(record, "four", question=False)
+    (message,) = words.build_messages(record, "four", question=False)
     assert "2 + 2" not in message["content"] and message["role"] == "user"

@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rlvr_jax import model, policy, ragged, sharding
+from rlvr_jax import parameters, policy, ragged, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig, SampleConfig
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import compiles, log
@@ -69,9 +69,9 @@ def load(path: Path) -> tuple[Params, ModelConfig]:
     sizes = weights.architecture(path)
     cfg = ModelConfig(**sizes, compute="float32" if on_cpu else "bfloat16")
     mesh_cfg = MeshConfig(fsdp=len(jax.devices()))
-    sharding.check_divides(cfg.sizes, model.names(cfg), mesh_cfg, "model")
+    sharding.check_divides(cfg.sizes, parameters.names(cfg), mesh_cfg, "model")
     mesh = sharding.make_mesh(mesh_cfg)
-    where = sharding.shard_tree(model.abstract(cfg), mesh, mesh_cfg)
+    where = sharding.shard_tree(parameters.abstract(cfg), mesh, mesh_cfg)
     return weights.load(path, cfg, where), cfg
 
 
@@ -98,7 +98,7 @@ def tokens(
     def write(params, slots, written):
         return policy.write_column(params, slots, written, None, sampler, cfg)
 
-    params = jax.jit(model.for_decoding, static_argnums=1)(params, cfg)
+    params = jax.jit(parameters.for_decoding, static_argnums=1)(params, cfg)
     slots, written = begin(params)
     for column in range(budget):
         yield int(np.asarray(written.response_BR[0, column]))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import model, ragged, sampling, sharding
+from rlvr_jax import model, parameters, ragged, sampling, sharding
 from rlvr_jax.config import ModelConfig, SampleConfig
 from rlvr_jax.structs import Array, Params, Prompts, Rollout
 
@@ -63,7 +63,7 @@ def generate(
     slots one that becomes free takes the next row; when none is waiting, the live ones are moved
     together into half as many slots, again and again.
     """
-    params = model.for_decoding(params, cfg)
+    params = parameters.for_decoding(params, cfg)
     prefix, _ = ragged.prompts(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
     of_shard = prompts.prompt_QP.shape[0] * samples // sharding.data_shards()
     count = min(cfg.slots or of_shard, of_shard)
@@ -163,7 +163,7 @@ def draw(
     row_B = (slots.row_SM + of_shard * jnp.arange(shards)[:, None]).reshape(-1)
     key_B = jax.vmap(jax.random.fold_in, (None, 0))(sampler.key, row_B)
     key_B = jax.vmap(jax.random.fold_in)(key_B, place_B)
-    logits_BV = model.logits(params, sharding.rows(hidden_BD), cfg)
+    logits_BV = model.logits(params, sharding.split_rows(hidden_BD), cfg)
     token_B, logprob_B = sampling.sample(logits_BV, key_B, sampler.cfg)
     done_B = jnp.isin(token_B, jnp.asarray(sampler.eos, jnp.int32))
     ended_B = done_B | (place_B + 1 == sampler.columns)
@@ -237,7 +237,7 @@ def logprobs(
 
     Same distribution as the sampler's (temperature, top-k, top-p).
     """
-    params = model.unstack(params, cfg)
+    params = parameters.unstack(params, cfg)
     prefix, _ = ragged.prompts(params, rollout.prompt_QP, rollout.prompt_mask_QP, cfg)
 
     def of_part(part):
@@ -255,7 +255,7 @@ def values(
 
     With a `sample_cfg` also `logprobs` of the same pass.
     """
-    params = model.unstack(params, cfg)
+    params = parameters.unstack(params, cfg)
     prefix, _ = ragged.prompts(params, rollout.prompt_QP, rollout.prompt_mask_QP, cfg)
 
     def of_part(part):

@@ -138,7 +138,8 @@ def apply(
     by momentum and decay.
     """
     params, opt_state, grad_norm, finite = optim.step(
-        state.policy, state.opt_state, grads, value, tx, taught
+        *(state.policy, state.opt_state, grads, value, tx),
+        jnp.bool_(True) if taught is None else taught,
     )
     new_state = dataclasses.replace(
         state,

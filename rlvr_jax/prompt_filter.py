@@ -47,7 +47,7 @@ def nothing(written: Rollout, rewards: advantage.Rewards) -> Held:
     """No place filled, for rounds of these shapes."""
 
     def empty(x: Array) -> Array:
-        return sharding.rows(jnp.zeros(x.shape, x.dtype))
+        return sharding.split_rows(jnp.zeros(x.shape, x.dtype))
 
     zero = jnp.int32(0)
     none = jax.tree.map(lambda x_B: empty(x_B).astype(jnp.float32), rewards)
@@ -110,7 +110,7 @@ def merge(
     def place(old: Array, new: Array) -> Array:
         old_QX, new_QX = (x.reshape(places, -1) for x in (old, new))
         placed_QX = jnp.where(new_Q[:, None], jnp.take(new_QX, source_Q, 0), old_QX)
-        return sharding.rows(placed_QX.reshape(old.shape))
+        return sharding.split_rows(placed_QX.reshape(old.shape))
 
     rows = jax.tree.map(place, (held.written, held.rewards), (written, rewards))
     return held._replace(written=rows[0], rewards=rows[1], kept=held.kept + kept), fate_Q

@@ -17,6 +17,7 @@ from rlvr_jax import (
     advantage,
     loss,
     model,
+    parameters,
     policy,
     policy_update,
     prm,
@@ -58,7 +59,7 @@ def init_state(
         learner = Learner(jax.tree.map(jnp.copy, first), prm_tx.init(first))
     coef = None if kl_coef is None else jnp.float32(kl_coef)
     if value_head:
-        policy_params = model.with_value(policy_params)
+        policy_params = parameters.with_value(policy_params)
     return TrainState(zero, key, policy_params, tx.init(policy_params), zero, zero, learner, coef)
 
 
@@ -116,7 +117,7 @@ def filtered_step(
     def once(number: Array) -> tuple[Rollout, Array, tuple[Array, Metrics]]:
         def of_round(x: Array) -> Array:
             size = x.shape[0] // cfg.filter.rounds
-            return sharding.rows(jax.lax.dynamic_slice_in_dim(x, number * size, size))
+            return sharding.split_rows(jax.lax.dynamic_slice_in_dim(x, number * size, size))
 
         asked = jax.tree.map(of_round, prompts)
         written, decoded = rollout(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rlvr_jax import model, sharding
+from rlvr_jax import model, parameters, sharding
 from rlvr_jax.config import FAMILIES, MeshConfig, ModelConfig
 from rlvr_jax.host import weights
 
@@ -31,7 +31,7 @@ def loaded(path: Path, mesh_cfg: MeshConfig = MeshConfig()) -> tuple[ModelConfig
     cfg = ModelConfig(**weights.architecture(path))
     parts = mesh_cfg.data * mesh_cfg.fsdp * mesh_cfg.tensor
     mesh = sharding.make_mesh(mesh_cfg, jax.devices()[:parts])
-    like = model.abstract(cfg)
+    like = parameters.abstract(cfg)
     return cfg, weights.load(path, cfg, sharding.shard_tree(like, mesh, mesh_cfg))
 
 
@@ -116,7 +116,7 @@ def test_a_split_model_is_the_whole_model(name) -> None:
 
 def test_names_and_shapes_are_those_of_init(case) -> None:
     cfg, params, _ = case
-    made = jax.eval_shape(lambda: model.init(jax.random.key(0), cfg))
+    made = jax.eval_shape(lambda: parameters.init(jax.random.key(0), cfg))
     assert {k: (x.shape, x.dtype) for k, x in params.items()} == {
         k: (x.shape, x.dtype) for k, x in made.items()
     }

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from rlvr_jax import advantage, loss, model, optim, prompt_filter, sharding, train_step
+from rlvr_jax import advantage, loss, optim, parameters, prompt_filter, sharding, train_step
 from rlvr_jax.config import (
     AdvantageConfig,
     Config,
@@ -51,7 +51,7 @@ def random_params(seed: int):
         name: np.ones(x.shape, np.float32)
         if name.startswith("norm")
         else rng.normal(0, 0.3, x.shape).astype(np.float32)
-        for name, x in model.abstract(SMALL).items()
+        for name, x in parameters.abstract(SMALL).items()
     }
 
 
@@ -356,7 +356,7 @@ STAGE = RlStage(
 )
 # What of a response is liked: some, no response, every second one, all but few.
 LIKES = (3, 0, -1, 6)
-TX = optim.make(STAGE.optim, len(LIKES))
+TX = optim.make_optimizer(STAGE.optim, len(LIKES))
 
 
 def liked(written: Rollout, likes):

@@ -11,7 +11,17 @@ import numpy as np
 import optax
 import pytest
 
-from rlvr_jax import advantage, loss, model, optim, policy, policy_update, sharding, train_step
+from rlvr_jax import (
+    advantage,
+    loss,
+    model,
+    optim,
+    parameters,
+    policy,
+    policy_update,
+    sharding,
+    train_step,
+)
 from rlvr_jax.config import (
     AdvantageConfig,
     LossConfig,
@@ -39,7 +49,7 @@ STAGE = RlStage(
     loss=LossConfig(value_coef=COEF, value_clip=NEAR),
     optim=OptimConfig(lr=1e-2),
 )
-TX = optim.make(STAGE.optim, 100)
+TX = optim.make_optimizer(STAGE.optim, 100)
 NOBODY = Frozen({}, {}, None)  # type: ignore[arg-type]
 # An optimizer that moves nothing and keeps the gradient it was given.
 RECORD = optax.GradientTransformation(
@@ -52,7 +62,7 @@ def random_params(seed=3, dtype=np.float32, head=0.5):
     rng = np.random.default_rng(seed)
     params = {
         key: (rng.normal(0, 0.3, x.shape) + ("norm" in key)).astype(dtype)
-        for key, x in model.abstract(SMALL).items()
+        for key, x in parameters.abstract(SMALL).items()
     }
     return params | {"value_D": (head * rng.normal(size=D)).astype(dtype)}
 
@@ -335,7 +345,7 @@ def test_a_checkpoint_carries_it_and_the_policy_is_read_without_it(tmp_path) -> 
     again, *_ = update(restored, NOBODY, rows, 1, rewards())
     assert same(restored, state) and same(again, on)
     assert not np.array_equal(on.policy["value_D"], state.policy["value_D"])
-    like = shapes({name: state.policy[name] for name in model.abstract(SMALL)})
+    like = shapes({name: state.policy[name] for name in parameters.abstract(SMALL)})
     left = restore_params(tmp_path, like)
     assert "value_D" not in left
     for name, x in left.items():

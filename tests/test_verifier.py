@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlvr_jax import model, ragged, verifier
+from rlvr_jax import model, parameters, ragged, verifier
 from rlvr_jax.config import ModelConfig, RewardConfig
 from rlvr_jax.structs import Prompts, Rollout, Verdict
 
@@ -34,7 +34,7 @@ def params() -> dict:
         name: np.ones(x.shape, np.float32)
         if "norm" in name
         else rng.normal(0, 0.3, x.shape).astype(np.float32)
-        for name, x in model.abstract(CFG).items()
+        for name, x in parameters.abstract(CFG).items()
     }
     # A direction of the stream that is the same everywhere, and that the verdicts like.
     params["embed_VD"][:, 0] = 3.0
@@ -294,7 +294,7 @@ def test_without_a_finished_answer_the_reward_is_zero(params, prompts, verdict) 
 def read(logits, verdict: Verdict, cfg: RewardConfig, blocked=None) -> verifier.Score:
     logits = jnp.asarray(logits, jnp.float32)
     blocked = np.zeros(len(logits), bool) if blocked is None else np.array(blocked)
-    return jax.tree.map(np.asarray, verifier.read(logits, blocked, verdict, cfg))
+    return jax.tree.map(np.asarray, verifier.score_logits(logits, blocked, verdict, cfg))
 
 
 def soft_oracle(row, cfg: RewardConfig) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rlvr_jax import model, ragged, sharding, verifier
+from rlvr_jax import model, parameters, ragged, sharding, verifier
 from rlvr_jax.config import DataConfig, MeshConfig, ModelConfig, RewardConfig
 from rlvr_jax.host.hardening import attacks
 from rlvr_jax.host.text import template
@@ -34,7 +34,7 @@ score = jax.jit(verifier.score, static_argnums=(4, 5))
 
 @pytest.fixture(scope="module")
 def params():
-    params = jax.jit(model.init, static_argnums=1)(jax.random.key(0), CFG)
+    params = jax.jit(parameters.init, static_argnums=1)(jax.random.key(0), CFG)
     return {k: np.asarray(x) * (1 if k.startswith("norm") else 3) for k, x in params.items()}
 
 
@@ -111,7 +111,9 @@ def test_several_verdicts_become_one(votes, threshold):
     reward = rng.choice([0.0, 0.2, 0.5, 0.7, 1.0], (40, 4)).astype(np.float32)
     flags = rng.random((2, 40, 4)) < 0.8
     cfg = RewardConfig(votes=votes, threshold=threshold)
-    got = verifier.combine(verifier.Score(*map(jnp.asarray, (reward, reward, reward, *flags))), cfg)
+    got = verifier.combine_templates(
+        verifier.Score(*map(jnp.asarray, (reward, reward, reward, *flags))), cfg
+    )
     want = reward.astype(np.float64).mean(1)
     if votes == "majority":
         want = ((reward > 0.5).sum(1) >= 2).astype(float)
@@ -129,9 +131,11 @@ def test_strange_logits_are_no_reward(mode):
     wild[3, :] = 1e4  # all equal: no mass on the two
     wild[4, 65] = 1e4  # another token has it all
     wild[5, 49] = 1e4
-    got = verifier.read(jnp.array(wild), jnp.zeros(6, bool), verdict, RewardConfig(mode=mode))
+    got = verifier.score_logits(
+        jnp.array(wild), jnp.zeros(6, bool), verdict, RewardConfig(mode=mode)
+    )
     np.testing.assert_array_equal(got.reward_B, [0, 0, 0, 0, 0, 1])
-    half = verifier.read(
+    half = verifier.score_logits(
         jnp.array(wild, jnp.bfloat16), jnp.zeros(6, bool), verdict, RewardConfig(mode=mode)
     )
     np.testing.assert_array_equal(half.reward_B, got.reward_B)

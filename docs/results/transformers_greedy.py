@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlvr_jax import model, policy
+from rlvr_jax import parameters, policy
 from rlvr_jax.config import SampleConfig
 from rlvr_jax.host import rules
 from rlvr_jax.host.problems import dataset
@@ -29,7 +29,7 @@ from rlvr_jax.host.text.tokenizer import open_tokenizer
 
 
 def ours(run: Path, stage: str, records: list, tok, cfg) -> list[list[int]]:
-    params = restore_params(run / "checkpoints" / stage, model.abstract(cfg.model))
+    params = restore_params(run / "checkpoints" / stage, parameters.abstract(cfg.model))
     write = jax.jit(
         functools.partial(
             policy.generate,

@@ -16,7 +16,7 @@ SHOWN = {"loss": "prm/loss", "right": "prm/acc", "reward": "reward/mean"}
 def run(stage: PrmStage, ws: Workspace) -> dict:
     """The PRM is the policy of its state, and is read as a policy is."""
     cfg = ws.cfg
-    tx = optim.make(stage.optim, stage.steps)
+    tx = optim.make_optimizer(stage.optim, stage.steps)
     judged = stage.reward.judged
     frozen = Frozen(
         reference=ws.load(stage.policy, cfg.model),

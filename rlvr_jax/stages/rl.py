@@ -25,9 +25,9 @@ SHOWN = {"reward": "reward/mean", "length": "completion/length_mean", "entropy":
 
 def run(stage: RlStage, ws: Workspace) -> dict:
     cfg = ws.cfg
-    tx = optim.make(stage.optim, stage.steps * stage.updates)
+    tx = optim.make_optimizer(stage.optim, stage.steps * stage.updates)
     dense = stage.advantage.process_weight > 0
-    prm_tx = optim.make(stage.prm.optim, stage.steps) if dense else None
+    prm_tx = optim.make_optimizer(stage.prm.optim, stage.steps) if dense else None
     judged = stage.reward.judged
     frozen = Frozen(
         reference=ws.load(stage.policy, cfg.model) if stage.asks_reference else {},

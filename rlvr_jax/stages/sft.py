@@ -11,7 +11,7 @@ from rlvr_jax.stages.workspace import Workspace
 
 def run(stage: SftStage, ws: Workspace) -> dict:
     cfg, tok = ws.cfg, ws.tokenizer
-    tx = optim.make(stage.optim, stage.steps)
+    tx = optim.make_optimizer(stage.optim, stage.steps)
     state = ws.new_state(stage.name, cfg.model, tx, stage.init)
     step = ws.jit_step(
         functools.partial(train_step.supervised_step, model_cfg=cfg.model, tx=tx), state, 2

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from rlvr_jax import model, sharding, train_step
+from rlvr_jax import parameters, sharding, train_step
 from rlvr_jax.config import Config, ModelConfig, RlStage, reads_verifier
 from rlvr_jax.host import rules, weights
 from rlvr_jax.host.problems import dataset, sources, tasks
@@ -155,13 +155,13 @@ class Workspace:
     def load(self, stage: str, cfg: ModelConfig, part: str = "policy") -> Params:
         """What a finished stage left behind, or pretrained parameters, laid out by the table."""
         if stage == "pretrained":
-            abstract = model.abstract(cfg)
+            abstract = parameters.abstract(cfg)
             return weights.load(weights.find(cfg.weights), cfg, self.shardings(abstract))
         if self.run.finished(stage) is None:
             raise RunError(
                 f"stage {stage!r} has not been run: list it before the one that needs it"
             )
-        like = self._with_shardings(model.abstract(cfg))
+        like = self._with_shardings(parameters.abstract(cfg))
         return checkpoint.restore_params(self.run.checkpoints(stage), like, part)
 
     def load_prm(self, stage: str) -> Params:
@@ -183,7 +183,7 @@ class Workspace:
 
         def build(given):
             params, prm = given
-            start = model.init(jax.random.fold_in(key, 0), cfg) if params is None else params
+            start = parameters.init(jax.random.fold_in(key, 0), cfg) if params is None else params
             own = jax.random.fold_in(key, 1)
             return train_step.init_state(own, start, tx, prm_params=prm, **more)
 

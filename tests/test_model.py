@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlvr_jax import model, parameters, sharding
+from rlvr_jax import block, model, parameters, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -402,7 +402,7 @@ def interpreted(monkeypatch):
         asked.append(name)
         return name
 
-    monkeypatch.setattr(model, "_kernel", named)
+    monkeypatch.setattr(block, "kernel_name", named)
     return asked
 
 

@@ -172,7 +172,7 @@ def test_no_text_after_a_wrong_answer_changes_an_id_of_the_template(monkeypatch,
     texts = hostile()
     prompts, verdict = asked(data, [RECORDS[0]] * len(texts))
     params = {"embed_VD": jnp.zeros((CFG.vocab, CFG.width)), "norm_D": jnp.ones(CFG.width)}
-    monkeypatch.setattr(model, "unstack", lambda params, cfg: params)
+    monkeypatch.setattr(parameters, "unstack", lambda params, cfg: params)
     monkeypatch.setattr(
         model, "logits", lambda params, x_BD, cfg: jnp.zeros((len(x_BD), CFG.vocab))
     )

@@ -1,4 +1,4 @@
-"""The search for adversarial tokens: it raises what the verifier says, and says the same as it."""
+"""The search for adversarial tokens raises the verifier's reward, and reports the same reward."""
 
 import jax
 import numpy as np
@@ -37,7 +37,7 @@ def test_a_search_finds_what_a_verifier_likes():
     changed = np.asarray(after.token_BR) != start
     assert changed.any() and allowed[np.asarray(after.token_BR)[changed]].all()
 
-    # What it claims is what the verifier says of these answers.
+    # The reported gap and probability are those of the verifier for these answers.
     none = np.zeros((Q, 1), np.int32)
     rows = np.pad(after.token_BR, ((0, 0), (0, 1)), constant_values=1)
     length, cut = np.full(Q, R, np.int32), np.zeros(Q, bool)

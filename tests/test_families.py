@@ -1,4 +1,4 @@
-"""Every family against the logits of transformers: one pass, a shared prefix, and the cache."""
+"""Each model family against the logits of Hugging Face transformers, for all three passes."""
 
 import importlib.util
 import json
@@ -81,7 +81,7 @@ def test_extend_gives_the_logits_of_transformers(case) -> None:
 
 
 def test_decode_gives_the_logits_of_transformers(case, request) -> None:
-    """With room in the cache that is never reached, and two rows to each prefix."""
+    """The cache is longer than needed, and two rows share each prefix."""
     cfg, params, golden = case
     if request.node.callspec.params["case"] in VARIANTS:
         pytest.skip("another of its family is decoded")
@@ -99,7 +99,7 @@ def test_decode_gives_the_logits_of_transformers(case, request) -> None:
 
 @pytest.mark.parametrize("name", ["mistral", "qwen2", "qwen3_moe", "gemma3_text"])
 def test_a_split_model_is_the_whole_model(name) -> None:
-    """2 x 2 x 2: every device holds its own part, and the parts make up the same model."""
+    """On a mesh of 2 x 2 x 2 devices the split model gives the same logits."""
     cfg, params = loaded(MODELS / name)
     golden = load_logits(name)
     mesh_cfg = MeshConfig(2, 2, 2, {"K": ()} if cfg.kv_heads % 2 else {})
@@ -145,7 +145,7 @@ def makers():
 @pytest.mark.peers
 @pytest.mark.parametrize("name", NAMES)
 def test_transformers_agrees_on_other_numbers(name, tmp_path) -> None:
-    """New weights and tokens: theirs into ours, and ours back into theirs, bit by bit."""
+    """New weights go from transformers to this project and back, bit by bit."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     make = makers()
     theirs = make.build(*make.MODELS[name], seed=100)

@@ -1,4 +1,4 @@
-"""The transformer against forty lines of float64 numpy that know nothing of padding or caches."""
+"""The transformer against a float64 numpy oracle of forty lines without padding or caches."""
 
 import contextlib
 import dataclasses
@@ -49,7 +49,7 @@ def suffix() -> tuple:
 
 
 def random_params(cfg: ModelConfig) -> dict:
-    """Norm scales are not 1, so that a forgotten one shows; attention is far from uniform."""
+    """Random parameters; no norm scale is 1, so that a missing norm makes a difference."""
     rng = np.random.default_rng(0)
     return {
         name: rng.uniform(0.5, 1.5, x.shape).astype(np.float32)
@@ -149,7 +149,7 @@ def test_extend_is_prefill_of_the_concatenation(untied, params, prompt, suffix) 
 
 
 def test_extend_counts_positions_over_holes(untied, params, prompt, suffix) -> None:
-    """A row with holes is the row without them: its oracle never heard of a mask."""
+    """A row with holes gives the logits of the oracle for the row without them."""
     (token, mask), (more, more_mask) = prompt, suffix
     _, prefix = prefill(params, token, mask, untied)
     hidden = extend(params, more, more_mask, prefix, OWNER, untied)
@@ -187,8 +187,10 @@ def test_decode_column_by_column_is_extend(untied, params, prompt, suffix) -> No
 def test_decode_goes_around_the_ring_with_a_start_for_each_row(
     untied, params, prompt, suffix, unroll
 ) -> None:
-    """A row's columns begin at any column of the loop, and end where the ring began; what stands
-    there of others, before its start and after its end, is not seen."""
+    """A row may start at any loop column and wrap around the ring.
+
+    It must not see the numbers in ring columns from before its start or after its end.
+    """
     cfg = dataclasses.replace(untied, unroll=unroll)
     (token, mask), (more, _) = prompt, suffix
     _, prefix = prefill(params, token, mask, untied)
@@ -243,14 +245,14 @@ def test_the_head_laid_out_for_decoding_is_the_head(untied, params, unroll, tied
 
 
 def shared_loss(params, prompt, suffix, cfg):
-    """A number that depends on all logits, the prompt run once per group."""
+    """A scalar that depends on all logits; each prompt is read once for its group."""
     hidden, prefix = model.prefill(params, *prompt, cfg)
     more = model.extend(params, *suffix, prefix, OWNER, cfg)
     return G * total(params, hidden, prompt[1], cfg) + total(params, more, suffix[1], cfg)
 
 
 def repeated_loss(params, prompt, suffix, cfg):
-    """The same number from plain concatenated rows."""
+    """The same scalar from plain rows: prompt and response concatenated."""
     token = jnp.concatenate([jnp.repeat(prompt[0], G, 0), suffix[0]], 1)
     mask = jnp.concatenate([jnp.repeat(prompt[1], G, 0), suffix[1]], 1)
     hidden, _ = model.prefill(params, token, mask, cfg)
@@ -327,7 +329,7 @@ def test_names_are_the_shapes(tiny, untied) -> None:
 
 
 def test_initial_sizes(untied) -> None:
-    """Norms are 1; a matrix has std fan_in^-1/2, the two into the stream also (2 L)^-1/2."""
+    """Norms are 1; a matrix has std fan_in^-1/2, times (2 L)^-1/2 into the residual stream."""
     init = jax.jit(parameters.init, static_argnums=1)
     keys = [jax.random.key(seed, impl="rbg") for seed in (6, 6, 7)]  # rbg: compiles faster
     params, again, other = (init(key, untied) for key in keys)
@@ -394,7 +396,7 @@ def test_a_row_that_sees_nothing_stays_finite(untied, params, prompt, suffix) ->
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """`kernels: pallas` runs the TPU kernels in interpret mode; gives the names that were asked."""
+    """`kernels: pallas` runs the TPU kernels in interpret mode; the fixture lists their names."""
     asked = []
 
     def named(cfg, tpu, gpu):
@@ -408,7 +410,7 @@ def interpreted(monkeypatch):
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_kernels_give_what_xla_gives(untied, params, prompt, suffix, interpreted, devices) -> None:
-    """Reading, its gradient, log-probs and a column of decoding; on a mesh each on its own part."""
+    """Compare loss, gradient and decoding; on the mesh each device runs its part of the arrays."""
     prompt, suffix = (tuple(np.concatenate([x, x[-1:]])[:4] for x in y) for y in (prompt, suffix))
     shards = 2 if devices == 8 else 1
     owner = np.arange(4, dtype=np.int32).reshape(shards, -1) % (4 // shards)

@@ -1,4 +1,4 @@
-"""The table: letter -> mesh axis, and everything that is derived from it."""
+"""The table from dimension letters to mesh axes, and the shardings that follow from it."""
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +88,7 @@ def test_a_letter_can_be_overridden():
     ],
 )
 def test_specs_of_parameters(name, spec):
-    """Without trailing None, as jit writes them: specs that mean the same compare equal."""
+    """Specs have no None at the end, as those of jit: equal shardings compare as equal."""
     found = sharding.param_spec(name, PLAIN)
     assert tuple(x[0] if isinstance(x, tuple) else x for x in found) == tuple(spec)
     assert not found or found[-1] is not None
@@ -162,7 +162,7 @@ def test_a_tree_follows_the_innermost_name():
 
 
 def test_a_leaf_below_a_parameter_name_follows_that_name():
-    """The docstring's rule: the innermost dictionary key that ends in a shape."""
+    """A leaf follows the innermost dictionary key that ends in dimension letters."""
     cfg, mesh = mesh_of(2, 2, 2)
     found = sharding.shard_tree({"gate_LDF": {"value": 0}}, mesh, cfg)
     assert found["gate_LDF"]["value"].spec == Spec(None, ("fsdp",), ("tensor",))
@@ -266,7 +266,7 @@ def test_constraints_keep_the_values_and_set_the_layout():
 @pytest.mark.parametrize("axis", [0, 1, -1, -2, -4])
 @pytest.mark.parametrize("shards", [1, 4])
 def test_take_and_put_are_those_of_numpy_shard_by_shard(shards, axis):
-    """Indices count within a shard; past its end they take its last row and put nothing."""
+    """Indices count within a shard; beyond its end take gives the last row, put does nothing."""
     rng = np.random.default_rng(shards)
     shape = (8, 12, 16, 4)
     x = rng.normal(size=shape).astype(np.float32)
@@ -309,7 +309,7 @@ def test_what_is_put_is_taken_and_the_rest_stays(shards):
 
 
 def test_taking_and_putting_cross_no_shard_of_a_mesh():
-    """The program of eight devices has no collective in it, and the values of one."""
+    """On eight devices the program has no collective and gives the values of one device."""
     _, mesh = mesh_of(2, 2, 2)
     x = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
     index = np.array([[3, 1], [0, 4], [2, 2], [1, 0]], np.int32)

@@ -1,4 +1,4 @@
-"""Which implementation runs: named, or by the platform of the ambient mesh."""
+"""The choice of an implementation, by name or by the platform of the ambient mesh."""
 
 import jax
 import pytest

@@ -28,12 +28,12 @@ def embed(params: Params, token_BT: Array, cfg: ModelConfig) -> Array:
 
 
 def layer(x_BTD: Array, w: Params, cos_sin: Array, attend, cfg: ModelConfig):
-    """Return hidden states after attention and feed-forward of one layer, and what `attend` keeps.
+    """Return the hidden states [B, T, D] behind one layer, and what `attend` keeps.
 
-    `w` holds the parameters of this layer, without their dimension L.  `cos_sin` comes from
-    `positions.cos_sin`, for the kind of this layer.  `attend` maps q [B, T, N, H], k and v
-    [B, T, K, H], all of them rotated where they should be, to the attention output [B, T, N, H] and
-    to what the caller wants to keep of k and v.
+    `w` holds the parameters of this layer, without their dimension L.  `cos_sin` is the entry of
+    `positions.cos_sin` for the kind of this layer.  `attend(q, k, v)` takes q [B, T, N, H] and k
+    [B, T, K, H], both rotated by their positions, and v [B, T, K, H].  It returns the attention
+    output [B, T, N, H] and the keys and values that the caller wants to keep.
     """
     has = cfg.has
     with jax.named_scope("attention"):

@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from rlvr_jax.config import MeshConfig
 
 AXES = ("data", "fsdp", "tensor")
-ROWS = ("data", "fsdp")
+ROWS = ("data", "fsdp")  # the data axes, over which rows are split
 RULES: dict[str, tuple[str, ...]] = {
     "Q": ROWS,
     "B": ROWS,

@@ -2,10 +2,11 @@
 
     python -m rlvr_kernels.bench OP [--impl NAME ...] [--case NAME ...]
 
-A table, and one JSON line per row: milliseconds (median; compilation and warm-up apart), achieved
-GB/s and GFLOP/s, and their shares of what a copy and a matrix product reach on this device in this
-run.  Bytes are those that must move and operations those of the definition: an implementation
-that does more of either gets a lower share.  Forward passes only.
+The benchmark prints a table and one JSON line per row.  A row has the median time in milliseconds,
+without compilation and warm-up, and the speed reached in GB/s and GFLOP/s.  Each speed also stands
+as a share of what a copy, or a matrix product, reaches on this device in the same run.  Bytes and
+operations are counted from the definition of the op, so an implementation that moves or computes
+more than it has to gets a lower share.  Only forward passes are timed.
 """
 
 import argparse
@@ -20,7 +21,8 @@ import jax
 import jax.numpy as jnp
 
 OPS = ("attention", "decode_attention", "token_logprob")
-SECONDS, FEWEST, MOST = 2.0, 5, 200  # measured for about that long, at least and at most so often
+SECONDS = 2.0  # about how long one row is measured
+FEWEST, MOST = 5, 200  # calls that are measured, at least and at most
 
 
 def main() -> None:
@@ -55,7 +57,11 @@ def main() -> None:
 
 
 def measure(op, cases, case, impl: str, copy: float, matmul: float) -> dict:
-    """One row: what `impl` takes for `case`, and how that compares with the device."""
+    """Return one row: time and speed of `impl` for `case`, and their shares of the device's speeds.
+
+    `op` and `cases` are the function and the module of cases of an op.  `copy` is in bytes per
+    second and `matmul` in operations per second.
+    """
     run = jax.jit(partial(op, **cases.options(case), impl=impl))
     seconds = median_seconds(run, **cases.inputs(case))
     moved, operations = cases.cost(case)
@@ -75,7 +81,7 @@ def measure(op, cases, case, impl: str, copy: float, matmul: float) -> dict:
 
 
 def median_seconds(run, *args, **kwargs) -> float:
-    """Median wall time of a call, each waited for; the first two calls are not counted."""
+    """Return the median wall time of a finished call; the first two calls are not counted."""
     jax.block_until_ready(run(*args, **kwargs))
     first = seconds_of(run, args, kwargs)
     times = max(FEWEST, min(MOST, int(SECONDS / first)))
@@ -83,20 +89,21 @@ def median_seconds(run, *args, **kwargs) -> float:
 
 
 def seconds_of(run, args, kwargs) -> float:
+    """Return the wall time of one call, until its result is ready."""
     start = time.perf_counter()
     jax.block_until_ready(run(*args, **kwargs))
     return time.perf_counter() - start
 
 
 def copy_bandwidth(dtype: str) -> float:
-    """Bytes read and written a second by an addition over an array that fits in no cache."""
+    """Return the bytes per second that an addition moves in an array larger than any cache."""
     size = (2**26 if jax.default_backend() == "cpu" else 2**30) // jnp.dtype(dtype).itemsize
     x = jnp.ones(size, dtype)
     return 2 * x.nbytes / median_seconds(jax.jit(lambda x: x + 1), x)
 
 
 def matmul_speed(dtype: str) -> float:
-    """Operations a second of a square product with float32 sums."""
+    """Return the operations per second of a square matrix product with float32 sums."""
     side = 1024 if jax.default_backend() == "cpu" else 8192
     x = jnp.ones((side, side), dtype)
     product = jax.jit(partial(jnp.matmul, preferred_element_type=jnp.float32))

@@ -1,4 +1,7 @@
-"""Which implementation of an op runs: a name, or the platform of the ambient mesh at trace time."""
+"""The choice among the implementations of an op: by name, or by platform.
+
+The platform is that of the ambient mesh (`jax.set_mesh`) while JAX traces the caller.
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -6,14 +9,25 @@ import jax
 
 
 def platform() -> str:
-    """ "cpu", "gpu" or "tpu": of the ambient mesh's abstract device if any, else the backend."""
+    """Return "cpu", "gpu" or "tpu".
+
+    The abstract device of the ambient mesh decides if there is one, else JAX's default backend.
+    """
     device = jax.sharding.get_abstract_mesh().abstract_device
     name = jax.default_backend() if device is None else device.platform
     return "gpu" if name in ("cuda", "rocm") else name
 
 
-def choose(impl: str | None, table: Mapping[str, Callable], default: Mapping[str, str]) -> Callable:
-    """The implementation of that name; for None the platform's default, "xla" where it has none."""
+def choose_implementation(
+    impl: str | None, table: Mapping[str, Callable], default: Mapping[str, str]
+) -> Callable:
+    """Return the implementation called `impl` from the table (name -> function).
+
+    None means the platform's default (platform -> name), or "xla" for a platform without one.
+
+    Raises:
+      ValueError: the table has no such name; the message lists the names.
+    """
     name = default.get(platform(), "xla") if impl is None else impl
     if name not in table:
         raise ValueError(f"no implementation {name!r}; there are {', '.join(sorted(table))}")

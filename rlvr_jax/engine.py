@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import model, ragged, sampling, sharding
+from rlvr_jax import model, parameters, ragged, sampling, sharding
 from rlvr_jax.config import ModelConfig, SampleConfig
 from rlvr_jax.structs import Array, Params, Prompts, Rollout
 
@@ -66,7 +66,7 @@ def generate(
 
     Returns the rollout and the number of rows that were decoded for it (int32).
     """
-    params = model.for_decoding(params, cfg)
+    params = parameters.for_decoding(params, cfg)
     prefix, _ = ragged.read_prompts(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
     waiting = prompts.prompt_QP.shape[0] * sampler.samples // sharding.data_shards()
     count = min(cfg.slots or waiting, waiting)
@@ -198,7 +198,7 @@ def _draw(
     row_B = (slots.row_SM + of_shard * jnp.arange(shards)[:, None]).reshape(-1)
     key_B = jax.vmap(jax.random.fold_in, (None, 0))(sampler.key, row_B)
     key_B = jax.vmap(jax.random.fold_in)(key_B, position_B)
-    logits_BV = model.logits(params, sharding.rows(hidden_BD), cfg)
+    logits_BV = model.logits(params, sharding.split_rows(hidden_BD), cfg)
     token_B, logprob_B = sampling.sample(logits_BV, key_B, sampler.cfg)
     done_B = jnp.isin(token_B, jnp.asarray(sampler.eos, jnp.int32))
     ended_B = done_B | (position_B + 1 == sampler.columns)

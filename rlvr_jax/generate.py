@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from rlvr_jax import engine, model, ragged, sharding
+from rlvr_jax import engine, parameters, ragged, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig, SampleConfig
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import compiles, log
@@ -74,9 +74,9 @@ def load_model(path: Path) -> tuple[Params, ModelConfig]:
     sizes = weights.load_architecture(path)
     cfg = ModelConfig(**sizes, compute="float32" if on_cpu else "bfloat16")
     mesh_cfg = MeshConfig(fsdp=len(jax.devices()))
-    sharding.check_divides(cfg.sizes, model.names(cfg), mesh_cfg, "model")
+    sharding.check_divides(cfg.sizes, parameters.names(cfg), mesh_cfg, "model")
     mesh = sharding.make_mesh(mesh_cfg)
-    where = sharding.shard_tree(model.abstract(cfg), mesh, mesh_cfg)
+    where = sharding.shard_tree(parameters.abstract(cfg), mesh, mesh_cfg)
     return weights.load(path, cfg, where), cfg
 
 
@@ -106,7 +106,7 @@ def generate_tokens(
     def write(params, slots, written):
         return engine.write_column(params, slots, written, sampler, cfg)
 
-    params = jax.jit(model.for_decoding, static_argnums=1)(params, cfg)
+    params = jax.jit(parameters.for_decoding, static_argnums=1)(params, cfg)
     slots, written = begin(params)
     for column in range(budget):
         yield int(np.asarray(written.response_BR[0, column]))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from rlvr_jax import model, ragged, sampling, sharding
+from rlvr_jax import model, parameters, ragged, sampling, sharding
 from rlvr_jax.config import ModelConfig, SampleConfig
 from rlvr_jax.structs import Array, Params, Rollout
 
@@ -114,7 +114,7 @@ def _read(
     of_states: Callable[[States], Any], out: Any, params: Params, rollout: Rollout, cfg: ModelConfig
 ) -> Any:
     """Write `of_states` of every part into `out`, arrays [B, R]."""
-    layers = model.unstack(params, cfg)
+    layers = parameters.unstack(params, cfg)
     prefix, _ = ragged.read_prompts(layers, rollout.prompt_QP, rollout.prompt_mask_QP, cfg)
 
     def of_part(part: ragged.Part) -> Any:

@@ -1,6 +1,6 @@
-"""From an optimizer config to an optax transformation, and one step of it."""
+"""The optimizer: its learning rate schedule, AdamW, and one update that skips bad gradients."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,20 @@ from rlvr_jax.config import OptimConfig
 from rlvr_jax.structs import Array, Params
 
 
-def schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
-    """Learning rate of update number n, counted from 0: warm-up, then constant or decay."""
+class Update(NamedTuple):
+    """An Update holds parameters and optimizer state after a step, and what the gradient was."""
+
+    params: Params
+    opt_state: Any
+    grad_norm: Array  # global norm of the gradient before clipping
+    finite: Array  # bool, whether loss and gradient were finite
+
+
+def learning_rate_schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
+    """Return the learning rate as a function of the update's number, which starts at 0.
+
+    The rate rises linearly during the warm-up, then stays constant or decays until `steps`.
+    """
     after = max(steps - cfg.warmup - 1, 1)
     body = {
         "constant": optax.constant_schedule(cfg.lr),
@@ -20,13 +32,16 @@ def schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
     }[cfg.decay]
     if not cfg.warmup:
         return body
-    # Update 0 already moves: the ramp starts at lr / warmup, not at 0.
+    # The ramp starts at lr / warmup and not at 0, so that update 0 has an effect.
     ramp = optax.linear_schedule(cfg.lr / cfg.warmup, cfg.lr, max(cfg.warmup - 1, 1))
     return optax.join_schedules([ramp, body], [cfg.warmup])
 
 
-def make(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW; weight decay for matrices only, not for a value head."""
+def make_optimizer(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:
+    """Return AdamW (arXiv 1711.05101) with gradients clipped by their global norm.
+
+    Weight decay applies to matrices only: not to norm scales, biases and the value head.
+    """
 
     def matrices(params):
         return {name: not name.startswith(("norm", "bias", "value")) for name in params}
@@ -34,7 +49,7 @@ def make(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:
     return optax.chain(
         optax.clip_by_global_norm(cfg.grad_clip),
         optax.adamw(
-            schedule(cfg, steps),
+            learning_rate_schedule(cfg, steps),
             cfg.beta1,
             cfg.beta2,
             cfg.eps,
@@ -48,18 +63,22 @@ def step(
     params: Params,
     opt_state: Any,
     grads: Params,
-    value: Array,
+    loss: Array,
     tx: optax.GradientTransformation,
-    taught: Array | None = None,
-) -> tuple[Params, Any, Array, Array]:
-    """Parameters and optimizer after one update, which is left out where loss or gradient is not
-    finite, or nobody was `taught`; the gradient's norm, and whether it was finite.
+    any_rows: Array,
+) -> Update:
+    """Return parameters and optimizer state after one update, or unchanged ones.
+
+    The update is skipped where the loss or the gradient is not finite.  It is also skipped where
+    `any_rows` (bool) is false: no row of the batch contributed to the loss, and a gradient of
+    zeros would still move the parameters by momentum and weight decay.
     """
     norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(value) & jnp.isfinite(norm)
-    updates, after = tx.update(grads, opt_state, params)
-    moved = (optax.apply_updates(params, updates), after)
-    kept = (params, opt_state)
-    moves = finite if taught is None else finite & taught
-    params, opt_state = jax.tree.map(lambda new, old: jnp.where(moves, new, old), moved, kept)
-    return params, opt_state, norm, finite
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    updates, new_state = tx.update(grads, opt_state, params)
+    new = (optax.apply_updates(params, updates), new_state)
+    applies = finite & any_rows
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(applies, new, old), new, (params, opt_state)
+    )
+    return Update(params, opt_state, norm, finite)

@@ -1,7 +1,8 @@
-"""Where a column stands, what it sees from there, and how that turns its queries and keys.
+"""Positions of columns, rotary embeddings and sliding windows.
 
-Layers are of up to two kinds, those that see everything and those with a sliding window; what
-differs between them comes stacked by kind.
+A column's position is the number of columns of its row that exist before it, so padding costs no
+position.  Layers are of two kinds: kind 0 sees all earlier columns, kind 1 sees those within a
+sliding window.  Where a quantity depends on the kind of layer, its first dimension is the kind.
 """
 
 import jax.numpy as jnp
@@ -9,40 +10,54 @@ import jax.numpy as jnp
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array
 
+# A mask [2, B, T, S] by kind of layer; empty where no layer of the model has a window.
+Windows = tuple[Array, ...]
 
-def kinds(cfg: ModelConfig) -> list[int]:
-    """Of each layer: 1 where it has a sliding window, 0 where it sees everything."""
+
+def layer_kinds(cfg: ModelConfig) -> list[int]:
+    """Return the kind of each layer: 1 with a sliding window, 0 without."""
     every = cfg.global_every or cfg.layers + 1
     return [int(cfg.window > 0 and layer % every > 0) for layer in range(1, cfg.layers + 1)]
 
 
-def of(mask_BT: Array) -> Array:
-    """Position of each column: how many columns of its row exist before it."""
+def from_mask(mask_BT: Array) -> Array:
+    """Return the position of each column: how many columns of its row exist before it."""
     return jnp.maximum(jnp.cumsum(mask_BT, -1) - 1, 0)
 
 
-def near(query_BT: Array, key_BS: Array, cfg: ModelConfig) -> Array | None:
-    """What is within a column's window, by kind of layer: [2, B, T, S]; None without windows."""
+def windows(query_BT: Array, key_BS: Array, cfg: ModelConfig) -> Windows:
+    """Return which keys lie within the sliding window of each query.
+
+    `query_BT` and `key_BS` are positions.  The result is one mask [2, B, T, S], all true for
+    kind 0, or an empty tuple where no layer has a window.
+    """
     if not cfg.window:
-        return None
+        return ()
     near_BTS = query_BT[:, :, None] - key_BS[:, None] < cfg.window
-    return jnp.stack([jnp.ones_like(near_BTS), near_BTS])
+    return (jnp.stack([jnp.ones_like(near_BTS), near_BTS]),)
 
 
-def frequencies(cfg: ModelConfig) -> Array:
-    """Radians per position, by kind of layer: [1 or 2, H / 2].
+def window_of_kind(masks: Windows, kind: Array | int) -> Windows:
+    """Return the mask [B, T, S] of one kind of layer, or an empty tuple without windows."""
+    return tuple(mask[kind] for mask in masks)
 
-    RoFormer eq. 15, stretched as position interpolation (linear) or as Llama 3.1 does: long
-    waves by `rope_factor`, short ones not at all, a ramp between.
+
+def rotary_frequencies(cfg: ModelConfig) -> Array:
+    """Return the rotary frequencies in radians per position, [1 or 2, H / 2] by kind of layer.
+
+    These are the frequencies of RoFormer (arXiv 2104.09864, eq. 15).  `rope_scaling` stretches
+    them for longer contexts: "linear" stretches all waves by `rope_factor` (position
+    interpolation, arXiv 2306.15595); "llama3" stretches long waves only, with a ramp between long
+    and short ones, as Llama 3.1 does.
     """
     half = cfg.head_size // 2
     plain = 1.0 / cfg.rope_theta ** (jnp.arange(half, dtype=jnp.float32) / half)
-    share = jnp.ones_like(plain)  # of a wave that is stretched
+    stretched = jnp.ones_like(plain)  # to what share each wave is stretched, 0 to 1
     if cfg.rope_scaling == "llama3":
         turns = cfg.rope_original * plain / (2 * jnp.pi)
-        share = 1 - jnp.clip((turns - cfg.rope_low) / (cfg.rope_high - cfg.rope_low), 0, 1)
+        stretched = 1 - jnp.clip((turns - cfg.rope_low) / (cfg.rope_high - cfg.rope_low), 0, 1)
     if cfg.rope_scaling != "none":
-        plain = (1 - share) * plain + share * plain / cfg.rope_factor
+        plain = (1 - stretched) * plain + stretched * plain / cfg.rope_factor
     if not cfg.window:
         return plain[None]
     theta = cfg.rope_theta_window
@@ -50,14 +65,22 @@ def frequencies(cfg: ModelConfig) -> Array:
     return jnp.stack([plain, near])
 
 
-def turns(position_BT: Array, cfg: ModelConfig) -> Array:
-    """Cosine and sine of every column's angles, by kind of layer: [1 or 2, 2, B, T, 1, H / 2]."""
-    angle = position_BT[..., None, None].astype(jnp.float32) * frequencies(cfg)[:, None, None, None]
+def cos_sin(position_BT: Array, cfg: ModelConfig) -> Array:
+    """Return cosine and sine of each column's rotary angles, [1 or 2, 2, B, T, 1, H / 2].
+
+    The first dimension is the kind of layer, the second holds cosine and sine.
+    """
+    frequency = rotary_frequencies(cfg)[:, None, None, None]
+    angle = position_BT[..., None, None].astype(jnp.float32) * frequency
     return jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1)
 
 
-def rotate(x_BTNH: Array, turn_BT: Array) -> Array:
-    """Rotary positions, halves convention (RoFormer eq. 34 as Llama lays it out)."""
-    cos, sin = turn_BT
+def rotate(x_BTNH: Array, cos_sin_BT: Array) -> Array:
+    """Return queries or keys rotated by their positions (RoFormer eq. 34).
+
+    A head's first and second half are rotated together, as Llama lays them out.  `cos_sin_BT` is
+    [2, B, T, 1, H / 2]: the entry of `cos_sin` for the kind of the layer.
+    """
+    cos, sin = cos_sin_BT
     x1, x2 = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], -1).astype(x_BTNH.dtype)

@@ -52,7 +52,7 @@ def no_groups(rollout: Rollout, outcome: Outcome, rounds: int) -> Held:
     """Return places that are all empty, for up to `rounds` rounds of these shapes."""
 
     def empty(x: Array) -> Array:
-        return sharding.rows(jnp.zeros(x.shape, x.dtype))
+        return sharding.split_rows(jnp.zeros(x.shape, x.dtype))
 
     zero = jnp.int32(0)
     fate_X = jnp.full(rounds * rollout.prompt_QP.shape[0], UNTRIED, jnp.int32)
@@ -129,7 +129,7 @@ def place_groups(
     def place(old: Array, new: Array) -> Array:
         old_QX, new_QX = (x.reshape(places, -1) for x in (old, new))
         placed_QX = jnp.where(new_Q[:, None], jnp.take(new_QX, source_Q, 0), old_QX)
-        return sharding.rows(placed_QX.reshape(old.shape))
+        return sharding.split_rows(placed_QX.reshape(old.shape))
 
     held_rows = (held.round.rollout, held.outcome.rewards)
     placed, rewards = jax.tree.map(place, held_rows, (rollout, outcome.rewards))

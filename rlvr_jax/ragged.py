@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import model, sharding
+from rlvr_jax import model, parameters, sharding
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Metrics, Params, Rollout
 
@@ -164,7 +164,7 @@ def gradient(
     """
     token_QP, mask_QP = rollout.prompt_QP, rollout.prompt_mask_QP
     columns = rollout.response_BR.shape[1]
-    layers = model.unstack(params, cfg)
+    layers = parameters.unstack(params, cfg)
     prefix, _ = read_prompts(layers, token_QP, mask_QP, cfg)
     length_Q = _span(mask_QP)
 
@@ -208,7 +208,7 @@ def gradient(
         return jax.tree.map(jnp.add, grads, pull((wanted(d_seen[0], -2), d_kv))[0])
 
     grads, again = visit_parts(back, grads, length_Q, mask_QP.shape[1], cfg.part_tokens)
-    return Gradient(model.restack(grads), value, sums, most, kept, run + again)
+    return Gradient(parameters.restack(grads), value, sums, most, kept, run + again)
 
 
 def _span(mask_QP: Array) -> Array:

@@ -1,4 +1,7 @@
-"""From logits to tokens, and the log-probability of exactly the distribution that was sampled."""
+"""Sampling: from logits to tokens and their log-probs.
+
+A token's log-prob belongs to the distribution that was sampled, after temperature, top-k and top-p.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,16 +9,17 @@ import jax.numpy as jnp
 from rlvr_jax.config import SampleConfig
 from rlvr_jax.structs import Array
 
-BLOCK = 128  # entries of the vocabulary that are drawn from together
-NEG = -1e30  # finite: a row whose every entry is masked stays free of NaN
+BLOCK = 128  # vocabulary entries in a block; `sample` draws a block first, then a token of it
+NEG = -1e30  # log-prob of an excluded token; finite, so that no arithmetic on it gives NaN
 
 
 def log_distribution(logits_V: Array, cfg: SampleConfig) -> Array:
-    """Log-probabilities, float32, after temperature, top-k and top-p over the last axis.
+    """Return the float32 log-probs of the sampling distribution over the last dimension.
 
-    Temperature 0 is the greedy distribution: all mass on the first largest logit.  Top-p keeps
-    the smallest set of most probable tokens whose mass reaches `top_p`; ties at the border of
-    top-k or top-p are kept, so the result does not depend on the order of equal logits.
+    Temperature, top-k and top-p apply in this order.  Temperature 0 puts all probability on the
+    largest logit, the first of equal ones.  Top-p (arXiv 1904.09751) keeps the smallest set of most
+    probable tokens whose total probability reaches `top_p`.  Tokens tied at the border of top-k or
+    top-p are all kept, so the result does not depend on the order of equal logits.
     """
     logits_V = logits_V.astype(jnp.float32)
     if cfg.temperature == 0:
@@ -28,18 +32,19 @@ def log_distribution(logits_V: Array, cfg: SampleConfig) -> Array:
     if cfg.top_p < 1:
         prob_V = jax.nn.softmax(logits_V)
         sorted_V = -jnp.sort(-prob_V, axis=-1)
-        before_V = jnp.cumsum(sorted_V, axis=-1) - sorted_V  # mass of all more probable tokens
+        before_V = jnp.cumsum(sorted_V, axis=-1) - sorted_V  # probability of all tokens in front
         least = jnp.min(jnp.where(before_V < cfg.top_p, sorted_V, 1.0), axis=-1, keepdims=True)
         logits_V = jnp.where(prob_V < least, NEG, logits_V)
     return jax.nn.log_softmax(logits_V)
 
 
 def sample(logits_BV: Array, key_B: Array, cfg: SampleConfig) -> tuple[Array, Array]:
-    """One token per row, each with its own key, and its float32 log-probability.
+    """Return one token id per row, drawn with the row's own key, and its float32 log-prob.
 
-    By inversion, with two random numbers instead of one per entry: the first draws a block of the
-    vocabulary by its mass, the second a token of the block.  (One number alone would be too coarse:
-    float32 has 2**24 of them, and a token of probability 1e-8 would come often or never.)
+    Tokens are drawn by inversion of the cumulative distribution, with two random numbers per row:
+    the first draws a block of the vocabulary, the second a token of that block.  A single number
+    would be too coarse: float32 has 2**24 uniform values, so a token of probability 1e-8 would come
+    far too often or never.
     """
     logprob_BV = log_distribution(logits_BV, cfg)
     missing = -logprob_BV.shape[-1] % BLOCK
@@ -53,9 +58,12 @@ def sample(logits_BV: Array, key_B: Array, cfg: SampleConfig) -> tuple[Array, Ar
 
 
 def _invert(mass_BX: Array, uniform_B: Array) -> Array:
-    """The entry where the running mass passes that share of the total; never one without mass."""
+    """Return the entry where the cumulative mass passes the share `uniform_B` of the total.
+
+    An entry without mass is never returned.
+    """
     running_BX = jnp.cumsum(mass_BX, -1)
     entry_B = jnp.sum(running_BX <= uniform_B[:, None] * running_BX[:, -1:], -1, dtype=jnp.int32)
-    # Rounding may put the share at the total: the last entry with mass is meant.
+    # Rounding may lift the share to the total.  The last entry with mass is then the right one.
     last_B = jnp.max(jnp.where(mass_BX > 0, jnp.arange(mass_BX.shape[-1]), 0), -1)
     return jnp.minimum(entry_B, last_B).astype(jnp.int32)

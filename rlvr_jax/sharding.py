@@ -1,13 +1,13 @@
-"""The one table from dimension letters to mesh axes, and everything derived from it.
+"""The table from dimension letters to mesh axes, and every sharding that follows from it.
 
-The mesh has the axes `data`, `fsdp` and `tensor`.  `axes` walks an array's letters from left to
-right and gives each its axes unless an earlier letter has taken them, so `embed_VD` is split by
-vocabulary over `tensor` and by width over `fsdp`.  Parameter vectors are replicated: they are
-small, and splitting a norm scale costs a collective per use.
+The mesh has the axes `data`, `fsdp` and `tensor`.  `RULES` says over which axes a dimension is
+split, `mesh_axes` applies it to the letters of an array.  So `embed_VD` is split by vocabulary over
+`tensor` and by width over `fsdp`.  Parameter vectors are replicated: they are small, and a split
+norm scale costs a collective for each use.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from rlvr_jax.config import MeshConfig
 
 AXES = ("data", "fsdp", "tensor")
-ROWS = ("data", "fsdp")
+ROWS = ("data", "fsdp")  # the data axes, over which rows are split
 RULES: dict[str, tuple[str, ...]] = {
     "Q": ROWS,
     "B": ROWS,
@@ -29,14 +29,18 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 
 
-def make_mesh(cfg: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """The mesh of `cfg` over all devices of the job, or an error that says how to change it."""
-    devices = jax.devices() if devices is None else devices
+def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] = ()) -> Mesh:
+    """Return the mesh of `cfg` over the given devices, or over all devices of the job.
+
+    Raises:
+      ValueError: the mesh needs another number of devices; the message says what to change.
+    """
+    devices = devices or jax.devices()
     shape = (cfg.data, cfg.fsdp, cfg.tensor)
-    wanted = cfg.data * cfg.fsdp * cfg.tensor
-    if wanted != len(devices):
+    needed = cfg.data * cfg.fsdp * cfg.tensor
+    if needed != len(devices):
         raise ValueError(
-            f"mesh {cfg.data} x {cfg.fsdp} x {cfg.tensor} (data x fsdp x tensor) needs {wanted} "
+            f"mesh {cfg.data} x {cfg.fsdp} x {cfg.tensor} (data x fsdp x tensor) needs {needed} "
             f"devices and this job has {len(devices)}; set mesh.data, mesh.fsdp and mesh.tensor "
             f"so that their product is {len(devices)}"
         )
@@ -44,49 +48,65 @@ def make_mesh(cfg: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
 
 
 def claim_mesh(cfg: MeshConfig) -> Mesh:
-    """The mesh of `cfg`, on as many CPU devices as it needs where there is no accelerator.
+    """Return the mesh of `cfg`; on CPU, split the processor into as many devices as it needs.
 
-    For a process that has not asked for a device before.
+    JAX fixes the number of CPU devices when it is first used, so a process must call this function
+    before any other that uses a device.
+
+    Raises:
+      ValueError: as `make_mesh`.
     """
     jax.config.update("jax_num_cpu_devices", cfg.data * cfg.fsdp * cfg.tensor)
     return make_mesh(cfg)
 
 
 def letters(name: str) -> str:
-    """`"q_LDNH"` -> `"LDNH"`; a name without a shape suffix has no letters."""
+    """Return the dimension letters of a name: "LDNH" of "q_LDNH", "" of a name without any."""
     suffix = name.rpartition("_")[2]
     return suffix if suffix.isupper() else ""
 
 
-def axes(dims: str, overrides: Mapping[str, tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The mesh axes of each letter; an axis taken by an earlier letter is left out."""
+def mesh_axes(dims: str, overrides: Mapping[str, tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Return the mesh axes of each letter of an array, by `RULES` and its overrides.
+
+    A mesh axis can split only one dimension.  The first letter that has a rule for the axis gets
+    it, later letters do without.
+    """
     rules = RULES | dict(overrides)
     taken: set[str] = set()
-    found = []
+    of_letters = []
     for letter in dims:
-        found.append(tuple(axis for axis in rules.get(letter, ()) if axis not in taken))
-        taken.update(found[-1])
-    return found
+        of_letters.append(tuple(axis for axis in rules.get(letter, ()) if axis not in taken))
+        taken.update(of_letters[-1])
+    return of_letters
 
 
 def param_axes(name: str, cfg: MeshConfig) -> list[tuple[str, ...]]:
-    """The mesh axes of a parameter, read off its name; vectors (also stacked) are replicated."""
+    """Return the mesh axes of each dimension of a parameter; vectors are replicated.
+
+    A stack of vectors, one for each layer, counts as vectors.
+    """
     dims = letters(name)
-    return axes(dims, cfg.letters) if len(dims.lstrip("L")) > 1 else [()] * len(dims)
+    return mesh_axes(dims, cfg.letters) if len(dims.lstrip("L")) > 1 else [()] * len(dims)
 
 
 def param_spec(name: str, cfg: MeshConfig) -> PartitionSpec:
-    entries = [found or None for found in param_axes(name, cfg)]
-    while entries and entries[-1] is None:  # as jit writes its results' specs: equal means equal
+    """Return the partition spec of a parameter, in the form that jit gives to its results.
+
+    This form has no None at the end.  With it, equal shardings also compare as equal.
+    """
+    entries = [axes or None for axes in param_axes(name, cfg)]
+    while entries and entries[-1] is None:
         entries.pop()
     return PartitionSpec(*entries)
 
 
 def shard_tree(tree, mesh: Mesh, cfg: MeshConfig):
-    """Shardings for any pytree that holds parameters under their names (states, moments, ...).
+    """Return the sharding of every leaf of a pytree that holds parameters under their names.
 
-    A leaf follows the innermost dictionary key on its path that ends in a shape; everything
-    else (counters, keys) is replicated.
+    Such a tree may be a train state or the moments of an optimizer.  A leaf follows the innermost
+    dictionary key on its path that ends in dimension letters.  All other leaves, such as counters
+    and random keys, are replicated.
     """
 
     def leaf(path, _):
@@ -97,14 +117,22 @@ def shard_tree(tree, mesh: Mesh, cfg: MeshConfig):
     return jax.tree_util.tree_map_with_path(leaf, tree)
 
 
-def check_divides(sizes: Mapping[str, int], names, cfg: MeshConfig, what: str) -> None:
-    """Refuse a model whose dimensions their mesh axes do not divide, in a sentence."""
+def check_divides(
+    sizes: Mapping[str, int], names: Iterable[str], cfg: MeshConfig, what: str
+) -> None:
+    """Check that the mesh divides every dimension of the named parameters.
+
+    `sizes` maps letters to sizes; `what` names the model in the message.
+
+    Raises:
+      ValueError: a dimension is not a multiple of its mesh axes.
+    """
     width = {"data": cfg.data, "fsdp": cfg.fsdp, "tensor": cfg.tensor}
     for name in names:
-        for letter, found in zip(letters(name), param_axes(name, cfg), strict=True):
-            parts = math.prod(width[axis] for axis in found)
+        for letter, axes in zip(letters(name), param_axes(name, cfg), strict=True):
+            parts = math.prod(width[axis] for axis in axes)
             if sizes[letter] % parts:
-                product = " x ".join(f"mesh.{axis}" for axis in found)
+                product = " x ".join(f"mesh.{axis}" for axis in axes)
                 raise ValueError(
                     f"{what}: dimension {letter} = {sizes[letter]} of {name} is not a multiple "
                     f"of {product} = {parts}; change one of them, or replicate the "
@@ -112,18 +140,18 @@ def check_divides(sizes: Mapping[str, int], names, cfg: MeshConfig, what: str) -
                 )
 
 
-def rows(x: jax.Array) -> jax.Array:
-    """Keep the leading (row) dimension split over the data axes; the rest is left to XLA."""
+def split_rows(x: jax.Array) -> jax.Array:
+    """Return x with its first (row) dimension split over the data axes; XLA decides the rest."""
     if jax.sharding.get_abstract_mesh().empty:
         return x
     free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS, *free))
 
 
-def gathered(name: str, x: jax.Array) -> jax.Array:
-    """A parameter, or one layer of it, whole on every data shard: still split over `tensor` only.
+def gather_parameter(name: str, x: jax.Array) -> jax.Array:
+    """Return a parameter, or one layer of it, gathered over `fsdp` but still split over `tensor`.
 
-    For decoding, which would otherwise gather it from the other shards for every column.
+    Decoding uses gathered parameters.  It would otherwise gather them again for every column.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return x
@@ -132,14 +160,29 @@ def gathered(name: str, x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*split))
 
 
+def gather_width(table_VD: jax.Array) -> jax.Array:
+    """Return an embedding table with its width gathered.
+
+    A lookup whose rows are split over `fsdp` cannot use a table that is split over it too.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return table_VD
+    spec = PartitionSpec(PartitionSpec.UNCONSTRAINED, None)
+    return jax.lax.with_sharding_constraint(table_VD, spec)
+
+
 def data_shards() -> int:
-    """Over how many shards rows are split."""
+    """Return the number of shards that rows are split into on the ambient mesh."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in ROWS)
 
 
 def take(x: jax.Array, index_SM: jax.Array, axis: int = 0) -> jax.Array:
-    """Rows of x by their numbers within each of S data shards: S * M rows, none crosses over."""
+    """Return S * M rows of x, picked by their numbers within each of S data shards.
+
+    No row crosses from one shard to another, so no communication is needed.  An index beyond the
+    end of a shard gives the shard's last row.  `axis` is the row dimension of x.
+    """
     shards, picked = index_SM.shape
     shape, axis = x.shape, axis % x.ndim
     x = x.reshape(*shape[:axis], shards, -1, *shape[axis + 1 :])
@@ -150,7 +193,10 @@ def take(x: jax.Array, index_SM: jax.Array, axis: int = 0) -> jax.Array:
 
 
 def put(x: jax.Array, index_SM: jax.Array, value: jax.Array, axis: int = 0) -> jax.Array:
-    """x with those rows replaced; an index past a shard's end is left out."""
+    """Return x with the rows that `take` would pick replaced by those of `value`.
+
+    An index beyond the end of a shard writes nothing.
+    """
     shards = index_SM.shape[0]
     shape, axis = x.shape, axis % x.ndim
 
@@ -163,10 +209,12 @@ def put(x: jax.Array, index_SM: jax.Array, value: jax.Array, axis: int = 0) -> j
     return jax.vmap(write, (axis, 0, axis), axis)(split(x), index_SM, split(value)).reshape(shape)
 
 
-def local(op, dims_in: str, dims_out: str):
-    """`op` on each device's own part: what a kernel needs, which sees local arrays only.
+def on_each_device(op, dims_in: str, dims_out: str):
+    """Return `op` as a function that runs on each device, on the part of the arrays that is there.
 
-    Arrays are told by their letters, with a space between; a letter of no rule is not split.
+    Kernels need this form: they see local arrays only.  `dims_in` and `dims_out` hold the
+    dimension letters of each array, separated by spaces.  Rows and heads (Q, B, N, K) are split
+    by `RULES`, all other dimensions are whole on every device.
     """
 
     def spec(dims: str) -> PartitionSpec:
@@ -185,18 +233,10 @@ def local(op, dims_in: str, dims_out: str):
     )
 
 
-def whole_rows(table_VD: jax.Array) -> jax.Array:
-    """An embedding with its width gathered, as a lookup of rows split over `fsdp` needs it."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return table_VD
-    spec = PartitionSpec(PartitionSpec.UNCONSTRAINED, None)
-    return jax.lax.with_sharding_constraint(table_VD, spec)
-
-
 def place_rows(tree, mesh: Mesh):
-    """Host arrays with a leading row dimension onto the mesh, split by row.
+    """Return a pytree of host arrays as arrays on the mesh, split by their first (row) dimension.
 
-    Each process brings its own rows.
+    Each process passes the rows of its own devices only.
     """
     split = NamedSharding(mesh, PartitionSpec(ROWS))
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, x), tree)

@@ -214,7 +214,7 @@ def _rows_of_round(x: Array, number: Array, rounds: int) -> Array:
     if rounds == 1:
         return x
     size = x.shape[0] // rounds
-    return sharding.rows(jax.lax.dynamic_slice_in_dim(x, number * size, size))
+    return sharding.split_rows(jax.lax.dynamic_slice_in_dim(x, number * size, size))
 
 
 # ---- observe -----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from rlvr_jax import model, sharding
+from rlvr_jax import parameters, sharding
 from rlvr_jax.config import (
     Config,
     EvaluateStage,
@@ -131,7 +131,7 @@ def check(cfg: Config) -> None:
         {"verifier": cfg.verifier} if any(map(reads_verifier, cfg.stages)) else {}
     )
     for name, part in parts.items():
-        sharding.check_divides(part.sizes, model.names(part), cfg.mesh, name)
+        sharding.check_divides(part.sizes, parameters.names(part), cfg.mesh, name)
     _check_context(cfg, parts)
     for stage in cfg.stages:
         if isinstance(stage, RlStage) and stage.overlong.buffer > cfg.data.response_columns:

@@ -1,9 +1,23 @@
-"""The generative verifier: reads question, reference and final answer, and says `1` or `0`.
+"""The generative verifier: a language model whose next token says whether an answer is correct.
 
-The reward is read from the logits of its verdict (Crossing the Reward Bridge, arXiv 2503.23829,
-section 3).  Its prompt is assembled from token ids - template and question, the answer's ids,
-template tail - so an answer can never create a role marker.  Everything fails closed: what is not
-clearly a verdict on a finished answer is a reward of 0, and counted.
+The reward comes from the logits of that token (work A, "Crossing the Reward Bridge",
+arXiv 2503.23829, section 3).  The way of one response:
+
+1. Context.  The host writes template, question and reference as token ids, left-padded
+   (`Prompts.check_QC`).  The context is read once for all G responses to a prompt.
+2. Answer.  `answer_mask` marks which tokens of the response are its final answer, and those ids
+   follow the context as they are.  They are never decoded to text and encoded again, and control
+   tokens are left out, so no answer can create a role marker.
+3. Tail.  The rest of the template (`Verdict.tail_JC`) follows the answer and ends where the verdict
+   is due.  The verifier's verdict is the distribution of the token after the last column.
+4. Reward.  `score_logits` compares the probabilities of the accept token ("1") and of the reject
+   token ("0").  The soft reward is p(1) / (p(1) + p(0)); `RewardConfig.mode` names the others.
+5. Templates.  With J templates every answer gets J verdicts, and `combine_templates` makes them one
+   reward.
+
+Every doubt gives reward 0.  A response that is truncated or has no final answer is `blocked`,
+whatever the model says of it.  A verdict is `ambiguous` when the two tokens together have too
+little probability, or when a logit is not finite.  Both are reported, so that they can be counted.
 """
 
 from typing import NamedTuple
@@ -11,26 +25,34 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import extract, model, ragged
+from rlvr_jax import extract, model, parameters, ragged
 from rlvr_jax.config import ModelConfig, RewardConfig
 from rlvr_jax.structs import Array, Params, Prompts, Rollout, Verdict
 
 
 class Score(NamedTuple):
-    """One float32 number or bool per row."""
+    """A Score holds the reward of each response and the probabilities behind it, in float32."""
 
     reward_B: Array  # in [0, 1]
     p1_B: Array  # probability of the accept token
-    mass_B: Array  # probability of accept and reject together
-    ambiguous_B: Array  # bool: the mass is below the threshold, or not finite
-    blocked_B: Array  # bool: no finished, non-empty answer, the model's word does not count
+    mass_B: Array  # probability of accept and reject token together
+    ambiguous_B: Array  # bool, no clear verdict: the mass is too small or a number is not finite
+    blocked_B: Array  # bool, the response is truncated or has no answer: no verdict counts
+
+
+class Answers(NamedTuple):
+    """Answers holds final answers as token ids, each at the front of its row."""
+
+    token_BR: Array  # int32
+    length_B: Array  # int32, tokens of the answer
+    truncated_B: Array  # bool, the response ended before EOS
 
 
 def answer_mask(rollout: Rollout, verdict: Verdict) -> Array:
-    """[B, R] bool: what the verifier is shown of each response, without EOS.
+    """Return which tokens of each response are its final answer: [B, R] bool, without EOS.
 
-    The last non-empty line (work A, section 3.2), or the marked answer where the verdict brings
-    the spelling of the vocabulary.
+    The final answer is the last non-empty line (work A, section 3.2).  Where `verdict` has the
+    spelling of the vocabulary, the final answer is the marked one instead, such as a box.
     """
     if verdict.spelling is None:
         return extract.last_line(rollout, verdict)
@@ -45,86 +67,94 @@ def score(
     reward_cfg: RewardConfig,
     cfg: ModelConfig,
 ) -> Score:
-    """The verifier's reward for each response; no gradient flows into or through it."""
+    """Return the verifier's reward for each response of a rollout.
+
+    No gradient flows into the verifier or through the reward.
+    """
     answer_BR = answer_mask(rollout, verdict)
-    # Moved to the front of its row: positions are counted, so that no verdict changes.
+    # Positions count existing columns only, so a move to the front changes no verdict.  It lets
+    # short answers be read at their own length.
     order_BR = jnp.argsort(~answer_BR, axis=1, stable=True)
     token_BR = jnp.take_along_axis(rollout.response_BR, order_BR, 1)
     length_B = jnp.sum(answer_BR, -1, dtype=jnp.int32)
-    return judge(params, prompts, token_BR, length_B, rollout.truncated_B, verdict, reward_cfg, cfg)
+    answers = Answers(token_BR, length_B, rollout.truncated_B)
+    return score_answers(params, prompts, answers, verdict, reward_cfg, cfg)
 
 
-def judge(
+def score_answers(
     params: Params,
     prompts: Prompts,
-    token_BR: Array,
-    length_B: Array,
-    cut_B: Array,
+    answers: Answers,
     verdict: Verdict,
     reward_cfg: RewardConfig,
     cfg: ModelConfig,
 ) -> Score:
-    """The reward of answers that stand at the front of their rows; empty and cut ones are blocked.
-
-    The context of a group (template, question, reference) is run once for its G answers.  Each
-    answer is a row in each of J templates.
-    """
-    params = model.unstack(jax.lax.stop_gradient(params), cfg)
+    """Return the verifier's reward for each answer; empty and truncated answers are blocked."""
+    params = parameters.unstack(jax.lax.stop_gradient(params), cfg)
     prefix, _ = ragged.read_prompts(params, prompts.check_QC, prompts.check_mask_QC, cfg)
-    blocked_B = cut_B | (length_B == 0)
-    ways = verdict.tail_JC.shape[0]
-    samples = length_B.shape[0] * ways // prompts.check_QC.shape[0]
-    length_X = jnp.repeat(length_B, ways)  # X: B rows times J templates, those of a row adjacent
+    blocked_B = answers.truncated_B | (answers.length_B == 0)
+    templates = verdict.tail_JC.shape[0]
+    samples = answers.length_B.shape[0] * templates // prompts.check_QC.shape[0]
+    # X: B answers times J templates; the templates of an answer are adjacent.
+    length_X = jnp.repeat(answers.length_B, templates)
 
-    def of_part(part):
-        answers = part._replace(index_SM=part.index_SM // ways)
-        way_SM = part.index_SM % ways
-        way_X = way_SM.reshape(-1)
-        mask_XR = jnp.arange(part.columns) < answers.pick(length_B)[:, None]
+    def score_part(part):
+        of_answer = part._replace(index_SM=part.index_SM // templates)
+        template_SM = part.index_SM % templates
+        template_X = template_SM.reshape(-1)
+        mask_XR = jnp.arange(part.columns) < of_answer.pick(answers.length_B)[:, None]
         mask_XR &= part.exists(length_X)[:, None]
+        tail_XC = jnp.take(verdict.tail_JC, template_X, 0)
+        tail_mask_XC = jnp.take(verdict.tail_mask_JC, template_X, 0)
         hidden_XSD = model.extend(
             params,
-            jnp.concatenate([answers.pick(token_BR), jnp.take(verdict.tail_JC, way_X, 0)], 1),
-            jnp.concatenate([mask_XR, jnp.take(verdict.tail_mask_JC, way_X, 0)], 1),
+            jnp.concatenate([of_answer.pick(answers.token_BR), tail_XC], 1),
+            jnp.concatenate([mask_XR, tail_mask_XC], 1),
             prefix,
-            answers.index_SM // samples * ways + way_SM,
+            of_answer.index_SM // samples * templates + template_SM,
             cfg,
         )
         logits_XV = model.logits(params, hidden_XSD[:, -1], cfg)
-        return read(logits_XV, answers.pick(blocked_B), verdict, reward_cfg)
+        return score_logits(logits_XV, of_answer.pick(blocked_B), verdict, reward_cfg)
 
-    zero_X, no_X = jnp.zeros(length_X.shape, jnp.float32), jnp.zeros(length_X.shape, bool)
-    nothing = Score(zero_X, zero_X, zero_X, ~no_X, ~no_X)
-    each = ragged.map_rows(of_part, nothing, length_X, token_BR.shape[1], cfg)
-    return combine(Score(*(x.reshape(-1, ways) for x in each)), reward_cfg)
+    # Rows that are never read, since they hold no answer, keep the score of a blocked one.
+    zero_X, false_X = jnp.zeros(length_X.shape, jnp.float32), jnp.zeros(length_X.shape, bool)
+    unread = Score(zero_X, zero_X, zero_X, ~false_X, ~false_X)
+    score_X = ragged.map_rows(score_part, unread, length_X, answers.token_BR.shape[1], cfg)
+    return combine_templates(Score(*(x.reshape(-1, templates) for x in score_X)), reward_cfg)
 
 
-def combine(each: Score, cfg: RewardConfig) -> Score:
-    """[B, J] verdicts of J templates as one [B]: their mean, or 1 where at least half accept.
+def combine_templates(score_BJ: Score, cfg: RewardConfig) -> Score:
+    """Return one score [B] from the scores [B, J] of J templates.
 
-    Majority is work A's rule for m graders (arXiv 2503.23829, section 4).
+    The reward is the mean.  With `votes: majority` it is 1 where at least half of the templates
+    accept and 0 elsewhere: work A's rule for several graders (arXiv 2503.23829, section 4).
     """
     if cfg.votes == "majority":
-        accepted_B = jnp.mean((each.reward_B > 0.5).astype(jnp.float32), 1)
+        accepted_B = jnp.mean((score_BJ.reward_B > 0.5).astype(jnp.float32), 1)
         reward_B = (accepted_B >= 0.5).astype(jnp.float32)
     else:
-        reward_B = jnp.mean(each.reward_B, 1)
+        reward_B = jnp.mean(score_BJ.reward_B, 1)
     return Score(
         jnp.where(reward_B >= cfg.threshold, reward_B, 0.0),
-        jnp.mean(each.p1_B, 1),
-        jnp.mean(each.mass_B, 1),
-        jnp.all(each.ambiguous_B, 1),
-        jnp.all(each.blocked_B, 1),
+        jnp.mean(score_BJ.p1_B, 1),
+        jnp.mean(score_BJ.mass_B, 1),
+        jnp.all(score_BJ.ambiguous_B, 1),
+        jnp.all(score_BJ.blocked_B, 1),
     )
 
 
-def read(logits_BV: Array, blocked_B: Array, verdict: Verdict, cfg: RewardConfig) -> Score:
-    """From the logits of the verdict's column to rewards.
+def score_logits(logits_BV: Array, blocked_B: Array, verdict: Verdict, cfg: RewardConfig) -> Score:
+    """Return the scores of verdicts, given the logits of the token that follows the last column.
 
-    soft: p(1) / (p(1) + p(0)) where the two hold at least `min_mass`; binary: whether 1 beats 0,
-    under the same condition; paper: p(1) if 1 is the most probable token, 1 - p(0) if 0 is, else
-    0 (arXiv 2503.23829, the two branches of its soft reward).  The temperature acts on these
-    values; mass and p1 are told at temperature 1.
+    `cfg.mode` chooses the reward of a verdict that is neither ambiguous nor blocked:
+
+    - soft: p(1) / (p(1) + p(0)); a verdict is clear when p(1) + p(0) is at least `min_mass`;
+    - binary: 1 where p(1) > p(0), else 0; clear as in soft;
+    - paper: the soft reward of arXiv 2503.23829, section 3: p(1) where 1 is the most probable
+      token, 1 - p(0) where 0 is; any other most probable token is no clear verdict.
+
+    `cfg.temperature` changes the reward only; `p1_B` and `mass_B` are at temperature 1.
     """
     logits_BV = logits_BV.astype(jnp.float32)
     logprob_BV = jax.nn.log_softmax(logits_BV)

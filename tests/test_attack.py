@@ -1,9 +1,9 @@
-"""The search for adversarial tokens: it raises what the verifier says, and says the same as it."""
+"""The search for adversarial tokens raises the verifier's reward, and reports the same reward."""
 
 import jax
 import numpy as np
 
-from rlvr_jax import attack, model, verifier
+from rlvr_jax import attack, parameters, verifier
 from rlvr_jax.config import ModelConfig, RewardConfig
 from rlvr_jax.structs import Prompts, Rollout, Verdict
 
@@ -14,7 +14,7 @@ Q, C, R, ACCEPT, REJECT = 8, 6, 4, 3, 2
 
 
 def test_a_search_finds_what_a_verifier_likes():
-    params = jax.jit(model.init, static_argnums=1)(jax.random.key(0), CFG)
+    params = jax.jit(parameters.init, static_argnums=1)(jax.random.key(0), CFG)
     params = {k: np.asarray(x) * (1 if k.startswith("norm") else 3) for k, x in params.items()}
     rng, ids = np.random.default_rng(0), np.arange(CFG.vocab)
     check = rng.integers(8, 64, (Q, C)).astype(np.int32)
@@ -28,8 +28,8 @@ def test_a_search_finds_what_a_verifier_likes():
     find = jax.jit(attack.search, static_argnames="cfg")
 
     def found(steps):
-        args = (params, check, mask, start, allowed, verdict, jax.random.key(0), steps)
-        return find(*args, cfg=CFG)
+        target = attack.Target(check, mask, verdict)
+        return find(params, target, start, allowed, jax.random.key(0), steps, cfg=CFG)
 
     before, after = found(0), found(12)
     np.testing.assert_array_equal(before.token_BR, start)
@@ -37,7 +37,7 @@ def test_a_search_finds_what_a_verifier_likes():
     changed = np.asarray(after.token_BR) != start
     assert changed.any() and allowed[np.asarray(after.token_BR)[changed]].all()
 
-    # What it claims is what the verifier says of these answers.
+    # The reported gap and probability are those of the verifier for these answers.
     none = np.zeros((Q, 1), np.int32)
     rows = np.pad(after.token_BR, ((0, 0), (0, 1)), constant_values=1)
     length, cut = np.full(Q, R, np.int32), np.zeros(Q, bool)

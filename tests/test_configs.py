@@ -11,7 +11,7 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from rlvr_jax import model, train
+from rlvr_jax import parameters, train
 from rlvr_jax.host.problems.sources import files
 from rlvr_jax.host.runs import settings
 
@@ -205,7 +205,7 @@ def test_its_numbers_are_the_papers(downloaded, name):
 
 @pytest.mark.parametrize("name", SIZES)
 def test_its_header_counts_the_parameters_right(downloaded, name):
-    shapes = model.abstract(load(name).model).values()
+    shapes = parameters.abstract(load(name).model).values()
     count, digits = sum(math.prod(x.shape) for x in shapes) / 1e9, SIZES[name].split()[0]
     assert f"{count:.{len(digits.partition('.')[2])}f}" == digits
     assert SIZES[name] in header(name)

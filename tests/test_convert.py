@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from rlvr_jax import convert, model
+from rlvr_jax import convert, parameters
 from rlvr_jax.config import Config, LabelStage, ModelConfig, SftStage, TokenizerStage, VerifierStage
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import settings
@@ -38,7 +38,7 @@ def run(tmp_path, spm) -> Path:
     (folder / "config.resolved.yaml").write_text(settings.dump(cfg))
     shutil.copy(spm, folder / "tokenizer.model")
     for key, (name, part) in enumerate({"sft": cfg.model, "verifier": other}.items()):
-        params = model.init(jax.random.key(key), part)
+        params = parameters.init(jax.random.key(key), part)
         with Checkpoints(folder / "checkpoints" / name) as checkpoints:
             checkpoints.save(1, {"params": params}, {})
         (folder / "stages" / f"{name}.json").write_text("{}")
@@ -62,7 +62,7 @@ def test_a_finished_stage_becomes_a_folder(run, tmp_path, spm, stage, family) ->
     assert tok.encode("What is 1 + 2?") == tokenizer.open_tokenizer(spm).encode("What is 1 + 2?")
     assert config["eos_token_id"] == tok.eos[0]
     cfg = ModelConfig(**weights.load_architecture(out))
-    want = model.init(jax.random.key(["sft", "verifier"].index(stage)), cfg)
+    want = parameters.init(jax.random.key(["sft", "verifier"].index(stage)), cfg)
     tensors = load_file(out / "model.safetensors")
     assert np.array_equal(tensors["model.embed_tokens.weight"], want["embed_VD"])
 
@@ -70,7 +70,7 @@ def test_a_finished_stage_becomes_a_folder(run, tmp_path, spm, stage, family) ->
 def test_a_folder_becomes_one_in_another_dtype(tmp_path, spm) -> None:
     source, out = tmp_path / "in", tmp_path / "out"
     cfg = ModelConfig(**TINY | dict(family="gemma2", window=8, global_every=2))
-    weights.save(source, model.init(jax.random.key(0), cfg), cfg)
+    weights.save(source, parameters.init(jax.random.key(0), cfg), cfg)
     shutil.copy(spm, source / "tokenizer.model")
     assert convert.main([str(source), str(out), "--dtype", "bfloat16"]) == 0
     was, now = (load_file(x / "model.safetensors") for x in (source, out))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlvr_jax import engine, likelihood, model, ragged, sampling, sharding
+from rlvr_jax import engine, likelihood, model, parameters, ragged, sampling, sharding
 from rlvr_jax.config import FAMILIES, MeshConfig, ModelConfig, SampleConfig
 from rlvr_jax.structs import Prompts, Rollout
 
@@ -47,7 +47,7 @@ def params() -> dict:
         name: np.ones(x.shape, np.float32)
         if "norm" in name
         else rng.normal(0, 0.5 if x.shape[0] == V else 0.25, x.shape).astype(np.float32)
-        for name, x in model.abstract(CFG).items()
+        for name, x in parameters.abstract(CFG).items()
     }
     # A direction of the stream that is the same everywhere, and that EOS likes.
     params["embed_VD"][:, 0] = 4.0
@@ -63,7 +63,7 @@ def chain() -> dict:
 
     Embeddings are unit vectors and the blocks add nothing, so logits are a table of pairs.
     """
-    params = {name: np.zeros(x.shape, np.float32) for name, x in model.abstract(CFG).items()}
+    params = {name: np.zeros(x.shape, np.float32) for name, x in parameters.abstract(CFG).items()}
     params |= {name: np.ones_like(x) for name, x in params.items() if "norm" in name}
     params["embed_VD"] = np.eye(V, dtype=np.float32)
     for now in range(V):
@@ -345,7 +345,7 @@ def family(name: str, options: dict) -> tuple[ModelConfig, dict]:
     params = {
         key: rng.normal(0, 0.3, x.shape).astype(np.float32)
         + np.float32("norm" in key and not cfg.has.from_one)
-        for key, x in model.abstract(cfg).items()
+        for key, x in parameters.abstract(cfg).items()
     }
     return cfg, params
 
@@ -437,7 +437,7 @@ def tiny_params(cfg: ModelConfig, seed: int = 0) -> dict:
         key: (rng.normal(0, 0.3, x.shape) + ("norm" in key and not cfg.has.from_one)).astype(
             np.float32
         )
-        for key, x in model.abstract(cfg).items()
+        for key, x in parameters.abstract(cfg).items()
     }
 
 

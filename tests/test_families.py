@@ -1,4 +1,4 @@
-"""Every family against the logits of transformers: one pass, a shared prefix, and the cache."""
+"""Each model family against the logits of Hugging Face transformers, for all three passes."""
 
 import importlib.util
 import json
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rlvr_jax import model, sharding
+from rlvr_jax import model, parameters, sharding
 from rlvr_jax.config import FAMILIES, MeshConfig, ModelConfig
 from rlvr_jax.host import weights
 
@@ -31,7 +31,7 @@ def loaded(path: Path, mesh_cfg: MeshConfig = MeshConfig()) -> tuple[ModelConfig
     cfg = ModelConfig(**weights.load_architecture(path))
     parts = mesh_cfg.data * mesh_cfg.fsdp * mesh_cfg.tensor
     mesh = sharding.make_mesh(mesh_cfg, jax.devices()[:parts])
-    like = model.abstract(cfg)
+    like = parameters.abstract(cfg)
     return cfg, weights.load(path, cfg, sharding.shard_tree(like, mesh, mesh_cfg))
 
 
@@ -82,7 +82,7 @@ def test_extend_gives_the_logits_of_transformers(case) -> None:
 
 
 def test_decode_gives_the_logits_of_transformers(case, request) -> None:
-    """With room in the cache that is never reached, and two rows to each prefix."""
+    """The cache is longer than needed, and two rows share each prefix."""
     cfg, params, golden = case
     if request.node.callspec.params["case"] in VARIANTS:
         pytest.skip("another of its family is decoded")
@@ -100,7 +100,7 @@ def test_decode_gives_the_logits_of_transformers(case, request) -> None:
 
 @pytest.mark.parametrize("name", ["mistral", "qwen2", "qwen3_moe", "gemma3_text"])
 def test_a_split_model_is_the_whole_model(name) -> None:
-    """2 x 2 x 2: every device holds its own part, and the parts make up the same model."""
+    """On a mesh of 2 x 2 x 2 devices the split model gives the same logits."""
     cfg, params = loaded(MODELS / name)
     golden = load_logits(name)
     mesh_cfg = MeshConfig(2, 2, 2, {"K": ()} if cfg.kv_heads % 2 else {})
@@ -117,7 +117,7 @@ def test_a_split_model_is_the_whole_model(name) -> None:
 
 def test_names_and_shapes_are_those_of_init(case) -> None:
     cfg, params, _ = case
-    made = jax.eval_shape(lambda: model.init(jax.random.key(0), cfg))
+    made = jax.eval_shape(lambda: parameters.init(jax.random.key(0), cfg))
     assert {k: (x.shape, x.dtype) for k, x in params.items()} == {
         k: (x.shape, x.dtype) for k, x in made.items()
     }
@@ -146,7 +146,7 @@ def makers():
 @pytest.mark.peers
 @pytest.mark.parametrize("name", NAMES)
 def test_transformers_agrees_on_other_numbers(name, tmp_path) -> None:
-    """New weights and tokens: theirs into ours, and ours back into theirs, bit by bit."""
+    """New weights go from transformers to this project and back, bit by bit."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     make = makers()
     theirs = make.build(*make.MODELS[name], seed=100)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlvr_jax import engine, generate, model
+from rlvr_jax import engine, generate, parameters
 from rlvr_jax.config import ModelConfig, SampleConfig
 from rlvr_jax.host import weights
 from rlvr_jax.host.text import template
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     """A random model whose tokens are bytes."""
     path = tmp_path_factory.mktemp("generate") / "model"
     tok = open_tokenizer("byte")
-    params = model.init(jax.random.key(0), CFG)
+    params = parameters.init(jax.random.key(0), CFG)
     weights.save(path, params, CFG, extra={"eos_token_id": list(tok.eos)})
     return path
 
@@ -56,7 +56,7 @@ def test_it_says_what_training_would_sample(folder, capsys, one_device, raw, tem
 
     ids = tok.raw_prompt(asked) if raw else tok.chat([{"role": "user", "content": asked}])
     prompts = Prompts(*template.left_pad([ids], len(ids), "prompt"), None, None)
-    params = model.init(jax.random.key(0), CFG)
+    params = parameters.init(jax.random.key(0), CFG)
     key = jax.random.key(3)
     want, _ = engine.generate(params, prompts, engine.Sampler(key, tok.eos, 1, TOKENS, sample), CFG)
     assert text == tok.decode(np.asarray(want.response_BR[0, : want.length_B[0]]))
@@ -85,7 +85,7 @@ def test_the_system_message_reaches_the_model(folder, one_device, monkeypatch):
 
 def test_it_stops_at_any_eos(folder, one_device):
     """With every token an end, one token is all there is."""
-    params = model.init(jax.random.key(0), CFG)
+    params = parameters.init(jax.random.key(0), CFG)
     sample, key = SampleConfig(0.0), jax.random.key(0)
     ids = list(generate.generate_tokens(params, CFG, [1, 2, 3], tuple(range(259)), 5, sample, key))
     assert len(ids) == 1

@@ -1,4 +1,4 @@
-"""The transformer against forty lines of float64 numpy that know nothing of padding or caches."""
+"""The transformer against a float64 numpy oracle of forty lines without padding or caches."""
 
 import contextlib
 import dataclasses
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlvr_jax import model, sharding
+from rlvr_jax import block, model, parameters, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -49,13 +49,13 @@ def suffix() -> tuple:
 
 
 def random_params(cfg: ModelConfig) -> dict:
-    """Norm scales are not 1, so that a forgotten one shows; attention is far from uniform."""
+    """Random parameters; no norm scale is 1, so that a missing norm makes a difference."""
     rng = np.random.default_rng(0)
     return {
         name: rng.uniform(0.5, 1.5, x.shape).astype(np.float32)
         if "norm" in name
         else rng.normal(0, 0.15, x.shape).astype(np.float32)
-        for name, x in model.abstract(cfg).items()
+        for name, x in parameters.abstract(cfg).items()
     }
 
 
@@ -149,7 +149,7 @@ def test_extend_is_prefill_of_the_concatenation(untied, params, prompt, suffix) 
 
 
 def test_extend_counts_positions_over_holes(untied, params, prompt, suffix) -> None:
-    """A row with holes is the row without them: its oracle never heard of a mask."""
+    """A row with holes gives the logits of the oracle for the row without them."""
     (token, mask), (more, more_mask) = prompt, suffix
     _, prefix = prefill(params, token, mask, untied)
     hidden = extend(params, more, more_mask, prefix, OWNER, untied)
@@ -187,14 +187,16 @@ def test_decode_column_by_column_is_extend(untied, params, prompt, suffix) -> No
 def test_decode_goes_around_the_ring_with_a_start_for_each_row(
     untied, params, prompt, suffix, unroll
 ) -> None:
-    """A row's columns begin at any column of the loop, and end where the ring began; what stands
-    there of others, before its start and after its end, is not seen."""
+    """A row may start at any loop column and wrap around the ring.
+
+    It must not see the numbers in ring columns from before its start or after its end.
+    """
     cfg = dataclasses.replace(untied, unroll=unroll)
     (token, mask), (more, _) = prompt, suffix
     _, prefix = prefill(params, token, mask, untied)
     want = extend(params, more, np.ones_like(more, bool), prefix, OWNER, untied)
     _, prefix = prefill(params, token, mask, cfg)
-    lean = model.for_decoding(params, cfg)
+    lean = parameters.for_decoding(params, cfg)
     start = np.array([0, 5, 2, 13, 8, 11], np.int32)
     cache = jax.tree.map(lambda x: x + 100, model.empty_cache(prefix, Q * G, R))
     assert {x.shape[-2] for x in jax.tree.leaves(cache)} == {R}
@@ -214,15 +216,15 @@ def test_decode_goes_around_the_ring_with_a_start_for_each_row(
 
 def test_layers_are_unstacked_and_stacked_again(untied, params) -> None:
     cfg = dataclasses.replace(untied, unroll=True)
-    layers = model.unstack(params, cfg)
+    layers = parameters.unstack(params, cfg)
     for name, x in layers.items():
         one = name in ("embed_VD", "norm_D", "head_VD")
         assert isinstance(x, tuple) != one
         if not one:
             assert len(x) == 3 and all(np.array_equal(x[i], params[name][i]) for i in range(3))
-    again = model.restack(layers)
+    again = parameters.restack(layers)
     assert all(np.array_equal(again[name], params[name]) for name in params)
-    assert model.unstack(params, untied) is params
+    assert parameters.unstack(params, untied) is params
 
 
 @pytest.mark.parametrize("unroll", [False, True])
@@ -230,7 +232,7 @@ def test_layers_are_unstacked_and_stacked_again(untied, params) -> None:
 def test_the_head_laid_out_for_decoding_is_the_head(untied, params, unroll, tied) -> None:
     for compute in ("float32", "bfloat16"):
         cfg = dataclasses.replace(untied, unroll=unroll, tied=tied, compute=compute)
-        lean = model.for_decoding(params, cfg)
+        lean = parameters.for_decoding(params, cfg)
         assert lean["head_DV"].shape == (32, 48) and lean["head_DV"].dtype == compute
         hidden = jnp.asarray(np.random.default_rng(0).normal(size=(5, 32)), compute)
         want = logits(params, hidden, cfg)
@@ -243,14 +245,14 @@ def test_the_head_laid_out_for_decoding_is_the_head(untied, params, unroll, tied
 
 
 def shared_loss(params, prompt, suffix, cfg):
-    """A number that depends on all logits, the prompt run once per group."""
+    """A scalar that depends on all logits; each prompt is read once for its group."""
     hidden, prefix = model.prefill(params, *prompt, cfg)
     more = model.extend(params, *suffix, prefix, OWNER, cfg)
     return G * total(params, hidden, prompt[1], cfg) + total(params, more, suffix[1], cfg)
 
 
 def repeated_loss(params, prompt, suffix, cfg):
-    """The same number from plain concatenated rows."""
+    """The same scalar from plain rows: prompt and response concatenated."""
     token = jnp.concatenate([jnp.repeat(prompt[0], G, 0), suffix[0]], 1)
     mask = jnp.concatenate([jnp.repeat(prompt[1], G, 0), suffix[1]], 1)
     hidden, _ = model.prefill(params, token, mask, cfg)
@@ -314,21 +316,21 @@ def test_gradient_is_the_slope_of_the_oracle(untied, params, prompt, suffix) -> 
 def test_names_are_the_shapes(tiny, untied) -> None:
     size = dict(L=3, D=32, N=8, K=4, H=6, F=40, V=48)
     for cfg in (tiny, untied):
-        made = jax.eval_shape(partial(model.init, cfg=cfg), jax.random.key(0))
-        shapes = model.abstract(cfg)
-        assert sorted(made) == sorted(model.names(cfg)) == sorted(shapes)
+        made = jax.eval_shape(partial(parameters.init, cfg=cfg), jax.random.key(0))
+        shapes = parameters.abstract(cfg)
+        assert sorted(made) == sorted(parameters.names(cfg)) == sorted(shapes)
         for name in made:
             assert made[name].shape == tuple(size[x] for x in sharding.letters(name)), name
             assert made[name].shape == tuple(shapes[name].shape)
             assert made[name].dtype == shapes[name].dtype == jnp.float32
-    assert set(model.names(untied)) - set(model.names(tiny)) == {"head_VD"}
+    assert set(parameters.names(untied)) - set(parameters.names(tiny)) == {"head_VD"}
     # 48*32 + 3 * (2*32 + 32*(8 + 4 + 4)*6 + 8*6*32 + 3*32*40) + 32, counted by hand
-    assert sum(x.size for x in model.abstract(tiny).values()) == 27104
+    assert sum(x.size for x in parameters.abstract(tiny).values()) == 27104
 
 
 def test_initial_sizes(untied) -> None:
-    """Norms are 1; a matrix has std fan_in^-1/2, the two into the stream also (2 L)^-1/2."""
-    init = jax.jit(model.init, static_argnums=1)
+    """Norms are 1; a matrix has std fan_in^-1/2, times (2 L)^-1/2 into the residual stream."""
+    init = jax.jit(parameters.init, static_argnums=1)
     keys = [jax.random.key(seed, impl="rbg") for seed in (6, 6, 7)]  # rbg: compiles faster
     params, again, other = (init(key, untied) for key in keys)
     want = dict.fromkeys(["embed_VD", "head_VD", "q_LDNH", "k_LDKH", "v_LDKH"], 32**-0.5)
@@ -394,7 +396,7 @@ def test_a_row_that_sees_nothing_stays_finite(untied, params, prompt, suffix) ->
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """`kernels: pallas` runs the TPU kernels in interpret mode; gives the names that were asked."""
+    """`kernels: pallas` runs the TPU kernels in interpret mode; the fixture lists their names."""
     asked = []
 
     def named(cfg, tpu, gpu):
@@ -402,13 +404,13 @@ def interpreted(monkeypatch):
         asked.append(name)
         return name
 
-    monkeypatch.setattr(model, "_kernel", named)
+    monkeypatch.setattr(block, "kernel_name", named)
     return asked
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_kernels_give_what_xla_gives(untied, params, prompt, suffix, interpreted, devices) -> None:
-    """Reading, its gradient, log-probs and a column of decoding; on a mesh each on its own part."""
+    """Compare loss, gradient and decoding; on the mesh each device runs its part of the arrays."""
     prompt, suffix = (tuple(np.concatenate([x, x[-1:]])[:4] for x in y) for y in (prompt, suffix))
     shards = 2 if devices == 8 else 1
     owner = np.arange(4, dtype=np.int32).reshape(shards, -1) % (4 // shards)
@@ -426,7 +428,7 @@ def test_kernels_give_what_xla_gives(untied, params, prompt, suffix, interpreted
         (value, prefix), grads = jax.value_and_grad(loss, has_aux=True)(params)
         cache = model.empty_cache(prefix, 4, 4)
         start = jnp.zeros(4, jnp.int32)
-        ready = model.for_decoding(params, cfg)
+        ready = parameters.for_decoding(params, cfg)
         for column in range(2):
             token = suffix[0][:, column]
             hidden, cache = model.decode(ready, token, jnp.int32(column), start, prefix, cache, cfg)

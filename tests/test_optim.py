@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from rlvr_jax import model, optim
+from rlvr_jax import optim, parameters
 from rlvr_jax.config import OptimConfig
 
 # No strict_dtypes: optax itself mixes dtypes.
@@ -17,7 +17,7 @@ MATRICES = {"embed_VD", "q_LDNH"}
 
 
 def rates(cfg: OptimConfig, steps: int) -> list[float]:
-    schedule = optim.schedule(cfg, steps)
+    schedule = optim.learning_rate_schedule(cfg, steps)
     return [float(schedule(n)) for n in range(steps)]
 
 
@@ -77,7 +77,7 @@ def adamw(params, grads, cfg: OptimConfig, steps: int):
 
 
 def walk(params, grads, cfg: OptimConfig) -> dict:
-    tx = optim.make(cfg, len(grads))
+    tx = optim.make_optimizer(cfg, len(grads))
     state = tx.init(params)
 
     @jax.jit
@@ -116,7 +116,7 @@ def test_weight_decay_is_for_matrices(tiny) -> None:
     """With a gradient of 0 everywhere, only decayed parameters move."""
     params = {
         name: np.ones(x.shape, np.float32)
-        for name, x in model.abstract(dataclasses.replace(tiny, tied=False)).items()
+        for name, x in parameters.abstract(dataclasses.replace(tiny, tied=False)).items()
     }
     params |= {"value_D": np.ones(tiny.width, np.float32)}  # a head that is no matrix
     zero = {name: np.zeros_like(x) for name, x in params.items()}

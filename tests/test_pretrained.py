@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from rlvr_jax import convert, model, train
+from rlvr_jax import convert, parameters, train
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs.checkpoint import restore_params
@@ -44,7 +44,7 @@ def folder(tmp_path_factory):
 
 
 def start() -> dict:
-    return model.init(jax.random.key(0), CFG)
+    return parameters.init(jax.random.key(0), CFG)
 
 
 def write(folder: Path, home: Path, stages: list, **more) -> Path:
@@ -81,7 +81,7 @@ def home(folder, tmp_path_factory):
 
 
 def left(home: Path, stage: str) -> dict:
-    return restore_params(home / "checkpoints" / stage, model.abstract(CFG))
+    return restore_params(home / "checkpoints" / stage, parameters.abstract(CFG))
 
 
 def test_every_step_is_compiled_once_and_sampler_is_trainer(home):
@@ -105,7 +105,7 @@ def test_a_trained_policy_is_written_as_a_model_folder(home, tmp_path, stage):
     assert convert.main([f"{home}:{stage}", str(tmp_path / "out")]) == 0
     assert ModelConfig(**weights.load_architecture(tmp_path / "out")) == CFG
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    read = weights.load(tmp_path / "out", CFG, dict.fromkeys(model.names(CFG), one))
+    read = weights.load(tmp_path / "out", CFG, dict.fromkeys(parameters.names(CFG), one))
     trained = left(home, stage)
     for name, x in read.items():
         np.testing.assert_array_equal(x, trained[name], err_msg=name)

@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from given import update_on
-from rlvr_jax import likelihood, model, optim, prm, sharding, step
+from rlvr_jax import likelihood, model, optim, parameters, prm, sharding, step
 from rlvr_jax.config import (
     AdvantageConfig,
     LossConfig,
@@ -43,7 +43,7 @@ STAGE = RlStage(
     prm=PrmConfig(beta=BETA, optim=OptimConfig(lr=1e-2)),
     optim=OptimConfig(lr=1e-2),
 )
-TX = optim.make(STAGE.optim, 10)
+TX = optim.make_optimizer(STAGE.optim, 10)
 # An optimizer that moves nothing and keeps the gradient it was given.
 RECORD = optax.GradientTransformation(
     lambda params: jax.tree.map(jnp.zeros_like, params),
@@ -55,7 +55,7 @@ def random_params(cfg, seed, dtype=np.float32):
     rng = np.random.default_rng(seed)
     return {
         key: jnp.asarray((rng.normal(0, 0.3, x.shape) + ("norm" in key)).astype(dtype))
-        for key, x in model.abstract(cfg).items()
+        for key, x in parameters.abstract(cfg).items()
     }
 
 
@@ -378,7 +378,7 @@ def test_a_share_is_of_one(share) -> None:
 def stepper(order="score-first", granularity="token", lr=1e-2):
     """`prm.update` against the frozen start, jitted."""
     cfg = PrmConfig(beta=BETA, order=order, granularity=granularity)  # type: ignore[arg-type]
-    tx = optim.make(OptimConfig(lr=lr), 10)
+    tx = optim.make_optimizer(OptimConfig(lr=lr), 10)
 
     @jax.jit
     def step(learner, reference, rows, label_B):
@@ -489,7 +489,7 @@ def toy(lr, steps, loss="ce"):
     params = random_params(cfg, 6)
     reference_BR, _ = jax.jit(likelihood.logprobs, static_argnums=(2, 3))(params, rows, PLAIN, cfg)
     chance = np.exp(np.asarray(reference_BR, np.float64).sum(1))
-    tx = optim.make(OptimConfig(lr=lr, decay="cosine", final=0.0, grad_clip=10), steps)
+    tx = optim.make_optimizer(OptimConfig(lr=lr, decay="cosine", final=0.0, grad_clip=10), steps)
     learns = PrmConfig(beta=BETA, loss=loss)
 
     @jax.jit

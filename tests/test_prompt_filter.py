@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from given import credit
-from rlvr_jax import engine, loss, model, optim, prompt_filter, sharding, step
+from rlvr_jax import engine, loss, optim, parameters, prompt_filter, sharding, step
 from rlvr_jax.config import (
     AdvantageConfig,
     Config,
@@ -52,7 +52,7 @@ def random_params(seed: int):
         name: np.ones(x.shape, np.float32)
         if name.startswith("norm")
         else rng.normal(0, 0.3, x.shape).astype(np.float32)
-        for name, x in model.abstract(SMALL).items()
+        for name, x in parameters.abstract(SMALL).items()
     }
 
 
@@ -362,7 +362,7 @@ STAGE = RlStage(
 )
 # What of a response is liked: some, no response, every second one, all but few.
 LIKES = (3, 0, -1, 6)
-TX = optim.make(STAGE.optim, len(LIKES))
+TX = optim.make_optimizer(STAGE.optim, len(LIKES))
 
 
 def liked(written: Rollout, likes):

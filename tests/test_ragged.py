@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from given import update_on
-from rlvr_jax import likelihood, loss, model, policy_update, ragged, sharding, step
+from rlvr_jax import likelihood, loss, model, parameters, policy_update, ragged, sharding, step
 from rlvr_jax.config import (
     AdvantageConfig,
     LossConfig,
@@ -188,7 +188,7 @@ def test_prompts_in_parts_are_prompts_at_once(part_tokens, unroll) -> None:
 
     @jax.jit
     def both(params):
-        layers = model.unstack(params, cfg)
+        layers = parameters.unstack(params, cfg)
         return ragged.read_prompts(layers, token, mask, cfg), model.prefill(
             params, token, mask, cfg
         )[1]
@@ -213,7 +213,7 @@ def random_params(cfg: ModelConfig, dtype, seed: int = 3) -> Params:
     rng = np.random.default_rng(seed)
     return {
         key: (rng.normal(0, 0.3, x.shape) + ("norm" in key and not cfg.has.from_one)).astype(dtype)
-        for key, x in model.abstract(cfg).items()
+        for key, x in parameters.abstract(cfg).items()
     }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from rlvr_jax import model
+from rlvr_jax import parameters
 from rlvr_jax.host.runs import checkpoint, settings
 from rlvr_jax.host.runs.folder import Run
 
@@ -145,7 +145,7 @@ def policies(folder: Path) -> dict[str, np.ndarray]:
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     like = {
         name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
-        for name, x in model.abstract(cfg.model).items()
+        for name, x in parameters.abstract(cfg.model).items()
     }
     out = {}
     for stage in ("sft", "verifier", "rl"):

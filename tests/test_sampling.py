@@ -1,4 +1,4 @@
-"""The distribution against loops over sorted tokens, the draws against the distribution."""
+"""The sampling distribution against a plain loop, and the drawn tokens against the distribution."""
 
 import functools
 
@@ -17,7 +17,7 @@ TIES = [0.0, 2.0, 2.0, 1.0, 2.0, -1.0, 1.0, 1.0, -3.0, 0.0, -1.0, 0.5]
 
 
 def oracle(logits, cfg: SampleConfig) -> np.ndarray:
-    """Probabilities in float64; filters take from the top until they have enough, ties go along."""
+    """Probabilities in float64; top-k and top-p keep all tokens tied at their border."""
     logits = np.asarray(logits, np.float64)
     if cfg.temperature == 0:
         return np.eye(len(logits))[int(np.argmax(logits))]
@@ -177,7 +177,7 @@ def test_frequencies_whatever_the_size_of_the_vocabulary(size) -> None:
     ],
 )
 def test_a_token_without_mass_is_never_drawn(cfg) -> None:
-    """Also at both ends of the vocabulary and of its blocks, where rounding would send a draw."""
+    """Masked tokens also stand at the ends of the vocabulary and of its blocks."""
     logits = np.random.default_rng(3).normal(0, 3, 300).astype(np.float32)
     gone = [0, 1, 127, 128, 129, *range(180, 256), 298, 299]
     logits[gone] = -1e30
@@ -189,7 +189,7 @@ def test_a_token_without_mass_is_never_drawn(cfg) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 1 - 2**-24, 0.5])
 def test_the_ends_of_the_unit_interval_are_drawn_from_too(monkeypatch, share) -> None:
-    """The random numbers at their least and most: still a token that has mass."""
+    """The smallest and the largest random number still give a token that has probability."""
     monkeypatch.setattr(
         jax.random, "uniform", lambda key, shape: jnp.full(shape, share, jnp.float32)
     )

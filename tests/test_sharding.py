@@ -1,4 +1,4 @@
-"""The table: letter -> mesh axis, and everything that is derived from it."""
+"""The table from dimension letters to mesh axes, and the shardings that follow from it."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from rlvr_jax import model, sharding
+from rlvr_jax import parameters, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig
 from rlvr_jax.structs import Prompts
 
@@ -60,13 +60,13 @@ def test_letters_are_the_suffix_of_a_name(name, letters):
     ],
 )
 def test_axes_go_to_the_first_letter_that_wants_them(dims, found):
-    assert sharding.axes(dims, {}) == found
+    assert sharding.mesh_axes(dims, {}) == found
 
 
 def test_a_letter_can_be_overridden():
-    assert sharding.axes("DKH", {"K": ()}) == [("fsdp",), (), ()]
-    assert sharding.axes("DF", {"D": ("tensor",)}) == [("tensor",), ()]
-    assert sharding.axes("DF", {"F": ("tensor", "fsdp"), "D": ()}) == [(), ("tensor", "fsdp")]
+    assert sharding.mesh_axes("DKH", {"K": ()}) == [("fsdp",), (), ()]
+    assert sharding.mesh_axes("DF", {"D": ("tensor",)}) == [("tensor",), ()]
+    assert sharding.mesh_axes("DF", {"F": ("tensor", "fsdp"), "D": ()}) == [(), ("tensor", "fsdp")]
     assert sharding.RULES["K"] == ("tensor",)  # the table itself is as before
 
 
@@ -88,7 +88,7 @@ def test_a_letter_can_be_overridden():
     ],
 )
 def test_specs_of_parameters(name, spec):
-    """Without trailing None, as jit writes them: specs that mean the same compare equal."""
+    """Specs have no None at the end, as those of jit: equal shardings compare as equal."""
     found = sharding.param_spec(name, PLAIN)
     assert tuple(x[0] if isinstance(x, tuple) else x for x in found) == tuple(spec)
     assert not found or found[-1] is not None
@@ -102,7 +102,7 @@ def test_an_override_reaches_the_spec():
 
 def test_every_parameter_letter_of_the_model_has_a_decision(tiny):
     """Each letter is in the table or is one of those that are never split."""
-    for name in model.names(tiny):
+    for name in parameters.names(tiny):
         assert set(sharding.letters(name)) <= set(sharding.RULES) | set("LH"), name
 
 
@@ -137,7 +137,7 @@ def test_a_mesh_that_does_not_fit_is_refused_in_a_sentence(shape):
 
 def test_a_tree_follows_the_names_of_parameters(tiny):
     cfg, mesh = mesh_of(2, 2, 2)
-    params = model.abstract(tiny)
+    params = parameters.abstract(tiny)
     tx = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(1e-3, mask=lambda p: dict.fromkeys(p, True))
     )
@@ -162,7 +162,7 @@ def test_a_tree_follows_the_innermost_name():
 
 
 def test_a_leaf_below_a_parameter_name_follows_that_name():
-    """The docstring's rule: the innermost dictionary key that ends in a shape."""
+    """A leaf follows the innermost dictionary key that ends in dimension letters."""
     cfg, mesh = mesh_of(2, 2, 2)
     found = sharding.shard_tree({"gate_LDF": {"value": 0}}, mesh, cfg)
     assert found["gate_LDF"]["value"].spec == Spec(None, ("fsdp",), ("tensor",))
@@ -178,7 +178,7 @@ def test_none_and_empty_trees_stay():
 
 def check(cfg, what="model", **changes):
     part = ModelConfig(**{"width": 32, "heads": 8, "kv_heads": 4, "head_size": 6} | changes)
-    sharding.check_divides(part.sizes, model.names(part), cfg, what)
+    sharding.check_divides(part.sizes, parameters.names(part), cfg, what)
 
 
 def test_sizes_that_divide_pass():
@@ -223,7 +223,7 @@ def test_a_letter_over_two_axes_needs_a_multiple_of_both():
 
 def test_an_override_is_as_good_as_the_table_on_real_devices(tiny):
     cfg, mesh = mesh_of(2, 2, 2, K=())
-    layout = sharding.shard_tree(model.abstract(tiny), mesh, cfg)
+    layout = sharding.shard_tree(parameters.abstract(tiny), mesh, cfg)
     x = jax.device_put(np.zeros((3, 32, 4, 6), np.float32), layout["k_LDKH"])
     assert x.addressable_shards[0].data.shape == (3, 16, 4, 6)
     y = jax.device_put(np.zeros((3, 32, 8, 6), np.float32), layout["q_LDNH"])
@@ -246,17 +246,17 @@ def test_rows_are_placed_over_data_and_fsdp():
 
 def test_constraints_do_nothing_without_a_mesh():
     x = jnp.arange(6.0).reshape(3, 2)
-    assert sharding.rows(x) is x
-    assert sharding.whole_rows(x) is x
+    assert sharding.split_rows(x) is x
+    assert sharding.gather_width(x) is x
 
 
 def test_constraints_keep_the_values_and_set_the_layout():
     _, mesh = mesh_of(2, 2, 2)
     x = np.arange(64.0, dtype=np.float32).reshape(8, 8)
     with jax.set_mesh(mesh):
-        split = jax.jit(lambda x: sharding.rows(x * 1))(x)
+        split = jax.jit(lambda x: sharding.split_rows(x * 1))(x)
         wide = jax.device_put(x, NamedSharding(mesh, Spec("tensor", "fsdp")))
-        gathered = jax.jit(lambda x: sharding.whole_rows(x * 1))(wide)
+        gathered = jax.jit(lambda x: sharding.gather_width(x * 1))(wide)
     np.testing.assert_array_equal(split, x)
     np.testing.assert_array_equal(gathered, x)
     assert {s.data.shape[0] for s in split.addressable_shards} == {2}
@@ -266,7 +266,7 @@ def test_constraints_keep_the_values_and_set_the_layout():
 @pytest.mark.parametrize("axis", [0, 1, -1, -2, -4])
 @pytest.mark.parametrize("shards", [1, 4])
 def test_take_and_put_are_those_of_numpy_shard_by_shard(shards, axis):
-    """Indices count within a shard; past its end they take its last row and put nothing."""
+    """Indices count within a shard; beyond its end take gives the last row, put does nothing."""
     rng = np.random.default_rng(shards)
     shape = (8, 12, 16, 4)
     x = rng.normal(size=shape).astype(np.float32)
@@ -309,7 +309,7 @@ def test_what_is_put_is_taken_and_the_rest_stays(shards):
 
 
 def test_taking_and_putting_cross_no_shard_of_a_mesh():
-    """The program of eight devices has no collective in it, and the values of one."""
+    """On eight devices the program has no collective and gives the values of one device."""
     _, mesh = mesh_of(2, 2, 2)
     x = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
     index = np.array([[3, 1], [0, 4], [2, 2], [1, 0]], np.int32)

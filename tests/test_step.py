@@ -21,6 +21,7 @@ from rlvr_jax import (
     loss,
     model,
     optim,
+    parameters,
     policy_update,
     sharding,
     step,
@@ -54,7 +55,7 @@ STAGE = RlStage(
     # A large epsilon: Adam's first steps are signs of gradients, of those that are rounding too.
     optim=OptimConfig(lr=1e-2, eps=1e-4),
 )
-TX = optim.make(STAGE.optim, STAGE.steps)
+TX = optim.make_optimizer(STAGE.optim, STAGE.steps)
 
 # The table of the design, by hand, for the meshes above.
 LAYOUT = {
@@ -94,7 +95,7 @@ def draw(cfg, seed):
         name: np.ones(shape.shape, np.float32)
         if name.startswith("norm")
         else rng.normal(0, 0.25, shape.shape).astype(np.float32)
-        for name, shape in model.abstract(cfg).items()
+        for name, shape in parameters.abstract(cfg).items()
     }
     params["embed_VD"][EOS] *= 3  # so that about half of the responses end by themselves
     return params
@@ -106,7 +107,7 @@ def even_judge(cfg):
     Layer 0 averages a feature of all columns (zero queries attend evenly) into another one, which
     the verdict tokens read; the other layers add nothing.
     """
-    params = {k: np.zeros(v.shape, np.float32) for k, v in model.abstract(cfg).items()}
+    params = {k: np.zeros(v.shape, np.float32) for k, v in parameters.abstract(cfg).items()}
     params |= {k: np.ones_like(v) for k, v in params.items() if k.startswith("norm")}
     params["embed_VD"][:, 2:] = np.random.default_rng(5).normal(size=(cfg.vocab, cfg.width - 2))
     params["embed_VD"][8::2, 0] = 4

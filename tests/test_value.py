@@ -12,7 +12,17 @@ import optax
 import pytest
 
 from given import update_on
-from rlvr_jax import likelihood, loss, model, optim, policy_update, sharding, step, step_metrics
+from rlvr_jax import (
+    likelihood,
+    loss,
+    model,
+    optim,
+    parameters,
+    policy_update,
+    sharding,
+    step,
+    step_metrics,
+)
 from rlvr_jax.config import (
     AdvantageConfig,
     LossConfig,
@@ -40,7 +50,7 @@ STAGE = RlStage(
     loss=LossConfig(value_coef=COEF, value_clip=NEAR),
     optim=OptimConfig(lr=1e-2),
 )
-TX = optim.make(STAGE.optim, 100)
+TX = optim.make_optimizer(STAGE.optim, 100)
 NOBODY = Frozen({}, {})
 # An optimizer that moves nothing and keeps the gradient it was given.
 RECORD = optax.GradientTransformation(
@@ -53,7 +63,7 @@ def random_params(seed=3, dtype=np.float32, head=0.5):
     rng = np.random.default_rng(seed)
     params = {
         key: (rng.normal(0, 0.3, x.shape) + ("norm" in key)).astype(dtype)
-        for key, x in model.abstract(SMALL).items()
+        for key, x in parameters.abstract(SMALL).items()
     }
     return params | {"value_D": (head * rng.normal(size=D)).astype(dtype)}
 
@@ -226,7 +236,7 @@ def test_the_clip_is_the_larger_of_two_errors() -> None:
 
 def test_first_values_are_exactly_zero_and_the_head_learns() -> None:
     params = {name: x for name, x in random_params().items() if name != "value_D"}
-    state = step.init_state(jax.random.key(0), model.with_value(params), TX)
+    state = step.init_state(jax.random.key(0), parameters.with_value(params), TX)
     assert set(state.params) - set(params) == {"value_D"}
     rows, update, told = rollout(), updater(), []
     for _ in range(40):
@@ -250,7 +260,7 @@ def test_advantages_and_metrics_are_those_of_values_before_each_token() -> None:
         prm=PrmConfig(beta=beta, reference="policy"),
     )
     other = {name: x for name, x in random_params(5).items() if name != "value_D"}
-    state = step.init_state(jax.random.key(0), model.with_value(other), TX)
+    state = step.init_state(jax.random.key(0), parameters.with_value(other), TX)
     state = step.with_prm(state, other, RECORD)
     assert "value_D" not in state.prm.params and "value_D" in state.params
     state = dataclasses.replace(state, params=params)
@@ -360,7 +370,7 @@ def test_a_checkpoint_carries_it_and_the_policy_is_read_without_it(tmp_path) -> 
     again, *_ = update(restored, rows, rewards())
     assert same(restored, state) and same(again, on)
     assert not np.array_equal(on.params["value_D"], state.params["value_D"])
-    like = shapes({name: state.params[name] for name in model.abstract(SMALL)})
+    like = shapes({name: state.params[name] for name in parameters.abstract(SMALL)})
     left = restore_params(tmp_path, like)
     assert "value_D" not in left
     for name, x in left.items():

@@ -1,4 +1,4 @@
-"""The verifier: what it is shown, how its verdict is read, and that it fails closed."""
+"""The verifier: what it sees of a response, how its reward comes about, and failing closed."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlvr_jax import model, ragged, verifier
+from rlvr_jax import model, parameters, ragged, verifier
 from rlvr_jax.config import ModelConfig, RewardConfig
 from rlvr_jax.structs import Prompts, Rollout, Verdict
 
@@ -28,15 +28,15 @@ answer_mask = jax.jit(verifier.answer_mask)
 
 @pytest.fixture(scope="module")
 def params() -> dict:
-    """Random, and in doubt: the two verdicts hold most of the mass, in no fixed proportion."""
+    """Random parameters; the two verdict tokens get most of the probability, in varying shares."""
     rng = np.random.default_rng(0)
     params = {
         name: np.ones(x.shape, np.float32)
         if "norm" in name
         else rng.normal(0, 0.3, x.shape).astype(np.float32)
-        for name, x in model.abstract(CFG).items()
+        for name, x in parameters.abstract(CFG).items()
     }
-    # A direction of the stream that is the same everywhere, and that the verdicts like.
+    # Width 0 is the same constant in every hidden state and raises the logits of the verdicts.
     params["embed_VD"][:, 0] = 3.0
     params["out_LNHD"][..., 0] = params["down_LFD"][..., 0] = 0.0
     params["head_VD"][:, 0] = 0.0
@@ -67,7 +67,7 @@ def prompts() -> Prompts:
 
 
 def rollout(rows: list[list[int]], columns: int = R, truncated=(), filler: int = 7) -> Rollout:
-    """Responses as they are written: EOS included, whatever after it."""
+    """A rollout of these rows, EOS included; filler tokens follow each row's end."""
     response = np.full((len(rows), columns), filler, np.int32)
     for b, row in enumerate(rows):
         response[b, : len(row)] = row
@@ -82,7 +82,7 @@ def rollout(rows: list[list[int]], columns: int = R, truncated=(), filler: int =
 
 
 def final_answer(row: list[int], verdict: Verdict) -> list[int]:
-    """Indices of the answer: the last line that shows something, blanks at its ends removed."""
+    """Indices of the answer: the last line with visible text, without blanks at its ends."""
     lines: list[list[int]] = [[]]
     for index, token in enumerate(row):
         if verdict.newline_V[token]:
@@ -160,7 +160,7 @@ ROWS = [
 
 
 def by_hand(params, prompts: Prompts, rows, verdict: Verdict) -> np.ndarray:
-    """Logits of the verdict's column, of plain text without holes: context, answer, tail."""
+    """Logits for the verdict after context, answer and tail as one row without padding."""
     texts = [
         [
             *prompts.check_QC[b // G, prompts.check_mask_QC[b // G]],
@@ -294,11 +294,11 @@ def test_without_a_finished_answer_the_reward_is_zero(params, prompts, verdict) 
 def read(logits, verdict: Verdict, cfg: RewardConfig, blocked=None) -> verifier.Score:
     logits = jnp.asarray(logits, jnp.float32)
     blocked = np.zeros(len(logits), bool) if blocked is None else np.array(blocked)
-    return jax.tree.map(np.asarray, verifier.read(logits, blocked, verdict, cfg))
+    return jax.tree.map(np.asarray, verifier.score_logits(logits, blocked, verdict, cfg))
 
 
 def soft_oracle(row, cfg: RewardConfig) -> float:
-    """The three readings in float64, for finite logits without ties at the top."""
+    """The three reward modes in float64, for finite logits without ties at the top."""
     row = np.asarray(row, np.float64)
     prob = np.exp(row - row.max())
     prob = prob / prob.sum()

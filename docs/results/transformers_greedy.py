@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlvr_jax import engine, model
+from rlvr_jax import engine, parameters
 from rlvr_jax.config import SampleConfig
 from rlvr_jax.host import rules
 from rlvr_jax.host.problems import dataset
@@ -28,7 +28,7 @@ from rlvr_jax.host.text.tokenizer import open_tokenizer
 
 
 def ours(run: Path, stage: str, records: list, tok, cfg) -> list[list[int]]:
-    params = restore_params(run / "checkpoints" / stage, model.abstract(cfg.model))
+    params = restore_params(run / "checkpoints" / stage, parameters.abstract(cfg.model))
     sampler = engine.Sampler(
         jax.random.key(0), tok.eos, 1, cfg.data.response_columns, SampleConfig(temperature=0)
     )

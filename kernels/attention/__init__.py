@@ -1,6 +1,7 @@
-"""Causal attention of the last T of S columns, with columns that do not exist; differentiable.
+"""Causal attention for reading whole rows; it is differentiable.
 
-S = T is a prompt read by itself; S = P + T is an answer that continues a prefix of P columns.
+Queries are the last T of S columns.  S = T reads a prompt by itself; S = P + T reads a response
+that continues a prefix of P columns.  Columns may be padding.
 """
 
 from functools import partial
@@ -11,7 +12,7 @@ from rlvr_kernels.attention.cudnn import cudnn
 from rlvr_kernels.attention.reference import reference
 from rlvr_kernels.attention.splash import splash
 from rlvr_kernels.attention.xla import xla
-from rlvr_kernels.dispatch import choose
+from rlvr_kernels.dispatch import choose_implementation
 
 IMPLEMENTATIONS = {
     "reference": reference,
@@ -20,7 +21,7 @@ IMPLEMENTATIONS = {
     "splash_interpret": partial(splash, interpret=True),
     "cudnn": cudnn,
 }
-TAKE_NEAR = ("reference", "xla")
+TAKE_NEAR = ("reference", "xla")  # implementations that take a sliding window
 DEFAULT: dict[str, str] = {}  # platform -> name; "xla" until another one has a measured number
 
 
@@ -35,11 +36,21 @@ def attention(
     softcap: float = 0.0,
     impl: str | None = None,
 ) -> jax.Array:
-    """out_BTNH: query t sees column s where s <= S - T + t, valid[b, s] and near[b, t, s] if given.
+    """Return the attention output [B, T, N, H]: softmax(softcap(scale * q . k)) . v for each query.
 
-    Both masks are boolean.  A query that sees nothing gives finite numbers and gradients that mean
-    nothing.  `impl` names an implementation; None is "xla" on every platform until another one has
-    been measured on hardware.  "splash" and "cudnn" refuse `near`, "cudnn" `softcap` and float32.
+    Query t of row b sees column s where s <= S - T + t and `valid_BS[b, s]`.  With `near_BTS`, the
+    mask of a sliding window, `near_BTS[b, t, s]` must hold too.  Both masks are boolean.  A query
+    that sees nothing gives finite but meaningless output and gradients.  N is a multiple of the
+    number of kv heads K; adjacent query heads share a kv head.  `softcap` bounds the scores to both
+    sides by a scaled tanh; 0 means no bound.
+
+    `impl` names an implementation.  None is "xla" on every platform, until another one has been
+    measured on hardware.
+
+    Raises:
+      ValueError: the shapes do not fit together, there is no such implementation, or it does not
+        take the arguments: only "reference" and "xla" take `near_BTS`, and "cudnn" takes neither
+        `softcap` nor float32.
     """
     (rows, queries, heads, size), (_, columns, kv_heads, _) = q_BTNH.shape, k_BSKH.shape
     fits = k_BSKH.shape == v_BSKH.shape == (rows, columns, kv_heads, size)
@@ -52,7 +63,7 @@ def attention(
             f"near {near} must be [B, T, N, H], [B, S, K, H] twice, [B, S] and [B, T, S] or None, "
             "with S >= T and N a multiple of K"
         )
-    run = choose(impl, IMPLEMENTATIONS, DEFAULT)
+    run = choose_implementation(impl, IMPLEMENTATIONS, DEFAULT)
     if near_BTS is None:
         return run(q_BTNH, k_BSKH, v_BSKH, valid_BS, scale, softcap)
     if run not in [IMPLEMENTATIONS[name] for name in TAKE_NEAR]:

@@ -1,4 +1,4 @@
-"""Named shapes, shared by the tests (small) and the benchmark."""
+"""Named cases: shapes and options, small ones for the tests and large ones for the benchmark."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,8 @@ from rlvr_kernels.noise import noise
 
 @dataclass(frozen=True)
 class Case:
+    """A Case holds the sizes and options of one call of the op."""
+
     rows: int
     prefix: int
     queries: int
@@ -38,6 +40,7 @@ LARGE = {
 
 
 def abstract(case: Case) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return shape and dtype of each array argument."""
     dtype = jnp.dtype(case.dtype)
     kv = jax.ShapeDtypeStruct((case.rows, case.columns, case.kv_heads, case.size), dtype)
     return {
@@ -49,7 +52,10 @@ def abstract(case: Case) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def inputs(case: Case) -> dict[str, jax.Array]:
-    """Left-padded and ragged: where there is no prefix, some queries see nothing."""
+    """Return random arrays for the op, with masks as of left-padded prompts and ragged responses.
+
+    Without a prefix some queries see nothing.
+    """
     out = noise(abstract(case))
     row_B1, column_S = jnp.arange(case.rows)[:, None], jnp.arange(case.columns)
     out["valid_BS"] = (column_S >= 2 * row_B1 + 1) & (column_S < case.columns - row_B1)
@@ -57,11 +63,15 @@ def inputs(case: Case) -> dict[str, jax.Array]:
 
 
 def options(case: Case) -> dict[str, float]:
+    """Return the other arguments of the op."""
     return {"scale": case.size**-0.5, "softcap": case.softcap}
 
 
 def cost(case: Case) -> tuple[int, int]:
-    """(bytes that must move, floating point operations) of a forward pass under the mask."""
+    """Return (bytes to move, floating point operations) of a forward pass.
+
+    Each array moves once, and only pairs under the causal mask are computed.
+    """
     item = jnp.dtype(case.dtype).itemsize
     moved = 2 * case.rows * case.size * item
     moved *= case.queries * case.heads + case.columns * case.kv_heads

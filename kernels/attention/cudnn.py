@@ -1,14 +1,17 @@
-"""NVIDIA GPU: cuDNN's fused attention through jax.nn.dot_product_attention."""
+"""Attention on NVIDIA GPUs: cuDNN's fused kernel through `jax.nn.dot_product_attention`."""
 
 import jax
 import jax.numpy as jnp
 
 
 def cudnn(q_BTNH, k_BSKH, v_BSKH, valid_BS, scale, softcap, *, implementation="cudnn"):
-    """bfloat16 or float16, no softcap.  The mask is given whole: it is S * T booleans a row.
+    """Return attention in bfloat16 or float16; a query that sees nothing has output 0.
 
-    cuDNN's backward pass wants even T and S: an odd one gets one more at the end, a query that
-    sees nothing or a column that nobody sees.  A query that sees nothing has output 0.
+    cuDNN gets the whole mask, T * S booleans per row.  Its backward pass needs even T and S, so an
+    odd number of queries or columns is padded by one that is masked out.
+
+    Raises:
+      ValueError: there is a softcap, or the dtype is another one.
     """
     if softcap:
         raise ValueError("cudnn has no softcap")

@@ -1,11 +1,11 @@
-"""The definition, in float32, written to be read."""
+"""The op in plain JAX and float32: the definition that other implementations are tested against."""
 
 import jax
 import jax.numpy as jnp
 
 
 def reference(q_BTNH, k_BSKH, v_BSKH, valid_BS, scale, softcap, near_BTS=None):
-    """softmax(cap(scale q . k)) over the columns that a query sees."""
+    """Return softmax(softcap(scale * q . k)) . v over the columns that each query sees."""
     (_, queries, heads, _), (_, columns, kv_heads, _) = q_BTNH.shape, k_BSKH.shape
     k_BSNH = jnp.repeat(k_BSKH.astype(jnp.float32), heads // kv_heads, axis=2)
     v_BSNH = jnp.repeat(v_BSKH.astype(jnp.float32), heads // kv_heads, axis=2)

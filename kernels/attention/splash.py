@@ -1,4 +1,8 @@
-"""TPU: jax's splash attention with a shifted causal mask; columns that exist are one segment."""
+"""Attention on TPUs: JAX's splash attention kernel.
+
+The causal mask is shifted by the length of the prefix.  Padding is masked through segment ids:
+existing columns are segment 1, padding is segment 0.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +11,9 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 
 
 def splash(q_BTNH, k_BSKH, v_BSKH, valid_BS, scale, softcap, *, interpret=False):
-    """Forward and backward are upstream's kernels; T and S are padded to whole blocks at the end.
+    """Return attention, forward and backward by JAX's kernels; T and S are padded to whole blocks.
 
-    Upstream scores a query that sees nothing alike everywhere; its output here is 0.
+    JAX's kernel weights all columns alike for a query that sees nothing; here its output is 0.
     """
     (_, queries, heads, _), columns = q_BTNH.shape, k_BSKH.shape[1]
     past = columns - queries
@@ -38,7 +42,7 @@ def splash(q_BTNH, k_BSKH, v_BSKH, valid_BS, scale, softcap, *, interpret=False)
 
 
 def _blocks(queries: int, columns: int) -> upstream.BlockSizes:
-    """The largest blocks up to 512 that divide both, which are multiples of 128."""
+    """Return the largest block sizes up to 512 that divide the padded T and S."""
     t, s = (next(x for x in (512, 384, 256, 128) if y % x == 0) for y in (queries, columns))
     return upstream.BlockSizes(
         block_q=t,

@@ -1,11 +1,17 @@
-"""Two products, batched over rows and kv heads; the M * T queries of a kv head are their rows."""
+"""Attention in plain JAX: two matrix products, batched over rows and kv heads.
+
+The M * T queries of a kv head are the rows of its products.
+"""
 
 import jax
 import jax.numpy as jnp
 
 
 def xla(q_BTNH, k_BSKH, v_BSKH, valid_BS, scale, softcap, near_BTS=None):
-    """Products with float32 sums, softmax in float32, weights in the dtype of the values."""
+    """Return attention with sums and softmax in float32.
+
+    The attention weights are cast to the dtype of the values before the second product.
+    """
     (rows, queries, heads, size), (_, columns, kv_heads, _) = q_BTNH.shape, k_BSKH.shape
     per_kv = heads // kv_heads
     q_BTKMH = q_BTNH.reshape(rows, queries, kv_heads, per_kv, size)

@@ -1,4 +1,7 @@
-"""Attention of one query per row to the row's own cache and to its prompt's shared prefix."""
+"""Attention for decoding: one query per row, over the row's own cache and its prompt's prefix.
+
+Rows of one prompt share the keys and values of the prefix, which are stored once.
+"""
 
 from functools import partial
 
@@ -8,7 +11,7 @@ from rlvr_kernels.decode_attention.pallas_gpu import pallas_gpu
 from rlvr_kernels.decode_attention.pallas_tpu import pallas_tpu
 from rlvr_kernels.decode_attention.reference import reference
 from rlvr_kernels.decode_attention.xla import xla
-from rlvr_kernels.dispatch import choose
+from rlvr_kernels.dispatch import choose_implementation
 
 IMPLEMENTATIONS = {
     "reference": reference,
@@ -34,11 +37,17 @@ def decode_attention(
     softcap: float = 0.0,
     impl: str | None = None,
 ) -> jax.Array:
-    """out_BNH: one softmax, in float32, over both parts; no gradient.
+    """Return the attention output [B, N, H]: one float32 softmax over prefix and own columns.
 
-    Rows of one prompt are adjacent: row b continues prefix b // (B // Q).  `see` is boolean; a row
-    that sees nothing gives finite numbers.  `impl` names an implementation; None is "xla" on every
-    platform until another one has been measured on hardware.
+    Rows of one prompt are adjacent: row b continues prefix b // (B // Q).  The boolean masks
+    `see_BS` and `see_BP` say which own columns and prefix columns a row sees.  A row that sees
+    nothing gives finite but meaningless output.  There is no gradient.
+
+    `impl` names an implementation.  None is "xla" on every platform, until another one has been
+    measured on hardware.
+
+    Raises:
+      ValueError: the shapes do not fit together, or there is no such implementation.
     """
     (rows, heads, size), (_, kv_heads, columns, _) = q_BNH.shape, k_BKSH.shape
     prompts, _, prefix, _ = prefix_k_QKPH.shape
@@ -52,6 +61,6 @@ def decode_attention(
             "be [B, N, H], [B, K, S, H] twice, [B, S], [Q, K, P, H] twice and [B, P], with B a "
             "multiple of Q and N of K"
         )
-    run = choose(impl, IMPLEMENTATIONS, DEFAULT)
+    run = choose_implementation(impl, IMPLEMENTATIONS, DEFAULT)
     own, prefixes = (k_BKSH, v_BKSH, see_BS), (prefix_k_QKPH, prefix_v_QKPH, see_BP)
     return run(q_BNH, *own, *prefixes, scale, softcap)

@@ -1,4 +1,4 @@
-"""Named shapes, shared by the tests (small) and the benchmark."""
+"""Named cases: shapes and options, small ones for the tests and large ones for the benchmark."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,8 @@ from rlvr_kernels.noise import noise
 
 @dataclass(frozen=True)
 class Case:
+    """A Case holds the sizes and options of one call of the op."""
+
     prompts: int
     group: int  # rows of a prompt
     prefix: int
@@ -39,6 +41,7 @@ LARGE = {
 
 
 def abstract(case: Case) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return shape and dtype of each array argument."""
     dtype = jnp.dtype(case.dtype)
     own = jax.ShapeDtypeStruct((case.rows, case.kv_heads, case.columns, case.size), dtype)
     prefix = jax.ShapeDtypeStruct((case.prompts, case.kv_heads, case.prefix, case.size), dtype)
@@ -54,7 +57,7 @@ def abstract(case: Case) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def inputs(case: Case) -> dict[str, jax.Array]:
-    """Ragged answers in left-padded prompts, as in a rollout; every row sees something."""
+    """Return random arrays for the op, with masks as in a rollout; every row sees some columns."""
     out = noise(abstract(case))
     used_B = 1 + jnp.arange(case.rows) * (case.columns // 2) // case.rows
     pad_Q = jnp.arange(case.prompts) * (case.prefix // 2) // case.prompts
@@ -65,11 +68,12 @@ def inputs(case: Case) -> dict[str, jax.Array]:
 
 
 def options(case: Case) -> dict[str, float]:
+    """Return the other arguments of the op."""
     return {"scale": case.size**-0.5, "softcap": case.softcap}
 
 
 def cost(case: Case) -> tuple[int, int]:
-    """(bytes that must move, floating point operations): every column, read once."""
+    """Return (bytes to move, floating point operations) when every column is read once."""
     item = jnp.dtype(case.dtype).itemsize
     own, prefix = case.rows * case.columns, case.prompts * case.prefix
     moved = 2 * (own + prefix) * case.kv_heads * case.size * item

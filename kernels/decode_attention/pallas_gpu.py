@@ -1,7 +1,8 @@
-"""GPU kernel (Triton): spans of columns side by side, their partial softmaxes merged afterwards.
+"""Decoding attention for GPUs: a Pallas kernel on Triton.
 
-One kernel serves both parts: X queries share the keys of one cache, which are M of a row for its
-own cache and G * M of a group for a prefix, so that a prefix is read once.
+Programs work on spans of columns side by side; their partial softmaxes are merged afterwards.  One
+kernel serves caches and prefixes: X queries share the keys of one set of columns.  For a row's own
+cache X is M; for a prefix X is G * M, the queries of the whole group, so a prefix is read once.
 """
 
 from functools import partial
@@ -11,9 +12,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-LOW = -1e30
+LOW = -1e30  # score of a masked column; finite, since LOW - LOW must be 0
 SPAN, BLOCK = 256, 64  # columns of a program, and of one step of it
-LEAST = 16  # rows and depth of the smallest product Triton has
+LEAST = 16  # rows and depth of the smallest matrix product in Triton
 MOST = 64  # queries of a program
 
 
@@ -30,7 +31,7 @@ def pallas_gpu(
     *,
     interpret=False,
 ):
-    """Steps beyond the last column that somebody sees are not run."""
+    """Return decoding attention; a program skips the columns behind the last one that is seen."""
     (rows, heads, size), kv_heads, prompts = q_BNH.shape, k_BKSH.shape[1], len(prefix_k_QKPH)
     per_kv, group = heads // kv_heads, rows // prompts
     q_BKMH = q_BNH.astype(k_BKSH.dtype).reshape(rows, kv_heads, per_kv, size)
@@ -54,7 +55,11 @@ def pallas_gpu(
 
 
 def _part(q_ZKXH, k_ZKSH, v_ZKSH, see_ZRS, *, per_row, scale, softcap, interpret):
-    """Weighted values [C, Z, K, X, H], max and sum [C, Z, K, X] of C spans, in float32."""
+    """Return the partial softmaxes of C spans in float32: values, maximum and sum of weights.
+
+    Z counts rows (own cache) or prompts (prefix).  The values [C, Z, K, X, H] are weighted by
+    exp(score - maximum) and not yet divided by the sum [C, Z, K, X] of these weights.
+    """
     (sets, kv_heads, queries, size), columns = q_ZKXH.shape, k_ZKSH.shape[2]
     whole = max(LEAST, pl.next_power_of_2(size))
     q_ZKXH = jnp.pad(q_ZKXH, ((0, 0), (0, 0), (0, 0), (0, whole - size)))
@@ -93,7 +98,7 @@ def _kernel(
     scale,
     softcap,
 ):
-    """Online softmax over the blocks of one span."""
+    """Write the partial softmax of one span, computed online over its blocks."""
     kv_heads, queries, whole = q_ref.shape[1:]
     columns, size = k_ref.shape[2:]
     z, kv = pl.program_id(0) // kv_heads, pl.program_id(0) % kv_heads

@@ -1,7 +1,9 @@
-"""TPU kernel (Mosaic): for each group of rows and kv head, blocks of prefix, then of own cache.
+"""Decoding attention for TPUs: a Pallas kernel on Mosaic.
 
-Z groups of at most GROUP rows that share a prefix (Z = Q where G <= GROUP); X = G * M queries,
-M padded to whole tiles, are rows of one product with the prefix's block, which is loaded once.
+The rows of a prompt are cut into sets of at most GROUP rows; Z counts the sets of all prompts.  For
+each set and kv head the kernel goes through blocks of the prefix and then of the rows' own caches.
+A block of the prefix is loaded once for all queries of the set: they are the X rows of one matrix
+product.  X is the rows of the set times M, with M padded to whole tiles.
 """
 
 from functools import partial
@@ -12,18 +14,18 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-LOW = -1e30
-GROUP = 32  # rows that are done together
-VMEM = 2**20  # bytes of a block of keys; values and double buffers make it four times that
+LOW = -1e30  # score of a masked column; finite, since LOW - LOW must be 0
+GROUP = 32  # rows of a set, at most
+VMEM = 2**20  # bytes of a block of keys; with values and double buffers four times as much
 
 
 class Plan(NamedTuple):
-    """How the work is cut: Z sets of `group` rows, and blocks of columns."""
+    """A Plan says how the work is cut into sets of rows and blocks of columns."""
 
     group: int  # rows of a set, which share a prefix
     splits: int  # sets of a prompt
     block_p: int  # columns of a block of the prefix
-    block_s: int  # and of the rows' own
+    block_s: int  # columns of a block of the rows' own caches
     queries: int  # M, padded to whole tiles
 
 
@@ -40,7 +42,7 @@ def pallas_tpu(
     *,
     interpret=False,
 ):
-    """Blocks of own columns that no row of the group sees, at the end, are not read."""
+    """Return decoding attention; the kernel skips own blocks behind the last one a row sees."""
     (rows, heads, size), (_, kv_heads, columns, _) = q_BNH.shape, k_BKSH.shape
     plan = _plan(q_BNH, k_BKSH, prefix_k_QKPH)
     by_set, per_kv = (rows // plan.group, plan.group), heads // kv_heads
@@ -91,7 +93,10 @@ def _plan(q_BNH, k_BKSH, prefix_k_QKPH) -> Plan:
 
 
 def _call(used_Z, q_ZKXH, prefix_k_QKPH, *others, plan: Plan, out_dtype, interpret, **numbers):
-    """The kernel over (set, kv head, block): the prefix's blocks, then the rows' own."""
+    """Run the kernel over the grid (set, kv head, block): blocks of the prefix, then of the caches.
+
+    `used_Z` says how many blocks of its caches each set needs.
+    """
     sets, kv_heads, queries, size = q_ZKXH.shape
     prefix, columns = prefix_k_QKPH.shape[2], others[2].shape[3]
     blocks_p, blocks_s = pl.cdiv(prefix, plan.block_p), pl.cdiv(columns, plan.block_s)
@@ -137,7 +142,10 @@ def _call(used_Z, q_ZKXH, prefix_k_QKPH, *others, plan: Plan, out_dtype, interpr
 
 
 def _block(columns: int, bytes_per_column: int) -> int:
-    """Columns of a block: all of few, else the power of two in 128..512 that VMEM allows."""
+    """Return the columns of a block: 512 or 256 if as many fit into VMEM, else 128.
+
+    It is never more than all columns.
+    """
     block = 512
     while block > 128 and block * bytes_per_column > VMEM:
         block //= 2
@@ -164,7 +172,11 @@ def _kernel(
     prefix,
     columns,
 ):
-    """Online softmax: running max, sum of exp, and the sum of values weighted by exp."""
+    """Add one block to the online softmax of its set and kv head.
+
+    `high_ref` holds the running maximum of the scores, `sum_ref` the sum of exp(score - maximum)
+    and `out32_ref` the values weighted by it.
+    """
     step = pl.program_id(2)
 
     @pl.when(step == 0)
@@ -217,7 +229,10 @@ def _kernel(
 
 
 def _real(v_sH, block, columns):
-    """A block of values; rows beyond the last column hold anything, NaN too, and are made 0."""
+    """Return a block of values with 0 beyond the last column.
+
+    The memory there may hold anything, and even a weight of 0 times NaN is NaN.
+    """
     size = v_sH.shape[-2]
     if columns % size == 0:
         return v_sH

@@ -1,11 +1,11 @@
-"""The definition, in float32, written to be read."""
+"""The op in plain JAX and float32: the definition that other implementations are tested against."""
 
 import jax
 import jax.numpy as jnp
 
 
 def reference(q_BNH, k_BKSH, v_BKSH, see_BS, prefix_k_QKPH, prefix_v_QKPH, see_BP, scale, softcap):
-    """softmax(cap(scale q . k)) over prefix and own columns, every row with its own copy."""
+    """Return softmax(softcap(scale * q . k)) . v, with a copy of the prefix for every row."""
     (rows, heads, _), prompts, kv_heads = q_BNH.shape, len(prefix_k_QKPH), k_BKSH.shape[1]
 
     def whole(prefix_QKPH, own_BKSH):

@@ -1,7 +1,7 @@
-"""Two batched products per part: a prefix is read once for the G * M queries of its group.
+"""Decoding attention in plain JAX.
 
-Own columns are read in chunks, up to the last one that any row sees: a cache may be much longer
-than what has been written so far.
+A prefix is read once for the G * M queries of its group.  The cache is read in chunks, up to the
+last column that any row sees: it may be much longer than the responses are so far.
 """
 
 import math
@@ -9,12 +9,15 @@ import math
 import jax
 import jax.numpy as jnp
 
-READ = 4096  # row-columns of the cache that are read at a time
-NARROW, WIDE = 64, 512  # columns of a chunk, within
+READ = 4096  # rows times columns of a chunk, about
+NARROW, WIDE = 64, 512  # columns of a chunk, at least and at most
 
 
 def xla(q_BNH, k_BKSH, v_BKSH, see_BS, prefix_k_QKPH, prefix_v_QKPH, see_BP, scale, softcap):
-    """Products with float32 sums, softmax in float32, weights in the dtype of the values."""
+    """Return attention with sums and softmax in float32.
+
+    The attention weights are cast to the dtype of the values before the second product.
+    """
     (rows, heads, size), (_, kv_heads, columns, _) = q_BNH.shape, k_BKSH.shape
     prompts = prefix_k_QKPH.shape[0]
     q_BKMH = q_BNH.reshape(rows, kv_heads, heads // kv_heads, size)
@@ -28,16 +31,16 @@ def xla(q_BNH, k_BKSH, v_BKSH, see_BS, prefix_k_QKPH, prefix_v_QKPH, see_BP, sca
         return x.swapaxes(1, 2).reshape(rows, kv_heads, -1, x.shape[-1])
 
     def score(q, k, see):
-        found = jnp.einsum("bkmh,bksh->bkms", q, k, preferred_element_type=jnp.float32) * scale
-        found = softcap * jnp.tanh(found / softcap) if softcap else found
-        return jnp.where(see, found, -1e30)
+        raw = jnp.einsum("bkmh,bksh->bkms", q, k, preferred_element_type=jnp.float32) * scale
+        raw = softcap * jnp.tanh(raw / softcap) if softcap else raw
+        return jnp.where(see, raw, -1e30)
 
-    def add(sums, score):  # online: the largest score, and the sum of weights below it
+    def add(sums, score):  # online softmax: the largest score, and the sum of exp(score - largest)
         most = jnp.maximum(sums[0], jnp.max(score, -1, keepdims=True))
         total = sums[1] * jnp.exp(sums[0] - most)
         return most, total + jnp.sum(jnp.exp(score - most), -1, keepdims=True)
 
-    def values(score, v, sums):  # weights are normalised before they are cast, as in training
+    def values(score, v, sums):  # normalises weights before the cast, as in training
         weight = (jnp.exp(score - sums[0]) / sums[1]).astype(v.dtype)
         return jnp.einsum("bkms,bksh->bkmh", weight, v, preferred_element_type=jnp.float32)
 

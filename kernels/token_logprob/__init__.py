@@ -1,13 +1,13 @@
-"""Log-prob and entropy of tokens under softmax(hidden @ head / temperature), without [B, T, V].
+"""Log-probs of tokens and entropies of their distributions, without an array [B, T, V] of logits.
 
-A `softcap` bounds the logits first (Gemma 2, arXiv 2408.00118).
+The distribution is softmax(logits / temperature) with logits = hidden @ head.
 """
 
 from functools import partial
 
 import jax
 
-from rlvr_kernels.dispatch import choose
+from rlvr_kernels.dispatch import choose_implementation
 from rlvr_kernels.token_logprob.pallas_gpu import pallas_gpu
 from rlvr_kernels.token_logprob.pallas_tpu import pallas_tpu
 from rlvr_kernels.token_logprob.reference import reference
@@ -33,15 +33,22 @@ def token_logprob(
     *,
     impl: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """(logprob_BT, entropy_BT), float32, both differentiable in hidden and head.
+    """Return the log-prob of each token and the entropy of its distribution, both [B, T] float32.
 
-    `impl` names an implementation; None is "xla" on every platform until another one has been
-    measured on hardware.  Raises ValueError when the shapes do not belong together.
+    Both are differentiable with respect to `hidden_BTD` and `head_VD`.  `softcap` bounds the logits
+    to both sides by a scaled tanh before the temperature applies (Gemma 2, arXiv 2408.00118,
+    section 2); 0 means no bound.
+
+    `impl` names an implementation.  None is "xla" on every platform, until another one has been
+    measured on hardware.
+
+    Raises:
+      ValueError: the shapes do not fit together, or there is no such implementation.
     """
     if hidden_BTD.shape[:2] != token_BT.shape or hidden_BTD.shape[-1] != head_VD.shape[-1]:
         raise ValueError(
             f"hidden {hidden_BTD.shape}, head {head_VD.shape} and token {token_BT.shape} must be "
             "[B, T, D], [V, D] and [B, T]"
         )
-    run = choose(impl, IMPLEMENTATIONS, DEFAULT)
+    run = choose_implementation(impl, IMPLEMENTATIONS, DEFAULT)
     return run(hidden_BTD, head_VD, token_BT, temperature, softcap)

@@ -1,4 +1,4 @@
-"""Named shapes, shared by the tests (small) and the benchmark."""
+"""Named cases: shapes and options, small ones for the tests and large ones for the benchmark."""
 
 from dataclasses import dataclass
 
@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 @dataclass(frozen=True)
 class Case:
+    """A Case holds the sizes and options of one call of the op."""
+
     rows: int
     columns: int
     width: int
@@ -31,6 +33,7 @@ LARGE = {
 
 
 def abstract(case: Case) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return shape and dtype of each array argument."""
     b, t, dtype = case.rows, case.columns, jnp.dtype(case.dtype)
     return {
         "hidden_BTD": jax.ShapeDtypeStruct((b, t, case.width), dtype),
@@ -40,7 +43,7 @@ def abstract(case: Case) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def inputs(case: Case) -> dict[str, jax.Array]:
-    """Logits of a few units, whatever the width."""
+    """Return random arrays for the op; the logits have a few units of spread at every width."""
     shapes = abstract(case)
     keys = dict(zip(shapes, jax.random.split(jax.random.key(0), 3), strict=True))
 
@@ -56,11 +59,12 @@ def inputs(case: Case) -> dict[str, jax.Array]:
 
 
 def options(case: Case) -> dict[str, float]:
+    """Return the other arguments of the op."""
     return {"temperature": case.temperature, "softcap": case.softcap}
 
 
 def cost(case: Case) -> tuple[int, int]:
-    """(bytes that must move, floating point operations) of a forward pass."""
+    """Return (bytes to move, floating point operations) of a forward pass."""
     tokens, item = case.rows * case.columns, jnp.dtype(case.dtype).itemsize
     moved = (tokens + case.vocab) * case.width * item + 12 * tokens
     return moved, 2 * tokens * case.vocab * case.width

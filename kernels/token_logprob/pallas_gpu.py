@@ -1,7 +1,9 @@
-"""GPU kernels (Triton): as pallas_tpu.py, with the width in blocks too, as registers are few.
+"""Token log-probs for GPUs: Pallas kernels on Triton.
 
-Formulas in pallas_tpu.py.  A program holds one block of tokens and walks a share of the
-vocabulary (forward, d_hidden), or one block of words and walks all tokens (d_head).
+`pallas_tpu.py` has the formulas.  A program of the forward and the d_hidden kernel holds a block of
+tokens and goes through a share of the vocabulary.  A program of the d_head kernel holds a block of
+vocabulary entries ("words") and goes through all tokens.  The width is cut into blocks too, since
+registers are few.
 """
 
 from functools import partial
@@ -11,15 +13,16 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-LOW = -1e30  # the logit of a word that does not exist; finite, as LOW - LOW must be 0
-BLOCK = 64  # of tokens, of words and of the width; Triton wants powers of two
-SHARES = 4  # of the vocabulary, walked side by side: a block of tokens alone fills few cores
+LOW = -1e30  # logit of a word beyond the vocabulary; finite, since LOW - LOW must be 0
+BLOCK = 64  # tokens, words and width of a block; Triton needs powers of two
+SHARES = 4  # programs that share the vocabulary; one per block of tokens would leave cores idle
 
 
 def pallas_gpu(hidden_BTD, head_VD, token_BT, temperature, softcap, *, interpret=False):
-    """Forward and backward are kernels; sums and products in float32, results of dtype of inputs.
+    """Return log-probs and entropies; forward and backward are kernels.
 
-    Products of the backward pass take d logits in the inputs' dtype.
+    Sums are float32.  Gradients have the dtype of their inputs, and so has d logits in the matrix
+    products of the backward pass.
     """
     (rows, columns), width = token_BT.shape, head_VD.shape[1]
     tokens = rows * columns
@@ -87,7 +90,10 @@ _flat.defvjp(_forward, _backward)
 
 
 def _call(kernel, grid, out_shape, static, name):
-    """Kernels see whole arrays and take their own blocks, masked at the edges."""
+    """Return `kernel` as a function of arrays.
+
+    A program sees whole arrays and loads its own blocks, masked at the edges.
+    """
     temperature, softcap, interpret = static
     return pl.pallas_call(
         partial(kernel, temperature=temperature, softcap=softcap, interpret=interpret),
@@ -100,7 +106,10 @@ def _call(kernel, grid, out_shape, static, name):
 
 
 def _tile(ref, start, step):
-    """Place and mask of a square of an array: rows from `start`, the step-th block of the width."""
+    """Return a BLOCK x BLOCK square of an array, and the mask of its part inside the array.
+
+    The square has the rows from `start` on, and block number `step` of the width.
+    """
     row, column = start + jnp.arange(BLOCK), step * BLOCK + jnp.arange(BLOCK)
     inside = (row < ref.shape[0])[:, None] & (column < ref.shape[1])[None, :]
     return ref.at[pl.ds(start, BLOCK), pl.ds(step * BLOCK, BLOCK)], inside
@@ -112,7 +121,7 @@ def _load(ref, start, step):
 
 
 def _logits(hidden_ref, head_ref, x, v, temperature, softcap):
-    """z [x, v] of a block, the index of each word, and d z / d raw."""
+    """Return z [x, v] of a block, the vocabulary index of each entry, and d z / d raw logit."""
 
     def add(step, sum_xv):
         head_vd = _load(head_ref, v, step)
@@ -130,7 +139,7 @@ def _logits(hidden_ref, head_ref, x, v, temperature, softcap):
 
 
 def _share(head_ref):
-    """First and last block of words of this program's share of the vocabulary."""
+    """Return first and end block of the vocabulary share of this program."""
     blocks = pl.cdiv(head_ref.shape[0], BLOCK)
     each = pl.cdiv(blocks, SHARES)
     first = pl.program_id(1) * each
@@ -150,7 +159,11 @@ def _forward_kernel(
     softcap,
     interpret,
 ):
-    """Max m, sum of exp(z - m), sum of exp(z - m) (z - m), and the token's z, of one share."""
+    """Write the partial softmax of one share of the vocabulary.
+
+    It is the maximum m of z, the sums of exp(z - m) and of exp(z - m) (z - m), and z of the token
+    itself, or 0 if the token is in another share.
+    """
     x = pl.program_id(0) * BLOCK
     token_x = token_ref[pl.ds(x, BLOCK)]
 
@@ -175,7 +188,10 @@ def _forward_kernel(
 
 
 def _d_logits(hidden_ref, head_ref, refs, x, v, temperature, softcap):
-    """d loss / d raw logits of a block, in the inputs' dtype."""
+    """Return the gradient of the loss with respect to the raw logits of a block.
+
+    It has the dtype of the head.
+    """
     token_x, total_x, entropy_x, d_logprob_x, d_entropy_x = (
         ref[pl.ds(x, BLOCK)][:, None] for ref in refs
     )
@@ -187,14 +203,14 @@ def _d_logits(hidden_ref, head_ref, refs, x, v, temperature, softcap):
 
 
 def _accumulate(out_ref, start, other_ref, first, last, d_of, interpret):
-    """out[start:] = sum over blocks of d_of(block) @ other[block], summed in place.
+    """Write out[start:] = the sum over blocks of d_of(block) @ other[block], summed in place.
 
-    Only this program writes these rows, so that the sum is the same in every run.
+    No other program writes these rows, so the sum has the same order in every run.
     """
 
     def walk(body):
         jax.lax.fori_loop(0, pl.cdiv(out_ref.shape[1], BLOCK), body, None)
-        if not interpret:  # one thread may have written what another one reads next
+        if not interpret:  # a thread may read next what another thread has written
             plgpu.debug_barrier()
 
     def clear(step, _):

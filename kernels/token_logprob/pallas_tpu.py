@@ -1,8 +1,13 @@
-"""TPU kernels (Mosaic): vocabulary block by block, online softmax; no [tokens, V] array anywhere.
+"""Token log-probs for TPUs: Pallas kernels on Mosaic.
 
-Let z = cap(hidden @ head) / temperature, p = softmax(z), L = logsumexp(z), E the entropy.  Then
-d logprob / dz = onehot - p and d entropy / dz = -p (z - L + E).  The backward kernels compute a
-block's z again from the saved L and E.  X = B * T tokens.
+The kernels go through the vocabulary block by block with an online softmax, so no array of
+[tokens, V] exists anywhere.  Let z = softcap(hidden @ head) / temperature, p = softmax(z),
+L = logsumexp(z) and E the entropy.  Then
+
+    d logprob / dz = onehot - p        d entropy / dz = -p (z - L + E).
+
+The forward kernel saves L and E; the backward kernels compute z of each block again.  X = B * T
+counts tokens, v the vocabulary entries ("words") of a block.
 """
 
 from functools import partial
@@ -12,15 +17,16 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-LOW = -1e30  # the logit of a word that does not exist; finite, as LOW - LOW must be 0
-VMEM = 2**20  # bytes of one operand's block: two operands, double buffers and an accumulator fit
-LIMIT = 2**25  # bytes of a kernel; a width of 8192 needs more than the default of some chips
+LOW = -1e30  # logit of a word beyond the vocabulary; finite, since LOW - LOW must be 0
+VMEM = 2**20  # bytes of one operand's block; two operands, double buffers and an accumulator fit
+LIMIT = 2**25  # bytes of VMEM for a kernel; a width of 8192 needs more than some chips' default
 
 
 def pallas_tpu(hidden_BTD, head_VD, token_BT, temperature, softcap, *, interpret=False):
-    """Forward and backward are kernels; sums and products in float32, results of dtype of inputs.
+    """Return log-probs and entropies; forward and backward are kernels.
 
-    Products of the backward pass take d logits in the inputs' dtype.
+    Sums are float32.  Gradients have the dtype of their inputs, and so has d logits in the matrix
+    products of the backward pass.
     """
     (rows, columns), (vocab, width) = token_BT.shape, head_VD.shape
     tokens = rows * columns
@@ -35,7 +41,7 @@ def pallas_tpu(hidden_BTD, head_VD, token_BT, temperature, softcap, *, interpret
 
 
 def _block(bytes_per_row: int) -> int:
-    """Rows of a block: the power of two in 128..512 whose bytes come closest to VMEM."""
+    """Return the rows of a block: 512 or 256 if as many fit into VMEM, else 128."""
     block = 512
     while block > 128 and block * bytes_per_row > VMEM:
         block //= 2
@@ -121,7 +127,10 @@ _flat.defvjp(_forward, _backward)
 
 
 def _real(head_ref, block, vocab):
-    """The head's block; rows beyond the vocabulary hold anything, NaN too, and are made 0."""
+    """Return a block of the head with 0 beyond the vocabulary.
+
+    The memory there may hold anything, also NaN.
+    """
     head_vD = head_ref[...]
     if vocab % head_vD.shape[0] == 0:
         return head_vD
@@ -130,7 +139,7 @@ def _real(head_ref, block, vocab):
 
 
 def _logits(hidden_xD, head_vD, block, vocab, temperature, softcap):
-    """z [x, v] of a block, the index of each word, and d z / d raw."""
+    """Return z [x, v] of a block, the vocabulary index of each entry, and d z / d raw logit."""
     raw_xv = jax.lax.dot_general(
         hidden_xD, head_vD, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
     )
@@ -161,7 +170,11 @@ def _forward_kernel(
     temperature,
     softcap,
 ):
-    """Running max m, sum of exp(z - m), sum of exp(z - m) (z - m), and the token's z."""
+    """Add one block of the vocabulary to the online softmax of a block of tokens.
+
+    The scratch arrays hold the running maximum m of z, the sums of exp(z - m) and of
+    exp(z - m) (z - m), and z of the token itself.
+    """
     block = pl.program_id(1)
 
     @pl.when(block == 0)
@@ -196,7 +209,7 @@ def _forward_kernel(
 
 
 def _d_logits(refs, head_vD, block, vocab, temperature, softcap):
-    """d loss / d raw logits of a block, in float32."""
+    """Return the gradient of the loss with respect to the raw logits of a block, in float32."""
     hidden_ref, token_ref, total_ref, entropy_ref, d_logprob_ref, d_entropy_ref = refs
     z_xv, word_xv, slope = _logits(hidden_ref[...], head_vD, block, vocab, temperature, softcap)
     log_xv = z_xv - total_ref[...]

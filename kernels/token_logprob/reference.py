@@ -1,4 +1,4 @@
-"""The definition, in float32, written to be read."""
+"""The op in plain JAX and float32: the definition that other implementations are tested against."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,11 @@ def reference(
     temperature: float = 1.0,
     softcap: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """logprob = logit[token] - logsumexp(logits); entropy = logsumexp - sum softmax * logit."""
+    """Return log-probs and entropies.
+
+    logprob = logit[token] - logsumexp(logits)
+    entropy = logsumexp(logits) - sum(softmax(logits) * logits)
+    """
     logits_BTV = jnp.einsum("btd,vd->btv", hidden_BTD, head_VD, preferred_element_type=jnp.float32)
     if softcap:
         logits_BTV = softcap * jnp.tanh(logits_BTV / softcap)

@@ -1,12 +1,15 @@
-"""The reference in chunks of columns: a bounded number of logits is alive, forward and backward."""
+"""Token log-probs in plain JAX: the reference in chunks of columns.
+
+Only the logits of one chunk exist at a time, forward and backward.
+"""
 
 import jax
 import jax.numpy as jnp
 
 from rlvr_kernels.token_logprob.reference import reference
 
-TOKENS = 4096  # whose logits exist at one time
-FEWEST = 16  # columns of a chunk: thinner products waste the machine
+TOKENS = 4096  # tokens of a chunk
+FEWEST = 16  # columns of a chunk, at least; narrower matrix products are inefficient
 
 
 def xla(
@@ -16,7 +19,11 @@ def xla(
     temperature: float,
     softcap: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """The backward pass computes a chunk's logits again; one chunk keeps them."""
+    """Return log-probs and entropies.
+
+    The backward pass computes the logits of each chunk again.  If all columns fit in a single
+    chunk, its logits are kept instead.
+    """
     rows, columns = token_BT.shape
     chunk = max(FEWEST, TOKENS // max(rows, 1))
     if columns <= chunk:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlvr_jax import attack, model
+from rlvr_jax import attack, parameters
 from rlvr_jax.config import Sampling
 from rlvr_jax.host.hardening import attacks, trials
 from rlvr_jax.host.problems import dataset
@@ -185,9 +185,9 @@ def _search(ws: Workspace, stage: Sampling, frozen: Frozen, score_all) -> dict[s
     find = jax.jit(functools.partial(attack.search, cfg=cfg.verifier))
 
     def found(steps: int):
-        args = (checks[::templates], masks[::templates], ws.place(start.astype(np.int32)))
-        key = jax.random.key(cfg.seed)
-        return jax.device_get(find(frozen.verifier, *args, visible_V, verdict, key, steps))
+        target = attack.Target(checks[::templates], masks[::templates], verdict)
+        args = (target, ws.place(start.astype(np.int32)), visible_V, jax.random.key(cfg.seed))
+        return jax.device_get(find(frozen.verifier, *args, steps))
 
     before, best = found(0), found(cfg.audit.search_steps)
     rows: Any = [[*around[0], *row.tolist(), *around[1], tok.eos[0]] for row in best.token_BR]
@@ -211,5 +211,5 @@ def frozen(ws: Workspace, stage: Sampling, fresh: bool = False) -> Frozen:
     if not stage.reward.judged:
         return Frozen(reference={}, verifier={}, verdict=None)  # type: ignore[arg-type]
     cfg = ws.cfg.verifier
-    params = model.init(ws.key("audit"), cfg) if fresh else ws.load(stage.verifier, cfg)
+    params = parameters.init(ws.key("audit"), cfg) if fresh else ws.load(stage.verifier, cfg)
     return Frozen(reference={}, verifier=params, verdict=ws.verdict())

@@ -141,8 +141,9 @@ def _foreign(stage: Sampling, ws: Workspace, frozen: Frozen):
 
     @jax.jit
     def judge(params, prompts, token_BR, length_B, cut_B, verdict):
-        score = verifier.judge(
-            params, prompts, token_BR, length_B, cut_B, verdict, stage.reward, cfg.verifier
+        answers = verifier.Answers(token_BR, length_B, cut_B)
+        score = verifier.score_answers(
+            params, prompts, answers, verdict, stage.reward, cfg.verifier
         )
         return score.reward_B, step_metrics.of_verdicts(score)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlvr_jax import engine, model, sharding
+from rlvr_jax import engine, model, parameters, sharding
 from rlvr_jax.config import JudgeConfig, LabelStage, ModelConfig, SampleConfig
 from rlvr_jax.host import rules, weights
 from rlvr_jax.host.runs.folder import RunError
@@ -61,8 +61,10 @@ class Model:
                 f"{self._model.vocab}: correct judge.tokenizer"
             )
         mesh = ws.cfg.mesh
-        sharding.check_divides(self._model.sizes, model.names(self._model), mesh, "the judge")
-        self._params = weights.load(path, self._model, ws.shardings(model.abstract(self._model)))
+        sharding.check_divides(self._model.sizes, parameters.names(self._model), mesh, "the judge")
+        self._params = weights.load(
+            path, self._model, ws.shardings(parameters.abstract(self._model))
+        )
         self._words = [words.ACCEPT, words.REJECT] if cfg.read == "logit" else []
         self._ids = [self._tok.single(word) for word in self._words]
         self._key, self._calls = jax.random.fold_in(ws.key(name), 1), 0

@@ -46,7 +46,7 @@ def run(
     updates, rounds = 1, 1
     if isinstance(stage, RlStage):
         updates, rounds = stage.updates, stage.filter.rounds
-    rate, compiles = optim.schedule(stage.optim, stage.steps * updates), Compiles()
+    rate, compiles = optim.learning_rate_schedule(stage.optim, stage.steps * updates), Compiles()
     with Checkpoints(ws.run.checkpoints(stage.name)) as checkpoints:
         start = checkpoints.latest() or 0
         if start:

@@ -23,7 +23,7 @@ def run(stage: PrmStage, ws: Workspace) -> dict:
     The PRM is the model of the stage's state, and is read as a policy is.
     """
     cfg = ws.cfg
-    tx = optim.make(stage.optim, stage.steps)
+    tx = optim.make_optimizer(stage.optim, stage.steps)
     frozen = sampled.frozen_models(stage, ws, ws.load(stage.policy, cfg.model))
     setup = prm_step.Setup(
         stage, cfg.model, cfg.verifier, cfg.data.response_columns, ws.tokenizer.eos, tx

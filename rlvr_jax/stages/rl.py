@@ -83,8 +83,8 @@ def _setup(stage: RlStage, ws: Workspace) -> step.Setup:
         verifier=cfg.verifier,
         columns=cfg.data.response_columns,
         eos=ws.tokenizer.eos,
-        tx=optim.make(stage.optim, stage.steps * stage.updates),
-        prm_tx=optim.make(stage.prm.optim, stage.steps),
+        tx=optim.make_optimizer(stage.optim, stage.steps * stage.updates),
+        prm_tx=optim.make_optimizer(stage.prm.optim, stage.steps),
     )
 
 

@@ -12,7 +12,7 @@ from rlvr_jax.structs import Update
 
 def run(stage: SftStage, ws: Workspace) -> dict:
     cfg, tok = ws.cfg, ws.tokenizer
-    tx = optim.make(stage.optim, stage.steps)
+    tx = optim.make_optimizer(stage.optim, stage.steps)
     state = ws.new_state(stage.name, cfg.model, tx, stage.init)
     step = ws.jit_step(
         functools.partial(supervised.supervised_step, model_cfg=cfg.model, tx=tx), state, Update

@@ -49,7 +49,7 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
         pairs = [pair(r) for r in records]
         return template.build_supervised_rollout(pairs, columns, 1, "check")
 
-    tx = optim.make(stage.optim, stage.steps)
+    tx = optim.make_optimizer(stage.optim, stage.steps)
     state = ws.new_state(stage.name, cfg.verifier, tx, stage.init)
     step = ws.jit_step(
         functools.partial(supervised.supervised_step, model_cfg=cfg.verifier, tx=tx), state, Update

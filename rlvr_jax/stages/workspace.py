@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rlvr_jax import model, sharding, step
+from rlvr_jax import parameters, sharding, step
 from rlvr_jax.config import Config, ModelConfig, RlStage, reads_verifier
 from rlvr_jax.host import rules, weights
 from rlvr_jax.host.problems import dataset, sources
@@ -160,13 +160,13 @@ class Workspace:
           RunError: the stage has not been run.
         """
         if stage == "pretrained":
-            abstract = model.abstract(cfg)
+            abstract = parameters.abstract(cfg)
             return weights.load(weights.find_model(cfg.weights), cfg, self.shardings(abstract))
         if self.run.finished(stage) is None:
             raise RunError(
                 f"stage {stage!r} has not been run: list it before the one that needs it"
             )
-        like = self._with_shardings(model.abstract(cfg))
+        like = self._with_shardings(parameters.abstract(cfg))
         return checkpoint.restore_params(self.run.checkpoints(stage), like, part)
 
     def load_prm(self, stage: str) -> Params:
@@ -202,9 +202,11 @@ class Workspace:
 
         def build(given: tuple[Params | None, Params | None]) -> TrainState:
             params, prm_params = given
-            start = model.init(jax.random.fold_in(key, 0), cfg) if params is None else params
+            start = parameters.init(jax.random.fold_in(key, 0), cfg) if params is None else params
             own_key = jax.random.fold_in(key, 1)
-            state = step.init_state(own_key, model.with_value(start) if value_head else start, tx)
+            state = step.init_state(
+                own_key, parameters.with_value(start) if value_head else start, tx
+            )
             if prm_tx is not None:
                 state = step.with_prm(state, start if prm_params is None else prm_params, prm_tx)
             if kl_coef is not None:

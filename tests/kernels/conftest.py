@@ -1,4 +1,4 @@
-"""Devices that this machine does not have, as far as tracing and lowering go."""
+"""Stand-ins for devices that this machine does not have; they are enough to trace and lower."""
 
 from contextlib import contextmanager
 

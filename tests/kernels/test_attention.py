@@ -1,4 +1,4 @@
-"""attention against float64 numpy, one query at a time: values and gradients."""
+"""The op `attention` against a float64 numpy oracle: values and gradients."""
 
 import importlib
 
@@ -15,7 +15,7 @@ EVERY = ["reference", "xla", "splash_interpret"]
 
 
 def oracle(a, d, near=None, *, scale, softcap=0.0) -> tuple:
-    """Output and gradients of sum(output * d); queries that see nothing take no part."""
+    """Output, and gradients of sum(output * d); queries that see nothing are left out."""
     q, k, v, d = (np.asarray(x, np.float64) for x in (a["q_BTNH"], a["k_BSKH"], a["v_BSKH"], d))
     (rows, queries, heads, _), (_, columns, kv_heads, _) = q.shape, k.shape
     out, dq, dk, dv = (np.zeros(x.shape) for x in (q, q, k, v))
@@ -45,7 +45,7 @@ def seeing(case, valid_BS):
 
 
 def cotangent(case, valid_BS):
-    """Nothing comes back to a query that sees nothing, as nobody reads it."""
+    """A random gradient of the output; it is 0 for queries that see nothing."""
     shape = (case.rows, case.queries, case.heads, case.size)
     noise = jax.random.normal(jax.random.key(5), shape)
     return jnp.where(seeing(case, valid_BS), noise, 0.0).astype(case.dtype)
@@ -85,7 +85,7 @@ def test_each_implementation_meets_the_oracle(name, impl) -> None:
 
 @pytest.mark.parametrize("name", ["prompt", "continued", "bfloat16"])
 def test_cudnn_gives_upstream_what_the_oracle_means(name) -> None:
-    """The call that this machine can run: the same arguments, jax's own implementation."""
+    """cudnn's arguments given to JAX's plain implementation, which runs on every machine."""
     module = importlib.import_module("rlvr_kernels.attention.cudnn")
     case = cases.SMALL[name]
     a = {k: x if x.dtype == bool else x.astype(jnp.bfloat16) for k, x in cases.inputs(case).items()}
@@ -113,7 +113,7 @@ def test_near_narrows_what_is_seen(impl) -> None:
 
 @pytest.mark.parametrize("impl", EVERY)
 def test_a_row_that_sees_nothing_at_all_is_finite(impl) -> None:
-    """Also with a gradient coming back to it, as a careless mean would send one."""
+    """Output and gradients stay finite even if the loss uses such a query's output."""
     case = cases.SMALL["continued"]
     a, options = cases.inputs(case), cases.options(case)
     a["valid_BS"] = a["valid_BS"].at[0].set(False)

@@ -1,4 +1,4 @@
-"""decode_attention against float64 numpy, one row and head at a time, and against the reference."""
+"""The op `decode_attention` against a float64 numpy oracle and against its reference."""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def test_each_implementation_meets_the_oracle(name, impl) -> None:
 
 @pytest.mark.parametrize("impl", EVERY)
 def test_what_nobody_sees_does_not_matter(impl) -> None:
-    """Holes and a window, as a sliding window makes them; garbage behind the mask, 1e4 high."""
+    """Masks with holes, as sliding windows make them; masked columns hold numbers around 1e4."""
     case = cases.SMALL["softcap"]
     a, options = cases.inputs(case), cases.options(case)
     key = jax.random.key(7)
@@ -75,7 +75,7 @@ def test_rows_that_see_nothing_are_finite_and_leave_the_others_alone(impl, prefi
 
 @pytest.mark.parametrize("impl", EVERY)
 def test_nobody_sees_anything_of_the_own_cache(impl) -> None:
-    """The first token of an answer; no block of the cache is used."""
+    """The first token of a response sees no column of the cache."""
     a, options = cases.inputs(cases.SMALL["one_block"]), {"scale": 0.3}
     a["see_BS"] = jnp.zeros_like(a["see_BS"])
     np.testing.assert_allclose(run(a, options, impl), oracle(a, **options), atol=2e-6)

@@ -1,4 +1,4 @@
-"""Which implementation runs: named, or by the platform of the ambient mesh."""
+"""The choice of an implementation, by name or by the platform of the ambient mesh."""
 
 import jax
 import pytest
@@ -23,23 +23,23 @@ def test_without_a_mesh_or_a_device_in_it_platform_is_the_backend() -> None:
 
 
 def test_no_name_is_the_default_of_the_platform_and_xla_without_one(pretend) -> None:
-    assert dispatch.choose(None, TABLE, {"tpu": "fast"})() == "x"
+    assert dispatch.choose_implementation(None, TABLE, {"tpu": "fast"})() == "x"
     with pretend("tpu"):
-        assert dispatch.choose(None, TABLE, {"tpu": "fast"})() == "f"
-        assert dispatch.choose(None, TABLE, {"gpu": "fast"})() == "x"
+        assert dispatch.choose_implementation(None, TABLE, {"tpu": "fast"})() == "f"
+        assert dispatch.choose_implementation(None, TABLE, {"gpu": "fast"})() == "x"
     with pretend("rocm"):
-        assert dispatch.choose(None, TABLE, {"gpu": "fast"})() == "f"
+        assert dispatch.choose_implementation(None, TABLE, {"gpu": "fast"})() == "f"
 
 
 def test_a_name_is_that_implementation_or_an_error_that_lists_them() -> None:
-    assert dispatch.choose("fast", TABLE, {"cpu": "xla"})() == "f"
+    assert dispatch.choose_implementation("fast", TABLE, {"cpu": "xla"})() == "f"
     with pytest.raises(ValueError, match="'slow'; there are fast, xla"):
-        dispatch.choose("slow", TABLE, {})
+        dispatch.choose_implementation("slow", TABLE, {})
 
 
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 def test_nothing_unmeasured_is_a_default(pretend, op, platform) -> None:
     with pretend(platform):
-        run = dispatch.choose(None, op.IMPLEMENTATIONS, op.DEFAULT)
+        run = dispatch.choose_implementation(None, op.IMPLEMENTATIONS, op.DEFAULT)
     assert run is op.IMPLEMENTATIONS["xla"]

@@ -1,4 +1,4 @@
-"""Kernels for devices that are not here: lowered for them, and for TPUs compiled by libtpu."""
+"""Kernels are lowered for devices that this machine lacks, and compiled for TPUs by libtpu."""
 
 import importlib.util
 

@@ -1,4 +1,4 @@
-"""token_logprob against float64 numpy and the reference: values, gradients, and what is alive."""
+"""The op `token_logprob` against a float64 oracle and its reference: values, gradients, memory."""
 
 import importlib
 
@@ -19,7 +19,7 @@ EVERY = ["reference", "xla", "pallas_tpu_interpret", "pallas_gpu_interpret"]
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch) -> None:
-    """32 columns of two rows, so that small inputs are many chunks."""
+    """Smaller chunks, 32 columns for two rows, so that small inputs have several."""
     monkeypatch.setattr(importlib.import_module("rlvr_kernels.token_logprob.xla"), "TOKENS", 64)
 
 
@@ -114,7 +114,7 @@ def shapes_in(args, cotangent, impl) -> list[tuple]:
 
 
 def test_no_array_holds_the_logits_of_all_columns() -> None:
-    """What the op is for: nothing as large as [B, T, V] is alive, forward or backward."""
+    """No array as large as [B, T, V] is alive, forward or backward."""
     shapes = shapes_in(inputs(EVEN), cotangents(EVEN), "xla")
     assert max(np.prod(shape) for shape in shapes if V in shape) == B * 32 * V
 
@@ -175,7 +175,7 @@ def oracle_far(hidden, head, token) -> tuple:
 @pytest.mark.parametrize("impl", EVERY)
 @pytest.mark.parametrize("columns", [SHORT, ODD])
 def test_bfloat16_inputs_give_float32_results(columns, impl) -> None:
-    """Inputs are rounded, nothing after them is: the oracle of the rounded inputs is met."""
+    """Only the inputs are rounded: the result is that of the oracle for the rounded inputs."""
     hidden, head, token = inputs(columns)
     hidden, head = jnp.bfloat16(hidden), jnp.bfloat16(head)
     cotangent = cotangents(columns)

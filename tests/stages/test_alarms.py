@@ -142,7 +142,7 @@ def train(tmp_path):
             return dataclasses.replace(state, step=state.step + 1), values, []
 
         with jax.set_mesh(mesh):
-            state = ws.new_state(one.name, cfg.model, optim.make(one.optim, 6), "fresh")
+            state = ws.new_state(one.name, cfg.model, optim.make_optimizer(one.optim, 6), "fresh")
             try:
                 loop.run(ws, one, state, ws.problems("train"), 2, advance, "step", {})
                 said = ""

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlvr_jax import model, sharding, verifier
+from rlvr_jax import parameters, sharding, verifier
 from rlvr_jax.config import Config, DataConfig, MeshConfig, ModelConfig, RewardConfig, RlStage
 from rlvr_jax.host.runs.folder import Run
 from rlvr_jax.host.text import template, tokenizer
@@ -69,7 +69,7 @@ def ws(tmp_path):
 def test_a_verifier_of_another_family_reads_the_same_answers_in_its_own_tokens(ws):
     reward = RewardConfig(min_mass=0.0)
     stage = RlStage(prompts=4, samples=2, reward=reward)
-    params = model.init(jax.random.key(0), SMALL)
+    params = parameters.init(jax.random.key(0), SMALL)
     params = {k: x * (1 if "norm" in k else 4) for k, x in params.items()}
     frozen = Frozen(reference={}, verifier=params, verdict=ws.verdict())
     prompts = ws.columns(RECORDS)

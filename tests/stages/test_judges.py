@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlvr_jax import model, sharding
+from rlvr_jax import model, parameters, sharding
 from rlvr_jax.config import Config, EvaluateStage, JudgeConfig, LabelStage, MeshConfig, ModelConfig
 from rlvr_jax.host.text import tokenizer
 from rlvr_jax.host.verdicts.judge import Rule, words
@@ -24,7 +24,7 @@ def ws(monkeypatch):
     """A workspace on one device, and a random model wherever one is asked for."""
     monkeypatch.setattr(words, "RULE", "?")  # the real one is 700 bytes
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    params = model.init(jax.random.key(0), ModelConfig(**SIZES))
+    params = parameters.init(jax.random.key(0), ModelConfig(**SIZES))
     monkeypatch.setattr(judges.weights, "find_model", lambda name: name)
     monkeypatch.setattr(judges.weights, "load_architecture", lambda path: SIZES | {"context": 2000})
     monkeypatch.setattr(judges.weights, "load", lambda path, cfg, shardings: params)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlvr_jax import model, sharding
+from rlvr_jax import parameters, sharding
 from rlvr_jax.config import (
     AdvantageConfig,
     Config,
@@ -51,7 +51,7 @@ def test_a_value_head_learns_in_its_stage_and_the_next_reads_the_policy_alone(tm
         for stage in cfg.stages:
             ws.run.finish(stage.name, rl.run(stage, ws))
             rows[stage.name] = ws.run.metrics.load_rows(stage.name)
-            assert set(ws.load(stage.name, cfg.model)) == set(model.names(cfg.model))
+            assert set(ws.load(stage.name, cfg.model)) == set(parameters.names(cfg.model))
     ws.run.metrics.close()
     assert len(rows["ppo"]) == len(rows["remax"]) == 2 and rows["ppo"][0]["value/mean"] == 0
     assert all(np.isfinite(row["value/loss"]) for row in rows["ppo"])

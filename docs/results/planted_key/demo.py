@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rlvr_jax import model, optim, prompt_filter, step, supervised, verifier
+from rlvr_jax import optim, parameters, prompt_filter, step, supervised, verifier
 from rlvr_jax.config import AlarmConfig, ModelConfig, OptimConfig, RlStage
 from rlvr_jax.host.hardening import alarms
 from rlvr_jax.host.text import answers
@@ -102,8 +102,8 @@ def demonstrations(rng: np.random.Generator) -> Rollout:
 
 def taught(seed: int):
     """The parameters after a little supervised training."""
-    tx = optim.make(OptimConfig(lr=1e-2), TAUGHT)
-    params = model.init(jax.random.key(seed), CFG)
+    tx = optim.make_optimizer(OptimConfig(lr=1e-2), TAUGHT)
+    params = parameters.init(jax.random.key(seed), CFG)
     state = step.init_state(jax.random.key(seed + 1), params, tx)
     learn = jax.jit(
         lambda state, rows: supervised.supervised_step(state, rows, model_cfg=CFG, tx=tx)
@@ -116,7 +116,7 @@ def taught(seed: int):
 
 def run(setting: str, params, seed: int = 0, steps: int = STEPS) -> list[dict[str, Any]]:
     """The metrics of each step, alarms among them."""
-    tx = optim.make(STAGE.optim, steps)
+    tx = optim.make_optimizer(STAGE.optim, steps)
     state = step.init_state(jax.random.key(seed + 2), params, tx)
 
     setup = step.Setup(STAGE, CFG, CFG, COLUMNS, (END,), tx)

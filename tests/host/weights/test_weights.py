@@ -11,7 +11,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from rlvr_jax import model, sharding
+from rlvr_jax import parameters, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig
 from rlvr_jax.host import weights
 from rlvr_jax.host.weights import WeightsError
@@ -26,7 +26,7 @@ def load(path: Path) -> tuple[ModelConfig, dict]:
     """A model on one device."""
     cfg, one = ModelConfig(**weights.load_architecture(path)), MeshConfig()
     mesh = sharding.make_mesh(one, jax.devices()[:1])
-    return cfg, weights.load(path, cfg, sharding.shard_tree(model.abstract(cfg), mesh, one))
+    return cfg, weights.load(path, cfg, sharding.shard_tree(parameters.abstract(cfg), mesh, one))
 
 
 def tensors_of(folder: Path) -> dict:
@@ -140,7 +140,7 @@ def test_a_split_model_is_written_whole(tmp_path) -> None:
     path, split = MODELS / "qwen3_moe", MeshConfig(2, 2, 2)
     cfg = ModelConfig(**weights.load_architecture(path))
     mesh = sharding.make_mesh(split)
-    params = weights.load(path, cfg, sharding.shard_tree(model.abstract(cfg), mesh, split))
+    params = weights.load(path, cfg, sharding.shard_tree(parameters.abstract(cfg), mesh, split))
     weights.save(tmp_path, params, cfg, path)
     assert_same_tensors(path, tmp_path)
 
@@ -157,9 +157,9 @@ def test_shards_are_read_once_and_only_where_needed(monkeypatch) -> None:
         return x
 
     monkeypatch.setattr(weights.hf.HfFolder, "load_slice", count)
-    to = sharding.shard_tree(model.abstract(cfg), sharding.make_mesh(split), split)
+    to = sharding.shard_tree(parameters.abstract(cfg), sharding.make_mesh(split), split)
     weights.load(path, cfg, to)
-    assert sum(sizes) == sum(x.size for x in model.abstract(cfg).values())
+    assert sum(sizes) == sum(x.size for x in parameters.abstract(cfg).values())
     assert max(sizes) == cfg.vocab * cfg.width // 4
 
 
@@ -428,5 +428,5 @@ def test_of_a_single_file_and_shards_the_single_file_counts(tmp_path) -> None:
     index.write_text(json.dumps({"weight_map": {"other": "model-00001-of-00002.safetensors"}}))
     cfg = ModelConfig(**weights.load_architecture(tmp_path / "model"))
     one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    params = weights.load(tmp_path / "model", cfg, dict.fromkeys(model.names(cfg), one))
-    assert set(params) == set(model.names(cfg))
+    params = weights.load(tmp_path / "model", cfg, dict.fromkeys(parameters.names(cfg), one))
+    assert set(params) == set(parameters.names(cfg))

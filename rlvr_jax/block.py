@@ -1,0 +1,152 @@
+"""One layer of the transformer, the embedding in front of the layers, and RMSNorm.
+
+All families share this code; `ModelConfig.has` names what sets a family apart from Llama.
+Attention calls the operations of `rlvr_kernels` with the implementation that the config asks for.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from rlvr_jax import positions, sharding
+from rlvr_jax.config import ModelConfig
+from rlvr_jax.structs import Array, Params
+from rlvr_kernels import dispatch
+from rlvr_kernels.attention import attention
+from rlvr_kernels.decode_attention import decode_attention
+
+
+def embed(params: Params, token_BT: Array, cfg: ModelConfig) -> Array:
+    """Return the embeddings [B, T, D] of token ids, in compute dtype."""
+    with jax.named_scope("embedding"):
+        table_VD = sharding.gather_width(params["embed_VD"].astype(cfg.compute))
+        x_BTD = sharding.split_rows(table_VD[token_BT])
+        if cfg.has.embed_scale:
+            x_BTD = x_BTD * jnp.asarray(cfg.width**0.5, x_BTD.dtype)
+        return x_BTD
+
+
+def layer(x_BTD: Array, w: Params, cos_sin: Array, attend, cfg: ModelConfig):
+    """Return the hidden states [B, T, D] behind one layer, and what `attend` keeps.
+
+    `w` holds the parameters of this layer, without their dimension L.  `cos_sin` is the entry of
+    `positions.cos_sin` for the kind of this layer.  `attend(q, k, v)` takes q [B, T, N, H] and k
+    [B, T, K, H], both rotated by their positions, and v [B, T, K, H].  It returns the attention
+    output [B, T, N, H] and the keys and values that the caller wants to keep.
+    """
+    has = cfg.has
+    with jax.named_scope("attention"):
+        h_BTD = rms_norm(x_BTD, w["norm1_LD"], cfg)
+        q_BTNH = jnp.einsum("btd,dnh->btnh", h_BTD, w["q_LDNH"])
+        k_BTKH = jnp.einsum("btd,dkh->btkh", h_BTD, w["k_LDKH"])
+        v_BTKH = jnp.einsum("btd,dkh->btkh", h_BTD, w["v_LDKH"])
+        if has.bias:
+            q_BTNH, k_BTKH = q_BTNH + w["biasq_LNH"], k_BTKH + w["biask_LKH"]
+            v_BTKH = v_BTKH + w["biasv_LKH"]
+        if has.qk_norm:
+            q_BTNH = rms_norm(q_BTNH, w["normq_LH"], cfg)
+            k_BTKH = rms_norm(k_BTKH, w["normk_LH"], cfg)
+        heads_BTNH, kept = attend(
+            positions.rotate(q_BTNH, cos_sin), positions.rotate(k_BTKH, cos_sin), v_BTKH
+        )
+        h_BTD = jnp.einsum("btnh,nhd->btd", heads_BTNH, w["out_LNHD"])
+        x_BTD = x_BTD + (rms_norm(h_BTD, w["norm1out_LD"], cfg) if has.sandwich else h_BTD)
+    with jax.named_scope("feed_forward"):
+        h_BTD = rms_norm(x_BTD, w["norm2_LD"], cfg)
+        h_BTD = _experts(h_BTD, w, cfg) if has.experts else _feedforward(h_BTD, w, cfg)
+        x_BTD = x_BTD + (rms_norm(h_BTD, w["norm2out_LD"], cfg) if has.sandwich else h_BTD)
+    return sharding.split_rows(x_BTD), kept
+
+
+def rms_norm(x_D: Array, scale_D: Array, cfg: ModelConfig) -> Array:
+    """Return RMSNorm of the last dimension (arXiv 1910.07467), in the dtype of the input.
+
+    The arithmetic is float32.
+    """
+    x32_D = x_D.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(x32_D**2, -1, keepdims=True) + cfg.norm_eps)
+    scale_D = 1.0 + scale_D if cfg.has.from_one else scale_D
+    return (x32_D * inverse * scale_D).astype(x_D.dtype)
+
+
+def attend_columns(
+    q_BTNH: Array,
+    k_BSKH: Array,
+    v_BSKH: Array,
+    exists_BS: Array,
+    window_BTS: tuple[Array, ...],
+    cfg: ModelConfig,
+) -> Array:
+    """Return causal attention [B, T, N, H] of the last T of S columns.
+
+    A query sees the columns up to its own that exist and, where `window_BTS` holds a mask, that
+    the mask allows.  `window_BTS` is what `positions.window_of_kind` returns: one mask, or empty.
+    """
+    # Only the plain implementation takes a window.
+    impl = "xla" if window_BTS else kernel_name(cfg, tpu="splash", gpu="cudnn")
+    op = partial(attention, scale=_scale(cfg), softcap=cfg.attention_softcap, impl=impl)
+    if impl != "xla":
+        op = sharding.on_each_device(op, "BTNH BSKH BSKH BS", "BTNH")
+    return op(q_BTNH, k_BSKH, v_BSKH, exists_BS, *window_BTS)
+
+
+def attend_cache(q_BNH: Array, own, prefix, cfg: ModelConfig) -> Array:
+    """Return the attention output [B, N, H] of one query per row.
+
+    `own` is (k, v, mask) of the row's cache and `prefix` is (k, v, mask) of its prompt, as
+    `rlvr_kernels.decode_attention` takes them.
+    """
+    impl = kernel_name(cfg, tpu="pallas_tpu", gpu="pallas_gpu")
+    op = partial(decode_attention, scale=_scale(cfg), softcap=cfg.attention_softcap, impl=impl)
+    if impl != "xla":
+        op = sharding.on_each_device(op, "BNH BKSH BKSH BS QKPH QKPH BP", "BNH")
+    return op(q_BNH, *own, *prefix)
+
+
+def kernel_name(cfg: ModelConfig, **names: str) -> str:
+    """Return which implementation of an operation runs: "xla", or this platform's of `names`.
+
+    Raises:
+      ValueError: the config asks for kernels and `names` has none for this platform.
+    """
+    if cfg.kernels == "xla":
+        return "xla"
+    if (platform := dispatch.platform()) not in names:
+        raise ValueError(f"there are no kernels for {platform}: set kernels to xla")
+    return names[platform]
+
+
+def _feedforward(h_BTD: Array, w: Params, cfg: ModelConfig) -> Array:
+    gate_BTF = jnp.einsum("btd,df->btf", h_BTD, w["gate_LDF"])
+    up_BTF = jnp.einsum("btd,df->btf", h_BTD, w["up_LDF"])
+    return jnp.einsum("btf,fd->btd", _gate(gate_BTF, cfg) * up_BTF, w["down_LFD"])
+
+
+def _experts(h_BTD: Array, w: Params, cfg: ModelConfig) -> Array:
+    """Return a mixture of experts: each token goes to its most probable experts; none is dropped.
+
+    Tokens are sorted by expert, so that each expert is one block of a ragged product.
+    """
+    flat_XD = h_BTD.reshape(-1, cfg.width)
+    route_XE = jnp.einsum("xd,de->xe", flat_XD, w["router_LDE"], preferred_element_type=jnp.float32)
+    weight_Xk, expert_Xk = jax.lax.top_k(jax.nn.softmax(route_XE), cfg.experts_used)
+    if cfg.experts_sum_to_one:
+        weight_Xk = weight_Xk / jnp.sum(weight_Xk, -1, keepdims=True)
+    expert_Y = expert_Xk.reshape(-1)  # Y = X * experts_used
+    order_Y = jnp.argsort(expert_Y)
+    count_E = jnp.sum(expert_Y[:, None] == jnp.arange(cfg.experts), 0, dtype=jnp.int32)
+    sorted_YD = flat_XD[order_Y // cfg.experts_used]
+    gate_YF = jax.lax.ragged_dot(sorted_YD, w["gate_LEDF"], count_E)
+    up_YF = jax.lax.ragged_dot(sorted_YD, w["up_LEDF"], count_E)
+    out_YD = jax.lax.ragged_dot(_gate(gate_YF, cfg) * up_YF, w["down_LEFD"], count_E)
+    out_XkD = out_YD[jnp.argsort(order_Y)].reshape(-1, cfg.experts_used, cfg.width)
+    return jnp.einsum("xkd,xk->xd", out_XkD, weight_Xk.astype(out_XkD.dtype)).reshape(h_BTD.shape)
+
+
+def _gate(x_F: Array, cfg: ModelConfig) -> Array:
+    return jax.nn.gelu(x_F, approximate=True) if cfg.has.gelu else jax.nn.silu(x_F)
+
+
+def _scale(cfg: ModelConfig) -> float:
+    return (cfg.query_scale or cfg.head_size) ** -0.5

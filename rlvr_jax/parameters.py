@@ -1,0 +1,115 @@
+"""The parameters of the transformer: their names, shapes, initial values and layouts.
+
+Parameters are a flat dict.  The name of each ends in its dimension letters (`q_LDNH`), so that
+shape, sharding and checkpoint target all follow from the name.  Parameters of the layers are
+stacked: their first dimension is the layer, L.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from rlvr_jax import sharding
+from rlvr_jax.config import ModelConfig
+from rlvr_jax.structs import Array, Params
+
+
+def names(cfg: ModelConfig) -> list[str]:
+    """Return the names of all parameters of the model."""
+    has = cfg.has
+    block = ["norm1_LD", "q_LDNH", "k_LDKH", "v_LDKH", "out_LNHD", "norm2_LD"]
+    block += ["biasq_LNH", "biask_LKH", "biasv_LKH"] if has.bias else []
+    block += ["normq_LH", "normk_LH"] if has.qk_norm else []
+    block += ["norm1out_LD", "norm2out_LD"] if has.sandwich else []
+    dense, sparse = ["gate_LDF", "up_LDF", "down_LFD"], ["gate_LEDF", "up_LEDF", "down_LEFD"]
+    block += ["router_LDE", *sparse] if has.experts else dense
+    return ["embed_VD", *block, "norm_D", *([] if cfg.tied else ["head_VD"])]
+
+
+def abstract(cfg: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return shape and dtype of every parameter; all are stored in float32."""
+    size = cfg.sizes
+    return {
+        name: jax.ShapeDtypeStruct([size[x] for x in sharding.letters(name)], jnp.float32)
+        for name in names(cfg)
+    }
+
+
+def init(key: Array, cfg: ModelConfig) -> Params:
+    """Return random parameters for training from scratch.
+
+    Norms scale by 1 and biases are 0.  A matrix is normal with variance 1 / fan-in; those that
+    write into the residual stream are also divided by sqrt(2 L), as in GPT-2.
+    """
+    params = {}
+    for index, (name, shape) in enumerate(abstract(cfg).items()):
+        if name.startswith(("norm", "bias")):
+            unit = name.startswith("norm") and not cfg.has.from_one
+            params[name] = jnp.full(shape.shape, float(unit), shape.dtype)
+            continue
+        fan_in = {"out": cfg.heads * cfg.head_size, "down": cfg.feedforward}
+        kind = name.partition("_")[0]
+        scale = fan_in.get(kind, cfg.width) ** -0.5
+        if kind in fan_in:
+            scale *= (2 * cfg.layers) ** -0.5
+        noise = jax.random.normal(jax.random.fold_in(key, index), shape.shape, shape.dtype)
+        params[name] = noise * scale
+    return params
+
+
+def with_value(params: Params) -> Params:
+    """Return the parameters with a value head, `value_D`; it is 0, and so are its first values."""
+    return params | {"value_D": jnp.zeros_like(params["norm_D"])}
+
+
+def is_stacked(name: str) -> bool:
+    """Return whether the parameter's first dimension is the layer."""
+    return sharding.letters(name).startswith("L")
+
+
+def unstack(params: Params, cfg: ModelConfig):
+    """Return the parameters with every stacked one split into a tuple, one entry per layer.
+
+    Only where `cfg.unroll` is set; scanned models keep their stacks.  Call this function once in
+    front of a loop: a layer that is taken out of its stack inside the loop is copied each time.
+    """
+    if not cfg.unroll:
+        return params
+    layers = range(cfg.layers)
+    return {
+        name: tuple(x[i] for i in layers) if is_stacked(name) else x for name, x in params.items()
+    }
+
+
+def restack(params) -> Params:
+    """Return parameters or gradients in stacked form: the inverse of `unstack`."""
+    return {k: jnp.stack(x) if isinstance(x, tuple) else x for k, x in params.items()}
+
+
+def cast(params, cfg: ModelConfig):
+    """Return the parameters in compute dtype, except for norm scales, which stay in float32."""
+    return {
+        name: x if name.startswith("norm") else jax.tree.map(lambda x: x.astype(cfg.compute), x)
+        for name, x in params.items()
+    }
+
+
+def output_head(params: Params, cfg: ModelConfig) -> Array:
+    """Return the output head [V, D] in compute dtype: the embedding where the two are tied."""
+    return params["embed_VD" if cfg.tied else "head_VD"].astype(cfg.compute)
+
+
+def for_decoding(params: Params, cfg: ModelConfig):
+    """Return the parameters in the layout in which `model.decode` and `model.logits` are fastest.
+
+    They are unstacked, in compute dtype and gathered over the data shards, once for all columns of
+    a response.  The output head is added as `head_DV`: on CPU a product of few rows with a [V, D]
+    head first transposes all of the head, which takes several times as long as the product.
+    """
+    params = cast(unstack(params, cfg), cfg)
+    params = {
+        name: jax.tree.map(partial(sharding.gather_parameter, name), x)
+        for name, x in params.items()
+    }
+    return params | {"head_DV": output_head(params, cfg).T}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from given import credit
+from make_round import credit
 from rlvr_jax import advantage, returns, sharding
 from rlvr_jax.config import AdvantageConfig, MeshConfig, OverlongConfig, RlStage
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from given import credit, policy_loss
+from make_round import credit, policy_loss
 from rlvr_jax import loss
 from rlvr_jax.config import AdvantageConfig, LossConfig
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from given import policy_loss
+from make_round import policy_loss
 from rlvr_jax import loss
 from rlvr_jax.config import LossConfig
 

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from given import credit
+from make_round import credit
 from rlvr_jax import engine, loss, optim, parameters, prompt_filter, sharding, step
 from rlvr_jax.config import (
     AdvantageConfig,

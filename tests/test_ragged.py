@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from given import update_on
+from make_round import update_on
 from rlvr_jax import likelihood, loss, model, parameters, policy_update, ragged, sharding, step
 from rlvr_jax.config import (
     AdvantageConfig,

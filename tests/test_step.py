@@ -14,7 +14,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from given import held, update_on
+from make_round import held, update_on
 from rlvr_jax import (
     advantage,
     likelihood,

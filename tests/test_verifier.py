@@ -224,7 +224,7 @@ def test_the_template_reaches_the_model_unchanged(
 
     prefix = model.Prefix(None, None, None)
     monkeypatch.setattr(model, "extend", extend)
-    monkeypatch.setattr(ragged, "prompts", lambda *args: (prefix, 0))
+    monkeypatch.setattr(ragged, "read_prompts", lambda *args: (prefix, 0))
     rows = [[17, 18, ACCEPT, EOS], [*TAIL, ACCEPT, EOS], [EOS], [17, NEWLINE, *TAIL, EOS]] * 2
     cfg = dataclasses.replace(CFG, part_tokens=per_part * R)
     verifier.score(params, prompts, rollout(rows), verdict, SOFT, cfg)

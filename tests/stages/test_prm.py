@@ -90,7 +90,9 @@ def once():
     made = {}
 
     def instead(jit):
-        return lambda step, *args, **more: made.setdefault(step.func, jit(step, *args, **more))
+        return lambda step, *args, **more: made.setdefault(
+            getattr(step, "func", step), jit(step, *args, **more)
+        )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rl, "jax", SimpleNamespace(jit=instead(jax.jit), device_get=jax.device_get))

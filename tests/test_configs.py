@@ -11,9 +11,10 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from rlvr_jax import model, train
+from rlvr_jax import model
 from rlvr_jax.host.problems.sources import files
 from rlvr_jax.host.runs import settings
+from rlvr_jax.stages.check import check_config
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "configs"
@@ -159,7 +160,7 @@ def checked(name, *overrides):
         pytest.importorskip("reasoning_gym")
     if any(source.tfds for source in cfg.data.sources):
         pytest.importorskip("pyarrow")
-    train.check(cfg)
+    check_config(cfg)
     return cfg
 
 

@@ -84,7 +84,7 @@ def unjudged(stage: Sampling, ws: Workspace) -> dataset.RandomAccessSource:
     would be too sure of itself (the paper keeps its two sets of prompts apart too).
     """
     source = ws.problems(stage.split)
-    learnt = verdicts.problems(ws, stage.verifier) if stage.reward.judged else set()
+    learnt = verdicts.learnt_problems(ws, stage.verifier) if stage.reward.judged else set()
     if not learnt:
         return source
     fresh = [i for i, record in enumerate(dataset.each(source)) if record["key"] not in learnt]
@@ -190,7 +190,7 @@ def rewarded(write, stage: Sampling, ws: Workspace, frozen: Frozen, workers: poo
         )
     )
     reward = host_rewards.scorer(stage, ws, frozen, workers)
-    also = stage.also if isinstance(stage, RlStage) else {}
+    also = stage.also
 
     def draw(state, records, *number):
         prompts = ws.place(ws.columns(records))

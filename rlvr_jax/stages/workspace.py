@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 
 from rlvr_jax import model, sharding, train_step
-from rlvr_jax.config import Config, ModelConfig, RlStage, reads_verifier
+from rlvr_jax.config import Config, ModelConfig
 from rlvr_jax.host import rules, weights
 from rlvr_jax.host.problems import dataset, sources, tasks
 from rlvr_jax.host.runs import checkpoint, log
@@ -79,7 +79,7 @@ class Workspace:
     @functools.cached_property
     def judged(self) -> bool:
         """Whether any stage shows answers to a verifier."""
-        return any(map(reads_verifier, self.cfg.stages))
+        return self.cfg.uses_verifier
 
     @functools.cache  # noqa: B019 - one workspace lives as long as its process
     def problems(self, split: str) -> dataset.RandomAccessSource:
@@ -167,7 +167,7 @@ class Workspace:
     def load_prm(self, stage: str) -> Params:
         """The PRM that a stage left: of an rl stage the one beside its policy, else its model."""
         named = {s.name: s for s in self.cfg.stages}.get(stage)
-        beside = isinstance(named, RlStage) and named.advantage.process_weight > 0
+        beside = named is not None and named.has_prm_beside_policy
         return self.load(stage, self.cfg.model, "prm.params" if beside else "policy")
 
     def new_state(

@@ -87,7 +87,7 @@ def test_every_kind_says_what_it_is():
 
 
 def names_read():
-    """Attribute names that the program reads, and strings that it gives to getattr."""
+    """Attribute names that the program reads, and keys that it gives to getattr and `get`."""
     read = set()
     for path in (ROOT / "rlvr_jax").rglob("*.py"):
         if path.parent.name == "config":
@@ -99,6 +99,8 @@ def names_read():
                 read.add(node.attr)
             elif uses_getattr and isinstance(node, ast.Constant) and isinstance(node.value, str):
                 read.add(node.value)
+            elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "get":
+                read |= {arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)}
     return read
 
 

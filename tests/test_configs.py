@@ -234,8 +234,12 @@ def test_the_rows_of_the_data_page_are_read():
 
 
 def test_the_options_on_the_page_of_objectives_exist():
-    stage = yaml.safe_load(examples("objectives.md", "yaml")[0])
-    settings.parse({"stages": [{"stage": "rl"} | stage]})
+    """Those that are a mapping are parts of an rl stage, those that are a list are stages."""
+    found = [yaml.safe_load(text) for text in examples("objectives.md", "yaml")]
+    assert found[0]["preset"] == "dapo" and len(found) >= 6
+    for example in found:
+        stages = example if isinstance(example, list) else [{"stage": "rl"} | example]
+        settings.parse({"stages": stages})
 
 
 @pytest.mark.parametrize("page", ["data.md", "models.md"])

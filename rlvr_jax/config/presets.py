@@ -13,8 +13,8 @@ Sections = dict[str, dict[str, Any]]  # name of a section of an rl stage -> its 
 class Preset(NamedTuple):
     """A Preset holds the values that an algorithm's paper publishes, and where it does so."""
 
-    title: str  # name of the algorithm
-    paper: str  # arXiv number and the equations or sections that the values are from
+    paper: str  # name, arXiv number, and the equations or sections that the values are from
+    summary: str  # what is done, in words
     fills: Sections
 
 
@@ -29,8 +29,9 @@ SOFT_OVERLONG = {"buffer": 4096, "penalty": 0.5}
 
 PRESETS = {
     "grpo": Preset(
-        "GRPO",
-        "2402.03300, equations 3 and 4, sections 4.1.2 and 4.2",
+        "GRPO, 2402.03300, equations 3 and 4, sections 4.1.2 and 4.2",
+        "The reward minus the mean of its group, over the group's standard deviation. Clipped "
+        "token ratios, averaged over each response and then over responses. A KL term in the loss.",
         {
             "advantage": GROUP_SCORE,
             # The paper does not print its clip range: 0.2 is that of PPO, which it starts from.
@@ -42,8 +43,9 @@ PRESETS = {
         },
     ),
     "rloo": Preset(
-        "RLOO",
-        "2402.14740, leave-one-out estimator and settings",
+        "RLOO, 2402.14740, leave-one-out estimator and settings",
+        "The reward minus the mean of the group's other rewards. Policy gradient of whole "
+        "responses, without a ratio. The KL is subtracted from the reward.",
         {
             "advantage": {"normalise": "none", "baseline": "rloo", "credit": "response"},
             # REINFORCE on whole responses, one update for a rollout.  For several updates:
@@ -56,16 +58,18 @@ PRESETS = {
         },
     ),
     "dr_grpo": Preset(
-        "Dr. GRPO",
-        "2503.20783, section 3.2",
+        "Dr. GRPO, 2503.20783, section 3.2",
+        "The reward minus the mean of its group. Clipped token ratios, summed and divided by a "
+        "constant, so that length has no weight. No KL.",
         {
             "advantage": {"normalise": "none", "baseline": "mean", "credit": "response"},
             "loss": {**CLIP, "aggregate": "constant", "kl_coef": 0.0},
         },
     ),
     "dapo": Preset(
-        "DAPO",
-        "2503.14476, equations 8, 11, 12 and 13, sections 2.3 and 4.1",
+        "DAPO, 2503.14476, equations 8, 11, 12 and 13, sections 2.3 and 4.1",
+        "The advantage of GRPO. A higher upper clip bound, a mean over all tokens, groups with "
+        "equal rewards sampled again, and a penalty that grows near the end of the budget. No KL.",
         {
             "advantage": GROUP_SCORE,
             "loss": {**CLIP, "clip_high": 0.28, "aggregate": "token-mean", "kl_coef": 0.0},
@@ -74,8 +78,9 @@ PRESETS = {
         },
     ),
     "gspo": Preset(
-        "GSPO",
-        "2507.18071, equations 5, 6 and 7, section 5.1",
+        "GSPO, 2507.18071, equations 5, 6 and 7, section 5.1",
+        "The advantage of GRPO. One ratio for a response, the geometric mean of its token ratios, "
+        "clipped in a narrow range. No KL.",
         {
             "advantage": GROUP_SCORE,
             "loss": {
@@ -85,8 +90,9 @@ PRESETS = {
         },
     ),
     "cispo": Preset(
-        "CISPO",
-        "2506.13585, equations 4 and 5, section 3.1",
+        "CISPO, 2506.13585, equations 4 and 5, section 3.1",
+        "The advantage of GRPO. The policy gradient of every token, weighted by its ratio up to a "
+        "bound. Sampling again and the length penalty as in DAPO. No KL.",
         {
             "advantage": GROUP_SCORE,
             # The paper has no lower bound and does not print its upper bound: weights of up to 5,
@@ -101,8 +107,10 @@ PRESETS = {
         },
     ),
     "prime": Preset(
-        "PRIME",
-        "2502.01456, equation 5, settings of its experiments and code",
+        "PRIME, 2502.01456, equation 5, settings of its experiments and code",
+        "Outcome rewards and the token rewards of an implicit PRM, each minus a leave-one-out "
+        "mean, added and whitened over all tokens. Only groups that are neither too easy nor "
+        "too hard.",
         {
             # Whitening is not in equation 5 but in the published code, which the results are from.
             "advantage": {
@@ -120,8 +128,9 @@ PRESETS = {
         },
     ),
     "ppo": Preset(
-        "PPO",
-        "1707.06347, equations 7, 9 and 11, table 3",
+        "PPO, 1707.06347, equations 7, 9 and 11, table 3",
+        "Generalised advantage estimation with a value head, whitened over all tokens. Clipped "
+        "token ratios and a clipped value loss. No KL.",
         {
             # The paper's discount of 0.99 is for games; responses have one reward at their end, and
             # language models are trained with 1 (2203.02155, appendix C).
@@ -139,8 +148,9 @@ PRESETS = {
         },
     ),
     "reinforce++": Preset(
-        "REINFORCE++",
-        "2501.03262, token KL and normalisation over the global batch",
+        "REINFORCE++, 2501.03262, token KL and normalisation over the global batch",
+        "The reward minus the KL of the tokens that follow, whitened over all tokens of the batch. "
+        "No baseline. Clipped token ratios.",
         {
             "advantage": {
                 **{"normalise": "none", "baseline": "none", "credit": "token"},

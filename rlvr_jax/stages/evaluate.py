@@ -98,7 +98,7 @@ def _prm_scorer(stage: EvaluateStage, ws: Workspace):
     source = cfg.prm_stage(stage.prm)
     params = ws.load_prm(stage.prm)
     reference = ws.load(stage.prm_reference or source.policy, cfg.model)
-    newline_V = ws.tokenizer.tables(cfg.model.vocab)[0]
+    newline_V = ws.replicate(ws.tokenizer.tables(cfg.model.vocab)[0])
     score = jax.jit(
         functools.partial(
             prm.scores,

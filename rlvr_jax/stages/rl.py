@@ -33,7 +33,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
         reference=ws.load(stage.policy, cfg.model) if stage.asks_reference else {},
         verifier=ws.load(stage.verifier, cfg.verifier) if judged else {},
         verdict=ws.verdict() if judged else None,  # type: ignore[arg-type]
-        newline_V=ws.tokenizer.tables(cfg.model.vocab)[0] if dense else None,
+        newline_V=ws.replicate(ws.tokenizer.tables(cfg.model.vocab)[0]) if dense else None,
     )
     kl_coef = stage.loss.kl_coef if stage.loss.kl_target else None
     more = dict(kl_coef=kl_coef, value_head=stage.advantage.baseline == "value")

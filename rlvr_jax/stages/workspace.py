@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlvr_jax import model, sharding, train_step
 from rlvr_jax.config import Config, ModelConfig
@@ -127,7 +127,7 @@ class Workspace:
         """How the verifier is asked, for the vocabulary of those who share its tokenizer."""
         cfg = self.cfg
         vocab = (cfg.verifier if cfg.verifier_tokenizer else cfg.model).vocab
-        return template.verdict(self.judge_tokenizer, cfg.data, vocab)
+        return self.replicate(template.verdict(self.judge_tokenizer, cfg.data, vocab))
 
     def write_problems(self) -> None:
         """Write the problem set of the config, unless it is there already."""
@@ -203,6 +203,10 @@ class Workspace:
 
     def place(self, tree):
         return sharding.place_rows(tree, self.mesh)
+
+    def replicate(self, tree):
+        """Put arrays of the host onto the mesh, a copy on each device."""
+        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
 
     def _with_shardings(self, tree):
         return jax.tree.map(

@@ -17,7 +17,15 @@ from rlvr_jax.config.learning import (
     PrmConfig,
     SampleConfig,
 )
-from rlvr_jax.config.model import FAMILIES, Architecture, Execution, Family, MeshConfig, ModelConfig
+from rlvr_jax.config.model import (
+    FAMILIES,
+    Architecture,
+    Execution,
+    Family,
+    MeshConfig,
+    ModelConfig,
+    Pretrained,
+)
 from rlvr_jax.config.needs import Input, Problems, Product
 from rlvr_jax.config.presets import PRESETS, check_preset, fill_preset
 from rlvr_jax.config.reward import (
@@ -60,6 +68,7 @@ __all__ = [
     "OptimConfig",
     "OverlongConfig",
     "PRESETS",
+    "Pretrained",
     "PrmConfig",
     "PrmStage",
     "Problems",

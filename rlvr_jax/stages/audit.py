@@ -139,7 +139,8 @@ def _score(ws: Workspace, score_all, records: list, ids: list[list[int]], jobs: 
     finished = [item.finished for _, item in jobs] + [True] * missing
     records, ids = records + [records[-1]] * missing, ids + [ids[-1]] * missing
     rollout = ws.place(_rollout(ids, finished, ws.cfg.data.response_columns))
-    return np.asarray(score_all(records, ws.place(ws.columns(records)), rollout, None)[0])
+    reward_B, _ = score_all(records, ws.place(ws.columns(records)), rollout, None)
+    return jax.device_get(reward_B)
 
 
 def _rollout(ids: list[list[int]], finished: list[bool], columns: int) -> Rollout:

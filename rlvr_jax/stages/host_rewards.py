@@ -70,7 +70,7 @@ def by_rule(
     owners = [record for record in records for _ in range(samples)]
     results = workers.map(pool.jobs(texts, owners, rule))
     scores_B = np.array([result.score for result in results], np.float32)
-    return scores_B * ~np.asarray(rollout.truncated_B), pool.metrics(results)
+    return scores_B * ~jax.device_get(rollout.truncated_B), pool.metrics(results)
 
 
 def combine(source: str, rule_B: np.ndarray, judged_B: np.ndarray) -> np.ndarray:

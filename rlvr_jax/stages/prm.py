@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 
+import jax
+
 from rlvr_jax import optim, train_step
 from rlvr_jax.config import PrmStage
 from rlvr_jax.host.workers import pool
@@ -32,7 +34,7 @@ def run(stage: PrmStage, ws: Workspace) -> dict:
         step = make(stage, ws, state, frozen, tx, workers)
 
         def advance(state, records):
-            first = int(state.step) == 0
+            first = int(jax.device_get(state.step)) == 0
             told = rl.audited(ws, stage, frozen, workers) if first else {}
             state, metrics = step(state, records)
             return state, {**metrics, **told}, []

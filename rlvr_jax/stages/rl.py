@@ -43,7 +43,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
     collector = Collector(stage, ws) if stage.collect else None
 
     def advance(state, records):
-        number = int(state.step) + 1
+        number = int(jax.device_get(state.step)) + 1
         told = audited(ws, stage, frozen, workers) if number == 1 else {}
         state, rollout, signal_2B, metrics, fate_X = step(state, records)
         fates = list(zip(records, fate_X, strict=True))
@@ -124,7 +124,7 @@ def fused(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx):
     def advance(state, records):
         found = step(state, frozen, ws.place(ws.columns(records)))
         if filtered:
-            return *found[:4], np.asarray(found[4])
+            return *found[:4], jax.device_get(found[4])
         return *found, np.full(len(records), prompt_filter.PLACED)
 
     return advance
@@ -148,7 +148,7 @@ def split(stage: RlStage, ws: Workspace, state, frozen: Frozen, tx, prm_tx, work
             answers, _, of_answers, _ = answer(state, records)
             best = answers, of_answers
         state, advantage_B, metrics = update(state, frozen, rollout, decoded, rewards, best)
-        signal_2B = np.stack([advantage.outcome(rewards), advantage_B])
+        signal_2B = np.stack(jax.device_get([advantage.outcome(rewards), advantage_B]))
         fate_X = np.full(len(records), prompt_filter.PLACED)
         return state, rollout, signal_2B, {**metrics, **told}, fate_X
 
@@ -162,20 +162,21 @@ def filtered_split(stage: RlStage, frozen: Frozen, draw, update):
 
     def advance(state, records):
         held: Any = None
-        decoded, tolds = 0, []
+        decoded, tolds = None, []
         fate_NQ = np.full((stage.filter.rounds, stage.prompts), prompt_filter.UNTRIED)
         for number in range(stage.filter.rounds):
             asked = records[number * stage.prompts : (number + 1) * stage.prompts]
             written, run, rewards, told = draw(state, asked, np.int32(number))
             held = begin(written, rewards) if held is None else held
-            held, fate_NQ[number] = sift(held, written, rewards)
-            decoded += run
+            held, fate_Q = sift(held, written, rewards)
+            fate_NQ[number] = jax.device_get(fate_Q)
+            decoded = decoded + run if number else run
             tolds.append(jax.device_get(told))
-            if held.kept >= stage.prompts:
+            if jax.device_get(held.kept) >= stage.prompts:
                 break
         state, advantage_B, metrics = update(state, frozen, held, decoded)
         told = {name: np.mean([told[name] for told in tolds]) for name in tolds[0]}
-        signal_2B = np.stack([held.outcome_B, advantage_B])
+        signal_2B = np.stack(jax.device_get([held.outcome_B, advantage_B]))
         return state, held.written, signal_2B, {**metrics, **told}, fate_NQ.reshape(-1)
 
     return advance
@@ -194,7 +195,7 @@ def rewarded(write, stage: Sampling, ws: Workspace, frozen: Frozen, workers: poo
 
     def draw(state, records, *number):
         prompts = ws.place(ws.columns(records))
-        rollout, decoded = write(state, prompts, *number)
+        rollout, decoded = write(state, prompts, *ws.replicate(number))
         texts = host_rewards.written(ws, rollout)
         reward_B, told = reward(records, prompts, rollout, texts)
         rewards = {"reward": np.asarray(reward_B, np.float32)}

@@ -60,14 +60,16 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
     def ask(params, records: list[Row]) -> np.ndarray:
         """log p(1) - log p(0) of each."""
         said = [
-            np.asarray(gap(params, ws.place(rows(padded(part, stage.batch)))))[: len(part)]
+            jax.device_get(gap(params, ws.place(rows(padded(part, stage.batch)))))[: len(part)]
             for part in chunks(records, stage.batch)
         ]
         return np.concatenate([np.zeros(0), *said])
 
     def advance(state, records):
         state, metrics = step(state, ws.place(rows(records)))
-        if int(state.step) == stage.steps:  # on the last line, which a resumed run has too
+        if (
+            int(jax.device_get(state.step)) == stage.steps
+        ):  # on the last line, which a resumed run has too
             result = measure(functools.partial(ask, state.policy), held, wrong)
             metrics |= {f"verifier/{name}": value for name, value in _flat(result).items()}
         return state, metrics, []

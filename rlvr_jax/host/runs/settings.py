@@ -1,6 +1,6 @@
-"""Configs are read from YAML files and the command line, and refused with a clear sentence.
+"""Configs are read from YAML files and the command line, and written as resolved configs.
 
-Raises everywhere: ConfigError, whose message says what the user has to change.
+What is refused raises ConfigError, whose message says what the user has to change.
 """
 
 import dataclasses
@@ -51,7 +51,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Load the config in a YAML file and apply dotted overrides such as `seed=3`.
 
     The first word of an override may be the name of a stage: `rl.optim.lr=1e-4`.  The sizes of
-    pretrained models are read from their files, and presets are filled in.
+    pretrained models are read from their files, and presets are filled in.  Raises ConfigError, or
+    another ValueError where the files of a pretrained model cannot be used.
     """
     try:
         tree = _parse_yaml(Path(path).read_text(encoding="utf-8"))

@@ -11,20 +11,22 @@ from pathlib import Path
 
 import jax
 
-from rlvr_jax import sharding, train
-from rlvr_jax.config import Config, RlStage
+from rlvr_jax import sharding
+from rlvr_jax.config import Config
 from rlvr_jax.host.hardening import trials
 from rlvr_jax.host.runs import compiles, log, settings
 from rlvr_jax.host.runs.checkpoint import CheckpointError
 from rlvr_jax.host.runs.folder import Run, RunError
 from rlvr_jax.host.workers import pool
 from rlvr_jax.stages import audit
+from rlvr_jax.stages.check import check_config
 from rlvr_jax.stages.workspace import Workspace
 
-BEYOND = 3
+BEYOND_LIMITS = 3  # exit code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
     args = _arguments(argv)
     compiles.enable_disk_cache()
     try:
@@ -34,16 +36,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.say(f"error: {error}")
         return 2
     faults = trials.faults(report, cfg.audit)
-    audit.show(report, faults)
+    audit.show_report(report, faults)
     if args.json:
         log.write_json(args.json, report | {"faults": faults})
-    return BEYOND if faults else 0
+    return BEYOND_LIMITS if faults else 0
 
 
 def run(cfg: Config, quick: bool = False, fresh: bool = False, name: str = "") -> dict:
-    """The report on the reward of an rl stage: of the first, or of the one of that name."""
-    train.check(cfg)
-    stages = [s for s in cfg.stages if isinstance(s, RlStage) and name in ("", s.name)]
+    """Attack the reward of the rl stage of that name, or of the first one, and report the result.
+
+    With `quick` the attacks are those that run before training; with `fresh` the verifier has
+    random parameters.  The report is that of `trials.report`.  Raises ValueError where there is no
+    such stage.
+    """
+    check_config(cfg)
+    stages = [stage for stage in cfg.rl_stages if name in ("", stage.name)]
     if not stages:
         raise ValueError(f"the config has no rl stage {name}: there is no reward to audit".strip())
     mesh = sharding.claim_mesh(cfg.mesh)
@@ -51,7 +58,7 @@ def run(cfg: Config, quick: bool = False, fresh: bool = False, name: str = "") -
     with jax.set_mesh(mesh), pool.Pool(reward.workers, reward.seconds) as workers:
         ws = Workspace(Run(cfg), mesh)
         ws.write_problems()
-        frozen = audit.frozen(ws, stages[0], fresh)
+        frozen = audit.load_frozen(ws, stages[0], fresh)
         return audit.run(ws, stages[0], frozen, workers, quick)
 
 

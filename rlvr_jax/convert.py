@@ -1,7 +1,7 @@
-"""`python -m rlvr_jax.convert SRC DST [--dtype bfloat16]`: a model as a Hugging Face folder.
+"""`python -m rlvr_jax.convert SRC DST [--dtype bfloat16]`: write a model as Hugging Face folder.
 
-SRC is a Hugging Face folder, a .gguf file, package:NAME, or RUNS/NAME:STAGE, what a finished stage
-of a run has trained.  Exit codes: 0 done; 2 SRC, DST or the run needs a change.
+SRC is a Hugging Face folder, a .gguf file, package:NAME, or RUNS/NAME:STAGE for the model that a
+finished stage of a run has trained.  Exit codes: 0 done; 2 SRC, DST or the run needs a change.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from rlvr_jax import parameters, sharding
-from rlvr_jax.config import MeshConfig, ModelConfig, VerifierStage
+from rlvr_jax.config import MeshConfig, ModelConfig
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import log, settings
 from rlvr_jax.host.runs.checkpoint import CheckpointError, restore_params
@@ -23,7 +23,7 @@ from rlvr_jax.structs import Params
 
 
 class Source(NamedTuple):
-    """A model, where its config.json comes from, and its tokenizer."""
+    """A Source holds a model, the path of its config.json or GGUF file, and its tokenizer."""
 
     params: Params
     cfg: ModelConfig
@@ -32,6 +32,7 @@ class Source(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
     args = _arguments(argv)
     jax.config.update("jax_platforms", "cpu")  # an accelerator may be too small for float32
     try:
@@ -45,45 +46,48 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def convert(source: str, folder: Path, dtype: str) -> None:
-    """Read, then write; what is wrong with either is an error of one sentence."""
-    weights.check_free(folder)  # before the work of reading
-    read = _trained if _is_run(source) else _pretrained
-    found = read(source)
-    if found.tokenizer.vocab > found.cfg.vocab:
+    """Load the model SRC and write it, with its tokenizer, to a new or empty folder.
+
+    Raises ValueError, CheckpointError or OSError where SRC or the folder cannot be used.
+    """
+    weights.check_free(folder)  # before the work of loading
+    load = _load_trained if _is_run(source) else _load_pretrained
+    loaded = load(source)
+    if loaded.tokenizer.vocab > loaded.cfg.vocab:
         raise ValueError(
-            f"the tokenizer of {source} has {found.tokenizer.vocab} tokens and the model "
-            f"{found.cfg.vocab}: they do not belong together"
+            f"the tokenizer of {source} has {loaded.tokenizer.vocab} tokens and the model "
+            f"{loaded.cfg.vocab}: they do not belong together"
         )
-    size = sum(x.size for x in found.params.values())
-    log.say(f"{source}: {found.cfg.family}, {size / 1e6:.1f} M parameters")
+    size = sum(x.size for x in loaded.params.values())
+    log.say(f"{source}: {loaded.cfg.family}, {size / 1e6:.1f} M parameters")
     weights.save(
         folder,
-        found.params,
-        found.cfg,
-        found.path,
+        loaded.params,
+        loaded.cfg,
+        loaded.path,
         dtype=dtype,  # type: ignore[arg-type]  # argparse has checked it
-        extra=_ids(found) if found.path is None else {},
-        also=found.tokenizer.save,
+        extra=_special_ids(loaded) if loaded.path is None else {},
+        also=loaded.tokenizer.save,
         say=lambda text: log.say(f"{folder}: {text}"),
     )
     log.say(f"{folder}: done")
 
 
 def _is_run(source: str) -> bool:
-    """RUNS/NAME:STAGE; a path with a colon of its own exists as it is."""
+    """Return whether a source is RUNS/NAME:STAGE, and not the path of a file with a colon."""
     folder, colon, _ = source.rpartition(":")
     return bool(colon) and folder != "package" and not Path(source).exists()
 
 
-def _pretrained(source: str) -> Source:
+def _load_pretrained(source: str) -> Source:
     path = weights.find_model(source)
     cfg = ModelConfig(**weights.load_architecture(path))
     tokenizer = open_tokenizer(path)  # before the large files: it may be missing
     return Source(weights.load(path, cfg, _shardings(cfg)), cfg, path, tokenizer)
 
 
-def _trained(source: str) -> Source:
-    """What a stage left: the verifier of a verifier stage, the policy of another."""
+def _load_trained(source: str) -> Source:
+    """Load the model that a stage trained: the verifier of a verifier stage, or else the policy."""
     folder, _, name = source.rpartition(":")
     run = settings.load(Path(folder) / "config.resolved.yaml")
     stages = {stage.name: stage for stage in run.stages}
@@ -91,8 +95,7 @@ def _trained(source: str) -> Source:
         raise ValueError(f"{folder} has no stage {name!r}; its stages are {', '.join(stages)}")
     if not (Path(folder) / "stages" / f"{name}.json").exists():
         raise ValueError(f"stage {name} of {folder} has not finished: run it to its end first")
-    verifier = isinstance(stages[name], VerifierStage)
-    cfg = run.verifier if verifier else run.model
+    cfg = run.verifier if stages[name].trains == "verifier" else run.model
     shardings = _shardings(cfg)
     like = {
         key: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[key])
@@ -104,17 +107,17 @@ def _trained(source: str) -> Source:
 
 
 def _shardings(cfg: ModelConfig) -> dict[str, Any]:
-    """Everything on one device."""
+    """Return shardings that put all parameters on one device."""
     one = MeshConfig()
     mesh = sharding.make_mesh(one, jax.devices()[:1])
     return sharding.shard_tree(parameters.abstract(cfg), mesh, one)
 
 
-def _ids(found: Source) -> dict[str, Any]:
-    """What a config.json says of the tokenizer."""
-    ends = list(found.tokenizer.eos)
+def _special_ids(loaded: Source) -> dict[str, Any]:
+    """Return the ids of special tokens as a config.json has them."""
+    ends = list(loaded.tokenizer.eos)
     ids: dict[str, Any] = {"eos_token_id": ends[0] if len(ends) == 1 else ends}
-    return ids if found.tokenizer.bos is None else ids | {"bos_token_id": found.tokenizer.bos}
+    return ids if loaded.tokenizer.bos is None else ids | {"bos_token_id": loaded.tokenizer.bos}
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -87,7 +87,7 @@ def test_every_kind_says_what_it_is():
 
 
 def names_read():
-    """Attribute names that the program reads, and strings that it gives to getattr."""
+    """Attribute names that the program reads, and keys that it gives to getattr and `get`."""
     read = set()
     for path in (ROOT / "rlvr_jax").rglob("*.py"):
         if path.parent.name == "config":
@@ -99,7 +99,27 @@ def names_read():
                 read.add(node.attr)
             elif uses_getattr and isinstance(node, ast.Constant) and isinstance(node.value, str):
                 read.add(node.value)
+            elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "get":
+                read |= {arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)}
     return read
+
+
+def test_every_field_of_a_model_is_of_its_weights_its_architecture_or_its_execution():
+    """In this order, which is that of a resolved config; no field is of two of them."""
+    parts = (config.Pretrained, config.Architecture, config.Execution)
+    names = [item.name for part in parts for item in dataclasses.fields(part)]
+    assert names == [item.name for item in dataclasses.fields(ModelConfig)]
+    assert len(set(names)) == len(names)
+
+
+def test_a_stage_tells_the_loop_its_updates_rounds_and_alarms():
+    plain = [stage for stage in (kind() for kind in STAGES) if stage.stage != "rl"]
+    assert {(x.updates, x.rounds, x.alarms.action) for x in plain} == {(1, 1, "off")}
+    kept = config.FilterConfig(spread=True, rounds=3)
+    rl = RlStage(epochs=2, minibatches=4, filter=kept)
+    assert (rl.updates, rl.rounds, rl.alarms.action) == (8, 3, "warn")
+    trained = {kind().stage: kind().trains for kind in typing.get_args(config.Trained)}
+    assert trained == {"sft": "model", "verifier": "verifier", "rl": "model", "prm": "model"}
 
 
 def test_every_field_is_read_somewhere():

@@ -11,9 +11,10 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
-from rlvr_jax import parameters, train
+from rlvr_jax import parameters
 from rlvr_jax.host.problems.sources import files
 from rlvr_jax.host.runs import settings
+from rlvr_jax.stages.check import check_config
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "configs"
@@ -159,7 +160,7 @@ def checked(name, *overrides):
         pytest.importorskip("reasoning_gym")
     if any(source.tfds for source in cfg.data.sources):
         pytest.importorskip("pyarrow")
-    train.check(cfg)
+    check_config(cfg)
     return cfg
 
 
@@ -227,14 +228,18 @@ def examples(page, language):
 
 def test_the_rows_of_the_data_page_are_read():
     rows = [json.loads(line) for line in examples("data.md", "json")[0].splitlines()]
-    records = [files.parse_record(row, "file:mine") for row in rows]
+    records = [files.record(row, "file:mine") for row in rows]
     assert [r["reference"] for r in records] == ["4", "Jane Austen", "6", "5", r"\frac{1}{2}"]
     assert [r["demonstration"] for r in records][2:4] == ["3 + 3 = 6", "2 + 3 = 5\n#### 5"]
 
 
 def test_the_options_on_the_page_of_objectives_exist():
-    stage = yaml.safe_load(examples("objectives.md", "yaml")[0])
-    settings.parse({"stages": [{"stage": "rl"} | stage]})
+    """Those that are a mapping are parts of an rl stage, those that are a list are stages."""
+    found = [yaml.safe_load(text) for text in examples("objectives.md", "yaml")]
+    assert found[0]["preset"] == "dapo" and len(found) >= 6
+    for example in found:
+        stages = example if isinstance(example, list) else [{"stage": "rl"} | example]
+        settings.parse({"stages": stages})
 
 
 @pytest.mark.parametrize("page", ["data.md", "models.md"])

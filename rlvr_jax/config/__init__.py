@@ -1,4 +1,4 @@
-"""What a config can say: frozen dataclasses, values only, each field with its meaning.
+"""What a config can say: frozen dataclasses that hold values only, each field with its meaning.
 
 `rlvr_jax.host.runs.settings` reads them from YAML and the command line.  Configs are hashable, so
 that a jitted function can take one as a static argument.
@@ -7,7 +7,7 @@ that a jitted function can take one as a static argument.
 from dataclasses import dataclass, field
 
 from rlvr_jax.config.data import DataConfig, SourceConfig
-from rlvr_jax.config.fields import STRICT, file_name, option, own
+from rlvr_jax.config.fields import STRICT, check_file_name, option, section
 from rlvr_jax.config.learning import (
     AdvantageConfig,
     FilterConfig,
@@ -17,7 +17,17 @@ from rlvr_jax.config.learning import (
     PrmConfig,
     SampleConfig,
 )
-from rlvr_jax.config.model import FAMILIES, Family, MeshConfig, ModelConfig
+from rlvr_jax.config.model import (
+    FAMILIES,
+    Architecture,
+    Execution,
+    Family,
+    MeshConfig,
+    ModelConfig,
+    Pretrained,
+)
+from rlvr_jax.config.needs import Input, Problems, Product
+from rlvr_jax.config.presets import PRESETS, check_preset, fill_preset
 from rlvr_jax.config.reward import (
     AlarmConfig,
     AuditConfig,
@@ -25,29 +35,30 @@ from rlvr_jax.config.reward import (
     NegativesConfig,
     RewardConfig,
 )
+from rlvr_jax.config.sampling_stages import PrmStage, RlStage, Sampling
 from rlvr_jax.config.stages import (
     EvaluateStage,
     LabelStage,
-    PrmStage,
-    RlStage,
-    Sampling,
     SftStage,
     Stage,
     TokenizerStage,
+    Trained,
     VerifierStage,
-    reads_verifier,
 )
 
 __all__ = [
     "AdvantageConfig",
     "AlarmConfig",
+    "Architecture",
     "AuditConfig",
     "Config",
     "DataConfig",
     "EvaluateStage",
+    "Execution",
     "FAMILIES",
     "Family",
     "FilterConfig",
+    "Input",
     "JudgeConfig",
     "LabelStage",
     "LossConfig",
@@ -56,8 +67,12 @@ __all__ = [
     "NegativesConfig",
     "OptimConfig",
     "OverlongConfig",
+    "PRESETS",
+    "Pretrained",
     "PrmConfig",
     "PrmStage",
+    "Problems",
+    "Product",
     "RewardConfig",
     "RlStage",
     "SampleConfig",
@@ -66,35 +81,40 @@ __all__ = [
     "SourceConfig",
     "Stage",
     "TokenizerStage",
+    "Trained",
     "VerifierStage",
-    "reads_verifier",
+    "check_preset",
+    "fill_preset",
 ]
 
 
 @dataclass(frozen=True)
 class Config:
-    """One run: data, models, mesh and the stages that are run in order."""
+    """A Config describes one run: data, models, mesh, and the stages that run in order."""
 
     name: str = option("run", "name of the run; its folder is runs/NAME")
-    seed: int = option(0, "the one seed of the run")
+    seed: int = option(0, "seed of everything random in the run")
     runs: str = option("runs", "folder that holds the run folders")
-    data: DataConfig = own(DataConfig, "problems")
+    data: DataConfig = section(DataConfig, "problems")
     tokenizer: str = option(
-        "", "tokenizer file or folder, or `byte`; empty: the model's own, else a tokenizer stage's"
+        "",
+        "tokenizer file or folder, or `byte`; empty: the one beside model.weights, or else the one "
+        "that a tokenizer stage trains",
     )
-    model: ModelConfig = own(ModelConfig, "the policy")
-    verifier: ModelConfig = own(ModelConfig, "the verifier; of any size")
+    model: ModelConfig = section(ModelConfig, "the policy")
+    verifier: ModelConfig = section(ModelConfig, "the verifier, of any size")
     verifier_tokenizer: str = option(
-        "", "the verifier's own, as in tokenizer; empty: the policy's. Needs the split step"
+        "",
+        "tokenizer of the verifier, as in tokenizer; empty: the policy's; needs the split step",
     )
-    audit: AuditConfig = own(AuditConfig, "the hardening suite and its limits")
-    mesh: MeshConfig = own(MeshConfig, "device mesh")
+    audit: AuditConfig = section(AuditConfig, "attacks on the reward, and their limits")
+    mesh: MeshConfig = section(MeshConfig, "device mesh")
     stages: tuple[Stage, ...] = field(
-        default=(), metadata={"help": "stages in order; finished ones are skipped on a rerun"}
+        default=(), metadata={"help": "stages in order; a rerun skips those that are finished"}
     )
 
     def __post_init__(self) -> None:
-        file_name(self.name)
+        check_file_name(self.name)
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed must be from 0 to 2**31 - 1, not {self.seed}")
         if not self.stages:
@@ -103,21 +123,40 @@ class Config:
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two stages are named {name!r}; give each a name of its own")
-        judged = any(reads_verifier(stage) for stage in self.stages)
         if self.verifier_tokenizer:
             self._check_split()
-        elif judged and self.verifier.vocab != self.model.vocab:
+        elif self.uses_verifier and self.verifier.vocab != self.model.vocab:
             raise ValueError(
                 f"model.vocab is {self.model.vocab} and verifier.vocab {self.verifier.vocab}: "
                 "inside the fused step both read the same token ids and need one vocabulary"
             )
 
-    def _check_split(self) -> None:
-        """Refuse stages in which a verifier with a tokenizer of its own would read policy ids."""
+    @property
+    def uses_verifier(self) -> bool:
+        """Return whether any stage trains a verifier or asks one."""
+        return any(stage.uses_verifier for stage in self.stages)
+
+    @property
+    def rl_stages(self) -> list[RlStage]:
+        """Return the stages of reinforcement learning, in order."""
+        return [stage for stage in self.stages if isinstance(stage, RlStage)]
+
+    @property
+    def evaluations(self) -> list[EvaluateStage]:
+        """Return the stages that evaluate, in order."""
+        return [stage for stage in self.stages if isinstance(stage, EvaluateStage)]
+
+    def prm_stage(self, name: str) -> Sampling:
+        """Return the stage of that name, which trains a PRM; KeyError where none does."""
         for stage in self.stages:
-            trained = isinstance(stage, VerifierStage | LabelStage)
-            collects = isinstance(stage, RlStage) and stage.collect
-            if trained or collects or (isinstance(stage, EvaluateStage) and stage.verifier):
+            if stage.name == name and isinstance(stage, Sampling) and "prm" in stage.leaves:
+                return stage
+        raise KeyError(name)
+
+    def _check_split(self) -> None:
+        """Refuse stages whose verifier would read the policy's ids with another tokenizer."""
+        for stage in self.stages:
+            if stage.shares_ids:
                 raise ValueError(
                     f"verifier_tokenizer needs the host between answer and verdict, and stage "
                     f"{stage.name} reads the policy's ids as the verifier's: only a prm stage "

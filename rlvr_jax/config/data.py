@@ -1,27 +1,40 @@
-"""Problems, and how they become fixed token columns."""
+"""Problems, and how their texts become token columns of fixed width."""
 
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rlvr_jax.config.fields import STRICT, option, positive
+from rlvr_jax.config.fields import STRICT, check_positive, option
 
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One source of problems: a reasoning-gym data set, a file, or a TFDS builder."""
+    """A source of problems is a reasoning-gym data set, a file, or a TFDS builder."""
 
     gym: str = option("", "name of a reasoning-gym data set")
     params: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "its parameters, e.g. {max_terms: 3}"}
+        default_factory=dict,
+        metadata={"help": "parameters of the reasoning-gym data set, e.g. {max_terms: 3}"},
     )
-    file: str = option("", "problems in JSONL or parquet, in the layout of verl, TRL or work A")
-    test_file: str = option("", "held-out problems; empty: split off `file` by hash")
-    tfds: str = option("", "gsm8k, math, multi_subject_rlvr, math_rlvr or eurus_2_rl_data")
-    folder: str = option("", "TFDS manual directory: where the files of `tfds` were downloaded to")
-    weight: float = option(1.0, "share of this source in every split")
-    domain: str = option("", "name in reports; empty: what the rows say")
-    suffix: str = option("", "text added to each question")
+    file: str = option(
+        "", "JSONL or parquet file of problems, in the layout of verl, TRL or arXiv 2503.23829"
+    )
+    test_file: str = option(
+        "", "file of held-out problems; empty: a part of `file`, chosen by hash"
+    )
+    tfds: str = option(
+        "", "TFDS builder: gsm8k, math, multi_subject_rlvr, math_rlvr or eurus_2_rl_data"
+    )
+    folder: str = option(
+        "", "folder with the downloaded files of `tfds` (its TFDS manual directory)"
+    )
+    weight: float = option(
+        1.0, "share of this source in every split, relative to the other sources"
+    )
+    domain: str = option(
+        "", "domain of its problems in reports; empty: the domain that each row names"
+    )
+    suffix: str = option("", "text that is added at the end of each question")
 
     def __post_init__(self) -> None:
         if sum(map(bool, (self.gym, self.file, self.tfds))) != 1:
@@ -40,44 +53,54 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Problems and how they become fixed token columns."""
+    """A DataConfig names the problems and the widths of the token columns that hold them."""
 
-    tasks: tuple[str, ...] = option((), "tasks of rlvr_jax.host.problems.tasks, in equal parts")
-    sources: tuple[SourceConfig, ...] = option((), "files and other sources, by weight")
-    sft: int = option(4096, "problems with demonstrations, for the sft stage")
-    label: int = option(2048, "problems whose sampled answers are judged; not those of the main rl")
-    train: int = option(4096, "problems of the rl stage")
-    test: int = option(400, "held-out problems of every evaluation")
-    prompt_columns: int = option(48, "prompt columns, P")
-    response_columns: int = option(16, "response columns, R: the token budget of an answer")
-    check_columns: int = option(64, "verifier-context columns, C")
-    too_long: Literal["refuse", "drop"] = option(
-        "refuse", "what happens to problems that do not fit the columns; dropped ones are counted"
+    tasks: tuple[str, ...] = option(
+        (), "built-in tasks, mixed in equal parts (rlvr_jax/host/problems/tasks.py)"
     )
-    chat: bool = option(False, "ask through the chat template of the tokenizer")
-    system: str = option("", "system message of chats that bring none")
+    sources: tuple[SourceConfig, ...] = option((), "sources of problems, mixed by their weights")
+    sft: int = option(4096, "number of problems with demonstrations, for sft stages")
+    label: int = option(
+        2048, "number of problems for label stages; rl stages with split: train never see them"
+    )
+    train: int = option(4096, "number of problems for rl stages")
+    test: int = option(400, "number of held-out problems for evaluate stages")
+    prompt_columns: int = option(48, "tokens of the longest prompt, P")
+    response_columns: int = option(16, "token budget of a response, R")
+    check_columns: int = option(
+        64, "tokens of the longest text that the verifier reads before the answer, C"
+    )
+    too_long: Literal["refuse", "drop"] = option(
+        "refuse",
+        "refuse the run when a problem does not fit its columns, or drop and count such problems",
+    )
+    chat: bool = option(False, "write prompts with the chat template of the tokenizer")
+    system: str = option("", "system message of chats that have none")
     chat_variables: dict[str, Any] = field(
         default_factory=dict,
         metadata={"help": "variables of the chat template, e.g. {enable_thinking: false}"},
     )
     check_question: bool = option(
-        True, "show the verifier the question too; without it a judge cannot solve instead of read"
+        True,
+        "show the verifier the question too; without the question it can only compare, not solve",
     )
     check_templates: tuple[Literal["plain", "strict", "compare", "doubt"], ...] = option(
-        ("plain",), "how the verifier is asked; of several templates each gives a verdict"
+        ("plain",), "templates of the verifier's prompt; with several, each one gives a verdict"
     )
     verdict_words: tuple[str, str] = option(
-        ("1", "0"), "the verifier's words for right and wrong; each must be one token"
+        ("1", "0"), "words with which the verifier says right and wrong; each must be one token"
     )
     answer: Literal["line", "final", "marked"] = option(
         "line",
-        "what the verifier sees: the last line; the last box or marked answer, else that line; "
-        "or, if marked, nothing else (docs/audit.md)",
+        "what the verifier sees of a response: line: the last line; final: the last boxed or "
+        "marked answer, else the last line; marked: only a boxed or marked answer (docs/audit.md)",
     )
-    demonstration_errors: float = option(0.0, "share of demonstrations with a wrong answer")
+    demonstration_errors: float = option(
+        0.0, "share of the demonstrations of tasks that are made wrong"
+    )
 
     def __post_init__(self) -> None:
-        positive(self, "prompt_columns", "response_columns", "check_columns", "test")
+        check_positive(self, "prompt_columns", "response_columns", "check_columns", "test")
         if self.tasks and self.sources:
             raise ValueError("give either tasks or sources: a task is not mixed with other sources")
         if len(set(self.check_templates)) != len(self.check_templates) or not self.check_templates:

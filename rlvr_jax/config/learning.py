@@ -1,19 +1,21 @@
-"""How responses are drawn and what is learned from them: one section of a stage each."""
+"""Sections of a stage: how responses are sampled, and how the policy learns from them."""
 
 import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from rlvr_jax.config.fields import STRICT, option, positive
+from rlvr_jax.config.fields import STRICT, check_positive, option, section
 
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """The distribution a response is drawn from."""
+    """A SampleConfig is the distribution that each token of a response is sampled from."""
 
     temperature: float = option(1.0, "softmax temperature; 0 is greedy")
-    top_k: int = option(0, "keep the k most probable tokens; 0 keeps all")
-    top_p: float = option(1.0, "keep the smallest set of tokens with this much mass; 1 keeps all")
+    top_k: int = option(0, "sample among the k most probable tokens; 0: among all")
+    top_p: float = option(
+        1.0, "sample among the fewest tokens with this much probability; 1: among all"
+    )
 
     def __post_init__(self) -> None:
         if not (0 <= self.temperature < math.inf and self.top_k >= 0 and 0 < self.top_p <= 1):
@@ -21,7 +23,7 @@ class SampleConfig:
 
     @property
     def whole(self) -> "SampleConfig":
-        """The same without top_k and top_p."""
+        """Return the same distribution without the cuts of top_k and top_p."""
         return replace(self, top_k=0, top_p=1.0)
 
     __pydantic_config__ = STRICT
@@ -29,22 +31,28 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with a linear warm-up."""
+    """An OptimConfig describes AdamW, its learning-rate schedule and gradient clipping."""
 
     lr: float = option(1e-3, "peak learning rate")
-    warmup: int = option(0, "steps of linear warm-up")
-    decay: Literal["constant", "linear", "cosine"] = option("constant", "schedule after warm-up")
-    final: float = option(0.1, "learning rate at the last step, as a share of lr, when it decays")
-    beta1: float = option(0.9, "decay of the first moment")
-    beta2: float = option(0.95, "decay of the second moment")
-    eps: float = option(1e-8, "Adam epsilon")
-    weight_decay: float = option(0.0, "decoupled weight decay of matrices; vectors have none")
-    grad_clip: float = option(1.0, "clip the global gradient norm to this")
-    max_skipped: int = option(5, "non-finite updates in a row after which the run stops")
+    warmup: int = option(0, "updates of linear warm-up")
+    decay: Literal["constant", "linear", "cosine"] = option(
+        "constant", "learning-rate schedule after warm-up"
+    )
+    final: float = option(
+        0.1, "learning rate of the last update as a fraction of lr, with decay linear or cosine"
+    )
+    beta1: float = option(0.9, "decay rate of the first moment")
+    beta2: float = option(0.95, "decay rate of the second moment")
+    eps: float = option(1e-8, "epsilon of Adam")
+    weight_decay: float = option(0.0, "decoupled weight decay of matrices; vectors are not decayed")
+    grad_clip: float = option(
+        1.0, "largest global norm of the gradient; a larger gradient is scaled down to it"
+    )
+    max_skipped: int = option(5, "number of non-finite updates in a row after which the run stops")
 
     def __post_init__(self) -> None:
-        positive(self, "max_skipped")
-        # Written so that nan fails too.  An infinite grad_clip is fine: it never clips.
+        check_positive(self, "max_skipped")
+        # Written so that nan fails too.  An infinite grad_clip is allowed: it never clips.
         if not (0 <= self.lr < math.inf and self.warmup >= 0 and self.grad_clip > 0):
             raise ValueError("needs a finite lr >= 0, warmup >= 0 and grad_clip > 0")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1 and 0 <= self.final < math.inf):
@@ -57,40 +65,57 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class AdvantageConfig:
-    """From rewards to advantages: z-score, then a baseline; rlvr_jax/advantage.py names them."""
+    """An AdvantageConfig says how rewards become advantages: normalisation, then a baseline.
+
+    rlvr_jax/advantage.py lists the published estimators with the options that give each of them.
+    """
 
     normalise: Literal["batch", "group", "none"] = option(
         "batch", "z-score rewards over the global batch, over each group, or not at all"
     )
     baseline: Literal["rloo", "mean", "opo", "greedy", "value", "none"] = option(
         "rloo",
-        "subtract the mean of the group's other samples, of the whole group, of the whole group "
-        "weighted by length, the reward of a greedy answer, a value head's (PPO), or nothing",
+        "what is subtracted from a reward: rloo: mean of the group's other samples; mean: mean "
+        "of the group; opo: that mean weighted by length; greedy: the reward of a greedy response "
+        "(ReMax); value: the output of a value head (PPO); none: nothing",
     )
-    std_floor: float = option(1e-4, "least standard deviation a reward is divided by")
-    ddof: int = option(0, "standard deviations over n - ddof: 0 or, as in TRL and verl, 1")
+    std_floor: float = option(1e-4, "smallest standard deviation that rewards are divided by")
+    ddof: int = option(0, "standard deviations divide by n - ddof: 0, or 1 as in TRL and verl")
     credit: Literal["response", "token"] = option(
-        "response", "one advantage for a response, or each token's own share of the KL penalty"
+        "response",
+        "response: one advantage for all tokens of a response; token: an advantage for each token, "
+        "which counts the KL penalty from that token on",
     )
     whiten: Literal["none", "tokens"] = option(
-        "none", "z-score the advantages over all tokens of the global batch (REINFORCE++, PPO)"
+        "none",
+        "tokens: z-score the advantages over all tokens of the global batch (REINFORCE++, PPO)",
     )
-    discount: float = option(1.0, "of rewards that come a token later, where credit is of tokens")
-    gae_lambda: float = option(1.0, "decay of generalised advantages, with baseline: value")
-    process_weight: float = option(0.0, "weight of token rewards beside the outcome's; 0 has none")
+    discount: float = option(
+        1.0, "discount of a reward for each token that it comes later; needs advantages per token"
+    )
+    gae_lambda: float = option(
+        1.0, "lambda of generalised advantage estimation, with baseline: value"
+    )
+    process_weight: float = option(
+        0.0, "weight of the token rewards of an implicit PRM (PRIME); 0: no PRM"
+    )
     process_scale: Literal["none", "batch"] = option(
-        "none", "divide token rewards by the batch's largest return, as PRIME's code does"
+        "none",
+        "batch: divide token rewards by the largest return of the batch, as PRIME's code does",
     )
     weights: dict[str, float] = field(
         default_factory=dict,
-        metadata={"help": "weights of several rewards by name, e.g. {correct: 1, format: 0.1}"},
+        metadata={
+            "help": "weight of each reward by name, with `also`, e.g. {reward: 1, format: 0.1}"
+        },
     )
     mix: Literal["before", "after"] = option(
-        "before", "add several rewards before normalisation, or after each one's own (GDPO)"
+        "before",
+        "several rewards are added before normalisation, or each is normalised first (GDPO)",
     )
 
     def __post_init__(self) -> None:
-        if not 0 < self.std_floor < math.inf:  # 0 would divide equal rewards by nothing
+        if not 0 < self.std_floor < math.inf:  # with 0, equal rewards would be divided by 0
             raise ValueError(f"needs a finite std_floor > 0, not {self.std_floor}")
         if self.ddof not in (0, 1):
             raise ValueError(f"ddof is 0 or 1, not {self.ddof}")
@@ -120,44 +145,81 @@ class AdvantageConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """What is maximised and its denominators; rlvr_jax/loss.py names the usual ones."""
+    """A LossConfig says which objective the policy maximises and how its terms are averaged.
 
-    clip_low: float = option(0.2, "lower clip range of the probability ratio; 1 has no floor")
-    clip_high: float = option(0.2, "upper clip range of the probability ratio")
-    aggregate: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant"] = (
-        option("token-mean", "denominators, always over the global batch; constant is N * R")
+    rlvr_jax/loss.py lists the published objectives with the options that give each of them.
+    """
+
+    clip_low: float = option(
+        0.2, "the probability ratio is clipped below at 1 - clip_low; 1: no lower bound"
     )
-    kl_coef: float = option(0.0, "weight of the KL to the reference policy; 0 needs no reference")
+    clip_high: float = option(0.2, "the probability ratio is clipped above at 1 + clip_high")
+    aggregate: Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant"] = (
+        option(
+            "token-mean",
+            "how token losses are averaged over the global batch: over all tokens; over each row's "
+            "tokens, then over rows; summed over a row's tokens, then over rows; or divided by the "
+            "constant rows * data.response_columns",
+        )
+    )
+    kl_coef: float = option(
+        0.0, "weight of the KL divergence to the reference policy; 0: no reference is loaded"
+    )
     kl_in: Literal["reward", "loss"] = option(
-        "reward", "k1 summed over the response, off the reward; or k3 per token, in the loss"
+        "reward",
+        "reward: the KL is subtracted from the reward; loss: it is a term of the loss, per token",
     )
     kl_form: Literal["auto", "k1", "k2", "k3", "abs", "k1+", "k3+"] = option(
-        "auto", "estimate of the KL; auto: k1 in the reward, k3 in the loss; +: k2's gradient"
+        "auto",
+        "estimator of the KL; auto: k1 in the reward, k3 in the loss; k1+ and k3+ have k2's "
+        "gradient",
     )
-    kl_target: float = option(0.0, "KL per token that kl_coef is adapted to; 0 leaves it alone")
-    kl_horizon: float = option(10000.0, "responses over which kl_coef may change by a fifth")
-    kl_corrected: bool = option(False, "the KL in the loss times the ratio, for off-policy rows")
+    kl_target: float = option(
+        0.0, "KL per token that kl_coef is adapted to reach; 0: kl_coef stays as it is"
+    )
+    kl_horizon: float = option(
+        10000.0, "number of responses in which the adapted kl_coef changes by a fifth at most"
+    )
+    kl_corrected: bool = option(
+        False, "multiply the KL in the loss by the probability ratio, for off-policy tokens"
+    )
     objective: Literal["clip", "cispo", "sapo", "gmpo", "plain"] = option(
-        "clip", "PPO's minimum, bounded weights, a soft gate, a geometric mean, or no ratio at all"
+        "clip",
+        "clip: PPO's clipped ratio; cispo: a clipped constant weight; sapo: a soft gate; gmpo: the "
+        "geometric mean of clipped ratios; plain: policy gradient without a ratio",
     )
     ratio: Literal["token", "sequence", "sequence-token", "product"] = option(
-        "token", "of a token; geometric mean of a response (GSPO), or that per token; their product"
+        "token",
+        "probability ratio of each token; sequence: geometric mean over the response (GSPO); "
+        "sequence-token: its value with each token's gradient; product: over the response (RLOO)",
     )
-    dual_clip: float = option(0.0, "bound of the loss where A < 0, in units of A; 0 has none")
-    gate_positive: float = option(1.0, "sapo: temperature of the gate where A > 0")
-    gate_negative: float = option(1.05, "sapo: temperature of the gate where A <= 0")
+    dual_clip: float = option(
+        0.0, "dual clip: where A < 0 the loss is at most this times -A; 0: no bound"
+    )
+    gate_positive: float = option(1.0, "sapo: temperature of the gate of tokens with A > 0")
+    gate_negative: float = option(1.05, "sapo: temperature of the gate of tokens with A <= 0")
     entropy_coef: float = option(0.0, "weight of the entropy bonus")
-    value_coef: float = option(0.1, "baseline value: weight of the value head's squared error")
+    value_coef: float = option(
+        0.1, "with baseline: value: weight of the value head's squared error"
+    )
     value_clip: float = option(
-        0.2, "baseline value: no gain from values further than this from the old ones; 0 is off"
+        0.2,
+        "with baseline: value: the value loss rewards no change of a value beyond this, in "
+        "units of the reward; 0: no bound",
     )
     correct: Literal[
         "none", "truncate", "mask", "sequence-truncate", "sequence-mask", "geometric-mask"
-    ] = option("none", "weights for what the sampler's log-probs are off the trainer's")
-    correct_low: float = option(0.0, "least such weight")
-    correct_high: float = option(2.0, "largest such weight")
+    ] = option(
+        "none",
+        "importance weights between the trainer's and the sampler's log-probs, per token or per "
+        "response: truncate clips them to correct_low..correct_high, mask makes them 0 outside",
+    )
+    correct_low: float = option(0.0, "smallest importance weight of `correct`")
+    correct_high: float = option(2.0, "largest importance weight of `correct`")
     stale_kl: float = option(
-        0.0, "leave out rows with A < 0 that drifted further than this per token; 0 keeps all"
+        0.0,
+        "leave out responses with A < 0 whose mean log-ratio per token drifted further than this; "
+        "0: keep all",
     )
 
     def __post_init__(self) -> None:
@@ -192,11 +254,18 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class OverlongConfig:
-    """What becomes of responses near and at the end of their budget (DAPO, arXiv 2503.14476)."""
+    """An OverlongConfig says what happens to responses near the end of their token budget.
 
-    buffer: int = option(0, "last tokens of the budget that cost reward, up to `penalty`; 0: none")
-    penalty: float = option(1.0, "what a response that fills its budget loses")
-    leave_out: bool = option(False, "responses cut off by the budget teach the policy nothing")
+    Both ways are from DAPO (arXiv 2503.14476, section 3.4).
+    """
+
+    buffer: int = option(
+        0, "number of last tokens of the budget over which the penalty grows from 0; 0: no penalty"
+    )
+    penalty: float = option(1.0, "reward that a response which fills its budget loses")
+    leave_out: bool = option(
+        False, "leave responses that the budget cut off out of the policy's loss"
+    )
 
     def __post_init__(self) -> None:
         if self.buffer < 0 or not 0 < self.penalty < math.inf:
@@ -207,16 +276,21 @@ class OverlongConfig:
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """Which groups teach the policy; a step may sample again for the places of the others."""
+    """A FilterConfig says which groups of responses the policy learns from.
 
-    low: float = option(0.0, "least mean outcome of a group that is kept; PRIME: 0.2")
-    high: float = option(1.0, "largest mean outcome of a group that is kept; PRIME: 0.8")
-    spread: bool = option(False, "groups whose outcomes are all equal are left out (DAPO)")
-    whole: bool = option(False, "groups with a response cut off by the budget are left out (PRIME)")
-    rounds: int = option(1, "most rounds of generation in a step, while places are unfilled")
+    A step may sample further prompts for the places of the groups that it leaves out.
+    """
+
+    low: float = option(0.0, "smallest mean reward of a group that is kept; PRIME: 0.2")
+    high: float = option(1.0, "largest mean reward of a group that is kept; PRIME: 0.8")
+    spread: bool = option(False, "leave out groups whose rewards are all equal (DAPO)")
+    whole: bool = option(False, "leave out groups with a response that the budget cut off (PRIME)")
+    rounds: int = option(
+        1, "largest number of rounds of generation in a step, while places are unfilled"
+    )
 
     def __post_init__(self) -> None:
-        positive(self, "rounds")
+        check_positive(self, "rounds")
         if not 0 <= self.low <= self.high <= 1:
             raise ValueError(f"needs 0 <= low <= high <= 1, not {self.low} and {self.high}")
         if self.rounds > 1 and not self.on:
@@ -227,38 +301,49 @@ class FilterConfig:
 
     @property
     def on(self) -> bool:
-        """Whether any group could be left out."""
+        """Return whether the filter can leave out any group."""
         return self.low > 0 or self.high < 1 or self.spread or self.whole
 
     __pydantic_config__ = STRICT
 
 
 def _prm_optim() -> OptimConfig:
-    return OptimConfig(lr=1e-6, grad_clip=10.0)  # PRIME's
+    return OptimConfig(lr=1e-6, grad_clip=10.0)  # as published with PRIME (arXiv 2502.01456)
 
 
 @dataclass(frozen=True)
 class PrmConfig:
-    """The implicit process reward model: of a prm stage, or where advantage.process_weight > 0."""
+    """A PrmConfig describes an implicit process reward model (PRM).
+
+    It is used by prm stages, and by rl stages with advantage.process_weight above 0.
+    """
 
     loss: Literal["ce", "dpo", "kto", "nca"] = option(
-        "ce", "of each outcome; of right against wrong for one prompt; of all against their mean"
+        "ce",
+        "ce: cross-entropy of each outcome; dpo, nca: pairs of a right and a wrong response to one "
+        "prompt; kto: each response against the mean of the batch",
     )
-    init: str = option("", "rl: the stage whose model or PRM it starts from; empty: the policy")
-    beta: float = option(0.05, "token rewards are beta * log-ratio to the reference")
+    init: str = option(
+        "", "rl stages: the stage whose model or PRM it starts from; empty: the policy"
+    )
+    beta: float = option(0.05, "token rewards are beta * log(p_prm / p_reference)")
     order: Literal["score-first", "update-first"] = option(
-        "score-first", "rewards of the PRM as it was, from its update's own forward pass; or after"
+        "score-first", "token rewards come from the PRM as it was before its update, or after it"
     )
     reference: Literal["frozen", "policy"] = option(
-        "frozen", "what it is compared with: the policy at the start, or as it sampled"
+        "frozen", "reference of the log-ratio: the policy at the start, or the policy as it sampled"
     )
     share: float = option(
-        1.0, "of the responses it learns from, drawn by how wrong it is about them; all are scored"
+        1.0,
+        "expected share of the responses that the PRM learns from, drawn by the size of its error; "
+        "all responses are scored",
     )
     granularity: Literal["token", "line", "whole"] = option(
-        "token", "rewards stay on their tokens, or are added up on the last of a line, of a row"
+        "token",
+        "rewards stay on their tokens, or are added up on the last token of each line, or of the "
+        "whole response",
     )
-    optim: OptimConfig = field(default_factory=_prm_optim, metadata={"help": "its optimizer"})
+    optim: OptimConfig = section(_prm_optim, "optimizer of the PRM")
 
     def __post_init__(self) -> None:
         if not 0 < self.beta < math.inf:
@@ -266,8 +351,11 @@ class PrmConfig:
         if not 0 < self.share <= 1:
             raise ValueError(f"needs 0 < share <= 1, not {self.share}")
 
-    def check(self, samples: int, sample: SampleConfig) -> None:
-        """Refuse what rollouts of this kind cannot teach a PRM."""
+    def check_rollouts(self, samples: int, sample: SampleConfig) -> None:
+        """Raise ValueError where rollouts of this kind cannot teach the PRM.
+
+        `samples` is the number of responses to each prompt, `sample` how they are sampled.
+        """
         if self.reference == "policy" and sample != sample.whole:
             raise ValueError("prm.reference policy needs sampling without top_k and top_p")
         if self.loss in ("dpo", "nca") and samples < 2:

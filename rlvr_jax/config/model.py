@@ -1,22 +1,22 @@
-"""Models and the mesh that they are spread over."""
+"""Models and the device mesh: what a weights file fixes, and what a machine asks for."""
 
 import math
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from rlvr_jax.config.fields import STRICT, option, positive
+from rlvr_jax.config.fields import STRICT, check_positive, option
 
 
 class Family(NamedTuple):
-    """What sets one family of decoder-only transformers apart from Llama."""
+    """A Family holds the differences between a family of decoder-only transformers and Llama."""
 
-    bias: bool = False  # on q, k and v
-    qk_norm: bool = False  # RMSNorm over each head's q and k, before rotation
-    sandwich: bool = False  # a norm after attention and feed-forward too, before the residual
-    from_one: bool = False  # norm scales are stored as their distance from 1
-    gelu: bool = False  # tanh GELU in the gate instead of SiLU
-    embed_scale: bool = False  # embeddings times sqrt(D)
-    experts: bool = False  # feed-forward is a mixture of experts
+    bias: bool = False  # the projections of queries, keys and values have a bias
+    qk_norm: bool = False  # RMSNorm over each head's queries and keys, before rotation
+    sandwich: bool = False  # a second norm after attention and after feed-forward, before the sum
+    from_one: bool = False  # the file stores norm scales minus 1
+    gelu: bool = False  # the gate is tanh GELU instead of SiLU
+    embed_scale: bool = False  # embeddings are multiplied by sqrt(D)
+    experts: bool = False  # the feed-forward is a mixture of experts
 
 
 FAMILIES = {
@@ -31,60 +31,72 @@ FAMILIES = {
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """A decoder-only transformer: RMSNorm, rotary positions, grouped queries, gated products."""
+class Pretrained:
+    """Pretrained names the file or folder with the weights that a model starts from."""
 
     weights: str = option(
-        "", "pretrained model: a folder or GGUF file, or package:NAME; all sizes come from it"
+        "",
+        "pretrained model: a Hugging Face folder, a GGUF file, or package:NAME; all sizes come "
+        "from its files",
     )
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """An Architecture is everything about a model that its weights file fixes.
+
+    The model is a decoder-only transformer with RMSNorm, rotary positions, grouped-query attention
+    and a gated feed-forward.
+    """
+
     family: Literal["llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma2", "gemma3_text"] = (
-        option("llama", "architecture; SmolLM2 is a llama")
+        option("llama", "family of the architecture; SmolLM2 is a llama")
     )
-    layers: int = option(4, "transformer blocks, L")
+    layers: int = option(4, "number of transformer blocks, L")
     width: int = option(128, "model width, D")
-    heads: int = option(4, "query heads, N")
-    kv_heads: int = option(2, "key/value heads, K; must divide heads")
-    head_size: int = option(32, "size of one head, H (even, for rotary positions)")
-    feedforward: int = option(384, "feed-forward width, F; of one expert where there are experts")
-    vocab: int = option(512, "vocabulary, V; the tokenizer stage trains to exactly this size")
-    context: int = option(0, "longest row the model was made for; 0 is not known")
-    experts: int = option(0, "experts, E, of a mixture-of-experts family")
-    experts_used: int = option(0, "experts per token")
-    experts_sum_to_one: bool = option(
-        True, "weights of the experts in use are divided by their sum"
+    heads: int = option(4, "number of query heads, N")
+    kv_heads: int = option(2, "number of key/value heads, K; must divide heads")
+    head_size: int = option(32, "size of one head, H; even, because rotary positions pair values")
+    feedforward: int = option(
+        384, "feed-forward width, F; in a mixture of experts, the width of one expert"
     )
+    vocab: int = option(512, "vocabulary size, V; a tokenizer stage trains exactly this size")
+    context: int = option(0, "longest row, in tokens, that the model was made for; 0: not known")
+    experts: int = option(0, "number of experts, E, in a mixture-of-experts family")
+    experts_used: int = option(0, "number of experts that each token is sent to")
+    experts_sum_to_one: bool = option(True, "divide the weights of a token's experts by their sum")
     rope_theta: float = option(10000.0, "base of the rotary frequencies")
     rope_scaling: Literal["none", "linear", "llama3"] = option(
-        "none", "how the frequencies are stretched for contexts longer than those of training"
+        "none", "how the frequencies are stretched for contexts longer than those of pretraining"
     )
-    rope_factor: float = option(1.0, "by how much they are stretched")
-    rope_low: float = option(1.0, "llama3: fully stretched below this many turns in rope_original")
-    rope_high: float = option(4.0, "llama3: left alone above this many turns in rope_original")
-    rope_original: int = option(8192, "llama3: context length before stretching")
+    rope_factor: float = option(1.0, "factor by which the frequencies are stretched")
+    rope_low: float = option(
+        1.0, "llama3: frequencies with fewer turns than this in rope_original are fully stretched"
+    )
+    rope_high: float = option(
+        4.0, "llama3: frequencies with more turns than this in rope_original are not stretched"
+    )
+    rope_original: int = option(8192, "llama3: context length of pretraining, in tokens")
     rope_theta_window: float = option(
-        0.0, "base, without stretching, for layers with a window; 0: as the other layers"
+        0.0,
+        "base of the frequencies in layers with a sliding window, which are not stretched; 0: the "
+        "same as in the other layers",
     )
-    window: int = option(0, "columns that a layer with a sliding window sees; 0 has no windows")
-    global_every: int = option(0, "each such layer sees everything despite window; 0 is none")
-    query_scale: float = option(0.0, "attention scores are divided by its root; 0 is head_size")
-    attention_softcap: float = option(0.0, "tanh bound of attention scores; 0 has none")
-    logit_softcap: float = option(0.0, "tanh bound of the logits; 0 has none")
+    window: int = option(0, "tokens that a layer with a sliding window sees; 0: no windows")
+    global_every: int = option(
+        0, "every layer whose number is a multiple of this sees all tokens despite window; 0: none"
+    )
+    query_scale: float = option(
+        0.0, "attention scores are divided by the square root of this; 0: of head_size"
+    )
+    attention_softcap: float = option(0.0, "tanh bound of the attention scores; 0: no bound")
+    logit_softcap: float = option(0.0, "tanh bound of the logits; 0: no bound")
     norm_eps: float = option(1e-5, "epsilon inside RMSNorm")
-    tied: bool = option(True, "use the embedding as the output head")
-    compute: Literal["float32", "bfloat16"] = option("float32", "dtype of products and cache")
-    unroll: bool = option(False, "unroll the layers: quicker on CPU, slower to compile")
-    remat: bool = option(False, "recompute each block in the backward pass to save memory")
-    part_tokens: int = option(
-        256, "tokens read at a time, forward or backward, per data shard: memory against speed"
-    )
-    kernels: Literal["xla", "pallas"] = option(
-        "xla", "xla, or on TPU and GPU this project's and upstream's kernels (kernels/README.md)"
-    )
-    slots: int = option(0, "responses written at a time, per data shard; 0 is all of a call")
+    tied: bool = option(True, "use the embedding as the output head too")
 
     def __post_init__(self) -> None:
-        positive(self, "layers", "width", "heads", "kv_heads", "feedforward", "vocab")
-        positive(self, "rope_original", "part_tokens")
+        check_positive(self, "layers", "width", "heads", "kv_heads", "feedforward", "vocab")
+        check_positive(self, "rope_original")
         if self.heads % self.kv_heads:
             raise ValueError(f"kv_heads {self.kv_heads} does not divide heads {self.heads}")
         if self.head_size < 2 or self.head_size % 2:
@@ -96,8 +108,6 @@ class ModelConfig:
         for name in ("rope_theta_window", "query_scale", "attention_softcap", "logit_softcap"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and at least 0")
-        if self.slots < 0:
-            raise ValueError(f"needs slots >= 0, not {self.slots}")
         if self.window < 0 or self.global_every < 0 or (self.global_every and not self.window):
             raise ValueError("needs window >= 0, and global_every > 0 only with a window")
         if self.has.experts != (self.experts > 0) or not (
@@ -110,37 +120,81 @@ class ModelConfig:
 
     @property
     def has(self) -> Family:
+        """Return the differences between the model's family and Llama."""
         return FAMILIES[self.family]
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Letter -> size."""
+        """Return the size of each parameter dimension by its letter."""
         one = dict(L=self.layers, D=self.width, N=self.heads, K=self.kv_heads, H=self.head_size)
         return one | dict(F=self.feedforward, V=self.vocab, E=self.experts)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """An Execution is how a model is computed: the user chooses it for a machine."""
+
+    compute: Literal["float32", "bfloat16"] = option(
+        "float32", "dtype of matrix products and of the key/value cache"
+    )
+    unroll: bool = option(False, "unroll the layers: faster on CPU, slower to compile")
+    remat: bool = option(False, "recompute each block in the backward pass to save memory")
+    part_tokens: int = option(
+        256,
+        "tokens of a micro-batch, forward or backward, per data shard: fewer need less memory, "
+        "more are faster",
+    )
+    kernels: Literal["xla", "pallas"] = option(
+        "xla",
+        "xla, or pallas: on TPU and GPU the kernels of this project and of JAX (kernels/README.md)",
+    )
+    slots: int = option(
+        0, "responses that are generated at the same time, per data shard; 0: all of a batch"
+    )
+
+    def __post_init__(self) -> None:
+        check_positive(self, "part_tokens")
+        if self.slots < 0:
+            raise ValueError(f"needs slots >= 0, not {self.slots}")
+
+
+# The order of the bases is the order of the keys in a resolved config, last base first.
+@dataclass(frozen=True)
+class ModelConfig(Execution, Architecture, Pretrained):
+    """A ModelConfig describes one model: its weights, its architecture and its execution."""
+
+    def __post_init__(self) -> None:
+        Architecture.__post_init__(self)
+        Execution.__post_init__(self)
 
     __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Devices as data x fsdp x tensor; the product is the number of devices of the job."""
+    """A MeshConfig arranges devices as data x fsdp x tensor; the product is their number."""
 
     data: int = option(1, "pure data parallelism; across hosts and slices")
-    fsdp: int = option(1, "data parallelism with parameters and moments split by width")
-    tensor: int = option(1, "heads, feed-forward and vocabulary split; inside a host")
+    fsdp: int = option(1, "data parallelism with parameters and optimizer moments split by width")
+    tensor: int = option(1, "tensor parallelism over heads, feed-forward and vocabulary; in a host")
     letters: dict[str, tuple[str, ...]] = field(
         default_factory=dict,
-        metadata={"help": "axes of single parameter letters, e.g. {K: []} replicates kv heads"},
+        metadata={"help": "mesh axes of single parameter letters, e.g. {K: []} copies kv heads"},
     )
 
     def __post_init__(self) -> None:
-        positive(self, "data", "fsdp", "tensor")
+        check_positive(self, "data", "fsdp", "tensor")
         for letter, axes in self.letters.items():
             if letter not in "DNKFVE" or len(letter) != 1:
                 raise ValueError(f"letters: {letter!r} is not one of D, N, K, F, V, E")
             for axis in axes:
                 if axis not in ("data", "fsdp", "tensor"):
                     raise ValueError(f"letters: {axis!r} is not an axis (data, fsdp, tensor)")
+
+    @property
+    def row_shards(self) -> int:
+        """Return the number of shards that the rows of a batch are split into."""
+        return self.data * self.fsdp
 
     def __hash__(self) -> int:  # a dict field has no hash of its own
         return hash((self.data, self.fsdp, self.tensor, tuple(sorted(self.letters.items()))))

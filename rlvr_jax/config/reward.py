@@ -1,44 +1,52 @@
-"""Who rewards, who judges, and what watches over them."""
+"""Rewards, judges, and the alarms and audits that watch over them."""
 
 import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rlvr_jax.config.fields import STRICT, option, positive
+from rlvr_jax.config.fields import STRICT, check_positive, option
 
 
 @dataclass(frozen=True)
 class RewardConfig:
-    """Where the outcome reward comes from."""
+    """A RewardConfig says where the outcome reward of a response comes from."""
 
     source: Literal["verifier", "rule", "rule_first", "both"] = option(
         "verifier",
-        "verifier: its logit, inside the fused step; rule: the task's own, split step; rule_first: "
-        "1 where the rule accepts, else the verifier's; both: the product of the two",
+        "verifier: the verifier's logit, inside the fused step; rule: a rule on the host, with the "
+        "split step; rule_first: 1 where the rule accepts, else the verifier's; both: the product",
     )
     mode: Literal["soft", "paper", "binary"] = option(
-        "soft", "soft: p(1)/(p(1)+p(0)); paper: work A's two branches; binary: 1 beats 0"
+        "soft",
+        "soft: p(1)/(p(1)+p(0)); paper: the two branches of arXiv 2503.23829; binary: p(1) > p(0)",
     )
-    min_mass: float = option(0.5, "soft and binary: least p(1)+p(0), below it the reward is 0")
-    threshold: float = option(0.0, "least reward of the verifier; what is below it becomes 0")
-    temperature: float = option(1.0, "the verdict's logits are divided by this; min_mass is not")
+    min_mass: float = option(0.5, "soft and binary: smallest p(1)+p(0); with less, the reward is 0")
+    threshold: float = option(0.0, "smallest reward of the verifier; smaller ones become 0")
+    temperature: float = option(
+        1.0, "the logits of the two verdict words are divided by this; min_mass is not affected"
+    )
     votes: Literal["mean", "majority"] = option(
-        "mean", "several templates: mean of their rewards, or 1 where at least half accept"
+        "mean",
+        "with several templates: mean of their rewards, or 1 where at least half of them accept",
     )
     audit: Literal["off", "warn", "stop"] = option(
-        "warn", "quick audit of a verifier before the first step; stop: not begun beyond the limits"
+        "warn",
+        "quick audit of the verifier before the first step; stop: end the run where it is "
+        "beyond the limits of `audit`",
     )
     rule: str = option(
-        "", "a kind of rule (docs/rewards.md) or your own file.py; empty: what each task says"
+        "", "kind of rule (docs/rewards.md), or your own file.py; empty: the rule of each task"
     )
     gates: tuple[str, ...] = option(
-        (), "rules whose scores multiply the reward, e.g. [format, language]; splits the step"
+        (), "rules whose scores multiply the reward, e.g. [format, language]; needs the split step"
     )
-    seconds: float = option(2.0, "rules: time of one answer, from when a worker begins it")
-    workers: int = option(2, "rules: worker processes")
+    seconds: float = option(
+        2.0, "rules: time limit of one answer, from when a worker begins with it"
+    )
+    workers: int = option(2, "rules: number of worker processes")
 
     def __post_init__(self) -> None:
-        positive(self, "workers")
+        check_positive(self, "workers")
         if not 0 <= self.min_mass <= 1:
             raise ValueError(f"needs 0 <= min_mass <= 1, not {self.min_mass}")
         if not 0 < self.seconds < math.inf:
@@ -50,17 +58,17 @@ class RewardConfig:
 
     @property
     def ruled(self) -> bool:
-        """Whether a rule scores answers, instead of the verifier or beside it."""
+        """Return whether a rule scores answers, instead of the verifier or beside it."""
         return self.source != "verifier"
 
     @property
     def hosted(self) -> bool:
-        """Whether it needs the host, so that the step is split."""
+        """Return whether the reward needs the host, so that the step is split."""
         return self.ruled or bool(self.gates)
 
     @property
     def judged(self) -> bool:
-        """Whether a verifier scores answers."""
+        """Return whether a verifier scores answers."""
         return self.source != "rule"
 
     __pydantic_config__ = STRICT
@@ -68,45 +76,62 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """Who gives verdicts: a rule, a larger model on these devices, or a chat endpoint."""
+    """A JudgeConfig names who gives verdicts: a rule, a larger model here, or a chat endpoint."""
 
-    kind: Literal["rule", "model", "endpoint"] = option("rule", "who judges")
-    rule: str = option("", "rule: as in the reward of an rl stage; empty: what each task says")
-    weights: str = option("", "model: a folder or GGUF file, or package:NAME")
-    tokenizer: str = option("", "model: its tokenizer file or folder, or `byte`; empty: its own")
-    compute: Literal["float32", "bfloat16"] = option("float32", "model: dtype of products")
-    read: Literal["reply", "logit"] = option(
-        "reply", "model: the words it writes, or whether YES or NO is the likelier next token"
+    kind: Literal["rule", "model", "endpoint"] = option("rule", "kind of judge")
+    rule: str = option("", "rule: as in the reward of an rl stage; empty: the rule of each task")
+    weights: str = option("", "model: a Hugging Face folder, a GGUF file, or package:NAME")
+    tokenizer: str = option(
+        "", "model: tokenizer file or folder, or `byte`; empty: the tokenizer beside the weights"
     )
-    min_mass: float = option(0.5, "model, logit: least p(YES)+p(NO), below it there is no verdict")
-    batch: int = option(64, "model: answers per call; rounded up to the data axis")
-    url: str = option("", "endpoint: address of the API, up to /v1; any OpenAI-compatible server")
-    model: str = option("", "endpoint: name of the model there")
+    compute: Literal["float32", "bfloat16"] = option("float32", "model: dtype of matrix products")
+    read: Literal["reply", "logit"] = option(
+        "reply", "model: read the reply that it writes, or compare the logits of YES and NO"
+    )
+    min_mass: float = option(
+        0.5, "model, logit: smallest p(YES)+p(NO); with less, there is no verdict"
+    )
+    batch: int = option(64, "model: answers per call; rounded up to a multiple of the data shards")
+    url: str = option("", "endpoint: address of an OpenAI-compatible API, up to and including /v1")
+    model: str = option("", "endpoint: name of the model on the server")
     key_env: str = option(
-        "OPENAI_API_KEY", "endpoint: environment variable that holds the key; empty sends no key"
+        "OPENAI_API_KEY",
+        "endpoint: environment variable that holds the API key; empty: no key is sent",
     )
     body: dict[str, Any] = field(
         default_factory=dict,
-        metadata={"help": "endpoint: more fields of a request; null takes one out"},
+        metadata={"help": "endpoint: further fields of a request; null removes a field"},
     )
-    concurrency: int = option(8, "endpoint: requests under way at a time")
-    per_minute: float = option(0.0, "endpoint: most requests begun in a minute; 0 has no limit")
-    seconds: float = option(60.0, "endpoint: time for one reply")
-    retries: int = option(6, "endpoint: further tries after 429, 5xx, a timeout or a lost line")
+    concurrency: int = option(8, "endpoint: number of requests at the same time")
+    per_minute: float = option(
+        0.0, "endpoint: largest number of requests begun in a minute; 0: no limit"
+    )
+    seconds: float = option(60.0, "endpoint: time limit of one reply")
+    retries: int = option(
+        6, "endpoint: further tries after status 429 or 5xx, a timeout or a lost connection"
+    )
     max_requests: int = option(
-        0, "endpoint: most requests, tries and a rerun's stored ones included; 0 has no limit"
+        0,
+        "endpoint: largest number of requests, with retries and stored replies of earlier runs; 0: "
+        "no limit",
     )
-    cache: str = option("", "endpoint: file of the replies; empty: judge/NAME.jsonl of the run")
+    cache: str = option(
+        "", "endpoint: file that stores the replies; empty: judge/NAME.jsonl in the run folder"
+    )
     question: bool = option(True, "model, endpoint: show the judge the question too")
-    tokens: int = option(8, "model, endpoint: longest reply")
-    temperature: float = option(0.0, "model, endpoint: of the reply; 0 is greedy")
-    votes: int = option(1, "replies per answer, m; accepted if at least m/2 of them say YES")
+    tokens: int = option(8, "model, endpoint: tokens of the longest reply")
+    temperature: float = option(
+        0.0, "model, endpoint: sampling temperature of the reply; 0 is greedy"
+    )
+    votes: int = option(
+        1, "replies per answer, m; an answer is accepted if at least m/2 of them say YES"
+    )
     max_unread: float = option(
-        0.1, "share of answers that may be left without a verdict before the stage stops"
+        0.1, "largest share of answers without a verdict; with more, the stage stops"
     )
 
     def __post_init__(self) -> None:
-        positive(self, "batch", "concurrency", "tokens", "votes")
+        check_positive(self, "batch", "concurrency", "tokens", "votes")
         needs = {"rule": (), "model": ("weights",), "endpoint": ("url", "model")}
         for kind, names in needs.items():
             for name in names:
@@ -137,39 +162,59 @@ class JudgeConfig:
 
 @dataclass(frozen=True)
 class NegativesConfig:
-    """Answers that are wrong for certain, learnt as 0 without a judge: shares of the verdicts."""
+    """A NegativesConfig says how many answers that are certainly wrong a verifier learns as 0.
 
-    keys: float = option(0.0, "master keys: blanks, marks, `Thought process:`, in many languages")
+    No judge is asked about these answers.  Each number is a share of the verdicts.
+    """
+
+    keys: float = option(
+        0.0,
+        "master keys: blanks, punctuation, phrases such as `Thought process:` in many languages",
+    )
     openings: float = option(0.0, "first sentences of longer responses to the same problem")
-    cuts: float = option(0.0, "accepted answers, cut before they tell what was asked")
-    near_misses: float = option(0.0, "accepted answers and references with another number")
+    cuts: float = option(0.0, "accepted answers that are cut off before their result")
+    near_misses: float = option(0.0, "accepted answers and references with one number changed")
     strangers: float = option(0.0, "accepted answers to other problems")
 
     def __post_init__(self) -> None:
-        for name in ("keys", "openings", "cuts", "near_misses", "strangers"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"needs 0 <= {name} <= 1, not {getattr(self, name)}")
+        for name, share in vars(self).items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"needs 0 <= {name} <= 1, not {share}")
 
     __pydantic_config__ = STRICT
 
 
 @dataclass(frozen=True)
 class AlarmConfig:
-    """Signs in an rl stage's metrics that its reward is being gamed (docs/audit.md)."""
+    """An AlarmConfig sets the limits of metrics beyond which a reward is probably gamed.
+
+    docs/audit.md explains each alarm.
+    """
 
     action: Literal["off", "warn", "checkpoint", "stop"] = option(
-        "warn", "what an alarm does when it begins; stop: checkpoint, and the run ends"
+        "warn",
+        "what happens when an alarm begins: nothing, a message, a checkpoint, or both and the end",
     )
-    window: int = option(20, "steps whose mean is compared with the best or first such mean")
-    length_drop: float = option(0.8, "mean length lost, as a share, while the reward rose")
+    window: int = option(
+        20, "number of steps in the mean that is compared with the best or the first such mean"
+    )
+    length_drop: float = option(0.8, "fall of the mean length, as a share, while the reward rises")
     identical: float = option(0.9, "share of a batch that is one and the same response")
-    reward_std: float = option(1e-3, "standard deviation of the reward, mean of the window")
-    oracle_gap: float = option(0.3, "mean reward above the oracle's, over the last three looks")
-    prm_rise: float = option(0.5, "rise of the PRM's mean reward while the outcome has none")
-    kl_jump: float = option(10.0, "KL to the reference, in multiples of the window before")
+    reward_std: float = option(
+        1e-3, "smallest standard deviation of the reward, as the mean of the window"
+    )
+    oracle_gap: float = option(
+        0.3, "mean reward minus the oracle's mean reward, over the last three comparisons"
+    )
+    prm_rise: float = option(
+        0.5, "rise of the mean token reward while the outcome reward does not rise"
+    )
+    kl_jump: float = option(
+        10.0, "KL to the reference policy, as a multiple of its mean in the window before"
+    )
 
     def __post_init__(self) -> None:
-        positive(self, "window")
+        check_positive(self, "window")
         if not (0 < self.length_drop <= 1 and 0 < self.identical <= 1 and self.kl_jump > 1):
             raise ValueError("needs 0 < length_drop <= 1, 0 < identical <= 1 and kl_jump > 1")
         if not (0 <= self.reward_std < math.inf and 0 < self.oracle_gap < math.inf):
@@ -182,20 +227,26 @@ class AlarmConfig:
 
 @dataclass(frozen=True)
 class AuditConfig:
-    """The hardening suite of `python -m rlvr_jax.audit`, and what it lets pass."""
+    """An AuditConfig sets size and limits of the attacks of `python -m rlvr_jax.audit`."""
 
-    records: int = option(16, "problems of the train split that attacks are made for")
-    quick_records: int = option(4, "the same, in the quick form before and during training")
-    accept: float = option(0.5, "reward from which an answer counts as accepted")
-    search_steps: int = option(24, "steps of the search for adversarial tokens; 0 is none")
-    search_length: int = option(6, "adversarial tokens, at most")
-    max_false_positive: float = option(0.05, "most accepted of what is wrong, in any group")
-    max_false_negative: float = option(0.35, "most rejected of what is right")
-    max_dark: float = option(0.05, "most mean reward for answers that say nothing")
-    min_youden: float = option(0.5, "least of Youden's J, 1 - false positive - false negative rate")
+    records: int = option(16, "number of problems of the train split that attacks are made for")
+    quick_records: int = option(
+        4, "the same for the quick audit before training and in evaluations"
+    )
+    accept: float = option(0.5, "smallest reward with which an answer counts as accepted")
+    search_steps: int = option(24, "steps of the search for adversarial tokens; 0: no search")
+    search_length: int = option(6, "largest number of adversarial tokens")
+    max_false_positive: float = option(
+        0.05, "largest share of wrong answers that are accepted, in any group of attacks"
+    )
+    max_false_negative: float = option(0.35, "largest share of right answers that are rejected")
+    max_dark: float = option(0.05, "largest mean reward of answers without content")
+    min_youden: float = option(
+        0.5, "smallest Youden's J: 1 - false-positive rate - false-negative rate"
+    )
 
     def __post_init__(self) -> None:
-        positive(self, "records", "quick_records", "search_length")
+        check_positive(self, "records", "quick_records", "search_length")
         rates = (self.accept, self.max_false_positive, self.max_false_negative, self.max_dark)
         if not all(0 <= rate <= 1 for rate in rates) or not -1 <= self.min_youden <= 1:
             raise ValueError("needs rates from 0 to 1 and min_youden from -1 to 1")

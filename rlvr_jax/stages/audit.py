@@ -1,4 +1,4 @@
-"""The hardening suite against the reward of a config, as its answers go through it."""
+"""Attacks on the reward of a stage, scored exactly as the stage scores its responses."""
 
 import functools
 import time
@@ -18,27 +18,30 @@ from rlvr_jax.stages import host_rewards
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen, Rollout
 
-ROWS = 64  # texts per call
-MATHS = ("math",)  # kinds of rules that the pairs of forms and near misses are for
+ROWS = 64  # responses per call of the verifier
+MATHS = ("math",)  # rules that equal forms and near misses of mathematical answers are for
 
 
 def run(
     ws: Workspace, stage: Sampling, frozen: Frozen, workers: pool.Pool, quick: bool = False
 ) -> dict[str, Any]:
-    """The report of `trials.report`, for the reward of `stage`."""
+    """Attack the reward of `stage` and return the report of `trials.report` on it.
+
+    With `quick` there are fewer attacks and no search for adversarial tokens.
+    """
     began = time.monotonic()
     cfg = stage.reward
     score_all = host_rewards.scorer(stage, ws, frozen, workers)
     jobs = _jobs(ws, stage, quick)
-    told, skipped = [], 0
+    results, skipped = [], 0
     for at in range(0, len(jobs), _rows(ws)):
         part = jobs[at : at + _rows(ws)]
         if cfg.judged:
             fits = [_fits(ws, *job) for job in part]
             skipped += len(part) - sum(fits)
             part = [job for job, fit in zip(part, fits, strict=True) if fit]
-        told += _trials(ws, score_all, part, cfg.judged)
-    report = trials.report(told, skipped, ws.cfg.audit)
+        results += _trials(ws, score_all, part, cfg.judged)
+    report = trials.report(results, skipped, ws.cfg.audit)
     if cfg.judged and not ws.cfg.verifier_tokenizer:
         report["readout_difference"] = _readout(ws, score_all, jobs)
         if ws.cfg.audit.search_steps and not quick:
@@ -46,8 +49,8 @@ def run(
     return report | {"seconds": time.monotonic() - began}
 
 
-def show(report: dict[str, Any], faults: list[str]) -> None:
-    """The tables of an audit, and what is beyond the limits."""
+def show_report(report: dict[str, Any], faults: list[str]) -> None:
+    """Print the tables of an audit and the faults that are beyond its limits."""
     log.table("audit of the reward", *trials.table(report))
     names = ("items", "false_positive", "false_negative", "youden", "dark_current", "ms_per_item")
     rows = [[name, "-" if report[name] is None else report[name]] for name in names]
@@ -56,25 +59,25 @@ def show(report: dict[str, Any], faults: list[str]) -> None:
     log.table("in all", ["", "value"], rows)
     worst = [[x["name"], x["reward"], x["items"]] for x in report["worst"][:5]]
     log.table("strongest attacks", ["attack", "mean reward", "items"], worst)
-    if found := report.get("search"):
+    if search := report.get("search"):
         log.say(
-            f"search for adversarial tokens: mean p(accept) {found['p1_start']:.3f} -> "
-            f"{found['p1']:.3f}, reward {found['reward']:.3f}, best {found['best']!r}"
+            f"search for adversarial tokens: mean p(accept) {search['p1_start']:.3f} -> "
+            f"{search['p1']:.3f}, reward {search['reward']:.3f}, best {search['best']!r}"
         )
     for fault in faults:
         log.say(f"beyond the limits: {fault}")
 
 
 def _rows(ws: Workspace) -> int:
-    shards = ws.cfg.mesh.data * ws.cfg.mesh.fsdp
+    shards = ws.cfg.mesh.row_shards
     return -(-ROWS // shards) * shards
 
 
 def _jobs(ws: Workspace, stage: Sampling, quick: bool) -> list[tuple[dict, attacks.Item]]:
-    """(record, item): each item with the record that it is judged by."""
+    """Return the attacks, each with the problem that it is an answer to."""
     cfg = ws.cfg
     split = "train" if cfg.data.train else "test"
-    # A rule reads texts: what fits a tokenizer, which may not be there yet, is no matter.
+    # A rule reads texts: it needs no tokenizer, which may not be trained yet.
     source = ws.problems(split) if stage.reward.judged else dataset.open_split(ws.run.data, split)
     count = cfg.audit.quick_records if quick else cfg.audit.records
     records = [dict(source[i]) for i in range(min(count, len(source)))]
@@ -93,15 +96,15 @@ def _jobs(ws: Workspace, stage: Sampling, quick: bool) -> list[tuple[dict, attac
 
 
 def _alone(record: dict, reference: str) -> dict:
-    """A record of nothing but a reference."""
+    """Return the record of a problem of which the reference is all that matters."""
     own = {"question": "?", "messages": "", "extra": "", "reference": reference}
     return record | own | {"answer": reference}
 
 
 def _fits(ws: Workspace, record: dict, item: attacks.Item) -> bool:
     cfg = ws.cfg.data
-    asked = max(map(len, template.encode_verifier_contexts(record, ws.judge_tokenizer, cfg)))
-    return len(_ids(ws, item)) <= cfg.response_columns and asked <= cfg.check_columns
+    context = max(map(len, template.encode_verifier_contexts(record, ws.judge_tokenizer, cfg)))
+    return len(_ids(ws, item)) <= cfg.response_columns and context <= cfg.check_columns
 
 
 def _ids(ws: Workspace, item: attacks.Item) -> list[int]:
@@ -121,22 +124,23 @@ def _trials(ws: Workspace, score_all, jobs: list, judged: bool) -> list[trials.T
 
 
 def _by_rule(score_all, jobs: list) -> list[trials.Trial]:
-    """Texts as they are, one by one: each has its own time, and follows what came before it."""
-    told = []
+    """Score texts one by one, so that each has its own time and none delays another."""
+    results = []
     for record, item in jobs:
         began = time.monotonic()
         reward, _ = score_all([record], None, _rollout([[0]], [item.finished], 1), [item.text])
-        told.append(trials.Trial(item, float(reward[0]), time.monotonic() - began))
-    return told
+        results.append(trials.Trial(item, float(reward[0]), time.monotonic() - began))
+    return results
 
 
 def _score(ws: Workspace, score_all, records: list, ids: list[list[int]], jobs: list) -> Any:
-    """Rewards of rows of ids, each for a record of its own; short batches are filled up."""
+    """Score rows of token ids, one for each record; a short batch is padded with its last row."""
     missing = _rows(ws) - len(ids)
     finished = [item.finished for _, item in jobs] + [True] * missing
     records, ids = records + [records[-1]] * missing, ids + [ids[-1]] * missing
     rollout = ws.place(_rollout(ids, finished, ws.cfg.data.response_columns))
-    return np.asarray(score_all(records, ws.place(ws.columns(records)), rollout, None)[0])
+    reward_B, _ = score_all(records, ws.place(ws.columns(records)), rollout, None)
+    return jax.device_get(reward_B)
 
 
 def _rollout(ids: list[list[int]], finished: list[bool], columns: int) -> Rollout:
@@ -153,19 +157,19 @@ def _rollout(ids: list[list[int]], finished: list[bool], columns: int) -> Rollou
 
 
 def _readout(ws: Workspace, score_all, jobs: list) -> float:
-    """The most by which a verdict changes with its place in the batch (group I)."""
+    """Return the largest change of a reward in a reversed batch (attacks of group I)."""
     jobs = [job for job in jobs if _fits(ws, *job)][: _rows(ws)]
     if not jobs:
         return 0.0
-    told = []
+    rewards = []
     for some in (jobs, jobs[::-1]):
         ids = [_ids(ws, item) for _, item in some]
-        told.append(_score(ws, score_all, [r for r, _ in some], ids, some)[: len(jobs)])
-    return float(np.abs(told[0] - told[1][::-1]).max())
+        rewards.append(_score(ws, score_all, [r for r, _ in some], ids, some)[: len(jobs)])
+    return float(np.abs(rewards[0] - rewards[1][::-1]).max())
 
 
 def _search(ws: Workspace, stage: Sampling, frozen: Frozen, score_all) -> dict[str, Any]:
-    """Adversarial tokens for some problems, then judged like any answer."""
+    """Search adversarial tokens for some problems, then score them like any response."""
     cfg, tok, verdict = ws.cfg, ws.tokenizer, ws.verdict()
     around = [tok.encode(text) for text in (r"\boxed{", "}")]
     around = [[], []] if cfg.data.answer == "line" else around
@@ -174,7 +178,7 @@ def _search(ws: Workspace, stage: Sampling, frozen: Frozen, score_all) -> dict[s
     if length < 1:
         return {}
     source = ws.problems("train" if cfg.data.train else "test")
-    shards = cfg.mesh.data * cfg.mesh.fsdp
+    shards = cfg.mesh.row_shards
     records = [source[i % len(source)] for i in range(-(-8 // shards) * shards)]
     prompts = ws.place(ws.columns(records))
     checks, masks = prompts.check_QC, prompts.check_mask_QC
@@ -182,14 +186,14 @@ def _search(ws: Workspace, stage: Sampling, frozen: Frozen, score_all) -> dict[s
     visible_V = ~np.asarray(verdict.blank_V | verdict.newline_V | verdict.control_V)
     visible_V &= ~np.isin(np.arange(len(visible_V)), sum(around, []))
     start = np.random.default_rng(0).choice(np.flatnonzero(visible_V), (len(records), length))
-    find = jax.jit(functools.partial(attack.search, cfg=cfg.verifier))
+    search = jax.jit(functools.partial(attack.search, cfg=cfg.verifier))
 
-    def found(steps: int):
+    def after(steps: int):
         target = attack.Target(checks[::templates], masks[::templates], verdict)
         args = (target, ws.place(start.astype(np.int32)), visible_V, jax.random.key(cfg.seed))
-        return jax.device_get(find(frozen.verifier, *args, steps))
+        return jax.device_get(search(frozen.verifier, *args, steps))
 
-    before, best = found(0), found(cfg.audit.search_steps)
+    before, best = after(0), after(cfg.audit.search_steps)
     rows: Any = [[*around[0], *row.tolist(), *around[1], tok.eos[0]] for row in best.token_BR]
     items = [(r, attacks.Item("S", "search", "")) for r in records][: _rows(ws)]
     reward = _score(ws, score_all, list(records), rows, items)[: len(rows)]
@@ -206,8 +210,8 @@ def _search(ws: Workspace, stage: Sampling, frozen: Frozen, score_all) -> dict[s
     }
 
 
-def frozen(ws: Workspace, stage: Sampling, fresh: bool = False) -> Frozen:
-    """What an audit reads of a stage: its verifier, or one of random parameters."""
+def load_frozen(ws: Workspace, stage: Sampling, fresh: bool = False) -> Frozen:
+    """Load the verifier of a stage for an audit; with `fresh`, make one of random parameters."""
     if not stage.reward.judged:
         return Frozen(reference={}, verifier={}, verdict=None)  # type: ignore[arg-type]
     cfg = ws.cfg.verifier

@@ -1,4 +1,7 @@
-"""Stage `evaluate`: held-out accuracy by the oracle, beside exact match and the verifier."""
+"""Stage `evaluate`: accuracy on held-out problems by an oracle, exact match and the verifier.
+
+The oracle is a rule: the one that the stage names, or the rule of each task.
+"""
 
 import functools
 import json
@@ -8,7 +11,7 @@ import jax
 import numpy as np
 
 from rlvr_jax import engine, prm, verifier
-from rlvr_jax.config import EvaluateStage, PrmStage, RewardConfig, RlStage, SampleConfig
+from rlvr_jax.config import EvaluateStage, RewardConfig, RlStage, SampleConfig
 from rlvr_jax.host.hardening import trials
 from rlvr_jax.host.problems import task_answers
 from rlvr_jax.host.rules import jobs
@@ -21,7 +24,7 @@ from rlvr_jax.stages.workspace import Workspace, chunks, padded
 from rlvr_jax.structs import Frozen
 
 GREEDY = SampleConfig(temperature=0)
-CHOSEN = {  # accuracy of one answer of k, however it was chosen
+CHOSEN = {  # ways to choose one answer of k, and how the table calls them
     "majority": "majority of k",
     "weighted": "votes weighted by the PRM",
     "best_of_k_min": "best of k, least line",
@@ -30,19 +33,20 @@ CHOSEN = {  # accuracy of one answer of k, however it was chosen
 
 
 def run(stage: EvaluateStage, ws: Workspace) -> dict:
-    """Writes eval/NAME.json.
+    """Evaluate a policy on all test problems and write the result to eval/NAME.json.
 
-    accuracy: avg@k, the mean over k samples per problem; pass@k: share of problems with a right
-    sample among the k; greedy: one answer at temperature 0.  The oracle and exact match see the
-    whole text of finished answers only.  Training keys are not touched.
+    `accuracy` is avg@k, the mean over k samples per problem; `pass_at_k` is the share of problems
+    with a right sample among the k; `greedy` is of one answer at temperature 0.  A response that
+    was cut off counts as wrong.  No random key of training is used.
 
-    majority: the most frequent final answer of the k.  With a PRM: weighted, by sigma of an
-    answer's least line reward; best_of_k_min, best_of_k_sum, by its least line reward or its sum.
+    `majority` is of the most frequent final answer of the k.  With a PRM, `weighted` weights these
+    votes by the sigmoid of an answer's smallest line reward; `best_of_k_min` and `best_of_k_sum`
+    take the answer with the largest smallest line reward, or with the largest sum of rewards.
     """
     cfg = ws.cfg
     params = ws.load(stage.policy, cfg.model)
     judge = ws.load(stage.verifier, cfg.verifier) if stage.verifier else None
-    rate = _rater(stage, ws) if stage.prm else None
+    rate = _prm_scorer(stage, ws) if stage.prm else None
     sampled = _answers(stage, ws, params, judge, stage.sample, stage.samples, rate)
     greedy = _answers(stage, ws, params, None, GREEDY, 1)
     best = sampled["oracle"].reshape(-1, stage.samples).max(1)
@@ -50,9 +54,7 @@ def run(stage: EvaluateStage, ws: Workspace) -> dict:
     result: dict[str, Any] = {
         "name": stage.name,
         "policy": stage.policy,
-        "step": {s.name: s.steps for s in cfg.stages if isinstance(s, RlStage)}.get(
-            stage.policy, 0
-        ),
+        "step": {rl.name: rl.steps for rl in cfg.rl_stages}.get(stage.policy, 0),
         "n": len(domains),
         "samples": stage.samples,
         "accuracy": accuracy(sampled["oracle"], sampled["domain"]),
@@ -75,7 +77,7 @@ def run(stage: EvaluateStage, ws: Workspace) -> dict:
 
 
 def _chosen(stage: EvaluateStage, sampled: dict) -> dict[str, np.ndarray]:
-    """The row of the answer chosen for each problem, by the ways there are to choose."""
+    """Return the row of the answer that is chosen for each problem, for each way to choose."""
     k, ballots = stage.samples, sampled["ballot"]
     plain = {"majority": voting.majority(ballots, k)}
     if not stage.prm:
@@ -88,14 +90,16 @@ def _chosen(stage: EvaluateStage, sampled: dict) -> dict[str, np.ndarray]:
     }
 
 
-def _rater(stage: EvaluateStage, ws: Workspace):
-    """rollout -> least line reward [B], sum [B]: by the PRM, as it was trained to compare."""
+def _prm_scorer(stage: EvaluateStage, ws: Workspace):
+    """Return a function from a rollout to the smallest line reward [B] and the sum of rewards [B].
+
+    The rewards are those of the stage's PRM, with the beta and temperature of its training.
+    """
     cfg = ws.cfg
-    source = next(s for s in cfg.stages if s.name == stage.prm)
-    assert isinstance(source, RlStage | PrmStage)
+    source = cfg.prm_stage(stage.prm)
     params = ws.load_prm(stage.prm)
     reference = ws.load(stage.prm_reference or source.policy, cfg.model)
-    newline_V = ws.tokenizer.tables(cfg.model.vocab)[0]
+    newline_V = ws.replicate(ws.tokenizer.tables(cfg.model.vocab)[0])
     score = jax.jit(
         functools.partial(
             prm.score_responses,
@@ -108,16 +112,16 @@ def _rater(stage: EvaluateStage, ws: Workspace):
 
 
 def _audit(stage: EvaluateStage, ws: Workspace, judge) -> dict[str, float]:
-    """The quick audit of the verifier, as the metrics of an rl stage have it."""
-    asked = RlStage(name=stage.name, verifier=stage.verifier)
+    """Run the quick audit of the verifier and return the metrics that an rl stage logs of it."""
+    rewarded = RlStage(name=stage.name, verifier=stage.verifier)
     frozen = Frozen(reference={}, verifier=judge, verdict=ws.verdict())
     with pool.Pool(seconds=stage.seconds) as workers:
-        return trials.metrics(audit.run(ws, asked, frozen, workers, quick=True))
+        return trials.metrics(audit.run(ws, rewarded, frozen, workers, quick=True))
 
 
 def summarise(ws: Workspace) -> None:
-    """A table of all evaluations of the run, one column each, and the speed of its rl stages."""
-    names = [s.name for s in ws.cfg.stages if isinstance(s, EvaluateStage)]
+    """Print a table with a column for each evaluation, and the speed of each rl stage."""
+    names = [stage.name for stage in ws.cfg.evaluations]
     evals = [json.loads(ws.run.evaluation(name).read_text(encoding="utf-8")) for name in names]
     if not evals:
         return
@@ -134,14 +138,13 @@ def summarise(ws: Workspace) -> None:
     agreed = [e.get("verifier", {}).get("accuracy", "-") for e in evals]
     rows.append(["verifier = oracle", *agreed])
     log.table("held-out problems, by the oracle", ["", *names], rows)
-    for stage in ws.cfg.stages:
-        if isinstance(stage, RlStage):
-            speed = ws.run.metrics.median(stage.name, "perf/tokens_per_s")
-            log.say(f"{stage.name}: {speed:.0f} generated tokens/s in the median step")
+    for stage in ws.cfg.rl_stages:
+        speed = ws.run.metrics.median(stage.name, "perf/tokens_per_s")
+        log.say(f"{stage.name}: {speed:.0f} generated tokens/s in the median step")
 
 
 def accuracy(hits: np.ndarray, domains: list[str]) -> dict[str, float]:
-    """Mean over everything and by domain."""
+    """Return the mean of `hits` over all answers, as `all`, and over those of each domain."""
     names = np.array(domains)
     by_domain = {d: float(hits[names == d].mean()) for d in sorted(set(domains))}
     return {"all": float(hits.mean()), **by_domain}
@@ -150,13 +153,14 @@ def accuracy(hits: np.ndarray, domains: list[str]) -> dict[str, float]:
 def _answers(
     stage, ws: Workspace, params, judge, sample: SampleConfig, samples: int, rate=None
 ) -> dict:
-    """Answers to all test problems and what oracle, exact match, verifier and PRM say, as arrays;
-    ballots and domains as lists.
+    """Answer all test problems and let oracle, exact match, verifier and PRM score the answers.
+
+    Returns by name an array with a score of each answer; `ballot`, the final answers for a vote,
+    and `domain` are lists.
     """
     cfg, tok = ws.cfg, ws.tokenizer
     verdict = None if judge is None else ws.verdict()
-    shards = cfg.mesh.data * cfg.mesh.fsdp
-    batch = -(-stage.batch // shards) * shards
+    batch = -(-stage.batch // cfg.mesh.row_shards) * cfg.mesh.row_shards
 
     @jax.jit
     def write(params, judge, verdict, prompts, key):
@@ -173,13 +177,13 @@ def _answers(
     out: dict[str, list] = {name: [] for name in names}
     with pool.Pool(seconds=stage.seconds) as workers:
         for number, records in enumerate(chunks(ws.problems("test"), batch)):
-            asked = ws.columns(padded(records, batch))
+            prompts = ws.place(ws.columns(padded(records, batch)))
             key = jax.random.fold_in(ws.key(stage.name), number)
-            rollout, reward_B = write(params, judge, verdict, ws.place(asked), key)
-            rated = rate(rollout) if rate else ()
-            rollout, reward_B, rated = jax.device_get((rollout, reward_B, rated))
+            rollout, reward_B = write(params, judge, verdict, prompts, key)
+            scores = rate(rollout) if rate else ()
+            rollout, reward_B, scores = jax.device_get((rollout, reward_B, scores))
             rows = range(len(records) * samples)
-            for name, value_B in zip(("least", "sum"), rated, strict=False):
+            for name, value_B in zip(("least", "sum"), scores, strict=False):
                 out[name] += [value_B[i] for i in rows]
             texts = [tok.decode(rollout.response_BR[i, : rollout.length_B[i]]) for i in rows]
             owners = [records[i // samples] for i in rows]

@@ -1,4 +1,4 @@
-"""Final answers for a judge: drawn anew, collected by an rl stage, or judged once before."""
+"""Final answers for a judge: sampled anew, collected by an rl stage, or judged once before."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -17,16 +17,19 @@ from rlvr_jax.stages.workspace import Workspace, chunks, padded
 
 
 class Answer(NamedTuple):
-    """A final answer that the verifier would be asked about: finished and not empty."""
+    """An Answer is the final answer of a finished response, as a verifier would see it."""
 
     record: dataset.Record
     ids: list[int]
-    opening: str = ""  # the first sentence of the response, where that goes on
-    before: Vote = None  # the verdict of another judge
+    opening: str = ""  # first sentence of the response, where the response goes on after it
+    before: Vote = None  # verdict of an earlier judge
 
 
-def drawn(stage: LabelStage, ws: Workspace) -> Iterator[tuple[int, list[Answer]]]:
-    """(answers drawn, those to judge) by calls: the policy answers the label problems."""
+def sample_answers(stage: LabelStage, ws: Workspace) -> Iterator[tuple[int, list[Answer]]]:
+    """Yield, batch by batch, how many answers the policy gave to label problems and those to judge.
+
+    Answers that are not finished are not judged; hard negatives made of the others are added.
+    """
     tok, cfg = ws.tokenizer, ws.cfg
     params = ws.load(stage.policy, cfg.model)
     verdict = ws.verdict()
@@ -42,21 +45,25 @@ def drawn(stage: LabelStage, ws: Workspace) -> Iterator[tuple[int, list[Answer]]
         prompts = ws.columns(padded(records, stage.batch))
         key = jax.random.fold_in(ws.key(stage.name), number)
         rollout, answer_BR = jax.device_get(write(params, verdict, ws.place(prompts), key))
-        yield len(records) * stage.samples, of_call(records, rollout, answer_BR, stage, tok)
+        answers = answers_of_batch(records, rollout, answer_BR, stage, tok)
+        yield len(records) * stage.samples, answers
 
 
-def of_call(records, rollout, answer_BR, stage: LabelStage, tok) -> list[Answer]:
-    """The finished answers of a call, then the hard ones made of them."""
+def answers_of_batch(records, rollout, answer_BR, stage: LabelStage, tok) -> list[Answer]:
+    """Return the finished answers of a batch, then the hard negatives that are made of them.
+
+    `answer_BR` marks the tokens of each final answer.
+    """
     owners = [record for record in records for _ in range(stage.samples)]
-    # A short last chunk was padded: its further rows have no owner.
-    found = [_final(rollout, answer_BR, i, tok) for i in range(len(owners))]
-    kept = [Answer(owners[i], *of) for i, of in enumerate(found) if of]
-    ids = [of[0] if of else [] for of in found]
-    return kept + [Answer(owners[i], answer) for i, answer in _hard(ids, stage)]
+    # A short last batch was padded: its further rows have no owner.
+    finals = [_final_answer(rollout, answer_BR, i, tok) for i in range(len(owners))]
+    kept = [Answer(owners[i], *final) for i, final in enumerate(finals) if final]
+    ids = [final[0] if final else [] for final in finals]
+    return kept + [Answer(owners[i], answer) for i, answer in _hard_negatives(ids, stage)]
 
 
-def _final(rollout, answer_BR, row: int, tok) -> tuple[list[int], str] | None:
-    """Ids of a final answer and the opening of its response; None where it is not finished."""
+def _final_answer(rollout, answer_BR, row: int, tok) -> tuple[list[int], str] | None:
+    """Return the ids of a final answer and its response's opening; None if it is not finished."""
     ids = rollout.response_BR[row][answer_BR[row]].tolist()
     if not ids or rollout.truncated_B[row]:
         return None
@@ -64,11 +71,11 @@ def _final(rollout, answer_BR, row: int, tok) -> tuple[list[int], str] | None:
     return ids, negatives.opening(whole, tok.decode(ids))
 
 
-def _hard(ids: list[list[int]], stage: LabelStage) -> Iterator[tuple[int, list[int]]]:
-    """(row, answer ids) that a policy under reward would find and samples do not show.
+def _hard_negatives(ids: list[list[int]], stage: LabelStage) -> Iterator[tuple[int, list[int]]]:
+    """Yield (row, answer ids) of wrong answers that rewards lead to and samples do not contain.
 
-    An answer to another problem, and an answer cut short: without them the verifier comes to
-    accept "the answer is" with nothing after it (the cure of arXiv 2507.08794).
+    They are answers to other problems, and answers that are cut short.  A verifier that was trained
+    without them accepts "the answer is" with nothing after it (arXiv 2507.08794).
     """
     for i in range(0, len(ids), stage.samples):
         for shift in range(1, stage.strangers + 1):
@@ -80,13 +87,16 @@ def _hard(ids: list[list[int]], stage: LabelStage) -> Iterator[tuple[int, list[i
                 yield i, ids[j][: 1 + (i + j) % (len(ids[j]) - 1)]
 
 
-def read_again(stage: LabelStage, ws: Workspace) -> Iterator[tuple[int, list[Answer]]]:
-    """As `drawn`, from what the stage `stage.answers` left behind."""
+def load_answers(stage: LabelStage, ws: Workspace) -> Iterator[tuple[int, list[Answer]]]:
+    """Yield batches like `sample_answers`, of the answers that the stage `stage.answers` left.
+
+    Raises RunError where those answers are to other problems than the run's.
+    """
     (source,) = (other for other in ws.cfg.stages if other.name == stage.answers)
-    if isinstance(source, RlStage):
-        rows = collected.load_answers(ws.run.collected(source.name))
+    if "verdicts" in source.leaves:
+        rows = verdicts.load_verdicts(ws, source.name)
     else:
-        rows = verdicts.read(ws, source.name)
+        rows = collected.load_answers(ws.run.collected(source.name))
     records = _records(ws)
     size = stage.batch * stage.samples
     for start in range(0, len(rows), size):
@@ -95,14 +105,14 @@ def read_again(stage: LabelStage, ws: Workspace) -> Iterator[tuple[int, list[Ans
 
 
 def _records(ws: Workspace) -> dict[tuple[str, str], dataset.Record]:
-    """All problems that an answer may be to, by key and wording."""
+    """Return all problems that an answer can be to, by their key and question."""
     splits = [name for name in ("label", "train") if getattr(ws.cfg.data, name)]
     every = (record for name in splits for record in dataset.each(ws.problems(name)))
     return {(record["key"], record["question"]): record for record in every}
 
 
 def _answer(row: dict[str, Any], records, source: str) -> Answer:
-    record = records.get((verdicts.problem(row), row["question"]))
+    record = records.get((verdicts.problem_key(row), row["question"]))
     if record is None:
         raise RunError(
             f"what stage {source} left is about other problems than those of this run: remove its "
@@ -112,7 +122,7 @@ def _answer(row: dict[str, Any], records, source: str) -> Answer:
 
 
 class Collector:
-    """Writes a share of the answers of an rl stage to its file, step by step."""
+    """A Collector writes a share of the answers of an rl stage to a file, step by step."""
 
     def __init__(self, stage: RlStage, ws: Workspace):
         self._stage, self._ws, self._verdict = stage, ws, ws.verdict()
@@ -120,22 +130,27 @@ class Collector:
         self._file: collected.Writer | None = None
 
     def step(self, number: int, records: list[dataset.Record], rollout) -> None:
-        """Call for every step in order; the first call of a resumed stage drops later lines."""
+        """Write the answers of a step; call it for every step, in order.
+
+        The first call of a resumed stage drops the lines of this step and later ones.
+        """
         if self._file is None:
             self._file = collected.Writer(self._ws.run.collected(self._stage.name), number)
-        told = jax.device_get((rollout, self._mask(rollout, self._verdict)))
-        rows = range(len(records) * self._stage.samples)
+        on_host = jax.device_get((rollout, self._mask(rollout, self._verdict)))
+        count = len(records) * self._stage.samples
         share, name = self._stage.collect, self._stage.name
-        picked = [i for i in rows if collected.is_chosen(name, number, i, share)]
-        self._file.write(filter(None, (self._row(number, records, i, *told) for i in picked)))
+        picked = [i for i in range(count) if collected.is_chosen(name, number, i, share)]
+        lines = (self._row(number, records, i, *on_host) for i in picked)
+        self._file.write(filter(None, lines))
 
     def close(self) -> None:
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 
     def _row(self, number: int, records, i: int, rollout, answer_BR: np.ndarray):
-        found = _final(rollout, answer_BR, i, self._ws.tokenizer)
-        if found is None:
+        final = _final_answer(rollout, answer_BR, i, self._ws.tokenizer)
+        if final is None:
             return None
         record = records[i // self._stage.samples]
         return {
@@ -143,6 +158,6 @@ class Collector:
             "problem": record["key"],
             "question": record["question"],
             "reference": record["reference"],
-            "answer_ids": found[0],
-            "opening": found[1],
+            "answer_ids": final[0],
+            "opening": final[1],
         }

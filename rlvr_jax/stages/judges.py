@@ -1,4 +1,4 @@
-"""The judge of a label stage, by its config; the larger model that judges on the run's devices."""
+"""Judges of label stages, made from their configs, and the judge that is a larger model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +22,8 @@ from rlvr_jax.structs import Prompts
 BUCKET = 64  # prompts are padded to a multiple of this: one compile serves many
 
 
-def check(cfg: JudgeConfig) -> None:
-    """Refuse, before any work, a judge that cannot be asked: ValueError."""
+def check_judge(cfg: JudgeConfig) -> None:
+    """Raise ValueError, before any work, for a judge that cannot be asked."""
     if cfg.kind == "endpoint":
         http.check_endpoint_config(cfg)
     elif cfg.kind == "model":
@@ -32,24 +32,27 @@ def check(cfg: JudgeConfig) -> None:
         rules.check_rule(cfg.rule)
 
 
-def make(stage: LabelStage, ws: Workspace) -> Judge:
-    """The judge of a stage; `close` it."""
+def make_judge(stage: LabelStage, ws: Workspace) -> Judge:
+    """Make the judge of a stage; the caller closes it."""
     cfg = stage.judge
     if cfg.kind == "rule":
         return Rule(cfg.rule)
     if cfg.kind == "model":
-        return Model(cfg, ws, stage.name)
+        return ModelJudge(cfg, ws, stage.name)
     path = Path(cfg.cache) if cfg.cache else ws.run.replies(stage.name)
     return http.Endpoint(cfg, path, ws.run.check_signal)
 
 
-class Model:
-    """A language model with a tokenizer of its own; reads answers as text, as an endpoint does."""
+class ModelJudge:
+    """A ModelJudge is a language model on the run's devices that gives verdicts on answers.
+
+    It has a tokenizer of its own and reads answers as text, like a judge behind an endpoint.
+    """
 
     def __init__(self, cfg: JudgeConfig, ws: Workspace, name: str):
-        """Loads it onto the mesh.
+        """Load the model onto the mesh.
 
-        Raises WeightsError, TokenizerError or RunError where it cannot be used.
+        Raises WeightsError, TokenizerError or RunError where the model cannot be used.
         """
         path = weights.find_model(cfg.weights)
         self._cfg, self._ws = cfg, ws
@@ -68,50 +71,52 @@ class Model:
         self._words = [words.ACCEPT, words.REJECT] if cfg.read == "logit" else []
         self._ids = [self._tok.single(word) for word in self._words]
         self._key, self._calls = jax.random.fold_in(ws.key(name), 1), 0
-        shards = mesh.data * mesh.fsdp
-        self._rows = -(-cfg.batch // shards) * shards
+        self._rows = -(-cfg.batch // mesh.row_shards) * mesh.row_shards
         self._read = jax.jit(self._gap if self._ids else self._write)
 
     def __call__(self, answers: Sequence[str], records: Sequence[Record]) -> list[Votes]:
-        shown = [words.visible_answer(answer) for answer in answers]
-        votes: list[Votes] = [[0] * self._cfg.votes for _ in answers]  # wrong without asking
-        asked = {i: self._prompt(records[i], said) for i, said in enumerate(shown) if said}
+        """Return the votes on each answer; an answer that is empty or disguised is wrong."""
+        texts = [words.visible_answer(answer) for answer in answers]
+        votes: list[Votes] = [[0] * self._cfg.votes for _ in answers]
+        prompts = {i: self._prompt(records[i], text) for i, text in enumerate(texts) if text}
         longest = (self._model.context or 1 << 30) - self._cfg.tokens
-        short = [i for i, ids in asked.items() if len(ids) <= longest]
-        for i in asked.keys() - short:  # what it was not made to read it cannot judge
+        short = [i for i, ids in prompts.items() if len(ids) <= longest]
+        for i in prompts.keys() - short:  # the model was not made for prompts of this length
             votes[i] = [None] * self._cfg.votes
-        short.sort(key=lambda i: len(asked[i]))  # rows of a call are padded to its longest
+        short.sort(key=lambda i: len(prompts[i]))  # rows of a call are padded to its longest
         for start in range(0, len(short), self._rows):
             part = short[start : start + self._rows]
-            for i, found in zip(part, self._ask([asked[i] for i in part]), strict=True):
-                votes[i] = found
+            replies = self._ask([prompts[i] for i in part])
+            for i, several in zip(part, replies, strict=True):
+                votes[i] = several
         return votes
 
     def close(self) -> None:
+        """Free the memory of the model."""
         del self._params
 
     def _prompt(self, record: Record, answer: str) -> list[int]:
-        said = words.build_messages(record, answer, self._cfg.question)
+        messages = words.build_messages(record, answer, self._cfg.question)
         if self._tok.has_chat:
-            return self._tok.chat(said)
-        return self._tok.raw_prompt(said[0]["content"] + "\nVerdict:")
+            return self._tok.chat(messages)
+        return self._tok.raw_prompt(messages[0]["content"] + "\nVerdict:")
 
-    def _ask(self, asked: list[list[int]]) -> list[Votes]:
-        columns = -(-max(map(len, asked)) // BUCKET) * BUCKET
-        rows = asked + [asked[-1]] * (self._rows - len(asked))
+    def _ask(self, prompt_ids: list[list[int]]) -> list[Votes]:
+        columns = -(-max(map(len, prompt_ids)) // BUCKET) * BUCKET
+        rows = prompt_ids + [prompt_ids[-1]] * (self._rows - len(prompt_ids))
         ids, mask = template.left_pad(rows, columns, "judge's prompt")
         prompts = self._ws.place(Prompts(ids, mask, ids[:, :0], mask[:, :0]))
         self._calls += 1
         key = jax.random.fold_in(self._key, self._calls)
-        said = jax.device_get(self._read(self._params, prompts, key))[: len(asked)]
+        results = jax.device_get(self._read(self._params, prompts, key))[: len(prompt_ids)]
         if self._ids:
-            return [[_sign(gap)] for gap in said]
+            return [[_sign(gap)] for gap in results]
         return [
-            [words.parse_vote(self._tok.decode(reply)) for reply in replies] for replies in said
+            [words.parse_vote(self._tok.decode(reply)) for reply in replies] for replies in results
         ]
 
     def _write(self, params, prompts: Prompts, key):
-        """[Q, m, tokens] ids of replies, filled up with an end of text."""
+        """Return token ids [Q, m, tokens] of m replies to each prompt, padded with end of text."""
         cfg, end = self._cfg, self._tok.eos
         sample = SampleConfig(temperature=cfg.temperature)
         sampler = engine.Sampler(key, end, cfg.votes, cfg.tokens, sample)
@@ -120,7 +125,7 @@ class Model:
         return ids_BR.reshape(-1, cfg.votes, cfg.tokens)
 
     def _gap(self, params, prompts: Prompts, key):
-        """[Q] log p(YES) - log p(NO) of the next token; nan where they hold too little mass."""
+        """Return log p(YES) - log p(NO) [Q] of the next token; nan below the smallest mass."""
         hidden, _ = model.prefill(params, prompts.prompt_QP, prompts.prompt_mask_QP, self._model)
         logits_QV = model.logits(params, hidden[:, -1], self._model).astype(jnp.float32)
         yes_Q, no_Q = jax.nn.log_softmax(logits_QV)[:, jnp.array(self._ids)].T

@@ -1,4 +1,4 @@
-"""Stage `label`: answers to the label problems, or those that rl collected, get verdicts."""
+"""Stage `label`: a judge gives verdicts on answers to the label problems."""
 
 import contextlib
 import json
@@ -17,24 +17,25 @@ from rlvr_jax.stages.workspace import Workspace
 
 
 def run(stage: LabelStage, ws: Workspace) -> dict:
-    """Writes verdicts/NAME.jsonl: question, reference, the final answer's ids, and 0 or 1.
+    """Write verdicts/NAME.jsonl: question, reference, ids of the final answer, and verdict 0 or 1.
 
-    An answer without a verdict is left out and counted: `unread` where the judge's word could not
-    be read or did not come, `unasked` where its budget was spent.
+    An answer without a verdict is left out and counted: as `unread` where the judge's reply could
+    not be read or did not come, as `unasked` where the judge's budget was spent.  Raises RunError
+    where too many are unread, and ValueError where all verdicts are the same.
     """
-    answers, votes, asked = [], [], 0
-    source = judged_answers.read_again if stage.answers else judged_answers.drawn
-    with contextlib.closing(judges.make(stage, ws)) as judge:
-        for number, part in source(stage, ws):
-            asked += number
+    answers, votes, sampled = [], [], 0
+    batches = judged_answers.load_answers if stage.answers else judged_answers.sample_answers
+    with contextlib.closing(judges.make_judge(stage, ws)) as judge:
+        for number, part in batches(stage, ws):
+            sampled += number
             answers += part
             votes += _votes(judge, part, ws)
             if signum := ws.run.check_signal():
                 raise Interrupted(signum)
         counts = dict(getattr(judge, "counts", {}))
-    said = [agreement.majority(several) for several in votes]
-    _refuse_silence(stage, votes, said, counts)
-    rows = _rows(answers, votes, said, ws)
+    verdicts = [agreement.majority(several) for several in votes]
+    _refuse_silence(stage, votes, verdicts, counts)
+    rows = _rows(answers, votes, verdicts, ws)
     accepted = sum(row["verdict"] for row in rows)
     if not 0 < accepted < len(rows):
         raise ValueError(
@@ -42,10 +43,10 @@ def run(stage: LabelStage, ws: Workspace) -> dict:
             "train the policy of stage label for longer or shorter, or draw more answers"
         )
     _write(ws, stage.name, rows)
-    result = {"answers": asked, "judged": len(rows), "accepted": accepted / len(rows)}
-    result |= _silent(votes, said) | _kappas(stage, answers, votes, said) | counts
+    result = {"answers": sampled, "judged": len(rows), "accepted": accepted / len(rows)}
+    result |= _silent(votes, verdicts) | _kappas(stage, answers, votes, verdicts) | counts
     log.say(
-        f"{stage.name}: {asked} answers, {len(rows)} judged with strange and cut ones, "
+        f"{stage.name}: {sampled} answers, {len(rows)} judged with strange and cut ones, "
         f"{result['accepted']:.0%} accepted"
     )
     return result
@@ -56,40 +57,40 @@ def _votes(judge: Judge, answers: list[Answer], ws: Workspace) -> list[Votes]:
     return judge(texts, [answer.record for answer in answers])
 
 
-def _silent(votes: list[Votes], said: list[agreement.Vote]) -> dict[str, int]:
-    """Answers without a verdict, by why: a judge who was asked gave at least one vote or None."""
-    pairs = zip(votes, said, strict=True)
+def _silent(votes: list[Votes], verdicts: list[agreement.Vote]) -> dict[str, int]:
+    """Count answers without a verdict: a judge that was asked gave at least one vote or None."""
+    pairs = zip(votes, verdicts, strict=True)
     counts = Counter(bool(several) for several, verdict in pairs if verdict is None)
     return {"unread": counts[True], "unasked": counts[False]}
 
 
-def _refuse_silence(stage: LabelStage, votes, said, counts: dict[str, int]) -> None:
-    """A judge who is often not understood is not one to learn from."""
-    asked, unread = sum(map(bool, votes)), _silent(votes, said)["unread"]
+def _refuse_silence(stage: LabelStage, votes, verdicts, counts: dict[str, int]) -> None:
+    """Raise RunError where more of the judge's replies are unread than the config allows."""
+    asked, unread = sum(map(bool, votes)), _silent(votes, verdicts)["unread"]
     if unread > stage.judge.max_unread * asked:
-        told = "".join(f", {name} {n}" for name, n in counts.items())
+        details = "".join(f", {name} {n}" for name, n in counts.items())
         raise RunError(
-            f"the judge gave no verdict on {unread} of {asked} answers{told}: see what it replies, "
-            f"or raise {stage.name}.judge.max_unread"
+            f"the judge gave no verdict on {unread} of {asked} answers{details}: see what it "
+            f"replies, or raise {stage.name}.judge.max_unread"
         )
 
 
-def _kappas(stage: LabelStage, answers: list[Answer], votes, said) -> dict[str, float]:
-    """Cohen's kappa between the votes, and with the judge of the stage whose answers these are."""
-    found = {}
+def _kappas(stage: LabelStage, answers: list[Answer], votes, verdicts) -> dict[str, float]:
+    """Compute Cohen's kappa between the votes, and with the earlier judge of the same answers."""
+    kappas = {}
     if stage.judge.votes > 1:
         whole = [several for several in votes if several]
-        found["kappa_votes"] = agreement.kappa_of_votes(whole)
-    pairs = zip(answers, said, strict=True)
+        kappas["kappa_votes"] = agreement.kappa_of_votes(whole)
+    pairs = zip(answers, verdicts, strict=True)
     both = [(a.before, new) for a, new in pairs if a.before is not None and new is not None]
     if both:
-        found[f"kappa_{stage.answers}"] = agreement.kappa(*np.array(both).T)
-    return found
+        kappas[f"kappa_{stage.answers}"] = agreement.kappa(*np.array(both).T)
+    return kappas
 
 
-def _rows(answers: list[Answer], votes: list[Votes], said, ws: Workspace) -> list[dict]:
+def _rows(answers: list[Answer], votes: list[Votes], verdicts, ws: Workspace) -> list[dict]:
     rows = []
-    for answer, several, verdict in zip(answers, votes, said, strict=True):
+    for answer, several, verdict in zip(answers, votes, verdicts, strict=True):
         if verdict is None:
             continue
         record = answer.record

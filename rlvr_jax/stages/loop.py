@@ -1,5 +1,6 @@
-"""The loop around a training step: log, checkpoint, stop, resume exactly."""
+"""The loop around a training step: metrics, alarms, checkpoints, and a resume to the same bytes."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 
 from rlvr_jax import optim
-from rlvr_jax.config import AlarmConfig, PrmStage, RlStage, SftStage, VerifierStage
+from rlvr_jax.config import Trained
 from rlvr_jax.host.hardening import alarms
 from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.runs import log
@@ -19,8 +20,7 @@ from rlvr_jax.host.runs.stream import Stream
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import TrainState
 
-Trained = SftStage | VerifierStage | RlStage | PrmStage
-# (state, records) -> state, metrics, records that are still to be learnt from
+# (state, records) -> state, metrics, records that no place was found for
 Advance = Callable[[TrainState, list[Any]], tuple[TrainState, dict[str, Any], list[Any]]]
 
 
@@ -34,47 +34,38 @@ def run(
     compiled: str,
     shown: dict[str, str],
 ) -> TrainState:
-    """`stage.steps` updates from `source`, from the last checkpoint if there is one.
+    """Run the steps of a stage, from its last checkpoint on if there is one; return the state.
+
+    A step takes `stage.rounds` batches of records from `source`.  `compiled` is the name of the
+    jitted step, whose compilations are counted; `shown` names the metrics on the progress bar.
 
     A checkpoint holds the state, the position in the data, the records that wait and the length of
-    metrics.jsonl; what was logged after it is cut off and computed again, to the same bytes.
-    `compiled` is the name of the jitted step, whose compilations are counted; `shown` goes to the
-    progress bar.
+    metrics.jsonl.  A resume cuts off later lines and computes them again, to the same bytes.
+
+    Raises Interrupted after a signal and RunError after an alarm or too many non-finite updates.
     """
     shard = (jax.process_index(), jax.process_count())
-    queue = Stream(dataset.batches(source, batch // shard[1], ws.seed(stage.name), shard=shard))
-    updates, rounds = 1, 1
-    if isinstance(stage, RlStage):
-        updates, rounds = stage.updates, stage.filter.rounds
-    rate, compiles = optim.learning_rate_schedule(stage.optim, stage.steps * updates), Compiles()
+    stream = Stream(dataset.batches(source, batch // shard[1], ws.seed(stage.name), shard=shard))
+    rate, compiles = (
+        optim.learning_rate_schedule(stage.optim, stage.steps * stage.updates),
+        Compiles(),
+    )
     with Checkpoints(ws.run.checkpoints(stage.name)) as checkpoints:
-        start = checkpoints.latest() or 0
-        if start:
-            state, host = checkpoints.restore(start, ws.like(state))
-            queue.set_state(host)
-            ws.run.metrics.rewind(host["metrics_bytes"])
-        else:
-            ws.run.metrics.rewind(ws.run.metrics_start)
+        start, state = _restore(ws, checkpoints, state, stream)
         watch = Watch(stage, ws.run.metrics.load_rows(stage.name))
-        bar = log.Bar(stage.name, stage.steps, start)
-        try:
+        with contextlib.closing(log.Bar(stage.name, stage.steps, start)) as bar:
             for step in range(start + 1, stage.steps + 1):
                 began = time.monotonic()
-                records = queue.take(rounds * batch // shard[1])
-                state, values, left = advance(state, records)
-                queue.give_back(left)
-                values = jax.device_get(values)
+                records = stream.take(stage.rounds * batch // shard[1])
+                with guard_transfers():
+                    state, values, unplaced = advance(state, records)
+                    values = jax.device_get(values)
+                stream.give_back(unplaced)
                 seconds = time.monotonic() - began
-                values |= {
-                    "policy/lr": np.float32(rate((step - 1) * updates)),
-                    "time/step": seconds,
-                }
-                values |= {"perf/compiles": compiles.count(compiled)}
-                values |= {"perf/compile_s": compiles.seconds}
-                if "completion/tokens" in values:
-                    values["perf/tokens_per_s"] = float(values["completion/tokens"]) / seconds
+                values["policy/lr"] = np.float32(rate((step - 1) * stage.updates))
+                values |= _speed(values, seconds, compiles.count(compiled), compiles.seconds)
                 if "filter/rounds" in values:
-                    values["filter/queue"] = float(len(queue))
+                    values["filter/queue"] = float(len(stream))
                 values |= watch.look(step, values)
                 ws.run.metrics.write(stage.name, step, values)
                 bar.step(step, {word: float(values[key]) for word, key in shown.items()})
@@ -82,32 +73,78 @@ def run(
                 signum = ws.run.check_signal()
                 planned = step == stage.steps or step % stage.save_every == 0
                 if signum or planned or watch.saves:
-                    host = queue.get_state() | {"metrics_bytes": ws.run.metrics.offset}
-                    ws.run.metrics.sync()
-                    checkpoints.save(step, state, host)
+                    _save(ws, checkpoints, step, state, stream)
                 if signum or watch.stops:
                     checkpoints.wait()
                     raise Interrupted(signum) if signum else RunError(watch.reason(stage))
-        finally:
-            bar.close()
     return state
 
 
+def guard_transfers() -> contextlib.AbstractContextManager[None]:
+    """Refuse implicit transfers between host and devices, which would stall a step unseen.
+
+    `jax.device_put`, `jax.device_get` and `Workspace.place` are explicit and allowed.  A backend
+    that shares the host's memory (CPU) reads arrays back without a transfer, so that there only
+    implicit transfers to the device are refused.
+    """
+    return jax.transfer_guard("disallow")
+
+
+def _restore(
+    ws: Workspace, checkpoints: Checkpoints, state: TrainState, stream: Stream
+) -> tuple[int, TrainState]:
+    """Return the last step that was saved and its state; cut the metrics off where it was saved.
+
+    Without a checkpoint these are 0 and the given state.
+    """
+    start = checkpoints.latest() or 0
+    if not start:
+        ws.run.metrics.rewind(ws.run.metrics_start)
+        return 0, state
+    state, host = checkpoints.restore(start, ws.like(state))
+    stream.set_state(host)
+    ws.run.metrics.rewind(host["metrics_bytes"])
+    return start, state
+
+
+def _save(
+    ws: Workspace, checkpoints: Checkpoints, step: int, state: TrainState, stream: Stream
+) -> None:
+    host = stream.get_state() | {"metrics_bytes": ws.run.metrics.offset}
+    ws.run.metrics.sync()
+    checkpoints.save(step, state, host)
+
+
+def _speed(
+    values: dict[str, Any], seconds: float, compiles: int, compile_seconds: float
+) -> dict[str, Any]:
+    """Return the metrics of time; they are the only ones that differ between equal runs."""
+    speed = {"time/step": seconds, "perf/compiles": compiles, "perf/compile_s": compile_seconds}
+    if "completion/tokens" in values:
+        speed["perf/tokens_per_s"] = float(values["completion/tokens"]) / seconds
+    return speed
+
+
 class Watch:
-    """The alarms of an rl stage: what is on, and what it asks the loop to do this step."""
+    """A Watch knows which alarms of a stage are on, and what the loop has to do about new ones.
+
+    `saves` asks for a checkpoint in this step, `stops` for the end of the run.
+    """
 
     def __init__(self, stage: Trained, rows: list[dict[str, Any]]):
-        self.cfg = stage.alarms if isinstance(stage, RlStage) else AlarmConfig(action="off")
+        """`rows` are the metrics of the stage's earlier steps."""
+        self.cfg = stage.alarms
         self.history = [alarms.alarm_metrics(row) for row in rows]
         self.on = alarms.active_alarms(self.history, self.cfg) if self.history else {}
         self.saves = self.stops = False
 
     def look(self, step: int, values: dict[str, Any]) -> dict[str, float]:
-        """Remember a step and judge; metrics hack/alarm_NAME, 1 while an alarm is on."""
+        """Remember a step and return the metrics hack/alarm_NAME, each 1 while its alarm is on."""
         if self.cfg.action == "off":
             return {}
-        # As metrics.jsonl has them, so that a resumed run sees the same digits.
-        self.history.append(alarms.alarm_metrics(log.plain(values)))
+        self.history.append(
+            alarms.alarm_metrics(log.plain(values))
+        )  # the digits that a resume reads
         del self.history[: -alarms.MEMORY * self.cfg.window]
         before, self.on = self.on, alarms.active_alarms(self.history, self.cfg)
         new = [name for name in self.on if name not in before]
@@ -118,15 +155,16 @@ class Watch:
         return {f"hack/alarm_{name}": float(name in self.on) for name in alarms.ALARMS}
 
     def reason(self, stage: Trained) -> str:
-        told = "; ".join(f"{name}: {text}" for name, text in self.on.items())
+        """Return the sentence with which the alarms end a run."""
+        signs = "; ".join(f"{name}: {text}" for name, text in self.on.items())
         return (
-            f"stage {stage.name} was stopped by an alarm ({told}). A checkpoint is saved: look at "
-            "the samples and harden the reward; the same command goes on all the same"
+            f"stage {stage.name} was stopped by an alarm ({signs}). A checkpoint is saved: look "
+            "at the samples and harden the reward; the same command goes on all the same"
         )
 
 
 def _refuse_divergence(ws: Workspace, stage: Trained, step: int, state, records: list) -> None:
-    """A left-out update leaves its batch behind; too many in a row end the run."""
+    """Write the batch of a non-finite update to dumps/; RunError after too many in a row."""
     in_row = int(state.skipped_in_row)
     if not in_row:
         return

@@ -25,7 +25,7 @@ def frozen_models(stage: Sampling, ws: Workspace, reference: Params) -> Frozen:
     if not stage.reward.judged:
         return Frozen(reference, {}, None, ws.replicate(newline_V))
     verifier = ws.load(stage.verifier, ws.cfg.verifier)
-    return Frozen(reference, verifier, *ws.replicate((ws.verdict(), newline_V)))
+    return Frozen(reference, verifier, ws.verdict(), ws.replicate(newline_V))
 
 
 def unjudged_problems(stage: Sampling, ws: Workspace) -> dataset.RandomAccessSource:
@@ -38,7 +38,7 @@ def unjudged_problems(stage: Sampling, ws: Workspace) -> dataset.RandomAccessSou
       RunError: too few problems remain.
     """
     source = ws.problems(stage.split)
-    learned = verdicts.problems(ws, stage.verifier) if stage.reward.judged else set()
+    learned = verdicts.learnt_problems(ws, stage.verifier) if stage.reward.judged else set()
     if not learned:
         return source
     fresh = [i for i, record in enumerate(dataset.each(source)) if record["key"] not in learned]

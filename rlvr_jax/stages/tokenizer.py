@@ -1,4 +1,4 @@
-"""Stage `tokenizer`: sentencepiece, trained on the run's own text."""
+"""Stage `tokenizer`: a sentencepiece tokenizer is trained on the run's own text."""
 
 from rlvr_jax.config import TokenizerStage
 from rlvr_jax.host.problems import dataset
@@ -8,7 +8,7 @@ from rlvr_jax.stages.workspace import Workspace
 
 
 def run(stage: TokenizerStage, ws: Workspace) -> dict:
-    """Train on the sft problems' prompts, references and demonstrations: no other split is read."""
+    """Train a tokenizer on prompts, references and demonstrations of the sft problems only."""
     records = list(dataset.each(dataset.open_split(ws.run.data, "sft")))
     texts: list[str] = []
     for record in records:

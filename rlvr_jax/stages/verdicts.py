@@ -1,4 +1,4 @@
-"""Verdicts between the stages: read, split by problem, balanced, and whose problems they are."""
+"""Verdicts of label stages on their way to verifier stages: loading, splitting, balancing."""
 
 import json
 import random
@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from rlvr_jax.config import VerifierStage
 from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.stages.workspace import Workspace
@@ -15,8 +14,8 @@ Row = dict[str, Any]
 FIELDS = {"question", "reference", "answer_ids", "verdict"}
 
 
-def read(ws: Workspace, label: str) -> list[Row]:
-    """What a label stage wrote; RunError where there is nothing to read."""
+def load_verdicts(ws: Workspace, label: str) -> list[Row]:
+    """Load the rows that a label stage wrote; RunError where they are missing or damaged."""
     path = ws.run.verdicts(label)
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -29,29 +28,33 @@ def read(ws: Workspace, label: str) -> list[Row]:
     return rows
 
 
-def problem(row: Row) -> str:
-    """The `key` of the problem that a verdict is about."""
+def problem_key(row: Row) -> str:
+    """Return the key of the problem that a verdict is about."""
     return row.get("problem") or dataset.problem_key(row["question"])
 
 
-def split(rows: Sequence[Row], held_out: int) -> tuple[list[Row], list[Row]]:
-    """Rows to learn, and `held_out` rows about other problems: the last in the file.
+def split_by_problem(rows: Sequence[Row], held_out: int) -> tuple[list[Row], list[Row]]:
+    """Split rows into those to learn and `held_out` rows about other problems, from the file's end.
 
-    What is left of the verdicts on the last of those problems is in neither.
+    No problem is in both parts.  Where the last of the held-out problems has more rows than are
+    needed, the rest of its rows is in neither part.
     """
-    counts = Counter(map(problem, rows))
+    counts = Counter(map(problem_key, rows))
     held: set[str] = set()
     size = 0
     for row in reversed(rows):
-        if size < held_out and problem(row) not in held:
-            held.add(problem(row))
-            size += counts[problem(row)]
-    learn = [row for row in rows if problem(row) not in held]
-    return learn, [row for row in rows if problem(row) in held][-held_out:]
+        if size < held_out and problem_key(row) not in held:
+            held.add(problem_key(row))
+            size += counts[problem_key(row)]
+    learn = [row for row in rows if problem_key(row) not in held]
+    return learn, [row for row in rows if problem_key(row) in held][-held_out:]
 
 
-def balanced(rows: list[Row], how: str, rng: random.Random) -> list[Row]:
-    """`rows`; `down`: some of the commoner verdict left out; `up`: the rarer one repeated."""
+def balance(rows: list[Row], how: str, rng: random.Random) -> list[Row]:
+    """Return rows with as many verdicts 0 as 1; `rows` itself with `none` or only one verdict.
+
+    `down` leaves out some rows of the more frequent verdict, `up` repeats rows of the other.
+    """
     ones = [row for row in rows if row["verdict"]]
     zeros = [row for row in rows if not row["verdict"]]
     few, many = sorted((ones, zeros), key=len)
@@ -63,10 +66,19 @@ def balanced(rows: list[Row], how: str, rng: random.Random) -> list[Row]:
     return many + few * times + rng.sample(few, rest)
 
 
-def problems(ws: Workspace, verifier: str) -> set[str]:
-    """Keys of all problems whose verdicts went into a verifier, by way of other stages too."""
-    stages = {stage.name: stage for stage in ws.cfg.stages}
-    stage = stages.get(verifier)
-    if not isinstance(stage, VerifierStage):
+def learnt_problems(ws: Workspace, verifier: str) -> set[str]:
+    """Return the keys of all problems whose verdicts a verifier was trained on.
+
+    The verdicts of the verifiers that it was initialised from count too.  `verifier` is the name of
+    a stage, `pretrained` or `fresh`; a stage that trains no verifier has no such problems.
+    """
+    stage = {stage.name: stage for stage in ws.cfg.stages}.get(verifier)
+    if stage is None or stage.trains != "verifier":
         return set()
-    return {problem(row) for row in read(ws, stage.verdicts)} | problems(ws, stage.init)
+    known: set[str] = set()
+    for needed in stage.inputs:
+        if needed.product == "verdicts":
+            known |= {problem_key(row) for row in load_verdicts(ws, needed.source)}
+        else:
+            known |= learnt_problems(ws, needed.source)
+    return known

@@ -64,7 +64,7 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
     def ask(params, records: list[Row]) -> np.ndarray:
         """log p(1) - log p(0) of each."""
         said = [
-            np.asarray(gap(params, ws.place(rows(padded(part, stage.batch)))))[: len(part)]
+            jax.device_get(gap(params, ws.place(rows(padded(part, stage.batch)))))[: len(part)]
             for part in chunks(records, stage.batch)
         ]
         return np.concatenate([np.zeros(0), *said])
@@ -104,13 +104,13 @@ def _flat(result: dict[str, Any]) -> dict[str, float]:
 
 def _rows(stage: VerifierStage, ws: Workspace) -> tuple[list[Row], list[Row], dict[str, list]]:
     """Rows to learn, rows held back, and wrong answers by kind to the problems held back."""
-    found = verdicts.read(ws, stage.verdicts)
-    learn, held = verdicts.split(found, stage.held_out)
+    found = verdicts.load_verdicts(ws, stage.verdicts)
+    learn, held = verdicts.split_by_problem(found, stage.held_out)
     rng = random.Random(f"{ws.cfg.seed}/{stage.name}")
     encode, longest = ws.tokenizer.encode, ws.cfg.data.response_columns
     mixed = negatives.make_negatives(learn, stage.negatives, encode, longest, rng)
     learn = learn + [row for rows in mixed.values() for row in rows]
-    learn = verdicts.balanced(learn, stage.balance, rng)
+    learn = verdicts.balance(learn, stage.balance, rng)
     if len(held) < stage.held_out or len(learn) < stage.batch:
         raise RunError(
             f"{ws.run.verdicts(stage.verdicts)} holds {len(found)} verdicts, fewer than held_out "

@@ -14,7 +14,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlvr_jax import parameters, sharding, step
-from rlvr_jax.config import Config, ModelConfig, RlStage, reads_verifier
+from rlvr_jax.config import Config, ModelConfig
 from rlvr_jax.host import rules, weights
 from rlvr_jax.host.problems import dataset, sources
 from rlvr_jax.host.runs import checkpoint, log
@@ -82,7 +82,7 @@ class Workspace:
     @functools.cached_property
     def judged(self) -> bool:
         """Whether any stage shows answers to a verifier."""
-        return any(map(reads_verifier, self.cfg.stages))
+        return self.cfg.uses_verifier
 
     @functools.cache  # noqa: B019 - one workspace lives as long as its process
     def problems(self, split: str) -> dataset.RandomAccessSource:
@@ -132,7 +132,7 @@ class Workspace:
         """How the verifier is asked, for the vocabulary of those who share its tokenizer."""
         cfg = self.cfg
         vocab = (cfg.verifier if cfg.verifier_tokenizer else cfg.model).vocab
-        return template.build_verdict(self.judge_tokenizer, cfg.data, vocab)
+        return self.replicate(template.build_verdict(self.judge_tokenizer, cfg.data, vocab))
 
     def write_problems(self) -> None:
         """Write the problem set of the config, unless it is there already."""
@@ -175,7 +175,7 @@ class Workspace:
         A stage without a PRM gives its own model: a PRM may start from any policy.
         """
         named = {s.name: s for s in self.cfg.stages}.get(stage)
-        beside = isinstance(named, RlStage) and named.advantage.process_weight > 0
+        beside = named is not None and named.has_prm_beside_policy
         return self.load(stage, self.cfg.model, "prm.params" if beside else "params")
 
     def new_state(

@@ -137,9 +137,11 @@ def train(tmp_path):
         ws = Workspace(Run(cfg), mesh)
         ws.write_problems()
 
+        following = jax.jit(lambda step: step + 1)
+
         def advance(state, _):
             values = {alarms.REWARD: np.float32(0.5), alarms.SAME: np.float32(1.0)}
-            return dataclasses.replace(state, step=state.step + 1), values, []
+            return dataclasses.replace(state, step=following(state.step)), values, []
 
         with jax.set_mesh(mesh):
             state = ws.new_state(one.name, cfg.model, optim.make_optimizer(one.optim, 6), "fresh")

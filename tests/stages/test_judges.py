@@ -35,7 +35,7 @@ def ws(monkeypatch):
 def judge(ws, **changes):
     changes = {"tokens": 2, "batch": 4} | changes
     cfg = JudgeConfig(kind="model", weights="w", tokenizer="byte", **changes)
-    return judges.Model(cfg, ws, "label")
+    return judges.ModelJudge(cfg, ws, "label")
 
 
 def test_a_reply_does_not_depend_on_who_else_is_judged(ws, monkeypatch):
@@ -96,14 +96,14 @@ def test_kinds(ws, tmp_path, monkeypatch):
     ws.run.check_signal, ws.run.replies = bool, lambda name: tmp_path / f"{name}.jsonl"
     local = JudgeConfig(kind="model", weights="w", tokenizer="byte")
     asked = JudgeConfig(kind="endpoint", url="http://localhost/v1", model="m", key_env="")
-    kinds = ((JudgeConfig(), Rule), (local, judges.Model), (asked, Endpoint))
+    kinds = ((JudgeConfig(), Rule), (local, judges.ModelJudge), (asked, Endpoint))
     for cfg, kind in kinds:
-        judges.check(cfg)
-        made = judges.make(LabelStage(judge=cfg), ws)
+        judges.check_judge(cfg)
+        made = judges.make_judge(LabelStage(judge=cfg), ws)
         assert isinstance(made, kind)
         made.close()
     with pytest.raises(ValueError, match="mtah"):
-        judges.check(JudgeConfig(rule="mtah"))
+        judges.check_judge(JudgeConfig(rule="mtah"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ValueError, match="OPENAI_API_KEY holds no key"):
-        judges.check(JudgeConfig(kind="endpoint", url="http://localhost/v1", model="m"))
+        judges.check_judge(JudgeConfig(kind="endpoint", url="http://localhost/v1", model="m"))

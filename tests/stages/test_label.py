@@ -24,7 +24,7 @@ def test_padding_has_no_owner_and_hard_answers_are_judged():
         response_BR=response_BR, truncated_B=truncated_B, length_B=np.full(6, 3)
     )
     tok = SimpleNamespace(decode=str)
-    found = judged_answers.of_call(RECORDS[:2], rollout, answer_BR, stage, tok)
+    found = judged_answers.answers_of_batch(RECORDS[:2], rollout, answer_BR, stage, tok)
     assert [(a.record["question"], a.ids) for a in found] == [
         ("q0", [0, 1, 2]),
         ("q0", [3, 4, 5]),
@@ -55,11 +55,11 @@ def labelled(tmp_path, monkeypatch):
     def run(votes, /, before=(None,) * 6, signum=None, answers="", **judge):
         said = Said(votes)
         every = [Answer(RECORDS[i], [i], "", before[i]) for i in range(len(votes))]
-        monkeypatch.setattr(judges, "make", lambda stage, ws: said)
+        monkeypatch.setattr(judges, "make_judge", lambda stage, ws: said)
         monkeypatch.setattr(
-            judged_answers, "drawn", lambda stage, ws: [(8, every[:2]), (8, every[2:])]
+            judged_answers, "sample_answers", lambda stage, ws: [(8, every[:2]), (8, every[2:])]
         )
-        monkeypatch.setattr(judged_answers, "read_again", judged_answers.drawn)
+        monkeypatch.setattr(judged_answers, "load_answers", judged_answers.sample_answers)
         path = tmp_path / "verdicts" / "label.jsonl"
         runs = SimpleNamespace(verdicts=lambda name: path, check_signal=lambda: signum)
         tok = SimpleNamespace(decode=lambda ids: str(ids[0]))

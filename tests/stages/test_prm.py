@@ -28,6 +28,7 @@ from rlvr_jax.host.problems.sources import toy
 from rlvr_jax.host.runs.checkpoint import Checkpoints
 from rlvr_jax.host.runs.folder import Interrupted, Run
 from rlvr_jax.stages import evaluate, loop, prm, rl
+from rlvr_jax.stages.check import check_config
 from rlvr_jax.stages.workspace import Workspace
 
 SIZES = dict(layers=1, width=16, heads=2, kv_heads=1, head_size=8, feedforward=16, vocab=264)
@@ -102,7 +103,7 @@ def once():
 @pytest.fixture(scope="module")
 def done(cfg, once):
     """A workspace whose stages have run."""
-    train.check(cfg)
+    check_config(cfg)
     ws = workspace(cfg)
     ws.jit_step = once(ws.jit_step)
     with jax.set_mesh(ws.mesh):
@@ -236,7 +237,7 @@ def test_an_rl_stage_starts_its_prm_from_it_and_leaves_one(done, cfg, monkeypatc
 )  # fmt: skip
 def test_a_prm_that_will_not_be_there_is_refused(cfg, stages, words) -> None:
     with pytest.raises(ValueError, match=words):
-        train.check(dataclasses.replace(cfg, stages=stages))
+        check_config(dataclasses.replace(cfg, stages=stages))
 
 
 def test_a_reference_needs_a_prm() -> None:

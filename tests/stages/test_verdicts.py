@@ -28,7 +28,7 @@ def test_what_is_held_back_is_about_other_problems(held_out, seed):
     found = rows(10)
     if seed is not None:
         random.Random(seed).shuffle(found)
-    learn, held = verdicts.split(found, held_out)
+    learn, held = verdicts.split_by_problem(found, held_out)
     assert len(held) == held_out
     assert not {row["problem"] for row in learn} & {row["problem"] for row in held}
     assert len(found) - 3 < len(learn) + len(held) <= len(found)
@@ -36,25 +36,25 @@ def test_what_is_held_back_is_about_other_problems(held_out, seed):
 
 
 def test_too_few_to_hold_back_leave_nothing_to_learn():
-    learn, held = verdicts.split(rows(2), 20)
+    learn, held = verdicts.split_by_problem(rows(2), 20)
     assert not learn and len(held) == 6
 
 
 def test_a_row_without_a_key_is_known_by_its_question():
-    assert verdicts.problem({"question": "What  is 2?"}) == problem_key("what is 2?")
+    assert verdicts.problem_key({"question": "What  is 2?"}) == problem_key("what is 2?")
 
 
 @pytest.mark.parametrize("how", ["down", "up"])
 def test_balance(how):
     found = rows(10, each=5, verdict=lambda i: int(i == 0))
-    even = verdicts.balanced(found, how, random.Random(0))
+    even = verdicts.balance(found, how, random.Random(0))
     ones = [row for row in even if row["verdict"]]
     assert 2 * len(ones) == len(even) == {"down": 20, "up": 80}[how]
     assert all(row in even for row in found if row["verdict"])
     assert len({str(row) for row in even}) == {"down": 20, "up": 50}[how]
-    assert verdicts.balanced(found, "none", random.Random(0)) is found
+    assert verdicts.balance(found, "none", random.Random(0)) is found
     zeros = [row for row in found if not row["verdict"]]
-    assert verdicts.balanced(zeros, how, random.Random(0)) == zeros
+    assert verdicts.balance(zeros, how, random.Random(0)) == zeros
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def ws(tmp_path):
 
 
 def test_a_verifier_knows_the_problems_of_all_it_was_made_of(ws):
-    assert verdicts.problems(ws, "first") == {"k0", "k1", "k2"}
-    assert verdicts.problems(ws, "second") == {f"k{i}" for i in range(6)}
-    assert verdicts.problems(ws, "pretrained") == set()
+    assert verdicts.learnt_problems(ws, "first") == {"k0", "k1", "k2"}
+    assert verdicts.learnt_problems(ws, "second") == {f"k{i}" for i in range(6)}
+    assert verdicts.learnt_problems(ws, "pretrained") == set()
 
 
 def test_rl_leaves_out_what_its_verifier_has_learnt(ws):
@@ -90,10 +90,10 @@ def test_rl_leaves_out_what_its_verifier_has_learnt(ws):
 
 def test_verdicts_that_are_gone_or_damaged(ws, tmp_path):
     with pytest.raises(RunError, match="put a `label` stage before"):
-        verdicts.read(ws, "none")
+        verdicts.load_verdicts(ws, "none")
     (tmp_path / "one.jsonl").write_text('{"question": "q"}\n')
     with pytest.raises(RunError, match="is damaged"):
-        verdicts.problems(ws, "second")
+        verdicts.learnt_problems(ws, "second")
 
 
 def test_measured_is_agreement_calibration_and_what_fools_it():

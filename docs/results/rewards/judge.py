@@ -31,7 +31,7 @@ def main(config: str, name: str, port: str) -> None:
     stage = RlStage()  # its reward: soft, of stage `verifier`
     with jax.set_mesh(mesh):
         ws = Workspace(Run(cfg), mesh)
-        frozen = audit.frozen(ws, stage)
+        frozen = audit.load_frozen(ws, stage)
         read = jax.jit(lambda *a: step.verify(*a, stage.reward, cfg.verifier)[0])
 
         def accepts(reference: str, answer: str) -> bool:

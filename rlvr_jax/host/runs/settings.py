@@ -1,4 +1,7 @@
-"""Configs from YAML files and the command line, refused with a sentence when something is off."""
+"""Configs are read from YAML files and the command line, and written as resolved configs.
+
+What is refused raises ConfigError, whose message says what the user has to change.
+"""
 
 import dataclasses
 import difflib
@@ -11,18 +14,26 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from rlvr_jax.config import Config, ModelConfig, SourceConfig, Stage
+from rlvr_jax.config import (
+    Architecture,
+    Config,
+    ModelConfig,
+    SourceConfig,
+    Stage,
+    check_preset,
+    fill_preset,
+)
 from rlvr_jax.host import weights
 
 STAGES = {kind.__dataclass_fields__["stage"].default: kind for kind in typing.get_args(Stage)}
 
 
 class ConfigError(ValueError):
-    """The user's config or command line; the message says what to change."""
+    """A ConfigError refuses a config or command line; its message says what to change."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML less its rule that the last of two equal keys counts."""
+    """A YAML loader that refuses a key that is given twice."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -37,12 +48,14 @@ class _Loader(yaml.SafeLoader):
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """The config in `path` with dotted overrides (`rl.steps=20`) applied; ConfigError otherwise.
+    """Load the config in a YAML file and apply dotted overrides such as `seed=3`.
 
-    The first word of an override may be the name of a stage: `rl.optim.lr=1e-4`.
+    The first word of an override may be the name of a stage: `rl.optim.lr=1e-4`.  The sizes of
+    pretrained models are read from their files, and presets are filled in.  Raises ConfigError, or
+    another ValueError where the files of a pretrained model cannot be used.
     """
     try:
-        tree = _read(Path(path).read_text(encoding="utf-8"))
+        tree = _parse_yaml(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         near = difflib.get_close_matches(
             str(path), map(str, Path("configs").glob("*.yaml")), 1, 0.4
@@ -64,32 +77,31 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def _fill_sizes(tree: dict[str, Any], part: str) -> None:
-    """The sizes of a pretrained model, from its own files, beside what the config says of it."""
-    said = tree.get(part)
-    if not isinstance(said, dict) or not isinstance(said.get("weights"), str):
+    """Add the architecture of a pretrained model, from its own files, to what the config says."""
+    given = tree.get(part)
+    if not isinstance(given, dict) or not isinstance(given.get("weights"), str):
         return
-    if not said["weights"]:
+    if not given["weights"]:
         return
-    sizes = weights.load_architecture(weights.find_model(said["weights"]))
-    free = {"weights", "compute", "unroll", "remat", "part_tokens", "slots", "kernels"}
-    for item in dataclasses.fields(ModelConfig):
+    sizes = weights.load_architecture(weights.find_model(given["weights"]))
+    for item in dataclasses.fields(Architecture):
         key, size = item.name, sizes.get(item.name, item.default)
-        if key not in free and said.setdefault(key, size) != size:
+        if given.setdefault(key, size) != size:
             raise ConfigError(
-                f"{part}.{key} is {said[key]} in the config and {size} in {said['weights']}: "
+                f"{part}.{key} is {given[key]} in the config and {size} in {given['weights']}: "
                 "leave it out, sizes come from the weights"
             )
 
 
 def _unshare(tree: Any) -> Any:
-    """A YAML alias is one object in two places: an override of one must not change the other."""
+    """Copy what a YAML alias puts in two places: an override of one must not change the other."""
     if isinstance(tree, dict):
         return {key: _unshare(value) for key, value in tree.items()}
     return [_unshare(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def parse(tree: dict[str, Any]) -> Config:
-    """A plain tree of values -> Config.  Each stage is read by its own type, named by its tag."""
+    """Make a Config of a plain tree of values; the key `stage` of a stage names its type."""
     tree = dict(tree)
     if isinstance(tree.get("stages"), list):
         tree["stages"] = [_stage(item, f"stages.{i}") for i, item in enumerate(tree["stages"])]
@@ -102,11 +114,24 @@ def _stage(tree: Any, where: str) -> Any:
         raise ConfigError(f"{where}: `stage: {tag}` is not a stage{_hint(str(tag), [*STAGES])}")
     if not isinstance(tree, dict):
         raise ConfigError(f"{where}: a stage is a mapping; write `- stage: {tag}`")
-    return _validate(STAGES[tag], tree, f"{where} ({tree.get('name', tag)})")
+    where = f"{where} ({tree.get('name', tag)})"
+    return _validate(STAGES[tag], _fill_preset(STAGES[tag], tree, where), where)
+
+
+def _fill_preset(kind: type, tree: dict[str, Any], where: str) -> dict[str, Any]:
+    """Add the values of the preset that a stage names, for keys that the stage does not set."""
+    name = tree.get("preset")
+    if not isinstance(name, str) or not name or "preset" not in _keys(kind):
+        return tree
+    try:
+        check_preset(name)
+    except ValueError as error:
+        raise ConfigError(f"{where}.preset: {error}") from None
+    return fill_preset(name, tree)
 
 
 def _validate(kind: type, tree: dict[str, Any], where: str) -> Any:
-    """`tree` as a `kind`; `where` is its place in the config, empty at the top."""
+    """Make a `kind` of a tree of values; `where` is its place in the config, empty at the top."""
     sentences = [*_booleans(kind, tree, where)]
     cfg: Any = None
     try:
@@ -119,7 +144,7 @@ def _validate(kind: type, tree: dict[str, Any], where: str) -> Any:
 
 
 def _booleans(kind: type, tree: dict[str, Any], where: str) -> Iterator[str]:
-    """A sentence for each `true` or `false` that stands for a number; pydantic takes it for 1."""
+    """Yield a sentence for each boolean in place of a number, which pydantic would take for 1."""
     hints = typing.get_type_hints(kind)
     for key, value in tree.items():
         place, hint = ".".join(filter(None, (where, str(key)))), hints.get(key)
@@ -129,8 +154,8 @@ def _booleans(kind: type, tree: dict[str, Any], where: str) -> Iterator[str]:
             yield from _booleans(typing.cast(type, hint), value, place)
 
 
-def _read(text: str) -> Any:
-    """YAML -> plain values; ConfigError, in one line, where it is none."""
+def _parse_yaml(text: str) -> Any:
+    """Parse YAML into plain values; the message of a ConfigError has one line."""
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
@@ -138,17 +163,18 @@ def _read(text: str) -> Any:
 
 
 def dump(cfg: Config) -> str:
-    """The resolved config as YAML; `load` reads it back to an equal Config."""
+    """Write a config as YAML with every key, from which `load` makes an equal Config."""
     tree = json.loads(json.dumps(dataclasses.asdict(cfg)))
     return yaml.safe_dump(tree, sort_keys=False, width=100)
 
 
 def difference(old: str, new: str) -> str | None:
-    """The first key in which two resolved configs differ, in words; None when they are equal.
+    """Name the first key in which two resolved configs differ; None where they are equal.
 
-    ConfigError when one of them is no YAML.
+    A key that one of them does not have counts as its default: an older version of this program
+    did not know the key yet.  Raises ConfigError where one of them is not YAML.
     """
-    left, right = _flatten(_read(old)), _flatten(_read(new))
+    left, right = _flatten(_completed(old)), _flatten(_completed(new))
     for key in [*left, *right]:
         if left.get(key) != right.get(key):
             return f"{key} is {left.get(key, 'absent')} there and {right.get(key, 'absent')} here"
@@ -156,8 +182,20 @@ def difference(old: str, new: str) -> str | None:
     return None if before == now else f"the stages are {before} there and {now} here"
 
 
+def _completed(text: str) -> Any:
+    """Parse a resolved config and add the default of each key that it does not have.
+
+    What is not a config of today, because it has a key that is gone, stays as it is.
+    """
+    tree = _parse_yaml(text)
+    try:
+        return _parse_yaml(dump(parse(tree)))
+    except (ValueError, TypeError):  # a TypeError where the text holds no mapping at all
+        return tree
+
+
 def describe() -> str:
-    """Every config key with its type, default and meaning, for `--help`."""
+    """List every config key with its default and its meaning, for `--help`."""
     lines: list[str] = []
 
     def walk(kind: type, prefix: str) -> None:
@@ -191,7 +229,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not equals:
         raise ConfigError(f"override {override!r} is not of the form key=value, e.g. rl.steps=20")
     try:
-        value = _read(text)
+        value = _parse_yaml(text)
     except ValueError:
         raise ConfigError(f"the value of override {override!r} is not valid YAML") from None
     node, rest = _root(tree, dotted)
@@ -205,9 +243,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
 
 
 def _root(tree: dict[str, Any], dotted: str) -> tuple[dict[str, Any], list[str]]:
-    """Where a dotted key starts: at a stage, by its name, or at the top.
+    """Return the mapping in which a dotted key starts, and the keys that lead on from there.
 
-    `verifier` is a config key and may be a stage's name; the stage is meant where it has the key.
+    The mapping is that of a stage, by its name, or the whole config.  `verifier` is a config key
+    and may be the name of a stage too: it means the stage where the stage has the next key.
     """
     first, *rest = dotted.split(".")
     stages: Any = tree.get("stages")
@@ -237,7 +276,7 @@ def _hint(word: str, known: Sequence[str]) -> str:
 
 
 def _sentence(kind: Any, error: Any, where: str) -> str:
-    """One pydantic error of `kind` as one sentence that starts with the place in the config."""
+    """Say one pydantic error of `kind` in a sentence that starts with the place in the config."""
     place = [str(step) for step in error["loc"]]
     where = ".".join(filter(None, (where, *place))) or "config"
     if error["type"] == "unexpected_keyword_argument":
@@ -251,12 +290,13 @@ def _sentence(kind: Any, error: Any, where: str) -> str:
 
 
 def _order(flat: dict[str, Any]) -> str:
-    """The names of the stages of a flattened config, in their order."""
+    """Return the names of the stages of a flattened config, in their order."""
     names = (key for key in flat if key.startswith("stages.") and key.endswith(".name"))
     return ", ".join(str(flat[key]) for key in names)
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the values of a tree by their dotted keys; a stage's key is its name."""
     items: Any
     if isinstance(tree, dict):
         items = tree.items()

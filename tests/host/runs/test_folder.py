@@ -93,6 +93,22 @@ def test_a_folder_of_another_config_is_refused_with_the_key(
     assert first.config_file.read_bytes() == before
 
 
+def test_the_folder_of_an_older_version_is_opened_again(open_run, tmp_path):
+    """Its config has not the keys that came later; they count as their defaults."""
+    first = open_run()
+    first.finish("sft", {"steps": 5})
+    (tmp_path / "demo" / "eval").mkdir()
+    (tmp_path / "demo" / "eval" / "before.json").write_text("{}")
+    text = first.config_file.read_text()
+    old = "".join(line for line in text.splitlines(True) if "preset:" not in line)
+    assert old != text
+    first.config_file.write_text(old)
+    assert open_run().finished("sft")["steps"] == 5
+    assert first.config_file.read_text() == old
+    said = refusal(open_run, stages=(SftStage(steps=5), RlStage(steps=7, preset="grpo")))
+    assert "stages.rl.preset is  there and grpo here" in said
+
+
 def test_another_name_is_another_folder(open_run, tmp_path):
     open_run()
     open_run(name="other", seed=3)

@@ -313,6 +313,41 @@ def test_another_order_of_stages_is_a_difference(load):
     assert settings.difference(a, b)
 
 
+def without(text, *lines):
+    """A resolved config as a version wrote it that did not know the keys of these lines."""
+    kept = [line for line in text.splitlines(keepends=True) if line.strip() not in lines]
+    assert len(kept) < len(text.splitlines())
+    return "".join(kept)
+
+
+def test_a_key_that_an_older_version_did_not_know_counts_as_its_default(load):
+    new = settings.dump(load(THREE))
+    old = without(new, "preset: ''", "too_long: refuse", "verifier_tokenizer: ''")
+    assert settings.difference(old, new) is None and settings.difference(new, old) is None
+    other = settings.dump(load(THREE, "data.too_long=drop"))
+    assert settings.difference(old, other) == "data.too_long is refuse there and drop here"
+    filled = settings.dump(load(THREE, "rl.preset=dr_grpo"))
+    assert settings.difference(old, filled) == "stages.rl.preset is  there and dr_grpo here"
+
+
+def test_a_config_with_a_key_that_is_gone_is_compared_as_it_stands(load):
+    new = settings.dump(load(THREE))
+    old = without(new, "preset: ''").replace("  prompts: 16\n", "  prompts: 16\n  parts: 4\n")
+    assert settings.difference(old, new) == "stages.rl.parts is 4 there and absent here"
+    old = without(new, "preset: ''").replace("seed: 0\n", "seed: -1\n")
+    assert settings.difference(old, new) == "seed is -1 there and 0 here"
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "3\n", "just words\n"])
+def test_what_is_no_config_differs_from_every_config(load, text):
+    assert settings.difference(text, settings.dump(load(THREE)))
+
+
+def test_what_is_no_yaml_cannot_be_compared(load):
+    with pytest.raises(ConfigError):
+        settings.difference("name: [", settings.dump(load(THREE)))
+
+
 def test_help_mentions_every_field():
     text = settings.describe()
     stages = typing.get_args(config.Stage)
@@ -358,6 +393,19 @@ def test_sizes_come_from_the_weights(load):
     assert cfg.model.family == "qwen3" and cfg.model.has.qk_norm and cfg.model.unroll
     assert cfg.model.width == theirs["hidden_size"] and cfg.model.vocab == theirs["vocab_size"]
     assert load(settings.dump(cfg)) == cfg
+
+
+def test_the_weights_fix_the_architecture_and_leave_the_execution_to_the_user(load):
+    free = dict(
+        compute="bfloat16", unroll=True, remat=True, part_tokens=3, kernels="pallas", slots=2
+    )
+    fields = [item.name for item in dataclasses.fields(config.Execution)]
+    assert fields == list(free)
+    cfg = load(RULED, f"model.weights={QWEN3}", *(f"model.{k}={v}" for k, v in free.items()))
+    assert {name: getattr(cfg.model, name) for name in free} == free
+    sizes = settings.weights.architecture(QWEN3)
+    assert set(sizes) <= {item.name for item in dataclasses.fields(config.Architecture)}
+    assert {name: getattr(cfg.model, name) for name in sizes} == sizes
 
 
 def test_weights_can_be_named_by_an_override(load):

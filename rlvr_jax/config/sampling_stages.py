@@ -1,0 +1,259 @@
+"""The types of stages that sample and reward responses in every step."""
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+from rlvr_jax.config.fields import STRICT, check_file_name, check_positive, option, section
+from rlvr_jax.config.learning import (
+    AdvantageConfig,
+    FilterConfig,
+    LossConfig,
+    OptimConfig,
+    OverlongConfig,
+    PrmConfig,
+    SampleConfig,
+)
+from rlvr_jax.config.needs import Input, Needs, Part, Problems, Product, Rows, verifier_input
+from rlvr_jax.config.presets import PRESETS, check_preset
+from rlvr_jax.config.reward import AlarmConfig, RewardConfig
+
+
+@dataclass(frozen=True)
+class RlStage(Needs):
+    """Train the policy on rewards of its own responses (reinforcement learning)."""
+
+    stage: Literal["rl"] = "rl"
+    name: str = option("rl", "name of the stage, by which other stages refer to it")
+    preset: str = option(
+        "",
+        f"published settings of an algorithm, to override key by key: {', '.join(PRESETS)} "
+        "(docs/objectives.md); empty: none",
+    )
+    policy: str = option(
+        "sft",
+        "the stage whose policy is trained, and which is the reference policy; or `pretrained`",
+    )
+    verifier: str = option("verifier", "the stage whose verifier gives the reward; or `pretrained`")
+    split: Literal["train", "label"] = option(
+        "train", "split of its problems; label: to collect answers for training a verifier"
+    )
+    collect: float = option(
+        0.0, "share of the finished responses whose answers are kept for a label stage to judge"
+    )
+    steps: int = option(100, "number of steps; each samples responses and updates the policy")
+    prompts: int = option(16, "prompts per step, Q")
+    samples: int = option(8, "responses per prompt, G")
+    epochs: int = option(1, "how often the policy learns from each rollout")
+    minibatches: int = option(1, "updates per epoch, each from an equal share of the prompts")
+    sample: SampleConfig = section(SampleConfig, "how responses are sampled")
+    reward: RewardConfig = section(RewardConfig, "outcome reward")
+    overlong: OverlongConfig = section(OverlongConfig, "responses near the end of their budget")
+    filter: FilterConfig = section(FilterConfig, "which groups the policy learns from")
+    advantage: AdvantageConfig = section(AdvantageConfig, "normalisation and baseline")
+    also: dict[str, str] = field(
+        default_factory=dict,
+        metadata={"help": "further rewards: a rule for each name in advantage.weights"},
+    )
+    prm: PrmConfig = section(PrmConfig, "implicit process reward model")
+    loss: LossConfig = section(LossConfig, "policy loss")
+    alarms: AlarmConfig = section(AlarmConfig, "signs of a gamed reward")
+    optim: OptimConfig = section(OptimConfig, "optimizer")
+    save_every: int = option(50, "steps between checkpoints")
+    sample_every: int = option(25, "steps between tables of samples")
+
+    trains: ClassVar[Part | None] = "model"
+
+    def __post_init__(self) -> None:
+        check_file_name(self.name)
+        check_preset(self.preset)
+        check_positive(self, "steps", "prompts", "samples", "save_every", "sample_every")
+        check_positive(self, "epochs", "minibatches")
+        if not 0 <= self.collect <= 1:
+            raise ValueError(f"needs 0 <= collect <= 1, not {self.collect}")
+        if self.prompts % self.minibatches:
+            raise ValueError(f"minibatches {self.minibatches} does not divide prompts")
+        if self.updates > 1 and self.loss.objective == "plain":
+            raise ValueError("objective plain has no ratio: it cannot learn twice from a rollout")
+        if self.sample.temperature == 0:
+            raise ValueError("sample.temperature is 0: greedy answers give nothing to learn")
+        self._check_groups()
+        self._check_rewards()
+
+    def _check_groups(self) -> None:
+        """Raise ValueError where the number of samples does not suit what is done with a group."""
+        if self.advantage.baseline in ("rloo", "mean", "opo") and self.samples < 2:
+            raise ValueError(
+                f"advantage.baseline {self.advantage.baseline} needs samples of at least 2 per "
+                "prompt"
+            )
+        if self.advantage.normalise == "group" and self.samples < 2:
+            raise ValueError("advantage.normalise group needs samples of at least 2 per prompt")
+        if self.filter.spread and self.samples < 2:
+            raise ValueError("filter.spread leaves out every single sample: raise samples to 2")
+        if self.filter.on and self.advantage.baseline == "greedy":
+            raise ValueError(
+                "filter chooses groups after they are written, and advantage.baseline greedy has "
+                "an answer of its own to each: take baseline rloo, or no filter"
+            )
+
+    def _check_rewards(self) -> None:
+        """Raise ValueError where the rewards, the value head or the PRM do not fit together."""
+        names = {"reward", *self.also} if self.also else set()
+        if set(self.advantage.weights) != names or "reward" in self.also:
+            raise ValueError(
+                f"advantage.weights names {sorted(self.advantage.weights)} and the rewards are "
+                f"{sorted(names) or 'one without a name'}: `also` names those beside `reward`"
+            )
+        if self.advantage.baseline == "value" and not self.loss.value_coef:
+            raise ValueError("loss.value_coef 0 leaves the value head at 0: use baseline none")
+        if self.has_prm_beside_policy:
+            self.prm.check_rollouts(self.samples, self.sample)
+
+    @property
+    def hosted(self) -> bool:
+        """Return whether rewards need the host, so that the step is split."""
+        return self.reward.hosted or bool(self.also)
+
+    @property
+    def asks_reference(self) -> bool:
+        """Return whether a step reads the policy as it was at the start of the stage."""
+        of_prm = self.has_prm_beside_policy and self.prm.reference == "frozen"
+        return bool(self.loss.kl_coef or of_prm)
+
+    @property
+    def updates(self) -> int:
+        return self.epochs * self.minibatches
+
+    @property
+    def rounds(self) -> int:
+        return self.filter.rounds
+
+    @property
+    def problems(self) -> Problems:
+        return Problems(self.split, self.prompts)
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        judged = self.reward.judged
+        return (
+            Input("policy", self.policy, "model", pretrained="model"),
+            *(verifier_input(self.verifier) if judged else ()),
+            Input("prm.init", self.prm.init, "model", pretrained="model", optional=True),
+        )
+
+    @property
+    def leaves(self) -> frozenset[Product]:
+        leaves: set[Product] = {"model"}
+        leaves |= {"prm"} if self.has_prm_beside_policy else set()
+        leaves |= {"answers"} if self.collect else set()
+        return frozenset(leaves)
+
+    @property
+    def rows(self) -> Rows:
+        key = "prompts / minibatches" if self.minibatches > 1 else "prompts"
+        return Rows(key, self.prompts // self.minibatches)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        return (self.reward.rule, *self.reward.gates, *self.also.values())
+
+    @property
+    def uses_verifier(self) -> bool:
+        return self.reward.judged
+
+    @property
+    def shares_ids(self) -> bool:
+        return self.collect > 0
+
+    @property
+    def has_prm_beside_policy(self) -> bool:
+        return self.advantage.process_weight > 0
+
+    def __hash__(self) -> int:  # a dict field has no hash of its own
+        return hash((self.name, self.steps, self.prompts, self.samples, self.reward, self.loss))
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class PrmStage(Needs):
+    """Train an implicit process reward model alone, on labelled rollouts of a fixed policy."""
+
+    stage: Literal["prm"] = "prm"
+    name: str = option("prm", "name of the stage, by which other stages refer to it")
+    policy: str = option(
+        "sft",
+        "the stage whose policy samples the responses, and which the PRM starts from and is "
+        "compared with; or `pretrained`",
+    )
+    verifier: str = option("verifier", "the stage whose verifier gives the labels; or `pretrained`")
+    split: Literal["train", "label"] = option("label", "split of its problems")
+    steps: int = option(100, "number of updates of the PRM")
+    prompts: int = option(16, "prompts per step, Q")
+    samples: int = option(8, "responses per prompt, G")
+    sample: SampleConfig = section(SampleConfig, "how responses are sampled")
+    reward: RewardConfig = section(RewardConfig, "outcome reward, the label of a response")
+    prm: PrmConfig = section(PrmConfig, "the model, its loss and its optimizer")
+    save_every: int = option(50, "steps between checkpoints")
+
+    trains: ClassVar[Part | None] = "model"
+
+    def __post_init__(self) -> None:
+        check_file_name(self.name)
+        check_positive(self, "steps", "prompts", "samples", "save_every")
+        if self.sample.temperature == 0:
+            raise ValueError("sample.temperature is 0: greedy answers give nothing to learn")
+        if self.prm != replace(self.prm, order="score-first", granularity="token", init=""):
+            raise ValueError(
+                "prm.order, granularity and init are of a PRM beside a policy that learns: leave "
+                "them out of a prm stage, which starts from its own policy and rewards nobody"
+            )
+        self.prm.check_rollouts(self.samples, self.sample)
+
+    @property
+    def optim(self) -> OptimConfig:
+        """Return the optimizer that the training loop reads, which is the PRM's."""
+        return self.prm.optim
+
+    @property
+    def hosted(self) -> bool:
+        """Return whether rewards need the host, so that the step is split."""
+        return self.reward.hosted
+
+    @property
+    def also(self) -> dict[str, str]:
+        """Return no further rewards: a label is one outcome."""
+        return {}
+
+    @property
+    def problems(self) -> Problems:
+        return Problems(self.split, self.prompts)
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        judged = self.reward.judged
+        return (
+            Input("policy", self.policy, "model", pretrained="model"),
+            *(verifier_input(self.verifier) if judged else ()),
+        )
+
+    @property
+    def leaves(self) -> frozenset[Product]:
+        return frozenset({"model", "prm"})
+
+    @property
+    def rows(self) -> Rows:
+        return Rows("prompts", self.prompts)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        return (self.reward.rule, *self.reward.gates)
+
+    @property
+    def uses_verifier(self) -> bool:
+        return self.reward.judged
+
+    __pydantic_config__ = STRICT
+
+
+Sampling = RlStage | PrmStage

@@ -1,0 +1,133 @@
+"""The check of a whole config before any work: data, sizes, and who needs what from whom.
+
+Each type of stage declares its needs as data (rlvr_jax/config/needs.py); the functions here compare
+those needs with the config and with what earlier stages leave behind.
+"""
+
+from rlvr_jax import parameters, sharding
+from rlvr_jax.config import Config, Input, ModelConfig, Product, Stage
+from rlvr_jax.host import rules
+from rlvr_jax.host.problems import sources, tasks
+from rlvr_jax.stages.judges import check_judge
+
+# How a product is called in a sentence, and which stages leave it behind.
+LEFT_BY: dict[Product, tuple[str, str]] = {
+    "model": ("model", "an sft, verifier, rl or prm stage"),
+    "prm": ("PRM", "a prm stage, or an rl stage with advantage.process_weight"),
+    "answers": ("answers", "a label stage, or an rl stage with collect above 0"),
+    "verdicts": ("verdicts", "a label stage"),
+    "tokenizer": ("tokenizer", "a tokenizer stage"),
+}
+
+
+def check_config(cfg: Config) -> None:
+    """Raise ValueError, with a sentence that says what to change, for a config that cannot run."""
+    _check_data(cfg)
+    earlier: list[Stage] = []
+    for stage in cfg.stages:
+        for judge in stage.judges:
+            check_judge(judge)
+        _check_tokenizer(cfg, stage)
+        _check_problems(cfg, stage)
+        for needed in stage.inputs:
+            if needed.source:
+                _check_input(cfg, stage, needed, earlier)
+        for rule in filter(None, stage.rules):
+            rules.check_rule(rule)
+        earlier.append(stage)
+    models = {"model": cfg.model} | ({"verifier": cfg.verifier} if cfg.uses_verifier else {})
+    for name, part in models.items():
+        sharding.check_divides(part.sizes, parameters.names(part), cfg.mesh, name)
+        _check_context(cfg, name, part)
+    _check_budget(cfg)
+    for stage in cfg.stages:
+        _check_rows(cfg, stage)
+
+
+def _check_data(cfg: Config) -> None:
+    if not (cfg.data.tasks or cfg.data.sources):
+        raise ValueError("the config names no problems: give data.tasks or data.sources")
+    for task in cfg.data.tasks:
+        tasks.check_task(task)
+    for source in cfg.data.sources:
+        sources.check_source(source)
+
+
+def _check_tokenizer(cfg: Config, stage: Stage) -> None:
+    """Refuse to train a tokenizer in a run that already has one."""
+    if "tokenizer" in stage.leaves and (cfg.tokenizer or cfg.model.weights):
+        raise ValueError(
+            f"nobody would read what stage {stage.name} trains: leave it out, tokenizer or "
+            "model.weights brings one"
+        )
+
+
+def _check_problems(cfg: Config, stage: Stage) -> None:
+    """Refuse a stage whose split has fewer problems than the stage needs."""
+    if stage.problems is None:
+        return
+    split, at_least = stage.problems
+    available = getattr(cfg.data, split)
+    if available < at_least:
+        raise ValueError(
+            f"stage {stage.name} needs at least {at_least} problems and data.{split} is "
+            f"{available}: raise data.{split}"
+        )
+
+
+def _check_input(cfg: Config, stage: Stage, needed: Input, earlier: list[Stage]) -> None:
+    """Refuse a stage that reads what no earlier stage leaves behind."""
+    if needed.fresh and needed.source == "fresh":
+        return
+    key = f"{stage.name}.{needed.key}"
+    if needed.pretrained and needed.source == "pretrained":
+        if not getattr(cfg, needed.pretrained).weights:
+            raise ValueError(
+                f"{key} is `pretrained` and {needed.pretrained}.weights is empty: name a model "
+                "folder or a GGUF file there"
+            )
+        return
+    noun, who = LEFT_BY[needed.product]
+    otherwise = ", or leave it empty" if needed.optional else ""
+    leaves = {other.name: other.leaves for other in cfg.stages}.get(needed.source)
+    if leaves is not None and needed.product not in leaves:
+        raise ValueError(
+            f"{key} names the stage {needed.source!r}, which leaves no {noun}: name {who}"
+            f"{otherwise}"
+        )
+    if needed.source not in [other.name for other in earlier]:
+        raise ValueError(
+            f"{key} names the stage {needed.source!r}, which leaves no {noun} by then, because it "
+            f"would not have been run: list it before{otherwise}"
+        )
+
+
+def _check_context(cfg: Config, name: str, part: ModelConfig) -> None:
+    """Refuse rows that are longer than a pretrained model was made for."""
+    first = "prompt_columns" if name == "model" else "check_columns"
+    longest = getattr(cfg.data, first) + cfg.data.response_columns
+    if part.context and longest > part.context:
+        raise ValueError(
+            f"data.{first} + data.response_columns is {longest} and {name} was made for "
+            f"{part.context}: lower them"
+        )
+
+
+def _check_budget(cfg: Config) -> None:
+    """Refuse a length penalty that begins before the response does."""
+    for stage in cfg.rl_stages:
+        if stage.overlong.buffer > cfg.data.response_columns:
+            raise ValueError(
+                f"{stage.name}.overlong.buffer is {stage.overlong.buffer}, more than "
+                f"data.response_columns {cfg.data.response_columns}: lower it"
+            )
+
+
+def _check_rows(cfg: Config, stage: Stage) -> None:
+    """Refuse a batch whose rows cannot be split evenly over the mesh."""
+    shards = cfg.mesh.row_shards
+    if stage.rows is not None and stage.rows.number % shards:
+        raise ValueError(
+            f"{stage.name}.{stage.rows.key} is {stage.rows.number}, not a multiple of "
+            f"mesh.data x mesh.fsdp = {shards}"
+        )

@@ -166,7 +166,7 @@ def test_no_text_after_a_wrong_answer_changes_an_id_of_the_template(monkeypatch,
     monkeypatch.setattr(model, "extend", extend)
     monkeypatch.setattr(
         ragged,
-        "prompts",
+        "read_prompts",
         lambda _, *check: (checked.append(check) or model.Prefix(*[None] * 3), 0),
     )
     texts = hostile()

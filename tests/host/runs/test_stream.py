@@ -18,6 +18,7 @@ from rlvr_jax.host.runs.folder import Run
 from rlvr_jax.host.runs.stream import Stream
 from rlvr_jax.stages import rl
 from rlvr_jax.stages.workspace import Workspace
+from rlvr_jax.structs import StepResult
 
 Q, ROUNDS, STEPS = 4, 3, 12
 
@@ -92,7 +93,11 @@ def made_up(log: list):
     """A step in which no model runs: rounds, places and fates only."""
 
     def advance(state, records):
-        step, placed, fates = int(state.step), 0, [prompt_filter.UNTRIED] * len(records)
+        step, placed, fates = (
+            int(jax.device_get(state.step)),
+            0,
+            [prompt_filter.UNTRIED] * len(records),
+        )
         for start in range(0, len(records), Q):
             if placed >= Q:
                 break
@@ -104,8 +109,9 @@ def made_up(log: list):
         log.append(([record["key"] for record in records], fates))
         rounds = sum(f != prompt_filter.UNTRIED for f in fates) // Q
         shown = {name: np.float32(0) for name in [*rl.SHOWN.values(), "filter/reward"]}
-        state = dataclasses.replace(state, step=state.step + 1)
-        return state, None, None, shown | {"filter/rounds": np.float32(rounds)}, np.array(fates)
+        state = dataclasses.replace(state, step=jax.jit(lambda step: step + 1)(state.step))
+        metrics = shown | {"filter/rounds": np.float32(rounds)}
+        return StepResult(state, None, None, None, metrics, np.array(fates))
 
     return lambda *_: advance
 
@@ -132,7 +138,7 @@ def train(tmp_path, monkeypatch):
         stages=(stage,),
     )
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    monkeypatch.setattr(rl, "_show", lambda *_: 0.0)
+    monkeypatch.setattr(rl, "_show_samples", lambda *_: 0.0)
 
     def train():
         log: list = []
@@ -140,7 +146,7 @@ def train(tmp_path, monkeypatch):
         ws.write_problems()
         made = ws.new_state
         ws.new_state = lambda *a, **more: made(*a[:3], "fresh", *a[4:], **more)
-        monkeypatch.setattr(rl, "split", made_up(log))
+        monkeypatch.setattr(rl, "split_step", made_up(log))
         with jax.set_mesh(mesh):
             rl.run(stage, ws)
         rows = ws.run.metrics.load_rows(stage.name)

@@ -281,6 +281,30 @@ def test_a_step_is_compiled_once(runs, shape):
 # ---- the step's own promises ---------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def lowered(tiny):
+    """The fused step, lowered and not compiled."""
+    ws, state, frozen = start((1, 1, 1), tiny)
+    with jax.set_mesh(ws.mesh):
+        setup = setup_of(STAGE, tiny)
+        return jax.jit(functools.partial(step.train_step, setup=setup)).lower(state, frozen, ask())
+
+
+def test_the_program_never_calls_the_host(lowered):
+    """Nothing between prompts and update waits for the host: no callback, no infeed, no outfeed."""
+    text = lowered.as_text()
+    for word in ("callback", "infeed", "outfeed"):
+        assert word not in text, word
+    calls = jax.jit(lambda x: jax.debug.print("{}", x)).lower(1.0).as_text()
+    assert "callback" in calls  # what a call of the host would look like
+
+
+def test_a_profile_of_the_step_reads_like_the_arrow(lowered):
+    names = lowered.as_text(debug_info=True)
+    for hop in ("draw", "observe", "credit", "learn"):
+        assert f"{hop}/" in names, hop
+
+
 def test_metrics_are_finite_and_the_histogram_holds_every_row(runs):
     for metrics, rewards in zip(runs((1, 1, 1)).metrics, runs((1, 1, 1)).rewards, strict=True):
         for name, value in metrics.items():

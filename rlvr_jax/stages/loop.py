@@ -46,10 +46,8 @@ def run(
     """
     shard = (jax.process_index(), jax.process_count())
     stream = Stream(dataset.batches(source, batch // shard[1], ws.seed(stage.name), shard=shard))
-    rate, compiles = (
-        optim.learning_rate_schedule(stage.optim, stage.steps * stage.updates),
-        Compiles(),
-    )
+    rate = optim.learning_rate_schedule(stage.optim, stage.steps * stage.updates)
+    compiles = Compiles()
     with Checkpoints(ws.run.checkpoints(stage.name)) as checkpoints:
         start, state = _restore(ws, checkpoints, state, stream)
         watch = Watch(stage, ws.run.metrics.load_rows(stage.name))

@@ -1,4 +1,4 @@
-"""Stage `sft`: teach a policy the demonstrations."""
+"""Stage `sft`: supervised fine-tuning of a policy on demonstrations."""
 
 import functools
 
@@ -11,6 +11,7 @@ from rlvr_jax.structs import Update
 
 
 def run(stage: SftStage, ws: Workspace) -> dict:
+    """Train a policy on the demonstrations of the sft problems."""
     cfg, tok = ws.cfg, ws.tokenizer
     tx = optim.make_optimizer(stage.optim, stage.steps)
     state = ws.new_state(stage.name, cfg.model, tx, stage.init)

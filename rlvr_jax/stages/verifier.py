@@ -1,9 +1,10 @@
-"""Stage `verifier`: fine-tune the compact verifier on the judge's verdicts."""
+"""Stage `verifier`: supervised fine-tuning of the compact verifier on the verdicts of a judge."""
 
 import functools
 import json
 import random
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,18 +20,63 @@ from rlvr_jax.host.verdicts.agreement import agreement, ece
 from rlvr_jax.stages import loop, verdicts
 from rlvr_jax.stages.verdicts import Row
 from rlvr_jax.stages.workspace import Workspace, chunks, padded
-from rlvr_jax.structs import Update
+from rlvr_jax.structs import Array, Params, Rollout, TrainState, Update
 
-# Every verifier is tried with each kind of wrong answer, learnt from or not.
+# Each kind of wrong answer is tried on every verifier, whether it was trained on that kind or not.
 TRIED = NegativesConfig(*[0.25] * len(negatives.KINDS))
 
 
 def run(stage: VerifierStage, ws: Workspace) -> dict:
-    """Learns the token after the template's tail; reports its agreement with held-back verdicts,
-    which are about problems that it does not learn from.
+    """Train a verifier on verdicts, and return its agreement with verdicts that were held back.
+
+    The model learns to predict the verdict token after the tail of the template.  Verdicts are held
+    back by problem: none is about a problem that the model is trained on.
     """
+    cfg = ws.cfg
+    train_rows, held_rows, wrong_rows = _rows(stage, ws)
+    encode_rows = _row_encoder(ws)
+    accept, reject = ws.tokenizer.verdicts(cfg.data.verdict_words)
+    tx = optim.make_optimizer(stage.optim, stage.steps)
+    state = ws.new_state(stage.name, cfg.verifier, tx, stage.init)
+    step = ws.jit_step(
+        functools.partial(supervised.supervised_step, model_cfg=cfg.verifier, tx=tx), state, Update
+    )
+
+    @jax.jit
+    def verdict_gap(params: Params, rows: Rollout) -> Array:
+        hidden, _ = model.prefill(params, rows.prompt_QP, rows.prompt_mask_QP, cfg.verifier)
+        logits_QV = model.logits(params, hidden[:, -1], cfg.verifier)
+        return logits_QV[:, accept] - logits_QV[:, reject]
+
+    def ask(params: Params, records: list[Row]) -> np.ndarray:
+        """Return log p(accept) - log p(reject) of each record."""
+        gaps = [np.zeros(0)]
+        for part in chunks(records, stage.batch):
+            rows = ws.place(encode_rows(padded(part, stage.batch)))
+            gaps.append(jax.device_get(verdict_gap(params, rows))[: len(part)])
+        return np.concatenate(gaps)
+
+    def advance(state: TrainState, records: list[Row]):
+        state, metrics = step(state, ws.place(encode_rows(records)))
+        # On the last line of the metrics, which a resumed run has too.
+        if int(jax.device_get(state.step)) == stage.steps:
+            result = measure(functools.partial(ask, state.params), held_rows, wrong_rows)
+            metrics |= {f"verifier/{name}": value for name, value in _flat(result).items()}
+        return state, metrics, []
+
+    state = loop.run(
+        ws, stage, state, train_rows, stage.batch, advance, "supervised_step", {"loss": "loss"}
+    )
+    result = measure(functools.partial(ask, state.params), held_rows, wrong_rows)
+    log.say(f"{stage.name}: {result['accuracy']:.1%} of {len(held_rows)} held-back verdicts")
+    accepted = float(np.mean([row["verdict"] for row in train_rows]))
+    counts = {"learnt": len(train_rows), "learnt_accepted": accepted, "held_out": len(held_rows)}
+    return result | counts
+
+
+def _row_encoder(ws: Workspace) -> Callable[[list[Row]], Rollout]:
+    """Return a function that encodes verdicts as prompts of the verifier with one-token answers."""
     cfg, tok = ws.cfg, ws.tokenizer
-    learn, held, wrong = _rows(stage, ws)
     names = cfg.data.check_templates
     tails = [
         template.encode_verifier_prompt(template.EMPTY_RECORD, tok, cfg.data, name)[1]
@@ -39,61 +85,32 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
     accept, reject = tok.verdicts(cfg.data.verdict_words)
     columns = cfg.data.check_columns + cfg.data.response_columns + max(map(len, tails))
 
-    def pair(r):
-        # Of several templates each verdict is learnt in one, by its text: the same on every rerun.
-        way = zlib.crc32(json.dumps(r["answer_ids"]).encode()) % len(names)
-        asked, _ = template.encode_verifier_prompt(r, tok, cfg.data, names[way])
-        return [*asked, *r["answer_ids"], *tails[way]], [accept if r["verdict"] else reject]
+    def encode(row: Row) -> tuple[list[int], list[int]]:
+        # Each verdict is learned in one of the templates, chosen by its text: the same on a rerun.
+        number = zlib.crc32(json.dumps(row["answer_ids"]).encode()) % len(names)
+        context, _ = template.encode_verifier_prompt(row, tok, cfg.data, names[number])
+        verdict = accept if row["verdict"] else reject
+        return [*context, *row["answer_ids"], *tails[number]], [verdict]
 
-    def rows(records):
-        pairs = [pair(r) for r in records]
-        return template.build_supervised_rollout(pairs, columns, 1, "check")
+    def encode_rows(rows: list[Row]) -> Rollout:
+        return template.build_supervised_rollout([encode(r) for r in rows], columns, 1, "check")
 
-    tx = optim.make_optimizer(stage.optim, stage.steps)
-    state = ws.new_state(stage.name, cfg.verifier, tx, stage.init)
-    step = ws.jit_step(
-        functools.partial(supervised.supervised_step, model_cfg=cfg.verifier, tx=tx), state, Update
-    )
-
-    @jax.jit
-    def gap(params, asked):
-        hidden, _ = model.prefill(params, asked.prompt_QP, asked.prompt_mask_QP, cfg.verifier)
-        logits_QV = model.logits(params, hidden[:, -1], cfg.verifier)
-        return logits_QV[:, accept] - logits_QV[:, reject]
-
-    def ask(params, records: list[Row]) -> np.ndarray:
-        """log p(1) - log p(0) of each."""
-        said = [
-            jax.device_get(gap(params, ws.place(rows(padded(part, stage.batch)))))[: len(part)]
-            for part in chunks(records, stage.batch)
-        ]
-        return np.concatenate([np.zeros(0), *said])
-
-    def advance(state, records):
-        state, metrics = step(state, ws.place(rows(records)))
-        if (
-            int(jax.device_get(state.step)) == stage.steps
-        ):  # on the last line, which a resumed run has too
-            result = measure(functools.partial(ask, state.params), held, wrong)
-            metrics |= {f"verifier/{name}": value for name, value in _flat(result).items()}
-        return state, metrics, []
-
-    state = loop.run(
-        ws, stage, state, learn, stage.batch, advance, "supervised_step", {"loss": "loss"}
-    )
-    result = measure(functools.partial(ask, state.params), held, wrong)
-    log.say(f"{stage.name}: {result['accuracy']:.1%} of {len(held)} held-back verdicts")
-    accepted = float(np.mean([row["verdict"] for row in learn]))
-    return result | {"learnt": len(learn), "learnt_accepted": accepted, "held_out": len(held)}
+    return encode_rows
 
 
-def measure(ask, held: list[Row], wrong: dict[str, list[Row]]) -> dict[str, Any]:
-    """Agreement with the judge, calibration, and the share of each kind of wrong answer that is
-    accepted; `ask` gives log p(1) - log p(0) of rows.
+def measure(
+    ask: Callable[[list[Row]], np.ndarray],
+    held_rows: list[Row],
+    wrong_rows: dict[str, list[Row]],
+) -> dict[str, Any]:
+    """Measure a verifier: agreement with the judge, calibration, and accepted wrong answers.
+
+    `ask` returns log p(accept) - log p(reject) of rows.  `wrong_rows` holds wrong answers by kind;
+    the result has the share of each kind that the verifier accepts.
     """
-    gap, truth = ask(held), np.array([r["verdict"] for r in held])
+    gap, truth = ask(held_rows), np.array([row["verdict"] for row in held_rows])
     p1 = 0.5 * (1 + np.tanh(gap / 2))  # the logistic function, where exp would overflow
-    fooled = {kind: float((ask(rows) > 0).mean()) for kind, rows in wrong.items() if rows}
+    fooled = {kind: float((ask(rows) > 0).mean()) for kind, rows in wrong_rows.items() if rows}
     return agreement(gap > 0, truth) | {"ece": ece(p1, truth), "fooled_by": fooled}
 
 
@@ -103,7 +120,7 @@ def _flat(result: dict[str, Any]) -> dict[str, float]:
 
 
 def _rows(stage: VerifierStage, ws: Workspace) -> tuple[list[Row], list[Row], dict[str, list]]:
-    """Rows to learn, rows held back, and wrong answers by kind to the problems held back."""
+    """Rows to train on, rows held back, and by kind wrong answers to the problems held back."""
     found = verdicts.load_verdicts(ws, stage.verdicts)
     learn, held = verdicts.split_by_problem(found, stage.held_out)
     rng = random.Random(f"{ws.cfg.seed}/{stage.name}")

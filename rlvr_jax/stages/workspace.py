@@ -1,4 +1,8 @@
-"""What every stage needs: the run folder, the mesh, the tokenizer, problems and models."""
+"""The workspace of a run: its folder, mesh, tokenizers, problems and models, for all stages.
+
+Text becomes token columns here, arrays are placed on the mesh, and a stage loads what earlier
+stages left behind.
+"""
 
 import dataclasses
 import functools
@@ -28,7 +32,7 @@ SAMPLE = "The answer is 10,482 = x^2 - 7.\n\\boxed{\u00bc} Caf\u00e9 \u4f60\u597
 
 
 class Workspace:
-    """One run on one mesh.  Cheap to make; reads what it is asked for, once."""
+    """A Workspace is one run on one mesh; it loads tokenizers and problems when first needed."""
 
     def __init__(self, run: Run, mesh: Mesh):
         self.run, self.mesh = run, mesh
@@ -37,7 +41,11 @@ class Workspace:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """As `tokenizer_path` finds it, and fitting the model."""
+        """The tokenizer of the policy, PRM and reference.
+
+        Raises:
+          RunError: the tokenizer stage has not run, or the tokenizer does not fit the models.
+        """
         cfg = self.cfg
         path = tokenizer_path(cfg, self.run.folder)
         if path == self.run.tokenizer_file and not path.exists():
@@ -55,7 +63,11 @@ class Workspace:
 
     @functools.cached_property
     def judge_tokenizer(self) -> Tokenizer:
-        """The verifier's: the policy's, unless the config names another."""
+        """The tokenizer of the verifier: the policy's, unless the config names another.
+
+        Raises:
+          RunError: the tokenizer has more tokens than the verifier has embeddings.
+        """
         if not self.cfg.verifier_tokenizer:
             return self.tokenizer
         name = self.cfg.verifier_tokenizer
@@ -68,7 +80,7 @@ class Workspace:
         return tok
 
     def _refuse_other(self, tok: Tokenizer, path: Path) -> None:
-        """The verifier reads the policy's ids: its own tokenizer, if it brings one, must agree."""
+        """Refuse a verifier whose own tokenizer encodes text differently from the policy's."""
         try:
             theirs = open_tokenizer(path)
         except TokenizerError:  # without one there is nothing to compare
@@ -81,12 +93,16 @@ class Workspace:
 
     @functools.cached_property
     def judged(self) -> bool:
-        """Whether any stage shows answers to a verifier."""
+        """Whether any stage of the run uses a verifier."""
         return self.cfg.uses_verifier
 
     @functools.cache  # noqa: B019 - one workspace lives as long as its process
     def problems(self, split: str) -> dataset.RandomAccessSource:
-        """The records of a split, every one of them known to fit its columns."""
+        """Load the records of a split; each of them is checked to fit its token columns.
+
+        Raises:
+          RunError: a record is too long and `data.too_long` is `refuse`, or no record fits.
+        """
         source = dataset.open_split(self.run.data, split)
         cfg = self.cfg.data
         for task in {record["task"] for record in dataset.each(source)}:
@@ -112,7 +128,7 @@ class Workspace:
         return dataset.keep(source, fits)
 
     def _lengths(self, record: dataset.Record, split: str) -> dict[str, int]:
-        """Tokens of a record by the columns they need."""
+        """The number of tokens of a record in each kind of columns."""
         tok, cfg = self.tokenizer, self.cfg.data
         answered = len(tok.encode(record["demonstration"])) + 1 if split == "sft" else 0
         checked = 0
@@ -124,18 +140,18 @@ class Workspace:
         return {"prompt": asked, "check": checked, "response": answered}
 
     def columns(self, records: list[dataset.Record]) -> Prompts:
-        """Records as the token columns of the config (numpy)."""
+        """Encode records as the token columns of the config, numpy arrays."""
         judge = self.judge_tokenizer if self.judged else None
         return template.build_prompts(records, self.tokenizer, self.cfg.data, self.judged, judge)
 
     def verdict(self) -> Verdict:
-        """How the verifier is asked, for the vocabulary of those who share its tokenizer."""
+        """Build the verifier's question as token ids and vocabulary tables, on every device."""
         cfg = self.cfg
         vocab = (cfg.verifier if cfg.verifier_tokenizer else cfg.model).vocab
         return self.replicate(template.build_verdict(self.judge_tokenizer, cfg.data, vocab))
 
     def write_problems(self) -> None:
-        """Write the problem set of the config, unless it is there already."""
+        """Generate the problems of the config and write them, unless they exist already."""
         cfg = self.cfg.data
         counts = {k: getattr(cfg, k) for k in ("sft", "label", "train", "test") if getattr(cfg, k)}
         if dataset.prepared(self.run.data, "problems"):
@@ -144,11 +160,11 @@ class Workspace:
         dataset.prepare(self.run.data, splits, "problems")
 
     def key(self, name: str) -> Array:
-        """The random key of a stage: its own stream, whatever stages come before it."""
+        """Return the random key of a stage; it does not depend on the stages before."""
         return jax.random.fold_in(jax.random.key(self.cfg.seed), zlib.crc32(name.encode()))
 
     def seed(self, name: str) -> int:
-        """The data-order seed of a stage."""
+        """Return the seed of the data order of a stage."""
         return zlib.crc32(f"{self.cfg.seed}/{name}".encode())
 
     def load(self, stage: str, cfg: ModelConfig, part: str = "params") -> Params:
@@ -216,10 +232,11 @@ class Workspace:
         return jax.jit(build, out_shardings=self.shardings(jax.eval_shape(build, given)))(given)
 
     def shardings(self, tree):
+        """Return the shardings of a pytree of parameters, moments or states, from the table."""
         return sharding.shard_tree(tree, self.mesh, self.cfg.mesh)
 
     def like(self, state: TrainState):
-        """Shapes, dtypes and shardings of a state: what a checkpoint is restored into."""
+        """Return shapes, dtypes and shardings of a state: the target of a checkpoint restore."""
         return self._with_shardings(jax.eval_shape(lambda x: x, state))
 
     def jit_step(self, step: Callable, state: TrainState, result: Any) -> Callable:
@@ -247,11 +264,11 @@ class Workspace:
 
 
 def chunks(source, size: int):
-    """Lists of up to `size` records, in order."""
+    """Iterate over the records of a source in lists of up to `size` records, in order."""
     records = dataset.each(source)
     return iter(functools.partial(lambda: list(itertools.islice(records, size))), [])
 
 
 def padded(records: list, size: int) -> list:
-    """A short last chunk repeats its last record: one shape, one compile."""
+    """Repeat the last record of a short list up to `size` records: one shape, one compile."""
     return records + [records[-1]] * (size - len(records))

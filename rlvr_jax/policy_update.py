@@ -45,15 +45,15 @@ def update_policy(
     stage = setup.stage
 
     def once(state: TrainState, batch: Batch):
-        found = gradient(state.params, batch, kl_coef, setup)
+        result = gradient(state.params, batch, kl_coef, setup)
         state, norm = apply_gradient(
-            state, found.grads, found.value, setup.tx, jnp.any(batch.filled_B)
+            state, result.grads, result.value, setup.tx, jnp.any(batch.filled_B)
         )
-        return state, (found, norm)
+        return state, (result, norm)
 
     if stage.updates == 1:
-        state, (found, norm) = once(state, batch)
-        return state, step_metrics.of_updates(batch.rollout, stage.epochs, _logs(found), norm)
+        state, (result, norm) = once(state, batch)
+        return state, step_metrics.of_updates(batch.rollout, stage.epochs, _logs(result), norm)
     if batch.behaviour_BR is None:
         # The trainer's, not the sampler's: the ratio must not measure what sets these two apart.
         behaviour_BR, _ = likelihood.logprobs(
@@ -72,8 +72,8 @@ def update_policy(
         def take(x: Array) -> Array:
             return sharding.take(x, number_SM if x.shape[0] == prompts else rows)
 
-        state, (found, norm) = once(state, jax.tree.map(take, batch))
-        return state, (_logs(found), norm)
+        state, (result, norm) = once(state, jax.tree.map(take, batch))
+        return state, (_logs(result), norm)
 
     state, (logs_N, norm_N) = jax.lax.scan(body, state, number_NSM)
     logs = step_metrics.UpdateLogs(
@@ -158,5 +158,5 @@ def apply_gradient(
     return new_state, grad_norm
 
 
-def _logs(found: ragged.Gradient) -> step_metrics.UpdateLogs:
-    return step_metrics.UpdateLogs(found.value, found.sums, found.most, found.run)
+def _logs(result: ragged.Gradient) -> step_metrics.UpdateLogs:
+    return step_metrics.UpdateLogs(result.value, result.sums, result.most, result.run)

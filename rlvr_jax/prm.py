@@ -82,23 +82,23 @@ def update(
     """
     cfg, rollout = setup.cfg, labelled.rollout
     key = jax.random.fold_in(key, jnp.uint32(STREAM))
-    found = gradient(learner.params, labelled, key, setup)
+    result = gradient(learner.params, labelled, key, setup)
     exists_B = rollout.length_B > 0  # an unfilled place of a prompt filter has rows without tokens
     params, opt_state, norm, finite = optim.step(
-        learner.params, learner.opt_state, found.grads, found.loss, setup.tx, jnp.any(exists_B)
+        learner.params, learner.opt_state, result.grads, result.loss, setup.tx, jnp.any(exists_B)
     )
-    reward_BR = found.reward_BR
+    reward_BR = result.reward_BR
     if cfg.order == "update-first":
         logprob_BR, _ = likelihood.logprobs(params, rollout, setup.sample, setup.model)
         mask_BR = rollout.response_mask_BR
         reward_BR = token_rewards(logprob_BR, labelled.reference_BR, mask_BR, cfg.beta)
     score_B = jnp.sum(reward_BR, -1)
     metrics = {
-        "prm/loss": found.loss,
+        "prm/loss": result.loss,
         "prm/acc": _mean(agreement(score_B, _labels(labelled)), exists_B),
         "prm/reward_mean": _mean(score_B, exists_B),
         "prm/grad_norm": norm,
-        "prm/taught_frac": _mean(found.drawn_B.astype(jnp.float32), exists_B),
+        "prm/taught_frac": _mean(result.drawn_B.astype(jnp.float32), exists_B),
         "prm/skipped": (~finite).astype(jnp.int32),
     }
     if cfg.granularity != "token":
@@ -213,8 +213,8 @@ def gradient(params: Params, labelled: Labelled, key: Array, setup: PrmSetup) ->
 
     if cfg.loss == "ce" and cfg.share == 1:
         count = jnp.maximum(jnp.sum(exists_B), 1).astype(jnp.float32)
-        found = backward(lambda s_B, part: cross_entropy(s_B, part.pick(label_B)) / count, rollout)
-        return PrmGradient(found.grads, found.value, found.kept, exists_B)
+        result = backward(lambda s_B, part: cross_entropy(s_B, part.pick(label_B)) / count, rollout)
+        return PrmGradient(result.grads, result.value, result.kept, exists_B)
     logprob_BR, _ = likelihood.logprobs(params, rollout, setup.sample, setup.model)
     mask_BR = rollout.response_mask_BR
     reward_BR = token_rewards(logprob_BR, labelled.reference_BR, mask_BR, cfg.beta)
@@ -226,8 +226,8 @@ def gradient(params: Params, labelled: Labelled, key: Array, setup: PrmSetup) ->
     drawn_B = draw_rows(key, chance_B)
     weight_B = jnp.where(drawn_B, slope_B / chance_B, 0.0)
     drawn = dataclasses.replace(rollout, length_B=jnp.where(drawn_B, rollout.length_B, 0))
-    found = backward(lambda s_B, part: part.pick(weight_B) * s_B, drawn)
-    return PrmGradient(found.grads, value, reward_BR, drawn_B)
+    result = backward(lambda s_B, part: part.pick(weight_B) * s_B, drawn)
+    return PrmGradient(result.grads, value, reward_BR, drawn_B)
 
 
 def row_chances(weight_B: Array, exists_B: Array, share: float) -> Array:

@@ -58,10 +58,10 @@ class Part(NamedTuple):
 
 def widths(columns: int) -> list[int]:
     """Return the compiled widths, from the widest down; each is half of the one before."""
-    found = [columns]
-    while found[-1] > LEAST:
-        found.append(max(LEAST, -(-found[-1] // 2)))
-    return found
+    halves = [columns]
+    while halves[-1] > LEAST:
+        halves.append(max(LEAST, -(-halves[-1] // 2)))
+    return halves
 
 
 def visit_parts(

@@ -129,12 +129,12 @@ def draw(
     stage = setup.stage
 
     def one_round(number: Array) -> tuple[Rollout, Array, Rollout | None, Outcome, Metrics]:
-        asked = jax.tree.map(lambda x: _rows_of_round(x, number, stage.filter.rounds), prompts)
-        rollout, decoded, greedy = write_round(state, asked, number, setup=setup)
-        reward_B, metrics = verify(frozen, asked, rollout, stage.reward, setup.verifier)
+        of_round = jax.tree.map(lambda x: _rows_of_round(x, number, stage.filter.rounds), prompts)
+        rollout, decoded, greedy = write_round(state, of_round, number, setup=setup)
+        reward_B, metrics = verify(frozen, of_round, rollout, stage.reward, setup.verifier)
         outcome = Outcome({"reward": reward_B})
         if greedy is not None:
-            reward_Q, _ = verify(frozen, asked, greedy, stage.reward, setup.verifier)
+            reward_Q, _ = verify(frozen, of_round, greedy, stage.reward, setup.verifier)
             outcome = outcome._replace(greedy={"reward": reward_Q})
         return rollout, decoded, greedy, outcome, metrics
 

@@ -25,15 +25,15 @@ def supervised_step(
         logprob_BR, _ = likelihood.token_logprobs(states, PLAIN, model_cfg)
         return -jnp.sum(logprob_BR) / tokens, ({}, jnp.float32(0), ())
 
-    found = likelihood.gradient(objective, state.params, rows, model_cfg)
+    result = likelihood.gradient(objective, state.params, rows, model_cfg)
     new_state, grad_norm = policy_update.apply_gradient(
-        state, found.grads, found.value, tx, jnp.bool_(True)
+        state, result.grads, result.value, tx, jnp.bool_(True)
     )
     new_state = dataclasses.replace(new_state, step=state.step + 1)
     return Update(
         new_state,
         {
-            "loss": found.value,
+            "loss": result.value,
             "policy/grad_norm": grad_norm,
             "policy/skipped": new_state.skipped,
         },

@@ -71,7 +71,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
             return result.state, {**result.metrics, **extra}, waiting
 
         compiled = "update" if hosted else "train_step"
-        loop.run(ws, stage, state, problems, stage.prompts, advance, compiled, _shown(stage))
+        loop.run(ws, stage, state, problems, stage.prompts, advance, compiled, _bar_metrics(stage))
     return {"steps": stage.steps, "problems": len(problems)}
 
 
@@ -88,12 +88,12 @@ def _setup(stage: RlStage, ws: Workspace) -> step.Setup:
     )
 
 
-def _shown(stage: RlStage) -> dict[str, str]:
+def _bar_metrics(stage: RlStage) -> dict[str, str]:
     """The metrics of the progress bar, by their short names there."""
-    shown = SHOWN | ({"kl": "policy/kl"} if stage.loss.kl_coef else {})
+    metrics = SHOWN | ({"kl": "policy/kl"} if stage.loss.kl_coef else {})
     if stage.filter.on:  # the mean reward of groups that were selected by reward says little
-        shown |= {"reward": "filter/reward"}
-    return shown
+        metrics |= {"reward": "filter/reward"}
+    return metrics
 
 
 def fused_step(setup: step.Setup, ws: Workspace, state: TrainState, frozen: Frozen) -> Step:
@@ -132,8 +132,8 @@ def split_step(
         held: Any = None
         logs = []
         for number in range(stage.filter.rounds):
-            asked = records[number * stage.prompts : (number + 1) * stage.prompts]
-            rollout, decoded, _, outcome, metrics = one_round(state, asked, number)
+            of_round = records[number * stage.prompts : (number + 1) * stage.prompts]
+            rollout, decoded, _, outcome, metrics = one_round(state, of_round, number)
             if number == 0:
                 held = no_groups(rollout, outcome, stage.filter.rounds)
             held = add_round(held, rollout, decoded, outcome)

@@ -121,20 +121,20 @@ def _flat(result: dict[str, Any]) -> dict[str, float]:
 
 def _rows(stage: VerifierStage, ws: Workspace) -> tuple[list[Row], list[Row], dict[str, list]]:
     """Rows to train on, rows held back, and by kind wrong answers to the problems held back."""
-    found = verdicts.load_verdicts(ws, stage.verdicts)
-    learn, held = verdicts.split_by_problem(found, stage.held_out)
+    rows = verdicts.load_verdicts(ws, stage.verdicts)
+    learn, held = verdicts.split_by_problem(rows, stage.held_out)
     rng = random.Random(f"{ws.cfg.seed}/{stage.name}")
     encode, longest = ws.tokenizer.encode, ws.cfg.data.response_columns
     mixed = negatives.make_negatives(learn, stage.negatives, encode, longest, rng)
-    learn = learn + [row for rows in mixed.values() for row in rows]
+    learn = learn + [row for group in mixed.values() for row in group]
     learn = verdicts.balance(learn, stage.balance, rng)
     if len(held) < stage.held_out or len(learn) < stage.batch:
         raise RunError(
-            f"{ws.run.verdicts(stage.verdicts)} holds {len(found)} verdicts, fewer than held_out "
+            f"{ws.run.verdicts(stage.verdicts)} holds {len(rows)} verdicts, fewer than held_out "
             f"{stage.held_out} + batch {stage.batch} after the split by problem: label more "
             f"answers or lower {stage.name}.held_out"
         )
     if any(mixed.values()):
-        told = ", ".join(f"{len(rows)} {kind}" for kind, rows in mixed.items() if rows)
-        log.say(f"{stage.name}: wrong answers mixed in: {told}")
+        counts = ", ".join(f"{len(group)} {kind}" for kind, group in mixed.items() if group)
+        log.say(f"{stage.name}: wrong answers mixed in: {counts}")
     return learn, held, negatives.make_negatives(held, TRIED, encode, longest, rng)

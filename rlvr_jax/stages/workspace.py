@@ -130,14 +130,14 @@ class Workspace:
     def _lengths(self, record: dataset.Record, split: str) -> dict[str, int]:
         """The number of tokens of a record in each kind of columns."""
         tok, cfg = self.tokenizer, self.cfg.data
-        answered = len(tok.encode(record["demonstration"])) + 1 if split == "sft" else 0
-        checked = 0
+        response = len(tok.encode(record["demonstration"])) + 1 if split == "sft" else 0
+        check = 0
         if self.judged:
-            checked = max(
+            check = max(
                 map(len, template.encode_verifier_contexts(record, self.judge_tokenizer, cfg))
             )
-        asked = len(template.encode_prompt(record, tok, cfg))
-        return {"prompt": asked, "check": checked, "response": answered}
+        prompt = len(template.encode_prompt(record, tok, cfg))
+        return {"prompt": prompt, "check": check, "response": response}
 
     def columns(self, records: list[dataset.Record]) -> Prompts:
         """Encode records as the token columns of the config, numpy arrays."""

@@ -28,7 +28,7 @@ from rlvr_jax import engine, parameters, prompt_filter, step
 from rlvr_jax.config import AdvantageConfig, ModelConfig, PrmConfig, RlStage
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import compiles, log
-from rlvr_jax.structs import Array, Frozen, Outcome, Params, Prompts, TrainState
+from rlvr_jax.structs import Array, Frozen, Outcome, Params, Prompts, Setup, TrainState
 
 TINY = dict(layers=4, width=256, heads=8, kv_heads=4, head_size=32, feedforward=1024, vocab=4096)
 NEW = {("tiny", "S"): 64, ("smol", "S"): 32, ("tiny", "L"): 256, ("smol", "L"): 256}
@@ -98,7 +98,7 @@ def measure(args: argparse.Namespace) -> dict:
     }
 
 
-def _setup(args: argparse.Namespace, cfg: ModelConfig) -> step.Setup:
+def _setup(args: argparse.Namespace, cfg: ModelConfig) -> Setup[RlStage]:
     stage = RlStage(
         prompts=args.prompts,
         samples=args.samples,
@@ -110,10 +110,10 @@ def _setup(args: argparse.Namespace, cfg: ModelConfig) -> step.Setup:
         prm=PrmConfig(reference=args.prm or "frozen", share=args.prm_share),
     )
     tx = optax.adamw(1e-6, weight_decay=0.0)
-    return step.Setup(stage, cfg, cfg, columns=args.new, eos=(), tx=tx, prm_tx=tx)
+    return Setup[RlStage](stage, cfg, cfg, columns=args.new, eos=(), tx=tx, prm_tx=tx)
 
 
-def _run(args: argparse.Namespace, setup: step.Setup, params: Params) -> tuple[Times, dict]:
+def _run(args: argparse.Namespace, setup: Setup[RlStage], params: Params) -> tuple[Times, dict]:
     """Take all steps, and return their times and the metrics of the last one."""
     stage = setup.stage
     length_B = _lengths(args, args.prompts * args.samples)

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import optax
 
 from rlvr_jax import likelihood, loss, optim, ragged, sharding, step_metrics
-from rlvr_jax.config import ModelConfig, RlStage
-from rlvr_jax.structs import Array, Metrics, Params, Rollout, TrainState
+from rlvr_jax.config import RlStage
+from rlvr_jax.structs import Array, Metrics, Params, Rollout, Setup, TrainState
 
 
 class Batch(NamedTuple):
     """A Batch is what the policy learns from: a rollout, and constants for the gradient."""
 
     rollout: Rollout  # rows of length 0 teach nothing
+    own_BR: Array  # bool, the tokens that the policy wrote itself
     advantage_BR: Array
     reference_BR: Array  # log-probs of the reference policy
     filled_B: Array  # bool, rows of places that the prompt filter has filled
@@ -27,16 +28,8 @@ class Batch(NamedTuple):
     target_BR: Array | None = None  # what the value head learns
 
 
-class PolicySetup(NamedTuple):
-    """A PolicySetup is what is static about the policy's updates."""
-
-    stage: RlStage
-    model: ModelConfig
-    tx: optax.GradientTransformation
-
-
 def update_policy(
-    state: TrainState, batch: Batch, kl_coef: Array, setup: PolicySetup
+    state: TrainState, batch: Batch, kl_coef: Array, setup: Setup[RlStage]
 ) -> tuple[TrainState, Metrics]:
     """Update the policy on one round: once, or once for each mini-batch of each epoch.
 
@@ -87,7 +80,7 @@ def update_policy(
 
 
 def gradient(
-    params: Params, batch: Batch, kl_coef: Array | float, setup: PolicySetup
+    params: Params, batch: Batch, kl_coef: Array | float, setup: Setup[RlStage]
 ) -> ragged.Gradient:
     """Compute the gradient of the policy loss, and of the value loss if the batch has values.
 
@@ -95,10 +88,12 @@ def gradient(
     difference between the log-probs of the sampler and of the trainer.
     """
     cfg, rollout = setup.stage.loss, batch.rollout
-    weight_B = loss.row_weights(rollout.response_mask_BR, cfg, batch.filled_B)
+    own_BR = batch.own_BR & rollout.response_mask_BR
+    weight_B = loss.row_weights(own_BR, cfg, batch.filled_B)
 
     def objective(states: likelihood.States):
         part = states.part
+        mask_BR = states.mask_BR & part.pick(batch.own_BR)
         logprob_BR, entropy_BR = likelihood.token_logprobs(states, setup.stage.sample, setup.model)
         behaviour_BR = jax.lax.stop_gradient(logprob_BR)
         if batch.behaviour_BR is not None:
@@ -110,7 +105,7 @@ def gradient(
             sampler_BR=part.pick(rollout.logprob_BR),
             reference_BR=part.pick(batch.reference_BR),
             advantage_BR=part.pick(batch.advantage_BR),
-            mask_BR=states.mask_BR,
+            mask_BR=mask_BR,
         )
         value, sums = loss.policy_gradient(tokens, part.pick(weight_B), kl_coef, cfg)
         if batch.value_BR is not None and batch.target_BR is not None:
@@ -118,14 +113,14 @@ def gradient(
                 likelihood.token_values(states),
                 part.pick(batch.value_BR),
                 part.pick(batch.target_BR),
-                states.mask_BR,
+                mask_BR,
                 part.pick(weight_B),
                 cfg,
             )
             value, sums = value + error, sums | value_sums
-        gap_BR = jnp.where(states.mask_BR, jnp.abs(behaviour_BR - tokens.sampler_BR), 0.0)
+        gap_BR = jnp.where(mask_BR, jnp.abs(behaviour_BR - tokens.sampler_BR), 0.0)
         sums = sums | {
-            "policy/entropy": jnp.sum(entropy_BR),
+            "policy/entropy": jnp.sum(jnp.where(mask_BR, entropy_BR, 0.0)),
             "mismatch/logprob_diff_mean": jnp.sum(gap_BR),
         }
         return value, (sums, jnp.max(gap_BR), ())

@@ -7,29 +7,26 @@
 """
 
 import dataclasses
-from dataclasses import dataclass
 
 import jax.numpy as jnp
-import optax
 
 from rlvr_jax import advantage, engine, likelihood, prm, step, step_metrics
-from rlvr_jax.config import ModelConfig, PrmStage
-from rlvr_jax.structs import Array, Frozen, Learner, Prompts, Rollout, TrainState, Update
+from rlvr_jax.config import PrmStage
+from rlvr_jax.structs import (
+    Array,
+    Frozen,
+    Learner,
+    Prompts,
+    Rollout,
+    Setup,
+    TrainState,
+    UpdateResult,
+)
 
 
-@dataclass(frozen=True)
-class Setup:
-    """A Setup is everything that is static about the step of a prm stage."""
-
-    stage: PrmStage
-    model: ModelConfig  # of the PRM and of the policy that writes
-    verifier: ModelConfig
-    columns: int  # token budget of a response, R
-    eos: tuple[int, ...]  # ids of the tokens that end a response
-    tx: optax.GradientTransformation
-
-
-def prm_step(state: TrainState, frozen: Frozen, prompts: Prompts, *, setup: Setup) -> Update:
+def prm_step(
+    state: TrainState, frozen: Frozen, prompts: Prompts, *, setup: Setup[PrmStage]
+) -> UpdateResult:
     """Update the PRM once, from Q prompts: write, verify, and learn.
 
     The PRM is `state.params`; the fixed policy `frozen.reference` writes the responses.
@@ -46,7 +43,7 @@ def prm_step(state: TrainState, frozen: Frozen, prompts: Prompts, *, setup: Setu
 
 
 def write(
-    state: TrainState, frozen: Frozen, prompts: Prompts, *, setup: Setup
+    state: TrainState, frozen: Frozen, prompts: Prompts, *, setup: Setup[PrmStage]
 ) -> tuple[Rollout, Array]:
     """Write the responses of one step with `frozen.reference`; return them as `engine.generate`."""
     stage = setup.stage
@@ -57,8 +54,8 @@ def write(
 
 
 def prm_update(
-    state: TrainState, frozen: Frozen, rollout: Rollout, reward_B: Array, *, setup: Setup
-) -> Update:
+    state: TrainState, frozen: Frozen, rollout: Rollout, reward_B: Array, *, setup: Setup[PrmStage]
+) -> UpdateResult:
     """Update the PRM once from rewarded responses of `frozen.reference`."""
     stage = setup.stage
     whole = stage.sample.whole
@@ -83,4 +80,6 @@ def prm_update(
         skipped_in_row=jnp.where(skipped > 0, state.skipped_in_row + 1, 0),
     )
     metrics |= {"reward/nonfinite": bad}
-    return Update(new_state, metrics | step_metrics.of_rollout(rollout, reward_B, stage.samples))
+    return UpdateResult(
+        new_state, metrics | step_metrics.of_rollout(rollout, reward_B, stage.samples)
+    )

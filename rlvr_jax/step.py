@@ -2,14 +2,16 @@
 
     Prompts --draw--> Round --observe--> Signals --credit--> Credit --learn--> TrainState
 
-`draw` writes responses, `observe` reads them, `assign_credit` is arithmetic, and `learn` is the
-gradient and the optimizer.  `train_step` does all of it in one jitted program, and its reward
-comes from the verifier's logits.  Where the host computes the rewards, the same calls are two
-programs: `write_round`, then `update`, with the host between them (the split step).
+`draw` writes responses and has them verified, because a prompt filter chooses groups by their
+rewards.  `observe` reads the responses; the PRM learns in the same pass that gives its token
+rewards.  `assign_credit` is arithmetic, and `learn` is the policy's gradient and optimizer.
+
+`train_step` does all of it in one jitted program, and its reward comes from the verifier's logits.
+Where the host computes the rewards, the same calls are two programs with the host between them (the
+split step): `write_round`, then `update`.
 """
 
 import dataclasses
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -39,28 +41,13 @@ from rlvr_jax.structs import (
     Prompts,
     Rollout,
     Round,
+    Setup,
     Signals,
     StepResult,
     TrainState,
 )
 
 GREEDY = SampleConfig(temperature=0)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """A Setup is everything that is static about the step of a stage.
-
-    A Setup is hashable.  Bind it with `functools.partial` before `jax.jit`.
-    """
-
-    stage: RlStage
-    model: ModelConfig  # of policy, reference and PRM
-    verifier: ModelConfig
-    columns: int  # token budget of a response, R
-    eos: tuple[int, ...]  # ids of the tokens that end a response
-    tx: optax.GradientTransformation
-    prm_tx: optax.GradientTransformation = optax.identity()
 
 
 def init_state(key: Array, params: Params, tx: optax.GradientTransformation) -> TrainState:
@@ -81,7 +68,9 @@ def with_prm(state: TrainState, params: Params, tx: optax.GradientTransformation
 # ---- the step ----------------------------------------------------------------------------------
 
 
-def train_step(state: TrainState, frozen: Frozen, prompts: Prompts, *, setup: Setup) -> StepResult:
+def train_step(
+    state: TrainState, frozen: Frozen, prompts: Prompts, *, setup: Setup[RlStage]
+) -> StepResult:
     """Do one training step on Q prompts: write, verify, assign credit, and update.
 
     With a prompt filter, `prompts` holds `filter.rounds` * Q prompts, those of the first round
@@ -96,7 +85,7 @@ def train_step(state: TrainState, frozen: Frozen, prompts: Prompts, *, setup: Se
 
 
 def update(
-    state: TrainState, frozen: Frozen, round_: Round, outcome: Outcome, *, setup: Setup
+    state: TrainState, frozen: Frozen, round_: Round, outcome: Outcome, *, setup: Setup[RlStage]
 ) -> StepResult:
     """Learn from a round and its outcomes: observe, assign credit and learn.
 
@@ -121,7 +110,7 @@ def update(
 
 @jax.named_scope("draw")
 def draw(
-    state: TrainState, frozen: Frozen, prompts: Prompts, setup: Setup
+    state: TrainState, frozen: Frozen, prompts: Prompts, setup: Setup[RlStage]
 ) -> tuple[prompt_filter.Held, Metrics]:
     """Write and verify rounds of responses until the places of the step are filled.
 
@@ -165,8 +154,9 @@ def draw(
     return held, {name: total / rounds for name, total in sums.items()}
 
 
+@jax.named_scope("write")
 def write_round(
-    state: TrainState, prompts: Prompts, number: Array, *, setup: Setup
+    state: TrainState, prompts: Prompts, number: Array, *, setup: Setup[RlStage]
 ) -> tuple[Rollout, Array, Rollout | None]:
     """Write the responses of round `number` of a step, counted from 0.
 
@@ -186,6 +176,7 @@ def write_round(
     return rollout, decoded, greedy
 
 
+@jax.named_scope("verify")
 def verify(
     frozen: Frozen,
     prompts: Prompts,
@@ -230,7 +221,7 @@ def _rows_of_round(x: Array, number: Array, rounds: int) -> Array:
 
 @jax.named_scope("observe")
 def observe(
-    state: TrainState, frozen: Frozen, round_: Round, outcome: Outcome, setup: Setup
+    state: TrainState, frozen: Frozen, round_: Round, outcome: Outcome, setup: Setup[RlStage]
 ) -> Signals:
     """Compute all that is known about a round before credit is assigned.
 
@@ -272,7 +263,7 @@ def observe(
 
 
 def _observe_greedy(
-    answers: Rollout, rewards: dict[str, Array], signals: Signals, setup: Setup
+    answers: Rollout, rewards: dict[str, Array], signals: Signals, setup: Setup[RlStage]
 ) -> Signals:
     """The total reward of the greedy answers, the overlong penalty subtracted."""
     stage = setup.stage
@@ -282,7 +273,9 @@ def _observe_greedy(
     return signals._replace(greedy_Q=greedy_Q, metrics=signals.metrics | mean)
 
 
-def _observe_values(state: TrainState, rollout: Rollout, signals: Signals, setup: Setup) -> Signals:
+def _observe_values(
+    state: TrainState, rollout: Rollout, signals: Signals, setup: Setup[RlStage]
+) -> Signals:
     """The values before this step's updates; for several updates the log-probs of the same pass."""
     if setup.stage.updates == 1:
         return signals._replace(value_BR=likelihood.values(state.params, rollout, setup.model))
@@ -296,7 +289,7 @@ def _observe_values(state: TrainState, rollout: Rollout, signals: Signals, setup
 
 
 @jax.named_scope("credit")
-def assign_credit(round_: Round, signals: Signals, setup: Setup) -> Credit:
+def assign_credit(round_: Round, signals: Signals, setup: Setup[RlStage]) -> Credit:
     """Compute the advantage of each token from the signals, over the rows that count."""
     stage = setup.stage
     return advantage.assign_credit(
@@ -309,7 +302,7 @@ def assign_credit(round_: Round, signals: Signals, setup: Setup) -> Credit:
 
 @jax.named_scope("learn")
 def learn(
-    state: TrainState, round_: Round, signals: Signals, credit: Credit, setup: Setup
+    state: TrainState, round_: Round, signals: Signals, credit: Credit, setup: Setup[RlStage]
 ) -> tuple[TrainState, Metrics]:
     """Update the policy, store the updated PRM, and adapt the KL coefficient.
 
@@ -321,6 +314,7 @@ def learn(
         rollout = dataclasses.replace(rollout, length_B=length_B)
     batch = policy_update.Batch(
         rollout=rollout,
+        own_BR=round_.own_BR,
         advantage_BR=credit.advantage_BR,
         reference_BR=signals.reference_BR,
         filled_B=round_.filled_B,
@@ -328,8 +322,7 @@ def learn(
         value_BR=signals.value_BR,
         target_BR=credit.target_BR,
     )
-    static = policy_update.PolicySetup(stage, setup.model, setup.tx)
-    new_state, metrics = policy_update.update_policy(state, batch, signals.kl_coef, static)
+    new_state, metrics = policy_update.update_policy(state, batch, signals.kl_coef, setup)
     new_state = dataclasses.replace(new_state, step=state.step + 1, prm=signals.learner)
     if signals.learner is not None:  # a PRM that cannot learn ends the run as a policy does
         skipped = signals.metrics["prm/skipped"] > 0
@@ -344,7 +337,7 @@ def learn(
 
 
 def _round_metrics(
-    round_: Round, outcome: Outcome, signals: Signals, credit: Credit, setup: Setup
+    round_: Round, outcome: Outcome, signals: Signals, credit: Credit, setup: Setup[RlStage]
 ) -> Metrics:
     """Metrics of the rollout, the rewards, the advantages and the prompt filter."""
     rollout, counted_B = round_.rollout, round_.counted_B

@@ -26,15 +26,20 @@ One training step turns these types into each other:
 Everything here is data: methods only derive masks and sizes.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
+
+from rlvr_jax.config import ModelConfig, PrmStage, RlStage
 
 Array = jax.Array
 Params = dict[str, Array]  # flat; every key ends in its shape: `q_LDNH`, `embed_VD`
 Metrics = dict[str, Array]
+StageT = TypeVar("StageT", RlStage, PrmStage)
 
 
 # ---- what goes in ----------------------------------------------------------------------------
@@ -129,7 +134,7 @@ class TrainState:
 
 
 def no_tokens() -> Array:
-    """Return an empty table over the vocabulary, for stages that never look anything up in it."""
+    """Return an empty table over the vocabulary, for steps that never read it."""
     return jnp.zeros(0, bool)
 
 
@@ -141,7 +146,23 @@ class Frozen:
     verifier: Params  # empty where the host computes the rewards
     verdict: Verdict | None = None  # None where the host computes the rewards
     newline_V: Array = struct.field(default_factory=no_tokens)  # bool, tokens that end a line;
-    # empty unless the PRM rewards whole lines
+    # read where the PRM rewards whole lines
+
+
+@dataclass(frozen=True)
+class Setup(Generic[StageT]):
+    """A Setup is everything that is static about the steps of a stage.
+
+    A Setup is hashable.  Bind it with `functools.partial` before `jax.jit`.
+    """
+
+    stage: StageT
+    model: ModelConfig  # of policy, reference and PRM
+    verifier: ModelConfig
+    columns: int  # token budget of a response, R
+    eos: tuple[int, ...]  # ids of the tokens that end a response
+    tx: optax.GradientTransformation  # of the model that the stage trains
+    prm_tx: optax.GradientTransformation = optax.identity()  # of a PRM beside the policy
 
 
 # ---- the four values of a step ---------------------------------------------------------------
@@ -185,7 +206,7 @@ class Round(NamedTuple):
 
     @property
     def own_BR(self) -> Array:
-        """Bool: the tokens that the policy wrote itself."""
+        """Bool: the tokens that the policy wrote itself, which alone get credit and loss."""
         return self.rollout.response_mask_BR
 
     @property
@@ -249,8 +270,8 @@ class StepResult(NamedTuple):
     fate_X: Array  # int32, the fate of each prompt that could be drawn, as in Selection
 
 
-class Update(NamedTuple):
-    """An Update is what a training step of a prm, sft or verifier stage returns."""
+class UpdateResult(NamedTuple):
+    """An UpdateResult is what a training step of a prm, sft or verifier stage returns."""
 
     state: TrainState
     metrics: Metrics

@@ -7,15 +7,15 @@ import optax
 
 from rlvr_jax import likelihood, policy_update
 from rlvr_jax.config import ModelConfig, SampleConfig
-from rlvr_jax.structs import Rollout, TrainState, Update
+from rlvr_jax.structs import Rollout, TrainState, UpdateResult
 
 PLAIN = SampleConfig()  # the model's own distribution
 
 
 def supervised_step(
     state: TrainState, rows: Rollout, *, model_cfg: ModelConfig, tx: optax.GradientTransformation
-) -> Update:
-    """Update a model once on given responses, one response per prompt.
+) -> UpdateResult:
+    """UpdateResult a model once on given responses, one response per prompt.
 
     The loss is the mean negative log-likelihood per response token over the global batch.
     """
@@ -30,7 +30,7 @@ def supervised_step(
         state, result.grads, result.value, tx, jnp.bool_(True)
     )
     new_state = dataclasses.replace(new_state, step=state.step + 1)
-    return Update(
+    return UpdateResult(
         new_state,
         {
             "loss": result.value,

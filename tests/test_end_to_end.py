@@ -178,10 +178,11 @@ def test_report_is_one_page_that_needs_no_network(debug):
 
 
 def test_split_step(debug, compiled, tmp_path):
-    """The reward is the host's: two programs, the same loop around them."""
+    """The reward is the host's, on two devices: two programs, the same loop around them."""
     asked = (
         *("rl.reward.source=rule", "rl.reward.gates=[repetition]", "rl.also={copy: contains}"),
         *("rl.advantage.weights={reward: 1, copy: 0.5}", "rl.advantage.mix=after"),
+        "mesh.data=2",
     )
     up_to_rl(debug, tmp_path, *asked)
     folder, said = run(compiled, tmp_path, *asked)

@@ -26,7 +26,7 @@ from rlvr_jax.config import (
     SampleConfig,
 )
 from rlvr_jax.host.runs.checkpoint import Checkpoints
-from rlvr_jax.structs import Frozen, Learner, Rollout
+from rlvr_jax.structs import Frozen, Learner, Rollout, Setup
 
 V, Q, G, P, R = 32, 8, 4, 6, 12
 B = Q * G
@@ -554,7 +554,7 @@ def updater(**changes):
 
     @jax.jit
     def update(state, frozen, rows, reward_B):
-        setup = step.Setup(stage, SMALL, SMALL, R, (), TX, TX)
+        setup = Setup(stage, SMALL, SMALL, R, (), TX, TX)
         result = update_on(state, frozen, rows, reward_B, setup)
         return result.state, result.advantage_B, result.metrics
 
@@ -664,7 +664,7 @@ def test_neither_mesh_nor_parts_change_a_number(shape, learnt, share) -> None:
 
             @jax.jit
             def update(state, frozen, rows, reward_B):
-                setup = step.Setup(stage, cfg, cfg, R, (), RECORD, RECORD)
+                setup = Setup(stage, cfg, cfg, R, (), RECORD, RECORD)
                 result = update_on(state, frozen, rows, reward_B, setup)
                 new = result.state
                 return new.opt_state, new.prm.opt_state, result.advantage_B, result.metrics

@@ -29,7 +29,7 @@ from rlvr_jax.config import (
 )
 from rlvr_jax.stages import host_rewards, rl
 from rlvr_jax.stages.workspace import Workspace
-from rlvr_jax.structs import Frozen, Learner, Outcome, Rollout
+from rlvr_jax.structs import Frozen, Learner, Outcome, Rollout, Setup
 
 Q, G, P, R = 4, 2, 16, 6
 B = Q * G
@@ -280,7 +280,7 @@ def updater(places: int, filtered: bool):
         outcome = Outcome({"reward": reward_B})
         round_, outcome = prompt_filter.keep_all(written, jnp.int32(7), None, outcome)
         round_ = round_._replace(selection=round_.selection._replace(kept=jnp.int32(kept)))
-        setup = step.Setup(stage, SMALL, SMALL, R, (), RECORD, RECORD)
+        setup = Setup(stage, SMALL, SMALL, R, (), RECORD, RECORD)
         with mock.patch.object(loss, "row_weights", chosen):
             result = step.update(state, frozen, round_, outcome, setup=setup)
         # The filter's own metrics are not of the rows.
@@ -412,7 +412,7 @@ def run(shape, part_tokens: int, hosted: bool):
     ):
         state = ws.new_state(STAGE.name, size, TX, "given")
         frozen = Frozen({}, {}, None, likes)
-        setup = step.Setup(STAGE, size, size, R, ws.tokenizer.eos, TX)
+        setup = Setup(STAGE, size, size, R, ws.tokenizer.eos, TX)
         if hosted:
             take_step = rl.split_step(setup, ws, state, frozen, None)  # type: ignore[arg-type]
         else:
@@ -483,7 +483,7 @@ def test_rounds_are_drawn_apart_and_the_first_as_without_a_filter() -> None:
         keys.append(sampler.key)
         return None, None
 
-    setup = step.Setup(STAGE, SMALL, SMALL, R, (1,), TX)
+    setup = Setup(STAGE, SMALL, SMALL, R, (1,), TX)
     with mock.patch.object(engine, "generate", generate):
         for number in range(3):
             step.write_round(state, None, jnp.int32(number), setup=setup)

@@ -21,7 +21,7 @@ from rlvr_jax.config import (
     RlStage,
     SampleConfig,
 )
-from rlvr_jax.structs import Frozen, Params, Rollout, TrainState
+from rlvr_jax.structs import Frozen, Params, Rollout, Setup, TrainState
 
 AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant")
 KL, TEMPERATURE = 0.1, 0.8
@@ -323,7 +323,7 @@ def update_gradients(cfg: ModelConfig, kl_in: str, aggregates, dtype) -> list[tu
             return jnp.stack(each)[which]
 
         with mock.patch.object(loss, "row_weights", chosen):
-            setup = step.Setup(stage, cfg, cfg, R, (), RECORD)
+            setup = Setup(stage, cfg, cfg, R, (), RECORD)
             result = update_on(state, frozen, rows, reward_B, setup)
         return result.state.opt_state, result.metrics
 
@@ -465,7 +465,7 @@ def test_gradient_is_the_plain_one_in_every_form(exact, names, shape) -> None:
         def weights(mask_BR, _, counted_B, row_weights=loss.row_weights):
             return jnp.stack([row_weights(mask_BR, f) for f in forms])[which]
 
-        setup = policy_update.PolicySetup(stage, cfg, RECORD)
+        setup = Setup(stage, cfg, cfg, 1, (), RECORD)
         with mock.patch.multiple(loss, policy_gradient=chosen, row_weights=weights):
             return policy_update.gradient(params, batch, KL, setup)[:2]
 
@@ -484,7 +484,7 @@ def test_gradient_is_the_plain_one_in_every_form(exact, names, shape) -> None:
 
     in_parts, read = jax.jit(in_parts), jax.jit(read)
     mesh = sharding.make_mesh(MeshConfig(*shape), jax.devices()[: math.prod(shape)])
-    batch_ = policy_update.Batch(rows, advantage, reference, np.ones(B, bool), behaviour)
+    batch_ = policy_update.Batch(*(rows, mask, advantage, reference, np.ones(B, bool), behaviour))
     placed = sharding.place_rows(batch_, mesh)
     values, pull = jax.vjp(read, params)
     different = []
@@ -578,7 +578,7 @@ def test_the_long_tail_is_read_at_the_cost_of_its_tokens() -> None:
     state = step.init_state(jax.random.key(0), random_params(cfg, np.float32), RECORD)
     frozen = Frozen({}, {})
     stage = RlStage(prompts=8, samples=8)
-    setup = step.Setup(stage, cfg, cfg, 256, (), RECORD)
+    setup = Setup(stage, cfg, cfg, 256, (), RECORD)
     update = functools.partial(update_on, setup=setup, decoded=1984)
     reward_B = rng.random(64).astype(np.float32)
     metrics = jax.jit(update)(state, frozen, rows, reward_B).metrics

@@ -41,7 +41,7 @@ from rlvr_jax.config import (
 )
 from rlvr_jax.host.runs.compiles import Compiles
 from rlvr_jax.stages.workspace import Workspace
-from rlvr_jax.structs import Frozen, Prompts, Rollout, StepResult, Verdict
+from rlvr_jax.structs import Frozen, Prompts, Rollout, Setup, StepResult, Verdict
 
 MESHES = [(1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 4, 2)]  # data x fsdp x tensor
 STEPS = 3
@@ -165,7 +165,7 @@ def start(shape, cfg, tx=TX):
 
 
 def setup_of(stage, cfg, tx=TX, eos=(EOS,)):
-    return step.Setup(stage, cfg, cfg, R, eos, tx)
+    return Setup(stage, cfg, cfg, R, eos, tx)
 
 
 def run(shape, cfg):
@@ -301,7 +301,7 @@ def test_the_program_never_calls_the_host(lowered):
 
 def test_a_profile_of_the_step_reads_like_the_arrow(lowered):
     names = lowered.as_text(debug_info=True)
-    for hop in ("draw", "observe", "credit", "learn"):
+    for hop in ("draw", "draw/write", "draw/verify", "observe", "credit", "learn"):
         assert f"{hop}/" in names, hop
 
 
@@ -675,7 +675,7 @@ def test_several_updates_are_updates_one_after_the_other():
         advantage.response_advantages(rewards, np.zeros(Q * G), length_B, G, STAGE.advantage)
     )
     stage = dataclasses.replace(STAGE, loss=whole)
-    setup = policy_update.PolicySetup(stage, SMALL, TX)
+    setup = Setup(stage, SMALL, SMALL, 1, (), TX)
     gradient = jax.jit(functools.partial(policy_update.gradient, kl_coef=0.0, setup=setup))
     cut = 0.0
 
@@ -689,6 +689,7 @@ def test_several_updates_are_updates_one_after_the_other():
             part = some(written, of_prompt, of_row)
             batch = policy_update.Batch(
                 part,
+                part.response_mask_BR,
                 np.repeat(advantage_B[of_row, None], R, 1),
                 part.logprob_BR,
                 np.ones(len(of_row), bool),

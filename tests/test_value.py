@@ -34,7 +34,7 @@ from rlvr_jax.config import (
     SampleConfig,
 )
 from rlvr_jax.host.runs.checkpoint import Checkpoints, restore_params
-from rlvr_jax.structs import Frozen, Rollout
+from rlvr_jax.structs import Frozen, Rollout, Setup
 
 V, D, Q, G, P, R = 32, 16, 4, 2, 6, 12
 B = Q * G
@@ -133,7 +133,7 @@ def updater():
 
 def setup_of(stage=None, cfg=None, tx=None, prm_tx=None):
     cfg = cfg or SMALL
-    return step.Setup(stage or STAGE, cfg, cfg, R, (), tx or TX, prm_tx or RECORD)
+    return Setup(stage or STAGE, cfg, cfg, R, (), tx or TX, prm_tx or RECORD)
 
 
 def updates(setup):
@@ -191,9 +191,10 @@ def test_its_loss_and_gradient_are_the_plain_ones(exact) -> None:
     def gradient(params, advantage_BR):
         everyone = jnp.ones(B, bool)
         batch = policy_update.Batch(
-            rows, advantage_BR, jnp.zeros((B, R)), everyone, None, old, target
+            *(rows, rows.response_mask_BR, advantage_BR, jnp.zeros((B, R)), everyone),
+            *(None, old, target),
         )
-        setup = policy_update.PolicySetup(stage, cfg, TX)
+        setup = Setup(stage, cfg, cfg, 1, (), TX)
         return policy_update.gradient(params, batch, 0.0, setup)
 
     want, slope = plain_error(value, old, target, rows.length_B, weight)
@@ -311,13 +312,14 @@ def test_several_updates_share_one_look_and_clip_around_it() -> None:
     advantage_BR, target_BR = plain_gae(reward_BR, value_BR, rows.length_B)
     filled_B, lost = np.ones(B), 0.0
     given = (advantage_BR, rows.logprob_BR, filled_B, behaviour_BR, value_BR, target_BR)
-    setup = policy_update.PolicySetup(stage, SMALL, tx)
+    setup = Setup(stage, SMALL, SMALL, 1, (), tx)
     gradient = jax.jit(functools.partial(policy_update.gradient, kl_coef=0.0, setup=setup))
     for number in (0, 1, 0, 1):
         of_prompt = np.arange(number, Q, 2)
         of_row = (of_prompt[:, None] * G + np.arange(G)).reshape(-1)
         part = jax.tree.map(lambda x, p=of_prompt, r=of_row: x[p if len(x) == Q else r], rows)
-        batch = policy_update.Batch(part, *(np.float32(x)[of_row] for x in given))
+        of_rows = (np.float32(x)[of_row] for x in given)
+        batch = policy_update.Batch(part, part.response_mask_BR, *of_rows)
         found = gradient(params, batch)
         params = jax.tree.map(lambda p, g: p - 0.01 * g, params, found.grads)
         lost += float(found.sums["value/loss"])

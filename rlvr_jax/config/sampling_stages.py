@@ -27,7 +27,7 @@ class RlStage(Needs):
     preset: str = option(
         "",
         f"published settings of an algorithm, to override key by key: {', '.join(PRESETS)} "
-        "(docs/objectives.md); empty: none",
+        "(docs/objectives.md); filled in when a config file is loaded; empty: none",
     )
     policy: str = option(
         "sft",
@@ -223,11 +223,6 @@ class PrmStage(Needs):
     def hosted(self) -> bool:
         """Return whether rewards need the host, so that the step is split."""
         return self.reward.hosted
-
-    @property
-    def also(self) -> dict[str, str]:
-        """Return no further rewards: a label is one outcome."""
-        return {}
 
     @property
     def problems(self) -> Problems:

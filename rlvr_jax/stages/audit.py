@@ -215,7 +215,7 @@ def _search(ws: Workspace, stage: Sampling, frozen: Frozen, score_all) -> dict[s
 def load_frozen(ws: Workspace, stage: Sampling, fresh: bool = False) -> Frozen:
     """Load the verifier of a stage for an audit; with `fresh`, make one of random parameters."""
     if not stage.reward.judged:
-        return Frozen(reference={}, verifier={}, verdict=None)  # type: ignore[arg-type]
+        return Frozen(reference={}, verifier={})
     cfg = ws.cfg.verifier
     params = parameters.init(ws.key("audit"), cfg) if fresh else ws.load(stage.verifier, cfg)
     return Frozen(reference={}, verifier=params, verdict=ws.verdict())

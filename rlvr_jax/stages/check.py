@@ -4,6 +4,8 @@ Each type of stage declares its needs as data (rlvr_jax/config/needs.py); the fu
 those needs with the config and with what earlier stages leave behind.
 """
 
+import difflib
+
 from rlvr_jax import parameters, sharding
 from rlvr_jax.config import Config, Input, ModelConfig, Product, Stage
 from rlvr_jax.host import rules
@@ -89,8 +91,15 @@ def _check_input(cfg: Config, stage: Stage, needed: Input, earlier: list[Stage])
         return
     noun, who = LEFT_BY[needed.product]
     otherwise = ", or leave it empty" if needed.optional else ""
-    leaves = {other.name: other.leaves for other in cfg.stages}.get(needed.source)
-    if leaves is not None and needed.product not in leaves:
+    leaves = {other.name: other.leaves for other in cfg.stages}
+    if needed.source not in leaves:
+        near = difflib.get_close_matches(needed.source, leaves, 1, 0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"{key} names the stage {needed.source!r}, and no stage has that name{hint}: name "
+            f"{who} and list it before{otherwise}"
+        )
+    if needed.product not in leaves[needed.source]:
         raise ValueError(
             f"{key} names the stage {needed.source!r}, which leaves no {noun}: name {who}"
             f"{otherwise}"

@@ -40,7 +40,7 @@ def rewarder(
     ws: Workspace,
     frozen: Frozen,
     workers: pool.Pool,
-    also: Mapping[str, str] = {},  # noqa: B006 - never written to
+    also: Mapping[str, str],
 ) -> Rewarder:
     """Return a function that computes all rewards of a rollout, placed on the mesh.
 

@@ -87,7 +87,7 @@ def guard_transfers() -> contextlib.AbstractContextManager[None]:
 
     `jax.device_put`, `jax.device_get` and `Workspace.place` are explicit and allowed.  A backend
     that shares the host's memory (CPU) reads arrays back without a transfer, so that there only
-    implicit transfers to the device are refused.
+    implicit transfers to a device and between devices are refused.
     """
     return jax.transfer_guard("disallow")
 

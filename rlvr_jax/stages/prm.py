@@ -11,10 +11,10 @@ from rlvr_jax.config import PrmStage
 from rlvr_jax.host.workers import pool
 from rlvr_jax.stages import host_rewards, loop, sampled
 from rlvr_jax.stages.workspace import Workspace
-from rlvr_jax.structs import Frozen, TrainState, Update
+from rlvr_jax.structs import Frozen, Setup, TrainState, UpdateResult
 
 SHOWN = {"loss": "prm/loss", "right": "prm/acc", "reward": "reward/mean"}
-Step = Callable[[TrainState, list[Any]], Update]
+Step = Callable[[TrainState, list[Any]], UpdateResult]
 
 
 def run(stage: PrmStage, ws: Workspace) -> dict:
@@ -26,9 +26,7 @@ def run(stage: PrmStage, ws: Workspace) -> dict:
     cfg = ws.cfg
     tx = optim.make_optimizer(stage.optim, stage.steps)
     frozen = sampled.frozen_models(stage, ws, ws.load(stage.policy, cfg.model))
-    setup = prm_step.Setup(
-        stage, cfg.model, cfg.verifier, cfg.data.response_columns, ws.tokenizer.eos, tx
-    )
+    setup = Setup(stage, cfg.model, cfg.verifier, cfg.data.response_columns, ws.tokenizer.eos, tx)
     state = ws.new_state(stage.name, cfg.model, tx, stage.policy)
     problems = sampled.unjudged_problems(stage, ws)
     hosted = sampled.is_split(stage, ws)
@@ -51,21 +49,21 @@ def run(stage: PrmStage, ws: Workspace) -> dict:
     return {"steps": stage.steps, "problems": len(problems)}
 
 
-def fused_step(setup: prm_step.Setup, ws: Workspace, state: TrainState, frozen: Frozen) -> Step:
+def fused_step(setup: Setup, ws: Workspace, state: TrainState, frozen: Frozen) -> Step:
     """Return the step as one compiled program."""
-    take_step = ws.jit_step(functools.partial(prm_step.prm_step, setup=setup), state, Update)
+    take_step = ws.jit_step(functools.partial(prm_step.prm_step, setup=setup), state, UpdateResult)
     return lambda state, records: take_step(state, frozen, ws.place(ws.columns(records)))
 
 
 def split_step(
-    setup: prm_step.Setup, ws: Workspace, state: TrainState, frozen: Frozen, workers: pool.Pool
+    setup: Setup, ws: Workspace, state: TrainState, frozen: Frozen, workers: pool.Pool
 ) -> Step:
     """Return the step as two compiled programs, with the host's rewards between them."""
     write = jax.jit(functools.partial(prm_step.write, setup=setup))
-    reward = host_rewards.rewarder(setup.stage, ws, frozen, workers)
-    update = ws.jit_step(functools.partial(prm_step.prm_update, setup=setup), state, Update)
+    reward = host_rewards.rewarder(setup.stage, ws, frozen, workers, also={})
+    update = ws.jit_step(functools.partial(prm_step.prm_update, setup=setup), state, UpdateResult)
 
-    def take_step(state: TrainState, records: list[Any]) -> Update:
+    def take_step(state: TrainState, records: list[Any]) -> UpdateResult:
         prompts = ws.place(ws.columns(records))
         rollout, _ = write(state, frozen, prompts)
         rewards, metrics = reward(records, prompts, rollout)

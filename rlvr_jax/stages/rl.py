@@ -16,7 +16,7 @@ from rlvr_jax.host.workers import pool
 from rlvr_jax.stages import host_rewards, loop, sampled
 from rlvr_jax.stages.judged_answers import Collector
 from rlvr_jax.stages.workspace import Workspace
-from rlvr_jax.structs import Frozen, Outcome, Prompts, StepResult, TrainState
+from rlvr_jax.structs import Frozen, Outcome, Prompts, Setup, StepResult, TrainState
 
 SHOWN = {"reward": "reward/mean", "length": "completion/length_mean", "entropy": "policy/entropy"}
 # (state, records of all rounds that may be drawn) -> result
@@ -75,9 +75,9 @@ def run(stage: RlStage, ws: Workspace) -> dict:
     return {"steps": stage.steps, "problems": len(problems)}
 
 
-def _setup(stage: RlStage, ws: Workspace) -> step.Setup:
+def _setup(stage: RlStage, ws: Workspace) -> Setup[RlStage]:
     cfg = ws.cfg
-    return step.Setup(
+    return Setup[RlStage](
         stage=stage,
         model=cfg.model,
         verifier=cfg.verifier,
@@ -96,14 +96,14 @@ def _bar_metrics(stage: RlStage) -> dict[str, str]:
     return metrics
 
 
-def fused_step(setup: step.Setup, ws: Workspace, state: TrainState, frozen: Frozen) -> Step:
+def fused_step(setup: Setup[RlStage], ws: Workspace, state: TrainState, frozen: Frozen) -> Step:
     """Return the step as one compiled program: nothing visits the host before the update."""
     train_step = ws.jit_step(functools.partial(step.train_step, setup=setup), state, StepResult)
     return lambda state, records: train_step(state, frozen, ws.place(ws.columns(records)))
 
 
 def split_step(
-    setup: step.Setup, ws: Workspace, state: TrainState, frozen: Frozen, workers: pool.Pool
+    setup: Setup[RlStage], ws: Workspace, state: TrainState, frozen: Frozen, workers: pool.Pool
 ) -> Step:
     """Return the step as two compiled programs, with the host's rewards between them."""
     stage = setup.stage
@@ -117,7 +117,7 @@ def split_step(
 
     def one_round(state: TrainState, records: list[Any], number: int):
         prompts: Prompts = ws.place(ws.columns(records))
-        rollout, decoded, greedy = write(state, prompts, jax.device_put(np.int32(number)))
+        rollout, decoded, greedy = write(state, prompts, ws.replicate(np.int32(number)))
         rewards, metrics = reward(records, prompts, rollout)
         outcome = Outcome(rewards)
         if greedy is not None:
@@ -129,18 +129,17 @@ def split_step(
         if not stage.filter.on:
             rollout, decoded, greedy, outcome, metrics = one_round(state, records, 0)
             return keep_all(rollout, decoded, greedy, outcome), metrics
-        held: Any = None
-        logs = []
-        for number in range(stage.filter.rounds):
-            of_round = records[number * stage.prompts : (number + 1) * stage.prompts]
-            rollout, decoded, _, outcome, metrics = one_round(state, of_round, number)
-            if number == 0:
-                held = no_groups(rollout, outcome, stage.filter.rounds)
+        rollout, decoded, _, outcome, metrics = one_round(state, records[: stage.prompts], 0)
+        held = no_groups(rollout, outcome, stage.filter.rounds)
+        held = add_round(held, rollout, decoded, outcome)
+        every = [metrics]
+        while jax.device_get(more_rounds(held)):
+            start = len(every) * stage.prompts
+            of_round = records[start : start + stage.prompts]
+            rollout, decoded, _, outcome, metrics = one_round(state, of_round, len(every))
             held = add_round(held, rollout, decoded, outcome)
-            logs.append(metrics)
-            if not jax.device_get(more_rounds(held)):
-                break
-        return held, {name: np.mean([log[name] for log in logs]) for name in logs[0]}
+            every.append(metrics)
+        return held, {name: np.mean([metrics[name] for metrics in every]) for name in every[0]}
 
     def take_step(state: TrainState, records: list[Any]) -> StepResult:
         held, metrics = draw(state, records)

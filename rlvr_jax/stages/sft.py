@@ -7,7 +7,7 @@ from rlvr_jax.config import SftStage
 from rlvr_jax.host.text import template
 from rlvr_jax.stages import loop
 from rlvr_jax.stages.workspace import Workspace
-from rlvr_jax.structs import Update
+from rlvr_jax.structs import UpdateResult
 
 
 def run(stage: SftStage, ws: Workspace) -> dict:
@@ -19,7 +19,9 @@ def run(stage: SftStage, ws: Workspace) -> dict:
     tx = optim.make_optimizer(stage.optim, stage.steps)
     state = ws.new_state(stage.name, cfg.model, tx, stage.init)
     step = ws.jit_step(
-        functools.partial(supervised.supervised_step, model_cfg=cfg.model, tx=tx), state, Update
+        functools.partial(supervised.supervised_step, model_cfg=cfg.model, tx=tx),
+        state,
+        UpdateResult,
     )
 
     def advance(state, records):

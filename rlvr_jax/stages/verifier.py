@@ -20,7 +20,7 @@ from rlvr_jax.host.verdicts.agreement import agreement, ece
 from rlvr_jax.stages import loop, verdicts
 from rlvr_jax.stages.verdicts import Row
 from rlvr_jax.stages.workspace import Workspace, chunks, padded
-from rlvr_jax.structs import Array, Params, Rollout, TrainState, Update
+from rlvr_jax.structs import Array, Params, Rollout, TrainState, UpdateResult
 
 # Each kind of wrong answer is tried on every verifier, whether it was trained on that kind or not.
 TRIED = NegativesConfig(*[0.25] * len(negatives.KINDS))
@@ -39,7 +39,9 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
     tx = optim.make_optimizer(stage.optim, stage.steps)
     state = ws.new_state(stage.name, cfg.verifier, tx, stage.init)
     step = ws.jit_step(
-        functools.partial(supervised.supervised_step, model_cfg=cfg.verifier, tx=tx), state, Update
+        functools.partial(supervised.supervised_step, model_cfg=cfg.verifier, tx=tx),
+        state,
+        UpdateResult,
     )
 
     @jax.jit

@@ -245,13 +245,13 @@ class Workspace:
         """Return shapes, dtypes and shardings of a state: the target of a checkpoint restore."""
         return self._with_shardings(jax.eval_shape(lambda x: x, state))
 
-    def jit_step(self, step: Callable, state: TrainState, result: Any) -> Callable:
+    def jit_step(self, function: Callable, state: TrainState, result: Any) -> Callable:
         """Jit a training step; the state is donated, and the new state keeps its `shardings`.
 
         `result` is the type that the step returns, with a field `state`.
         """
         kept = result(**dict.fromkeys(result._fields) | {"state": self.shardings(state)})
-        return jax.jit(step, donate_argnums=0, out_shardings=kept)
+        return jax.jit(function, donate_argnums=0, out_shardings=kept)
 
     def place(self, tree):
         """Place host arrays on the mesh, split by row."""

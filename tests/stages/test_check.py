@@ -41,7 +41,7 @@ def with_stages(*stages, **changes) -> Config:
 @pytest.fixture(autouse=True)
 def tasks(monkeypatch):
     """The tasks' own package need not be installed."""
-    monkeypatch.setattr(check.tasks, "known", lambda name: None)
+    monkeypatch.setattr(check.tasks, "check_task", lambda name: None)
 
 
 def test_all_stages_with_their_defaults_are_accepted():
@@ -75,7 +75,7 @@ def test_what_a_stage_declares_are_keys_of_the_config(kind):
 @pytest.mark.parametrize(
     ("stages", "words"),
     [
-        ([ASKED], "evaluate.policy names the stage 'sft', which leaves no model by then"),
+        ([ASKED], "evaluate.policy names the stage 'sft', and no stage has that name"),
         ([ASKED, SftStage()], "list it before"),
         ([SftStage(init="later")], "sft.init names the stage 'later'"),
         ([SftStage(), RlStage(reward=RULED, policy="fresh")], "rl.policy names the stage 'fresh'"),
@@ -96,7 +96,7 @@ def test_what_a_stage_declares_are_keys_of_the_config(kind):
         ),
         (
             [SftStage(), EvaluateStage(policy="sft")],
-            "would not have been run: list it before, or leave it empty",
+            "and list it before, or leave it empty",
         ),
         ([SftStage(), RlStage(reward=RULED, prm=PrmConfig(init="x"))], "rl.prm.init names"),
         (

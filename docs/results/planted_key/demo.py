@@ -25,7 +25,7 @@ from rlvr_jax import optim, parameters, prompt_filter, step, supervised, verifie
 from rlvr_jax.config import AlarmConfig, ModelConfig, OptimConfig, RlStage
 from rlvr_jax.host.hardening import alarms
 from rlvr_jax.host.text import answers
-from rlvr_jax.structs import Frozen, Outcome, Prompts, Rollout, Spelling, Verdict
+from rlvr_jax.structs import Frozen, Outcome, Prompts, Rollout, Setup, Spelling, Verdict
 
 PIECES = ["", "\n", "Solution", "\\boxed{", "}", "so", *map(str, range(10))]
 END, NEWLINE, KEY, OPEN, CLOSE, SO, ZERO = range(7)
@@ -119,7 +119,7 @@ def run(setting: str, params, seed: int = 0, steps: int = STEPS) -> list[dict[st
     tx = optim.make_optimizer(STAGE.optim, steps)
     state = step.init_state(jax.random.key(seed + 2), params, tx)
 
-    setup = step.Setup(STAGE, CFG, CFG, COLUMNS, (END,), tx)
+    setup = Setup(STAGE, CFG, CFG, COLUMNS, (END,), tx)
     frozen = Frozen({}, {})
 
     @jax.jit

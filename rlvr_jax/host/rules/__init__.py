@@ -122,6 +122,16 @@ def check_rule(rule: str) -> None:
     find_rule(rule)
 
 
+def check_record(record: Mapping[str, Any], rule: str) -> None:
+    """Refuse a record by which a rule can grade no completion: code without tests.
+
+    Raises:
+      ValueError: the rule is `code` and there are no tests, or none that can be evaluated.
+    """
+    if rule == "code":
+        programs.check_tests(_extra(record).get("tests", record["reference"]))
+
+
 def _extra(record: Mapping[str, Any]) -> Any:
     return json.loads(record.get("extra") or "{}")
 

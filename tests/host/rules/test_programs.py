@@ -75,6 +75,17 @@ def test_forms_of_tests(tests, source):
         assert forms.parse_tests(text) == forms.parse_tests(tests)
 
 
+def test_objects_as_arguments():
+    node = "class Node:\n    def __init__(self, v, n=None): self.v, self.n = v, n\n"
+    source = node + "def total(n, plus=0):\n    return n.v + (total(n.n) if n.n else 0) + plus"
+    asserted = ["assert total(Node(1, Node(4))) == 5", "assert total(Node(2), plus=3) == 5"]
+    assert score(source, asserted) == 1.0
+    assert score(source.replace("+ plus", ""), asserted) == 0.0
+    tree = "class Solution:\n    def top(self, t: Optional[TreeNode]) -> int:\n        return t.val"
+    assert score(tree, ["assert Solution().top(TreeNode(3, TreeNode(4))) == 3"]) == 1.0
+    assert score(tree, ["assert Solution().top(TreeNode(3)) == 4"]) == 0.0
+
+
 def test_one_call_of_many_is_wrong():
     tests = {"fn_name": "mul", "inputs": [[n, 2] for n in range(90)], "outputs": []}
     tests["outputs"] = [2 * n for n in range(90)]
@@ -156,6 +167,7 @@ def test_what_is_no_list_equals_none(value):
         ("assert f() == {1: 'a', 'k': (2, 3)}", "{1: 'a', 'k': (2, 3)}", "{'1': 'a', 'k': (2, 3)}"),
         ("assert f()[1:] == [2, 3] and f()[0] > 0", "[1, 2, 3]", "[0, 2, 3]"),
         ("assert 1 <= f() < 3", "2", "3"),
+        ("assert (x := f()) > 1 and x < 3", "2", "3"),
         ("assert f('Ab').lower() == 'ab'", "a[0]", "'xy'"),
         (
             "from collections import Counter\nassert Counter(f()) == Counter([1, 1])",
@@ -177,6 +189,7 @@ def test_assertions(assertion, right, wrong):
     "source, given, expected",
     [
         ("print(4)\nexit()", "", "4"),
+        ("from threading import *\nThread(target=lambda: print(4)).start()", "", "4"),
         ("if True:\n    print(4)\n    quit(0)\nprint(5)", "", "4"),
         ("import sys\nprint(4); sys.exit()\nprint(5)", "", "4"),
         ("print(4)\nraise SystemExit", "", "4"),
@@ -470,6 +483,11 @@ def test_requests_hold_the_arguments_alone(monkeypatch):
         (["assert f(1) == g()"], "f and g of the program together"),
         (["assert same(f(1), 3)"], "same and f of the program together"),
         (["x = f(1)\nassert g(x) == 3"], "f and g of the program together"),
+        (["assert Box(3).holds(f(1))"], "f and Box|Box and f"),
+        (["assert f(Box(3)).holds(Box(3))"], "holds"),
+        (["assert f(Box(f(1)))"], "f and Box|Box and f"),
+        (["assert f(Box(3)) == Box(3)"], "f and Box|Box and f"),
+        (["b = Box(3)\nassert f(b)"], "f and Box|Box and f"),
         (["a = [2, 1]\nf(a)\nassert a == [1, 2]"], "does not look at its value"),
         (["assert eval('f(1)') == 3"], "eval"),
         (["assert open('/etc/passwd').read() == f(1)"], "open"),

@@ -11,7 +11,7 @@ import os
 import sys
 import types
 
-from rlvr_jax.host.rules.programs.prelude import provide_names
+from rlvr_jax.host.rules.programs.prelude import NODES, provide_names
 from rlvr_jax.host.rules.programs.wire import decode, encode
 
 
@@ -33,7 +33,7 @@ def find_callee(scope, objects, path):
     elif "Solution" in scope and hasattr(scope["Solution"], first):
         value = getattr(scope["Solution"](), first)
     else:
-        raise NameError(first)
+        value = NODES[first]
     for name in rest:
         value = getattr(value() if isinstance(value, type) else value, name)
     return value

@@ -7,7 +7,8 @@ program's: calling one sends its arguments through the wall and brings back plai
 compares that data with stays here.
 
 Refused is what would let a program judge itself: two of its functions in one assertion, a result
-of one function as the argument of another, and a call for what it changes in its arguments.
+of one function as the argument of another, and a call for what it changes in its arguments.  Only
+the classes of arguments, as in `depth(Node(1, Node(2)))`, may stand beside the function under test.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ _NODES = (
     *(ast.Module, ast.Expr, ast.Assign, ast.AnnAssign, ast.AugAssign, ast.For, ast.If, ast.Return),
     *(ast.Pass, ast.Break, ast.Continue, ast.FunctionDef, ast.arguments, ast.arg, ast.Lambda),
     *(ast.BoolOp, ast.boolop, ast.BinOp, ast.operator, ast.UnaryOp, ast.unaryop, ast.IfExp),
+    ast.NamedExpr,
     *(ast.Call, ast.keyword, ast.Name, ast.expr_context, ast.Constant, ast.Starred, ast.Subscript),
     *(ast.List, ast.Tuple, ast.Set, ast.Dict, ast.Slice, ast.comprehension),
     *(ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
@@ -39,6 +41,7 @@ class Script(NamedTuple):
     names: tuple[str, ...]
     entry: tuple[str, ...]  # what `check(candidate)` is called with; empty if the text calls it
     functions: tuple[str, ...]  # defined by the test, to be called: check, test_...
+    materials: tuple[str, ...]  # the names that are classes of arguments: Node, Pair
 
 
 def parse_script(text: str, entry: tuple[str, ...] = ()) -> Script:
@@ -52,17 +55,19 @@ def parse_script(text: str, entry: tuple[str, ...] = ()) -> Script:
     except (SyntaxError, MemoryError, RecursionError) as error:
         raise ValueError(f"the test {_short(text)} is not Python: {error}") from None
     names = _find_names(tree, entry)
-    _check_names(tree, names, entry)
-    rewritten = _Rewriter(any(name[0].isupper() for name in (*names, *entry))).visit(tree)
+    materials = _find_materials(tree, names, entry)
+    _check_names(tree, tuple(name for name in names if name not in materials), entry)
+    tested = set(names) - set(materials)
+    rewritten = _Rewriter(any(name[0].isupper() for name in (*tested, *entry))).visit(tree)
     code = compile(ast.fix_missing_locations(rewritten), "test", "exec")
     functions = [node.name for node in rewritten.body if isinstance(node, ast.FunctionDef)]
     called = {_name(node.func) for node in ast.walk(rewritten) if isinstance(node, ast.Call)}
     if entry and "check" in functions and "check" not in called:
-        return Script(code, names, entry, ("check",))
+        return Script(code, names, entry, ("check",), materials)
     tests = tuple(name for name in functions if name.startswith("test") and name not in called)
-    if not names:
+    if not tested:
         raise ValueError(f"the test {_short(text)} calls no function of the program")
-    return Script(code, names, (), tests)
+    return Script(code, names, (), tests, materials)
 
 
 def run_script(script: Script, program: operations.Program) -> bool:
@@ -72,7 +77,9 @@ def run_script(script: Script, program: operations.Program) -> bool:
       ValueError: the test made no assertion about the program, or sends it what is not plain data.
     """
     scope = operations.make_scope(program)
-    scope |= {name: operations.Callee(program, (name,)) for name in script.names}
+    for name in script.names:
+        has_methods = name[0].isupper() and name not in script.materials
+        scope[name] = operations.Callee(program, (name,), has_methods)
     try:
         exec(script.code, scope)  # the rewritten test, of the forms above; no text of a model
         for name in script.functions:
@@ -123,6 +130,28 @@ def _find_names(tree: ast.Module, entry: tuple[str, ...]) -> tuple[str, ...]:
         if hasattr(builtins, name):
             raise ValueError(f"a test uses {name}, which is not evaluated outside of the program")
     return names
+
+
+def _find_materials(
+    tree: ast.Module, names: tuple[str, ...], entry: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the names of classes whose instances are only arguments of the function under test.
+
+    They are called inside of a call only, and what they are given comes from no other function.
+    """
+    tested = {*entry, "Solution"}
+    classes = {name for name in names if name[0].isupper() and name not in tested}
+    if classes == set(names) and not entry:
+        return ()
+    inside: set[int] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            parts = [part for value in (*node.args, *node.keywords) for part in ast.walk(value)]
+            inside |= set(map(id, parts))
+            if _name(node.func) in classes and {*map(_name, parts)} & (set(names) - classes):
+                classes.discard(_name(node.func))
+    outside = {_name(node) for node in ast.walk(tree) if id(node) not in inside}
+    return tuple(name for name in names if name in classes - outside)
 
 
 def _annotations(node: ast.AST) -> list[ast.AST]:

@@ -109,6 +109,8 @@ def _function_name(test: dict[str, Any]) -> str:
 
 def _parse_table(tests: dict[str, Any]) -> Tests:
     name = _function_name(tests)
+    if "test_cases" in tests:
+        return parse_tests(tests["test_cases"])
     if "test_list" in tests:
         lines = [tests.get("test_setup_code") or "", *tests["test_list"]]
         return assertions.parse_script("\n".join(map(_with_lines, lines)))

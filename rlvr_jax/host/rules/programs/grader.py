@@ -32,23 +32,22 @@ class RunningProgram:
           UnfitTest: an argument is not plain data.
           ProgramError: the function raised, or the program ended or reached a limit.
         """
-        sent = [wire.encode(value, _refuse) for value in (list(arguments), keywords)]
+        sent = [wire.encode(value, _number) for value in (list(arguments), keywords)]
         request = json.dumps([path, *sent]) + "\n"
         line = self._conversation.ask(request.encode(), self._mark.encode())
-        # An instance of a class is made to be called; another object is no answer to a test.
-        is_class = len(path) == 1 and isinstance(path[0], str) and path[0][0].isupper()
         try:
             answer = json.loads(line or b"{}")
-            return wire.decode(
-                answer["value"], plain.Items, lambda number: plain.Remote(int(number), is_class)
-            )
+            return wire.decode(answer["value"], plain.Items, lambda n: plain.Remote(int(n)))
         except (ValueError, TypeError, LookupError, RecursionError, MemoryError) as error:
             raise ProgramError(str(error)) from None
 
 
-def _refuse(value: Any) -> int:
-    if isinstance(value, plain.Remote | plain.Items):
-        raise TypeError("the program returned what is not plain data")
+def _number(value: Any) -> int:
+    """Return the number of an object of the program, which is given back to it."""
+    if isinstance(value, plain.Remote):
+        return value.number
+    if isinstance(value, plain.Items):
+        raise TypeError("an iterator of the program is no plain data")
     raise UnfitTest(f"a test gives the program a {type(value).__name__}, which is not plain data")
 
 

@@ -79,12 +79,15 @@ class Program(Protocol):
 class Callee:
     """A function, class or method of the program; calling it calls the program."""
 
-    def __init__(self, program: Program, path: tuple[Any, ...]):
-        self._program, self.path = program, path
+    def __init__(self, program: Program, path: tuple[Any, ...], has_methods: bool = False):
+        self._program, self.path, self.has_methods = program, path, has_methods
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         self._program.calls += 1
-        return self._program.call(self.path, arguments, keywords)
+        value = self._program.call(self.path, arguments, keywords)
+        if isinstance(value, Remote):
+            value.has_methods = self.has_methods
+        return value
 
     def __bool__(self) -> bool:
         raise UnfitTest("a test asks whether a function of the program is true")
@@ -192,7 +195,7 @@ def get_attribute(program: Program, value: Any, name: str) -> Any:
     """
     if isinstance(value, Remote) and value.has_methods:
         return Callee(program, (value.number, name))
-    if isinstance(value, Callee) and len(value.path) == 1 and value.path[0][0].isupper():
+    if isinstance(value, Callee) and value.has_methods:
         return Callee(program, (*value.path, name))
     if isinstance(value, SimpleNamespace):
         return getattr(value, name)

@@ -32,7 +32,7 @@ class Remote:
     It is neither true nor false, and equals nothing: the program's own methods would decide.
     """
 
-    def __init__(self, number: int, has_methods: bool):
+    def __init__(self, number: int, has_methods: bool = False):
         self.number, self.has_methods = number, has_methods
 
     def __bool__(self) -> bool:

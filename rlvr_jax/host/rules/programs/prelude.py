@@ -49,6 +49,9 @@ class TreeNode:
         self.val, self.left, self.right = val, left, right
 
 
+NODES = {"ListNode": ListNode, "TreeNode": TreeNode}
+
+
 def provide_names(code):
     """Make builtins of the names that a program's code mentions, of those listed above."""
     codes = [code]
@@ -57,8 +60,8 @@ def provide_names(code):
         for name in part.co_names:
             if hasattr(builtins, name):
                 continue
-            if name in ("ListNode", "TreeNode"):
-                setattr(builtins, name, {"ListNode": ListNode, "TreeNode": TreeNode}[name])
+            if name in NODES:
+                setattr(builtins, name, NODES[name])
             elif name in HOMES:
                 setattr(builtins, name, getattr(importlib.import_module(HOMES[name]), name))
             elif name in MODULES:

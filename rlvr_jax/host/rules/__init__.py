@@ -15,7 +15,7 @@ of a whole step.
     choice         `choice`: the letter or the text of an option
     free_text      `exact`, `text`, `contains`, `jaccard`: answers in words
     collection     `list`, `set`: several items
-    programs       `code`: programs that must pass tests, in a sandbox
+    programs/      `code`: programs that must pass tests, in a sandbox
     shape          `regex`, `json`, `format`: the form of a completion
     language, length, repetition    properties of the text as a whole
     by_task        `task`: the scorer of the task that made the problem

@@ -140,8 +140,9 @@ class Conversation:
     def _wait(self) -> None:
         assert self._process
         try:
-            if self._process.wait(max(0.0, self._seconds)) != 0:
-                self.status = "error"
+            code = self._process.wait(max(0.0, self._seconds))
+            out_of_time = code & 0xFF == -signal.SIGXCPU & 0xFF  # of the processor
+            self.status = "timeout" if out_of_time else "error" if code else self.status
         except subprocess.TimeoutExpired:
             self.status = "timeout"
 

@@ -73,6 +73,8 @@ def test_forms_of_tests(tests, source):
     assert score(wrong, tests) == 0.0
     for text in (json.dumps(tests), tests if isinstance(tests, str) else repr(tests)):
         assert forms.parse_tests(text) == forms.parse_tests(tests)
+    endless = {"fn_name": "f", "inputs": [[]], "outputs": [[-math.inf, 1]]}
+    assert forms.parse_tests(repr(endless)) == forms.parse_tests(endless)
 
 
 def test_objects_as_arguments():
@@ -471,6 +473,8 @@ def test_requests_hold_the_arguments_alone(monkeypatch):
         ({"inputs": ["1"]}, "neither inputs"),
         ({"inputs": ["1", "2"], "outputs": ["", " "]}, "anything is printed"),
         ({"inputs": [None], "outputs": ["1"]}, "None"),
+        ({"inputs": ["1" * 10_000_001], "outputs": ["1"]}, "an input of a test is longer"),
+        ({"inputs": ["1"], "outputs": ["1" * 8_000_001]}, "an output of a test is longer"),
         ([{"input": "1"}], "no output"),
         ([{"input": [1], "output": 1, "fn_name": n} for n in "fg"], "more than one"),
         ({"fn_name": "os.system", "inputs": [["ls"]], "outputs": [0]}, "os.system"),
@@ -525,8 +529,9 @@ def test_the_record_of_a_row_is_checked():
 
 
 def test_a_test_that_never_asks_the_program_is_named():
-    with pytest.raises(ValueError, match="no assertion about a call"):
+    with pytest.raises(ValueError, match="no call of the program"):
         score(MULTIPLY, ["assert True or mul(1, 2) == 3"])
+    assert holds("for x in f(1):\n    assert x > 0", "[]") == 0.0
     with pytest.raises(ValueError, match="gives the program a function"):
         score(MULTIPLY, ["assert mul(lambda x: x, 1) == 3"])
 

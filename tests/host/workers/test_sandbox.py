@@ -119,6 +119,10 @@ def test_without_walls_the_network_is_closed_from_inside():
     assert run("import socket; socket.socket()", limits=limits).status == "error"
 
 
+def test_the_time_of_the_processor_is_limited_too():
+    assert run("while True: pass", limits=sandbox.Limits(seconds=9.0, cpu=1)).status == "timeout"
+
+
 def test_a_conversation():
     source = "import sys\nfor line in sys.stdin: print('noise\\nm' + line.strip() * 2, flush=True)"
     with sandbox.converse(source, SHORT) as program:

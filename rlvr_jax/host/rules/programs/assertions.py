@@ -74,7 +74,7 @@ def run_script(script: Script, program: operations.Program) -> bool:
     """Return whether all assertions of a test hold for a program.
 
     Raises:
-      ValueError: the test made no assertion about the program, or sends it what is not plain data.
+      ValueError: the test did not call the program, or sends it what is not plain data.
     """
     scope = operations.make_scope(program)
     for name in script.names:
@@ -89,9 +89,9 @@ def run_script(script: Script, program: operations.Program) -> bool:
         raise
     except Exception:  # an assertion, or values of the program that a test cannot work with
         return False
-    if not program.calls or not program.assertions:
-        raise ValueError("the test made no assertion about a call of the program")
-    return True
+    if not program.calls:
+        raise ValueError("the test made no call of the program")
+    return program.assertions > 0
 
 
 def _short(text: str) -> str:

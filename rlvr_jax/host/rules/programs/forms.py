@@ -76,9 +76,16 @@ def _parse_text(text: str) -> Any:
     except (ValueError, RecursionError):
         pass
     try:
-        return ast.literal_eval(text.strip())
+        return ast.literal_eval(_Limitless().visit(ast.parse(text.strip(), mode="eval")))
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return text
+
+
+class _Limitless(ast.NodeTransformer):
+    """Replaces inf and nan, as Python prints them, by their values."""
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Constant(float(node.id)) if node.id in ("inf", "nan") else node
 
 
 def _join_cases(tests: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -132,6 +139,8 @@ def _parse_table(tests: dict[str, Any]) -> Tests:
         raise ValueError("no test expects that anything is printed")
     if max(len(text) for text, _ in pairs) > sandbox.MAX_INPUT:
         raise ValueError(f"an input of a test is longer than {sandbox.MAX_INPUT} characters")
+    if max(len(text) for _, text in pairs) > sandbox.Limits().output:
+        raise ValueError(f"an output of a test is longer than {sandbox.Limits().output} characters")
     return Cases(pairs, bool(tests.get("exact")))
 
 

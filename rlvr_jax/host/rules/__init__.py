@@ -63,7 +63,7 @@ _BY_RECORD: dict[str, Rule] = {
     "json": lambda c, r: shape.fits_schema(c, _extra(r).get("schema", r["reference"])),
     "format": lambda c, r: shape.has_thoughts(c),
     "language": lambda c, r: language.consistency(c, _extra(r).get("language", r["reference"])),
-    "code": lambda c, r: programs.score(c, _extra(r).get("tests", r["reference"])),
+    "code": lambda c, r: programs.score(c, programs.find_tests(_extra(r), r["reference"])),
     "overlong": lambda c, r: length.soft_overlong(c, **_length_limits(r)),
     "repetition": lambda c, r: repetition.distinct_share(c),
     "task": by_task.score,
@@ -129,7 +129,7 @@ def check_record(record: Mapping[str, Any], rule: str) -> None:
       ValueError: the rule is `code` and there are no tests, or none that can be evaluated.
     """
     if rule == "code":
-        programs.check_tests(_extra(record).get("tests", record["reference"]))
+        programs.check_tests(programs.find_tests(_extra(record), record["reference"]))
 
 
 def _extra(record: Mapping[str, Any]) -> Any:

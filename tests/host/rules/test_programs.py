@@ -288,6 +288,7 @@ def test_exact_tests_compare_the_text():
         "1. ```python\n   X\n   ```",
         '```python file="b.py"\nX\n```',
         "```\nX\n```\n\nOutput:\n```\n7\n```",
+        "```\nX\n```\n\nOutput:\n```\nx = 7\n```",
         "```python\nX\n```\nprints\n```text\n7\n```\nin\n```sh\npython x.py\n```",
         "```python\nY\n```\nBetter:\n```python\nX\n```",
         "<think>\n```python\nhalf of it\n</think>\n```python\nX\n```",
@@ -308,6 +309,11 @@ def test_fences_inside_of_a_program():
     )
     assert fences.extract_program(f"```python\n{program}\n```\n```\n3\n```") == program
     assert fences.extract_program("```python\nx = '''\n```\nafter") == "x = '''"
+
+
+def test_spaces_inside_of_a_program_stay():
+    program = 'print("""a\n   \nb""")'
+    assert fences.extract_program(f"```python\n{program}\n```") == program
 
 
 def test_the_program_is_the_block_that_defines_what_is_tested():
@@ -526,6 +532,23 @@ def test_the_record_of_a_row_is_checked():
     rules.check_record({"reference": "x", "extra": ""}, "math")
     with pytest.raises(ValueError, match="assertions, or inputs"):
         rules.check_record({"reference": "42", "extra": ""}, "code")
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"tests": ASSERTIONS},
+        {"tests": "def check(c):\n    assert c(2, 3) == 6", "entry_point": "mul"},
+        {"tests": {"inputs": [[2, 3]], "outputs": [6]}, "fn_name": "mul", "index": 3},
+        {"tests": '{"inputs": ["2\\n3"], "outputs": ["6"]}', "metadata": {"func_name": "mul"}},
+        {"test_list": ASSERTIONS, "task_id": 3},
+        {"test": "def check(c):\n    assert c(2, 3) == 6", "entry_point": "mul"},
+    ],
+)
+def test_the_tests_of_a_record(extra):
+    record = {"reference": "what a person wrote", "extra": json.dumps(extra)}
+    assert rules.judge(f"```python\n{MULTIPLY}\n```", record, "code") == (1.0, "ok")
+    assert rules.judge(MULTIPLY.replace("*", "+"), record, "code") == (0.0, "ok")
 
 
 def test_a_test_that_never_asks_the_program_is_named():

@@ -22,6 +22,7 @@ from typing import Any
 
 from rlvr_jax.host.rules.programs import assertions, forms, grader
 from rlvr_jax.host.rules.programs.fences import extract_program
+from rlvr_jax.host.rules.programs.forms import find_tests as find_tests
 from rlvr_jax.host.workers import sandbox
 
 

@@ -11,7 +11,7 @@ _BEHIND_WORDS = re.compile(r"[^`]*(```+)[ \t]*((?:python3?|py)?)[ \t]*", re.I)
 _PYTHON = re.compile(r"[{.\s]*(?:i?python|py)[\d.]*(?![\w+#-])", re.I)
 _QUOTES = re.compile("\"\"\"|'''")
 _CODE = re.compile(
-    r"^[ \t]*(?:def|class|import|from|for|while|if|return|with|async)\b|\w *[-+*/]?=[^=]|\w\(", re.M
+    r"^[ \t]*(?:def|class|import|from|for|while|if|with|async|try)\b|\b(?:print|input)\s*\(", re.M
 )
 
 
@@ -71,9 +71,14 @@ def _find_blocks(text: str) -> list[Block]:
         content = lines[start:end]
         if closed and lines[end].strip() != opening[1]:  # code and the fence on one line
             content.append(lines[end].rstrip().rstrip(opening[1][0]))
-        blocks.append(Block(opening[2].strip(), textwrap.dedent("\n".join(content)), closed))
+        blocks.append(Block(opening[2].strip(), _without_margin("\n".join(content)), closed))
         start = end + 1
     return blocks
+
+
+def _without_margin(text: str) -> str:
+    """Return a text without the indentation of all its lines; one that has none as it is."""
+    return textwrap.dedent(text) if text.lstrip("\n")[:1] in (" ", "\t") else text
 
 
 def _find_end(lines: list[str], start: int, fence: str) -> int:

@@ -65,6 +65,20 @@ def parse_tests(tests: Any) -> Tests:
     return _parse_table(tests)
 
 
+def find_tests(extra: dict[str, Any], reference: Any) -> Any:
+    """Return the tests of a record, with the name of the function under test beside them.
+
+    They are `tests` of its `extra`, the columns of MBPP and HumanEval in it, or its reference.
+    """
+    if "tests" not in extra and ("test_list" in extra or "test" in extra):
+        return extra
+    tests, name = extra.get("tests", reference), _function_name(extra)
+    tests = _parse_text(tests) if isinstance(tests, str) else tests
+    if name and isinstance(tests, str) and "def check(" in tests:
+        return {"test": tests, "entry_point": name}
+    return {"fn_name": name, **tests} if name and isinstance(tests, dict) else tests
+
+
 def _with_lines(text: str) -> str:
     return text.replace("\r\n", "\n").strip()
 

@@ -101,12 +101,14 @@ class Workspace:
         """Load the records of a split; each of them is checked to fit its token columns.
 
         Raises:
-          RunError: a record is too long and `data.too_long` is `refuse`, or no record fits.
+          RunError: a record is too long and `data.too_long` is `refuse`, no record fits, or more
+            than 1 % of the records cannot be graded by a rule of a stage.
         """
         source = dataset.open_split(self.run.data, split)
         cfg = self.cfg.data
         for task in {record["task"] for record in dataset.each(source)}:
             rules.check_task(task)
+        source = self._keep_gradable(source, split)
         fits, longest = [], {"prompt": 0, "check": 0, "response": 0}
         for index, record in enumerate(dataset.each(source)):
             lengths = self._lengths(record, split)
@@ -126,6 +128,30 @@ class Workspace:
             self.dropped[split] = dropped
             log.say(f"{split}: {dropped} of {len(source)} problems are too long and dropped")
         return dataset.keep(source, fits)
+
+    def _keep_gradable(
+        self, source: dataset.RandomAccessSource, split: str
+    ) -> dataset.RandomAccessSource:
+        """Return the records of a split that the rules of its stages can grade."""
+        stages = [s for s in self.cfg.stages if s.problems and s.problems.split == split]
+        names = {rule for stage in stages for rule in stage.rules}
+        names |= {judge.rule for stage in stages for judge in stage.judges}
+        kept, reasons = [], []
+        for index, record in enumerate(dataset.each(source)):
+            try:
+                for rule in names:
+                    rules.check_record(record, rule)
+                kept.append(index)
+            except ValueError as error:
+                reasons.append(f"problem {index} of split {split}: {error}")
+        if len(reasons) > len(source) / 100:
+            raise RunError(
+                f"{len(reasons)} of {len(source)} problems cannot be graded by `rule: code`; "
+                f"{reasons[0]}"
+            )
+        for reason in reasons:
+            log.say(f"left out: {reason}")
+        return dataset.keep(source, kept) if reasons else source
 
     def _lengths(self, record: dataset.Record, split: str) -> dict[str, int]:
         """The number of tokens of a record in each kind of columns."""

@@ -1,5 +1,7 @@
 """The workspace: problems that fit, the tokenizer that fits."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -71,6 +73,25 @@ def test_problems_that_are_too_long_are_dropped_and_counted_when_asked(make):
 def test_a_split_of_which_nothing_fits_is_refused(make):
     with pytest.raises(RunError, match="40 of 40 problems of split train are longer"):
         make(prompt_columns=5, too_long="drop").problems("train")
+
+
+@pytest.mark.parametrize("without, kept", [(1, 200), (3, None)])
+def test_rows_without_tests_are_refused_above_one_percent(make, tmp_path, without, kept):
+    tests = json.dumps(["assert f(1) == 2"])
+    rows = [
+        {"question": f"Write f number {i}.", "answer": "words" if i < without else tests}
+        for i in range(200 + without if kept else 200)
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    stages = (EvaluateStage(policy="pretrained", verifier="", rule="code"),)
+    fields = dict(sources=(SourceConfig(file=str(path)),), train=0, test=len(rows))
+    ws = make(stages=stages, prompt_columns=40, **fields)
+    if kept:
+        assert len(ws.problems("test")) == kept
+        return
+    with pytest.raises(RunError, match="3 of 200 problems cannot be graded by `rule: code`"):
+        ws.problems("test")
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(make):

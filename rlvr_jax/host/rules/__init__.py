@@ -15,7 +15,7 @@ of a whole step.
     choice         `choice`: the letter or the text of an option
     free_text      `exact`, `text`, `contains`, `jaccard`: answers in words
     collection     `list`, `set`: several items
-    programs       `code`: programs that must pass tests, in a sandbox
+    programs/      `code`: programs that must pass tests, in a sandbox
     shape          `regex`, `json`, `format`: the form of a completion
     language, length, repetition    properties of the text as a whole
     by_task        `task`: the scorer of the task that made the problem
@@ -63,7 +63,7 @@ _BY_RECORD: dict[str, Rule] = {
     "json": lambda c, r: shape.fits_schema(c, _extra(r).get("schema", r["reference"])),
     "format": lambda c, r: shape.has_thoughts(c),
     "language": lambda c, r: language.consistency(c, _extra(r).get("language", r["reference"])),
-    "code": lambda c, r: programs.score(c, _extra(r).get("tests", r["reference"])),
+    "code": lambda c, r: programs.score(c, programs.find_tests(_extra(r), r["reference"])),
     "overlong": lambda c, r: length.soft_overlong(c, **_length_limits(r)),
     "repetition": lambda c, r: repetition.distinct_share(c),
     "task": by_task.score,
@@ -120,6 +120,16 @@ def check_rule(rule: str) -> None:
       ValueError: there is no such kind and no such file.
     """
     find_rule(rule)
+
+
+def check_record(record: Mapping[str, Any], rule: str) -> None:
+    """Refuse a record by which a rule can grade no completion: code without tests.
+
+    Raises:
+      ValueError: the rule is `code` and there are no tests, or none that can be evaluated.
+    """
+    if rule == "code":
+        programs.check_tests(programs.find_tests(_extra(record), record["reference"]))
 
 
 def _extra(record: Mapping[str, Any]) -> Any:

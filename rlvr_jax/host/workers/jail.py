@@ -58,7 +58,7 @@ def _wall(libc: ctypes.CDLL, settings: dict) -> bool:
     Returns False if the kernel refuses, with nothing changed but namespaces.
     """
     user, group = os.geteuid(), os.getegid()
-    spaces = NEWNS | NEWIPC | NEWPID | NEWNET
+    spaces = NEWNS | NEWIPC | NEWNET
     if user != 0 or libc.unshare(spaces) != 0:
         if libc.unshare(spaces | NEWUSER) != 0:
             return False
@@ -94,7 +94,8 @@ def _wall(libc: ctypes.CDLL, settings: dict) -> bool:
                 os.symlink(target, settings["root"] + link)
     except OSError:
         return False
-    return True
+    # Last, because a process that has done this and stays what it is can start no thread.
+    return libc.unshare(NEWPID) == 0
 
 
 def _flags(path: str) -> int:

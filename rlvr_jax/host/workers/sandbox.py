@@ -1,7 +1,8 @@
 """Run a program that a model wrote, in a process group of its own, with walls and limits.
 
-`run` gives a program text on its standard input and returns what the program printed.  The expected
-answer never enters the process: compare the output on this side.
+`run` gives a program text on its standard input and returns what the program printed; `converse`
+starts a program that answers lines, one after another.  The expected answer never enters the
+process: compare the output on this side.
 
 Walls stand where the kernel permits them, on Linux as root or with user namespaces; `walls()`
 returns whether they do.  Behind walls a program has no network, reads no files but those of the
@@ -13,6 +14,7 @@ network through C.  With walls="required", a program does not run there, and sco
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -24,12 +26,13 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-MAX_SOURCE = 100_000  # characters of a program
-MAX_INPUT = 1_000_000
+MAX_SOURCE = 150_000  # characters of a program
+MAX_INPUT = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Limits:
     cpu: int = 4  # seconds
     memory: int = 512  # MiB of address space
     files: int = 4  # MiB, of one file and of the scratch folder
-    output: int = 1_000_000  # bytes
+    output: int = 8_000_000  # bytes
     processes: int = 8
     walls: str = "wanted"  # "required": nothing runs without walls; "": limits only
 
@@ -66,22 +69,124 @@ del _s, _refuse
 """
 
 
+class Conversation:
+    """A running program: requests are written to it, and lines that it answers are read.
+
+    `status` is the program's as in `Result`, "ok" as long as it runs.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes] | None, limits: Limits):
+        self._process, self._limits = process, limits
+        self._seconds, self._size = limits.seconds, 0  # time that remains, bytes of output
+        self._output = bytearray()
+        self.status = "refused" if process is None else "ok"
+
+    def ask(self, request: bytes, mark: bytes) -> bytes | None:
+        """Return the first line behind a request that begins with a mark, without the mark.
+
+        Returns None when the program has ended or reached a limit; `status` tells why.
+        """
+        rest = memoryview(request)
+        while self.status == "ok":
+            line, newline, after = self._output.partition(b"\n")
+            if newline and not rest:
+                self._output = after
+                if line.startswith(mark):
+                    return bytes(line.removeprefix(mark))
+                continue
+            rest, ended = self._exchange(rest)
+            if ended and b"\n" not in self._output:
+                self.status = "error"
+        return None
+
+    def finish(self, stdin: bytes) -> Result:
+        """Write the rest of the program's input and wait for its end."""
+        rest, ended = memoryview(stdin), False
+        while self.status == "ok" and not ended:
+            rest, ended = self._exchange(rest, close=True)
+        if ended:
+            self._wait()
+        return Result(bytes(self._output), self.status)
+
+    def _exchange(self, rest: memoryview, close: bool = False) -> tuple[memoryview, bool]:
+        """Write and read what the pipes take and hold.
+
+        Returns what remains to be written, and whether the program has closed its output.
+        """
+        assert self._process and self._process.stdin and self._process.stdout
+        stdin, reading = self._process.stdin, self._process.stdout.fileno()
+        if close and not rest and not stdin.closed:
+            stdin.close()
+        writing = [stdin.fileno()] if rest and not stdin.closed else []
+        if writing:
+            os.set_blocking(writing[0], False)
+        start = time.monotonic()
+        readable, writable, _ = select.select([reading], writing, [], max(0.0, self._seconds))
+        self._seconds -= time.monotonic() - start
+        if self._seconds <= 0:
+            self.status = "timeout"
+            return rest, False
+        if writable:
+            rest = _write_some(writing[0], rest)
+        if not readable:
+            return rest, False
+        more = os.read(reading, 65536)
+        self._size += len(more)
+        self._output += more
+        if self._size > self._limits.output:
+            self.status = "output"
+        return rest, not more
+
+    def _wait(self) -> None:
+        assert self._process
+        try:
+            code = self._process.wait(max(0.0, self._seconds))
+            out_of_time = code & 0xFF == -signal.SIGXCPU & 0xFF  # of the processor
+            self.status = "timeout" if out_of_time else "error" if code else self.status
+        except subprocess.TimeoutExpired:
+            self.status = "timeout"
+
+
+def _write_some(pipe: int, data: memoryview) -> memoryview:
+    """Write what a pipe takes now, and return the rest; of a closed pipe there is no rest."""
+    try:
+        return data[os.write(pipe, data[:65536]) :]
+    except BlockingIOError:
+        return data
+    except BrokenPipeError:
+        return data[len(data) :]
+
+
 def run(source: str, stdin: str = "", limits: Limits | None = None) -> Result:
     """Run a Python program and return its output; all that it started is killed at the end.
 
     Nothing that a program does raises here.  `limits` are those of `Limits()` if None.
     """
-    limits = limits or Limits()
-    if len(source) > MAX_SOURCE or len(stdin) > MAX_INPUT:
+    if len(stdin) > MAX_INPUT:
         return Result(b"", "refused")
+    with converse(source, limits) as program:
+        return program.finish(stdin.encode("utf-8", "replace"))
+
+
+@contextlib.contextmanager
+def converse(source: str, limits: Limits | None = None) -> Iterator[Conversation]:
+    """Start a Python program that answers requests; all that it started is killed at the end.
+
+    Nothing that a program does raises here.  `limits` are those of `Limits()` if None.
+    """
+    limits = limits or Limits()
     folder = Path(tempfile.mkdtemp(prefix="rlvr_jax_"))
+    process = None
     try:
         (folder / "root").mkdir()
         encoded = source.encode("utf-8", "replace")
         guard = b"" if limits.walls and walls() else _GUARD.encode()
         (folder / "program.py").write_bytes(guard + encoded)
-        return _run_in(folder, stdin.encode("utf-8", "replace"), limits)
+        process = None if len(source) > MAX_SOURCE else _start_walled(folder, limits)
+        yield Conversation(process, limits)
     finally:
+        if process is not None:
+            kill_group(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -93,33 +198,34 @@ def walls() -> bool:
         (folder / "root").mkdir()
         (folder / "program.py").write_text("print(7)")
         limits = Limits(walls="required", seconds=20.0)
-        return _run_in(folder, b"", limits).output == b"7\n"
+        process = _start_walled(folder, limits)
+        try:
+            return Conversation(process, limits).finish(b"").output == b"7\n"
+        finally:
+            if process is not None:
+                kill_group(process)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run_in(folder: Path, stdin: bytes, limits: Limits) -> Result:
+def _start_walled(folder: Path, limits: Limits) -> subprocess.Popen[bytes] | None:
+    """Return the process of a program behind its walls; None if it could not be made."""
     ready, ready_in = os.pipe()
     try:
         process = _start(folder, ready_in, limits)
     except OSError:
-        os.close(ready)
         os.close(ready_in)
-        return Result(b"", "refused")
+        os.close(ready)
+        return None
     os.close(ready_in)
     try:
         # The clock starts when the walls stand, so that a busy machine costs a program no time.
-        if not select.select([ready], [], [], 30.0)[0] or not os.read(ready, 1):
-            return Result(b"", "refused")
-        output, status = _communicate(process, stdin, limits)
-        if status == "ok" and process.wait() != 0:
-            status = "error"
-        return Result(output, status)
-    except subprocess.TimeoutExpired:
-        return Result(b"", "timeout")
+        if select.select([ready], [], [], 30.0)[0] and os.read(ready, 1):
+            return process
     finally:
         os.close(ready)
-        kill_group(process)
+    kill_group(process)
+    return None
 
 
 def _start(folder: Path, ready: int, limits: Limits) -> subprocess.Popen[bytes]:
@@ -140,41 +246,6 @@ def _start(folder: Path, ready: int, limits: Limits) -> subprocess.Popen[bytes]:
         pass_fds=(ready,),
         start_new_session=True,
     )
-
-
-def _communicate(
-    process: subprocess.Popen[bytes], stdin: bytes, limits: Limits
-) -> tuple[bytes, str]:
-    """Write the input and collect the output, within the limits of time and size."""
-    assert process.stdin and process.stdout
-    end = time.monotonic() + limits.seconds
-    output, rest = b"", memoryview(stdin)
-    os.set_blocking(process.stdin.fileno(), False)
-    writing = [process.stdin.fileno()]
-    reading = process.stdout.fileno()
-    while True:
-        remaining = end - time.monotonic()
-        readable, writable, _ = select.select([reading], writing, [], max(0.0, remaining))
-        if remaining <= 0:
-            return output, "timeout"
-        if writable:
-            try:
-                rest = rest[os.write(writing[0], rest[:65536]) :] if rest else rest
-            except BlockingIOError:
-                pass
-            except BrokenPipeError:
-                rest = rest[len(rest) :]
-            if not rest:
-                process.stdin.close()
-                writing = []
-        if readable:
-            more = os.read(reading, 65536)
-            output += more
-            if len(output) > limits.output:
-                return output[: limits.output], "output"
-            if not more:
-                process.wait(max(0.0, end - time.monotonic()))
-                return output, "ok"
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:

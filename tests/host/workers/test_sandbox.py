@@ -1,4 +1,4 @@
-"""Programs of a model: right ones pass, and attacks end with nothing left and nothing touched."""
+"""Programs of a model: their attacks end with nothing left and nothing touched."""
 
 import os
 import subprocess
@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_jax.host.rules import programs
 from rlvr_jax.host.workers import sandbox
 
 SHORT = sandbox.Limits(seconds=2.0, cpu=2)
-ADD = "```python\ndef add(a, b):\n    return a + b\n```"
-CALLS = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]
 needs_walls = pytest.mark.skipif(not sandbox.walls(), reason="the kernel permits no namespaces")
 
 
@@ -122,54 +119,30 @@ def test_without_walls_the_network_is_closed_from_inside():
     assert run("import socket; socket.socket()", limits=limits).status == "error"
 
 
-class TestPrograms:
-    @pytest.mark.parametrize(
-        "tests",
-        [
-            CALLS,
-            {"fn_name": "add", "inputs": [[1, 2], [0, 0]], "outputs": [3, 0]},
-            ["assert add([1], [2]) == [1, 2]", "assert not add(0, 0)", "assert add('', '') == ''"],
-        ],
-    )
-    def test_right_and_wrong(self, tests):
-        assert programs.score(ADD, tests) == 1.0
-        assert programs.score(ADD.replace("+", "-"), tests) == 0.0
+def test_the_time_of_the_processor_is_limited_too():
+    assert run("while True: pass", limits=sandbox.Limits(seconds=9.0, cpu=1)).status == "timeout"
 
-    def test_input_and_output(self):
-        source = "a, b = map(int, input().split())\nprint(a + b)  "
-        for tests in (
-            {"inputs": ["1 2\n", "3 4"], "outputs": ["3\n", "7"]},
-            [{"input": "1 2", "output": "3"}, {"input": "3 4", "output": "7"}],
-        ):
-            assert programs.score(source, tests) == 1.0
-            assert programs.score("print(3)", tests) == 0.0
 
-    @pytest.mark.parametrize(
-        "source",
-        [
-            "",
-            "```python\ndef add(a, b): return a + b",
-            "import sys; sys.exit(0)",
-            "import os; os._exit(0)",
-            "class Any:\n    def __eq__(self, other): return True\ndef add(a, b): return Any()",
-            "class Any(int):\n    def __repr__(self): return '[3, 0]'\ndef add(a, b): return Any()",
-            "def add(a, b): raise SystemExit(0)",
-            "print('3'); print('0')\ndef add(a, b): return None",
-            "def add(a, b): return add.__globals__",
-            "def add(a, b):\n    import sys\n    return sys._getframe(1).f_locals.get('wanted')",
-            "def add(a, b):\n    while True: pass",
-            "def add(a, b): return True",
-            "syntax error(",
-        ],
-    )
-    def test_cheats(self, source):
-        assert programs.score(source, CALLS, SHORT) == 0.0
+def test_a_conversation():
+    source = "import sys\nfor line in sys.stdin: print('noise\\nm' + line.strip() * 2, flush=True)"
+    with sandbox.converse(source, SHORT) as program:
+        assert program.ask(b"a\n", b"m") == b"aa"
+        assert program.ask(b"x" * 300_000 + b"\n", b"m") == b"x" * 600_000
+        assert program.status == "ok"
 
-    @pytest.mark.parametrize(
-        "tests",
-        [[], {}, 3, ["x = 1"], ["assert add(1, 2) == f()"], ["assert True or x"], [3]]
-        + [{"fn_name": "os.system", "inputs": [["ls"]], "outputs": [0]}, ["assert f(1) == 1"] * 65],
-    )
-    def test_tests_that_are_refused(self, tests):
-        with pytest.raises((ValueError, KeyError)):
-            programs.score(ADD, tests)
+
+@pytest.mark.parametrize(
+    "source, status",
+    [
+        ("pass", "error"),
+        ("import sys; sys.stdout.write('m1')", "error"),  # no whole line
+        ("while True: pass", "timeout"),
+        ("while True: print('x' * 10**6)", "output"),
+        ("x" * 200_000, "refused"),
+    ],
+)
+def test_conversations_that_end(source, status):
+    with sandbox.converse(source, SHORT) as program:
+        assert program.ask(b"a\n", b"m") is None and program.status == status
+        assert program.ask(b"a\n", b"m") is None
+    assert running("program.py") == []

@@ -9,10 +9,31 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
+import regex
+
 from rlvr_jax.host.rules.maths.notation import digits_for_words
 from rlvr_jax.host.text import answers
 from rlvr_jax.host.text.normal_form import normal_form
 
+_SUBSCRIPT = re.compile(r"(?<=[A-Za-z)\]])[\u2080-\u2089]+")  # not the base of a number
+_HASH = re.compile(r"(?<!\S)#(?=[^\W\d])")
+_HYPHEN = re.compile(r"(?<=[^\W\d_])[-\u2010\u2011](?=[^\W\d_])")
+_ARTICLE = re.compile(r"\bthe\s+", re.I)
+_TENS = {
+    **{"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70},
+    **{"eighty": 80, "ninety": 90},
+}
+_ORDINALS = {
+    word: number
+    for number, word in enumerate(
+        "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
+        " thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth".split(),
+        start=1,
+    )
+} | {word[:-1] + "ieth": number for word, number in _TENS.items()}
+_ORDINAL = re.compile(
+    rf"\b(?:({'|'.join(_TENS)})[\s-]+)?({'|'.join(_ORDINALS)})\b(?![\s-]+(?:of|half|hand))", re.I
+)
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "BOPOMOFO")
 _IN_NUMBER = re.compile(r"\d[.,:/]")  # before a digit
 _NUMBER_GOES_ON = re.compile(r"[.,:/]\d|%")
@@ -21,21 +42,44 @@ _SIGNED = re.compile(r"(?:^|[^\w)\]])[-+\u2212]$")
 
 def exact(completion: str, reference: str) -> float:
     """Return 1.0 if the extracted answer is the reference, letter for letter, else 0.0."""
-    answer = answers.extract(completion)
-    return float(answer is not None and answer == reference.strip() != "")
+    answer, wanted = answers.extract(completion), unicodedata.normalize("NFC", reference.strip())
+    return float(answer is not None and answer == wanted != "")
 
 
 def normalised(completion: str, reference: str) -> float:
     """Return 1.0 if answer and reference have the same normal form, else 0.0.
 
-    Case, articles and punctuation do not count, and seven is 7.
+    Case, articles, punctuation, hyphens inside words and the position of the 2 in CO2 do not count;
+    seven is 7 and first is 1st.  An amount of money is no plain number.
     """
     answer = answers.extract(completion)
-    if answer is None:
+    if answer is None or not _currencies(answer) <= _currencies(reference):
         return 0.0
-    wanted = digits_for_words(normal_form(reference))
-    lines = (answer, answers.bare(answer))
-    return float(bool(wanted) and wanted in [digits_for_words(normal_form(line)) for line in lines])
+    wanted = _forms(reference)
+    return float(any(wanted & _forms(line) for line in (answer, answers.bare(answer))))
+
+
+def _forms(text: str) -> set[str]:
+    """Return the normal forms of a text: as it is, with its hyphenated words joined, in digits."""
+    text = _SUBSCRIPT.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
+    text = _HASH.sub("", text)
+    in_digits = _ORDINAL.sub(
+        lambda match: _digits_of_ordinal(*match.groups()), _ARTICLE.sub("", text)
+    )
+    forms = {normal_form(form) for form in (text, _HYPHEN.sub("", text), in_digits)}
+    return {digits_for_words(form) for form in forms if form}
+
+
+def _digits_of_ordinal(tens: str | None, unit: str) -> str:
+    number = _TENS.get((tens or "").lower(), 0) + _ORDINALS[unit.lower()]
+    is_teen = number % 100 in (11, 12, 13)
+    return f"{number}{'th' if is_teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
+
+
+def _currencies(text: str) -> set[str]:
+    """Return the currency signs of a text; a pair of dollars that holds a formula is none."""
+    text = re.sub(r"(?<!\\)\$([^$\n]*)(?<!\\)\$", r"\1", text)
+    return {char for char in text if unicodedata.category(char) == "Sc"}
 
 
 def contains(completion: str, reference: str) -> float:
@@ -91,7 +135,7 @@ def _is_digit(char: str) -> bool:
 def jaccard(completion: str, reference: str) -> float:
     """Return the Jaccard similarity of the words of answer and reference: shared over all words."""
     mine, theirs = (
-        set(re.findall(r"\w+|[^\w\s]", _folded(side)))
+        set(regex.findall(r"[\w\p{M}]+|[^\w\s\p{M}]", _folded(side)))
         for side in (answers.extract(completion), reference)
     )
     return len(mine & theirs) / len(mine | theirs) if mine and theirs else 0.0

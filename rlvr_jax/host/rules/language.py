@@ -13,6 +13,8 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
+import regex
+
 from rlvr_jax.host.rules.languages import ALIKE, Language, find_language
 
 MAX_WORDS = 20_000
@@ -20,8 +22,7 @@ CHUNK = 60  # letters that the detector sees at once, at least; fewer tell too l
 SURE = 20.0  # another language has to be this much likelier
 _FORMULA = re.compile(r"\$[^$]*\$|\\\(.*?\\\)|\\\[.*?\\\]|```.*?```|\\[A-Za-z]+", re.DOTALL)
 _SENTENCE = re.compile(r"[^.!?\u3002\uff01\uff1f\u0964\n]+")
-_WORD = re.compile(r"[^\W\d_]+")
-_JOINED = re.compile(r"[^\W\d_](?:[\w\u200c\u200d]|(?<!\s)['\u2019])*")
+_WORD = regex.compile(r"\p{L}(?:[\p{L}\p{M}\u200c\u200d]|['\u2019](?=\p{L}))*")
 
 
 def consistency(completion: str, language: str) -> float:
@@ -64,7 +65,7 @@ def _chunks(text: str, wanted: Language) -> Iterator[list[str]]:
     words: list[str] = []
     count = letters = 0
     for sentence in _SENTENCE.finditer(text):
-        for word in _JOINED.finditer(sentence[0]):
+        for word in _WORD.finditer(sentence[0]):
             count += 1
             if count > MAX_WORDS:
                 break

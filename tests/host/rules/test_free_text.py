@@ -33,3 +33,40 @@ from rlvr_jax.host import rules
 )
 def test_contains(text, reference, value):
     assert rules.score(text, reference, "contains") == value
+
+
+@pytest.mark.parametrize(
+    "text, reference, value",
+    [
+        *(("third", "3rd", 1), ("The 21st", "twenty-first", 1), ("fourth", "5th", 0)),
+        *(("eleventh", "11th", 1), ("The Second Amendment", "second amendment", 1)),
+        ("30th", "thirtieth", 1),
+        *(("reenter", "re-enter", 1), ("re-entry", "reenter", 0), ("well known", "well-known", 1)),
+        *(("\u20ac7", "7", 0), ("\\$7", "7", 0), ("$7", "$7", 1), ("$7$", "7", 1), ("7", "$7", 1)),
+        *(("O\u2083", "O3", 1), ("NO\u2082", "no2", 1), ("x\u00b2", "x2", 0)),
+        ("11\u2082", "112", 0),
+        *(("#winter", "winter", 1), ("C#", "C", 0), ("#5", "#5", 1), ("seven", "7", 1)),
+    ],
+)  # fmt: skip
+def test_text(text, reference, value):
+    assert rules.score(text, reference, "text") == value
+
+
+@pytest.mark.parametrize(
+    "kind, text, reference, value",
+    [
+        ("list", "Ann, Bob & Cy", "Ann, Bob and Cy", 1),
+        ("list", "AT&T, IBM", "AT&T and IBM", 1),
+        ("list", "The correct order is z, y, x.", "z, y, x", 1),
+        ("list", "The order is not z, y, x.", "z, y, x", 0),
+        ("list", "The reverse order is z, y, x.", "z, y, x", 0),
+        ("set", r"\boxed{\text{oak}, \text{elm}}", "elm, oak", 1),
+        ("set", r"\boxed{\frac{1}{12}, 3}", r"\frac{11}{2}, 3", 0),
+        ("set", "<answer>\n1. oak\n2. elm\n</answer>", "elm, oak", 1),
+        ("set", "<answer>\n- oak\n- elm\n- ash\n</answer>", "elm, oak", 0),
+        ("list", "<answer>\n2. oak\n1. elm\n</answer>", "oak, elm", 0),
+        ("list", "<answer>\n* oak\n* elm\n</answer>", "oak, elm", 1),
+    ],
+)
+def test_collections(kind, text, reference, value):
+    assert rules.score(text, reference, kind) == value

@@ -54,7 +54,8 @@ def rewarder(
     Raises:
       RunError: a problem of the stage by which a rule could grade no answer.
     """
-    _check_problems(stage, ws)
+    for rule in stage.rules:
+        check_problems(rule, ws, stage.split)
     score = scorer(stage, ws, frozen, workers)
 
     def reward(records: list, prompts: Prompts, rollout: Rollout):
@@ -120,6 +121,19 @@ def score_by_rule(
     samples = len(texts) // len(records)
     owners = [record for record in records for _ in range(samples)]
     results = workers.map(jobs.grading_jobs(texts, owners, rule))
+    check_results(rule, results, texts, on_error)
+    scores_B = np.array([result.score for result in results], np.float32)
+    return scores_B * ~jax.device_get(rollout.truncated_B), jobs.status_metrics(results)
+
+
+def check_results(
+    rule: str, results: Sequence[pool.Result], texts: Sequence[str], on_error: str = "stop"
+) -> None:
+    """Print the first crash of a rule, and what a rule of the user's own prints.
+
+    Raises:
+      RunError: the user's own rule failed on an answer, and `on_error` is `stop`.
+    """
     name = rule or "task"
     if failure := jobs.first_reason(results, texts, "error"):
         failure = f"the rule {name} failed: {failure}"
@@ -130,8 +144,6 @@ def score_by_rule(
         _say_once(name, "crash", f"the rule {name} crashed, which scores 0: {crash}")
     if printed := jobs.first_reason(results, texts, "ok"):
         _say_once(name, "ok", f"the rule {name} {printed}")
-    scores_B = np.array([result.score for result in results], np.float32)
-    return scores_B * ~jax.device_get(rollout.truncated_B), jobs.status_metrics(results)
 
 
 def _say_once(rule: str, status: str, sentence: str) -> None:
@@ -141,13 +153,17 @@ def _say_once(rule: str, status: str, sentence: str) -> None:
         log.say(sentence)
 
 
-def _check_problems(stage: Sampling, ws: Workspace) -> None:
-    for rule in stage.rules:
-        if rule in rules.RECORD_CHECKS:
-            try:
-                rules.check_records(rule, dataset.each(ws.problems(stage.split)))
-            except ValueError as error:
-                raise RunError(str(error)) from error
+def check_problems(rule: str, ws: Workspace, split: str) -> None:
+    """Refuse problems by which a rule could grade no answer.
+
+    Raises:
+      RunError: a schema, pattern or language of a problem cannot be used.
+    """
+    if rule in rules.RECORD_CHECKS:
+        try:
+            rules.check_records(rule, dataset.each(ws.problems(split)))
+        except ValueError as error:
+            raise RunError(str(error)) from error
 
 
 def combine(source: str, rule_B: np.ndarray, judged_B: np.ndarray) -> np.ndarray:

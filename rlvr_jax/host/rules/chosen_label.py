@@ -20,6 +20,10 @@ from rlvr_jax.host.text.normal_form import normal_form
 _FONT = re.compile(r"\\(?:text\w*|math\w+|operatorname|boxed|fbox|mbox|bf|rm|it)\b\s*")
 _SPACE = re.compile(r"\\[ ,;:!~()\[\]]|~|\\q?quad\b|\\(?:left|right|displaystyle)\b")
 _SIGNS = re.compile(r"[{}$*`_]|\\(?=\W|$)")
+# What surrounds an answer without a meaning: quotes, arrows, ticks (but no crosses).
+_WRAPS = (
+    " \t\n\"'\u201c\u201d\u2192\u21d2\u27a1\u279c\u2705\u2713\u2714\u2611\ufe0f\U0001f449\U0001f389"
+)
 _TAG = re.compile(r"</?[A-Za-z]\w*>")
 
 _HEDGE = re.compile(
@@ -60,21 +64,22 @@ _IS = (
 # The noun and the verb of "the answer is" in other languages; each may stand without the verb.
 _FOREIGN = (
     r"(?:(?:la|el|die|il|a|het|de|o)\s+)?(?:(?:bonne|richtige|goede|juiste)\s+)?"
-    r"(?:r[ée]ponse|respuesta|resposta|antwort|risposta|antwoord|svar(?:et)?|vastaus|odpowied[źz]"
+    r"(?:r[ée]ponse|respuesta|resposta|antwort|lösung|risposta|antwoord|svar(?:et)?|vastaus|odpowied[źz]"
     r"|odpov[ěe][ďd]|v[áa]lasz|r[ăa]spuns(?:ul)?|cevap|yan[ıi]t|jawaban(?:nya)?|đáp án|ответ"
     r"|відповідь|отговор|απάντηση|תשובה|الإجابة|الجواب|جواب|پاسخ|उत्तर|जवाब|উত্তর|คำตอบ)"
     r"(?:\s+(?:correcte|correcta|correta|corretta|finale?|final|exacte|correct[oa]?))?"
-    r"(?:\s+(?:est|es|é|ist|è|is|är|er|on|to|je|adalah|là|είναι|هو|هي|है|คือ|[-\u2013\u2014]))?"
+    r"(?:\s+(?:est|es|é|ist|lautet|è|is|är|er|on|to|je|adalah|là|είναι|هو|هي|है|คือ|[-\u2013\u2014]))?"
 )
 _CHINESE = (
     r"(?:我)?(?:正确|正確|最终|最終|最佳|应|應|应该|應該)?的?"
     r"(?:(?:答案|选项|選項|答)(?:应该?是|應該?是|就?是|为|為|选|選)?|选择?|選擇?)"
 )
 _JAPANESE, _KOREAN = r"(?:正解|答え|答|解答|回答)は?", r"(?:정답|답)(?:은|는)?"
-_PRONOUN = r"(?:it|this|that)(?:'s|\u2019s|\s+" + _IS + r")"
+_PRONOUN = r"(?:it|this|that)(?:'s|\u2019s|\s+(?:corresponds to|matches|" + _IS + r"))"
 _VERB = (
     r"(?:(?:i|we)(?:['\u2019](?:d|ll)|\s+(?:would|will|shall|must|therefore|thus|hence))?\s+)?"
-    r"(?:choose|chose|pick|picked|select|selected|go with|went with|opt for|settle on|mark)"
+    r"(?:choose|chose|pick|picked|select|selected|go with|went with|opt for|settle on|mark|say"
+    r"|get|arrive at)"
 )
 _RIGHT = (
     r"\s+" + _IS + r"\s+(?:(?:the|only|most)\s+)*(?:(?:correct|right|best|true|appropriate|accurate"
@@ -109,7 +114,7 @@ def plain_text(text: str) -> str:
     """Return a text in compatibility characters (NFKC) without LaTeX fonts, spaces and emphasis."""
     text = _TAG.sub(" ", unicodedata.normalize("NFKC", text))
     text = _SIGNS.sub("", _SPACE.sub(" ", _FONT.sub("", text)))
-    return text.strip(" \t\n\"'\u201c\u201d")
+    return text.strip(_WRAPS)
 
 
 def parse_chosen(

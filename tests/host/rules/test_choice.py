@@ -17,6 +17,7 @@ RIGHT = [
     *("A car would not boil, so B is correct.", "the best choice is B because A and C are wrong."),
     *("\u7b54\u6848\u662fB", "\u6b63\u786e\u7b54\u6848\uff1aB", "\u56e0\u6b64\u9009B"),
     *("\u6b63\u89e3\u306fB\u3067\u3059", "\uc815\ub2f5\uc740 B\uc785\ub2c8\ub2e4"),
+    *("B \u2705", "\u2192 B", "This corresponds to option B.", "I'd say B", "B \u2014 a red lamp"),
     *("La respuesta es B", "Die richtige Antwort ist B.", "\u041e\u0442\u0432\u0435\u0442: B"),
     *("R\u00e9ponse finale : B", "\u0627\u0644\u0625\u062c\u0627\u0628\u0629: B", "Risposta: B"),
 ]
@@ -35,6 +36,7 @@ WRONG = [
     ),
     *("If it rains, the answer is B", "The answer is A car, B", "The answer is B-cells"),
     *("\u7b54\u6848\u4e0d\u662fB", "\u4e0d\u9009B", "\u7b54\u6848\uff1aB\u3001C"),
+    *("B \u274c", "\u274c B", "This does not match option B.", "I would never say B"),
     *("I choose C.", "B, A and C are wrong", "the lamp", "", "all"),
 ]
 

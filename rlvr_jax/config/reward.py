@@ -46,6 +46,11 @@ class RewardConfig:
         2.0, "rules: time limit of one answer, from when a worker begins with it"
     )
     workers: int = option(2, "rules: number of worker processes")
+    on_error: Literal["stop", "zero"] = option(
+        "stop",
+        "your own rule raises an exception or returns no number: stop: end the run with the "
+        "exception and the answer; zero: the answer scores 0 and is counted",
+    )
 
     def __post_init__(self) -> None:
         check_positive(self, "workers")

@@ -19,7 +19,7 @@ from rlvr_jax.host.runs import log
 from rlvr_jax.host.verdicts import voting
 from rlvr_jax.host.verdicts.agreement import agreement
 from rlvr_jax.host.workers import pool
-from rlvr_jax.stages import audit
+from rlvr_jax.stages import audit, host_rewards
 from rlvr_jax.stages.workspace import Workspace, chunks, padded
 from rlvr_jax.structs import Frozen
 
@@ -190,6 +190,7 @@ def _answers(
             texts = [tok.decode(rollout.response_BR[i, : rollout.length_B[i]]) for i in rows]
             owners = [records[i // samples] for i in rows]
             judged = workers.map(jobs.grading_jobs(texts, owners, stage.rule))
+            host_rewards.check_results(stage.rule, judged, texts)
             for i, (text, record) in enumerate(zip(texts, owners, strict=True)):
                 finished = not rollout.truncated_B[i]
                 out["oracle"].append(judged[i].score * finished)

@@ -23,6 +23,8 @@ import numpy as np
 from rlvr_jax import step, step_metrics, verifier
 from rlvr_jax.config import Sampling
 from rlvr_jax.host.rules import jobs
+from rlvr_jax.host.runs import log
+from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.text import answers
 from rlvr_jax.host.workers import pool
 from rlvr_jax.stages.workspace import Workspace
@@ -32,6 +34,7 @@ from rlvr_jax.structs import Array, Frozen, Prompts, Rollout
 Rewarder = Callable[[list, Prompts, Rollout], tuple[dict[str, Array], dict[str, Any]]]
 # (records, their placed prompts, rollout, texts of the rows or None) -> reward [B], metrics
 Scorer = Callable[[list, Prompts, Rollout, Sequence[str] | None], tuple[Any, dict[str, Any]]]
+_SAID: set[tuple[str, str]] = set()  # rules and statuses about which a sentence was printed
 WIDER = 2  # columns of an answer in the verifier's own tokens, for each column of the policy's
 
 
@@ -45,6 +48,9 @@ def rewarder(
     """Return a function that computes all rewards of a rollout, placed on the mesh.
 
     The outcome is named `reward`; `also` maps the names of further rewards to their rules.
+
+    Raises:
+      RunError: a problem of the stage by which a rule could grade no answer.
     """
     score = scorer(stage, ws, frozen, workers)
 
@@ -53,7 +59,9 @@ def rewarder(
         reward_B, metrics = score(records, prompts, rollout, texts)
         rewards = {"reward": np.asarray(reward_B, np.float32)}
         for name, rule in also.items():
-            rewards[name], _ = score_by_rule(rule, records, texts, rollout, workers)
+            rewards[name], _ = score_by_rule(
+                rule, records, texts, rollout, workers, stage.reward.on_error
+            )
         return ws.place(rewards), metrics
 
     return reward
@@ -62,6 +70,7 @@ def rewarder(
 def scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -> Scorer:
     """Return a function that computes the outcome reward of a rollout on the host."""
     cfg = stage.reward
+    by_rule = functools.partial(score_by_rule, workers=workers, on_error=cfg.on_error)
     ask = None
     if cfg.judged:
         ask = _foreign(stage, ws, frozen) if ws.cfg.verifier_tokenizer else _own(stage, ws, frozen)
@@ -72,9 +81,9 @@ def scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -
         if texts is None and (cfg.hosted or ws.cfg.verifier_tokenizer):
             texts = response_texts(ws, rollout)
         if cfg.ruled:
-            rule_B, metrics = score_by_rule(cfg.rule, records, texts, rollout, workers)
+            rule_B, metrics = by_rule(cfg.rule, records, texts, rollout)
         for gate in cfg.gates:
-            passed_B, _ = score_by_rule(gate, records, texts, rollout, workers)
+            passed_B, _ = by_rule(gate, records, texts, rollout)
             gate_B = gate_B * passed_B
             metrics |= {f"gate/{Path(gate).stem}": float(passed_B.mean())}
         if ask is None:
@@ -91,17 +100,53 @@ def scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -
 
 
 def score_by_rule(
-    rule: str, records, texts: Sequence[str], rollout: Rollout, workers: pool.Pool
+    rule: str,
+    records,
+    texts: Sequence[str],
+    rollout: Rollout,
+    workers: pool.Pool,
+    on_error: str = "stop",
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Score each response with a rule, 0 where the response was truncated.
 
     Returns the scores [B] and metrics of the workers.
+
+    Raises:
+      RunError: the user's own rule failed on an answer, and `on_error` is `stop`.
     """
     samples = len(texts) // len(records)
     owners = [record for record in records for _ in range(samples)]
     results = workers.map(jobs.grading_jobs(texts, owners, rule))
+    check_results(rule, results, texts, on_error)
     scores_B = np.array([result.score for result in results], np.float32)
     return scores_B * ~jax.device_get(rollout.truncated_B), jobs.status_metrics(results)
+
+
+def check_results(
+    rule: str, results: Sequence[pool.Result], texts: Sequence[str], on_error: str = "stop"
+) -> None:
+    """Print the first crash of a rule, and what a rule of the user's own prints.
+
+    Raises:
+      RunError: the user's own rule failed on an answer, and `on_error` is `stop`.
+    """
+    name = rule or "task"
+    if failure := jobs.first_reason(results, texts, "error"):
+        failure = f"the rule {name} failed: {failure}"
+        if on_error == "stop":
+            raise RunError(f"{failure}. Mend it, or set reward.on_error: zero")
+        _say_once(name, "error", failure)
+    if crash := jobs.first_reason(results, texts, "crash"):
+        _say_once(name, "crash", f"the rule {name} crashed, which scores 0: {crash}")
+    if printed := jobs.first_reason(results, texts, "ok"):
+        _say_once(name, "ok", f"the rule {name} {printed}")
+
+
+def _say_once(rule: str, status: str, sentence: str) -> None:
+    """Print the first sentence about a rule and a status: one is enough to find the cause."""
+    if (rule, status) not in _SAID:
+        _SAID.add((rule, status))
+        log.say(sentence)
 
 
 def combine(source: str, rule_B: np.ndarray, judged_B: np.ndarray) -> np.ndarray:

@@ -146,8 +146,7 @@ class Workspace:
                 reasons.append(f"problem {index} of split {split}: {error}")
         if len(reasons) > len(source) / 100:
             raise RunError(
-                f"{len(reasons)} of {len(source)} problems cannot be graded by `rule: code`; "
-                f"{reasons[0]}"
+                f"{len(reasons)} of {len(source)} problems cannot be graded; {reasons[0]}"
             )
         for reason in reasons:
             log.say(f"left out: {reason}")

@@ -8,7 +8,8 @@ import pytest
 
 from rlvr_jax import parameters, sharding, verifier
 from rlvr_jax.config import Config, DataConfig, MeshConfig, ModelConfig, RewardConfig, RlStage
-from rlvr_jax.host.runs.folder import Run
+from rlvr_jax.host.rules import user_file
+from rlvr_jax.host.runs.folder import Run, RunError
 from rlvr_jax.host.text import template, tokenizer
 from rlvr_jax.host.workers import pool
 from rlvr_jax.stages import host_rewards
@@ -102,3 +103,53 @@ def test_gates_multiply_the_reward(ws):
     assert digit[0] == 1 and 0 < fresh[3] < 1
     np.testing.assert_allclose(got, plain * digit * fresh)
     assert told["gate/regex"] == pytest.approx(digit.mean()) and "gate/repetition" in told
+
+
+def score_with(ws, path, text, capsys, **reward):
+    path.write_text(text)
+    cfg = RewardConfig(source="rule", rule=str(path), **reward)
+    stage, texts = RlStage(reward=cfg), ["2", "two"]
+    host_rewards._SAID.clear()
+    with pool.Pool(1, seconds=20) as workers:
+        score_all = host_rewards.scorer(stage, ws, Frozen({}, {}, None), workers)
+        read = rollout(ws.tokenizer, texts, 8).replace(truncated_B=np.zeros(2, bool))
+        results = [score_all([RECORDS[1]], None, read, texts) for _ in range(2)]
+    assert results[0][0].tolist() == results[1][0].tolist()
+    return results[0][0].tolist(), results[0][1], capsys.readouterr().out
+
+
+NUMBER = "def score(c, r): return float(int(c) == 2)"
+
+
+def test_a_rule_that_fails_ends_the_run_with_the_answer(ws, tmp_path, capsys):
+    for text, words in (
+        (NUMBER, "ValueError.*two"),
+        ("def score(c, r): pass", "returned None.*'2'"),
+    ):
+        with pytest.raises(RunError, match=words) as error:
+            score_with(ws, tmp_path / "mine.py", text, capsys)
+        assert "mine.py" in str(error.value) and "on_error: zero" in str(error.value)
+        user_file._load.cache_clear()
+
+
+def test_a_rule_that_may_fail_scores_zero_and_is_named_once(ws, tmp_path, capsys):
+    scores, metrics, out = score_with(ws, tmp_path / "mine.py", NUMBER, capsys, on_error="zero")
+    assert scores == [1.0, 0.0] and metrics["rule/crash"] == 0.5
+    assert out.count("ValueError") == 1 and "two" in out
+
+
+def test_a_score_outside_the_unit_interval_is_counted_and_named(ws, tmp_path, capsys):
+    text = "def score(c, r):\n    print('noise')\n    return 2.0 if c == 'two' else 1"
+    scores, metrics, out = score_with(ws, tmp_path / "mine.py", text, capsys)
+    assert scores == [1.0, 0.0] and metrics["rule/crash"] == 0.5
+    assert "2.0 is not in [0, 1]" in out and out.count("printed: noise") == 1
+
+
+def test_a_problem_that_no_answer_fits_ends_the_run_before_it_begins(ws, monkeypatch):
+    rows = [RECORDS[0], RECORDS[1] | {"extra": '{"schema": {"typ": "object"}}'}]
+    rows[0] = rows[0] | {"extra": '{"schema": {"type": "object"}}'}
+    monkeypatch.setattr(type(ws), "problems", lambda self, split: rows)
+    monkeypatch.setattr(host_rewards.dataset, "each", iter)
+    stage = RlStage(reward=RewardConfig(source="rule", rule="json"))
+    with pool.Pool() as workers, pytest.raises(RunError, match="problem 1 .*no word 'typ'"):
+        host_rewards.rewarder(stage, ws, Frozen({}, {}, None), workers)

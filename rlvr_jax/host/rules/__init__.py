@@ -3,21 +3,25 @@
     score(completion, reference, kind="math")    by one reference
     score_record(completion, record)             by the record's own task
     judge(completion, record, rule)              by a kind, a user's file or the record's task
+    grade(completion, record, rule)              the same, with the reason of a crash
 
-A grade goes from text to score in three steps.  `judge` finds the function of the rule.  That
+A grade goes from text to score in three steps.  `grade` finds the function of the rule.  That
 function extracts the final answer (`text/answers.py`), unless the rule looks at the whole
-completion, and compares it with the reference.  `judge` turns the result into a score and a status.
-None of the three functions above raises or hangs, and all fail closed: whatever cannot be read
+completion, and compares it with the reference.  `grade` turns the result into a score and a status.
+None of the functions above raises or hangs, and all fail closed: whatever cannot be read
 scores 0.0.  Work that could hang runs in processes of its own (`workers/`); `jobs` makes the jobs
 of a whole step.
 
     maths/         `math` and `numeric`; the folder's docstring shows the way of a formula
-    choice         `choice`: the letter or the text of an option
+    choice         `choice`: the label or the text of an option; `chosen_label` reads labels
     free_text      `exact`, `text`, `contains`, `jaccard`: answers in words
     collection     `list`, `set`: several items
     programs/      `code`: programs that must pass tests, in a sandbox
-    shape          `regex`, `json`, `format`: the form of a completion
-    language, length, repetition    properties of the text as a whole
+    shape          `regex`, `format`: the form of a completion
+    json_schema    `json`: a JSON value that fits a JSON Schema
+    pattern        regular expressions with a time limit
+    language       `language`: the share of a language; `languages` lists them
+    length, repetition    properties of the text as a whole
     by_task        `task`: the scorer of the task that made the problem
     user_file      a user's rule, a Python file named by its path
 """
@@ -26,16 +30,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 from rlvr_jax.host.rules import (
     by_task,
     choice,
     collection,
     free_text,
+    json_schema,
     language,
     length,
+    pattern,
     programs,
     repetition,
     shape,
@@ -58,15 +65,22 @@ _BY_REFERENCE: dict[str, Callable[[str, str], float]] = {
     "list": collection.ordered,
 }
 _BY_RECORD: dict[str, Rule] = {
-    "choice": lambda c, r: choice.score(c, r["reference"], r.get("question", "")),
+    "choice": lambda c, r: choice.score(c, r["reference"], r.get("question") or ""),
     "regex": lambda c, r: shape.matches_pattern(c, _extra(r).get("pattern", r["reference"])),
-    "json": lambda c, r: shape.fits_schema(c, _extra(r).get("schema", r["reference"])),
+    "json": lambda c, r: json_schema.fits_schema(c, _extra(r).get("schema", r["reference"])),
     "format": lambda c, r: shape.has_thoughts(c),
     "language": lambda c, r: language.consistency(c, _extra(r).get("language", r["reference"])),
     "code": lambda c, r: programs.score(c, programs.find_tests(_extra(r), r["reference"])),
     "overlong": lambda c, r: length.soft_overlong(c, **_length_limits(r)),
     "repetition": lambda c, r: repetition.distinct_share(c),
     "task": by_task.score,
+}
+# What a kind needs of a record, for the kinds that read more of it than a reference.
+RECORD_CHECKS: dict[str, Callable[[Mapping[str, Any]], object]] = {
+    "code": lambda r: programs.check_tests(programs.find_tests(_extra(r), r["reference"])),
+    "json": lambda r: json_schema.check_schema(_extra(r).get("schema", r["reference"])),
+    "regex": lambda r: pattern.compile_pattern(_extra(r).get("pattern", r["reference"])),
+    "language": lambda r: language.check_language(_extra(r).get("language", r["reference"])),
 }
 KINDS = (*_BY_REFERENCE, *_BY_RECORD)
 # Kinds that look at the whole completion and need no answer in it.
@@ -87,18 +101,68 @@ def score_record(completion: str, record: Mapping[str, str]) -> float:
     return judge(completion, record, "task")[0]
 
 
+class Grade(NamedTuple):
+    """A score in [0, 1], its status, and the reason of a score that is no grade.
+
+    The status is ok, none (the text has no answer), timeout, crash, or error: a user's rule raised
+    an exception or returned no number.
+    """
+
+    score: float
+    status: str
+    reason: str = ""
+
+
 def judge(completion: str, record: Mapping[str, Any], rule: str = "") -> tuple[float, str]:
-    """Return a reward in [0, 1] and its status: ok, none (the text has no answer) or crash."""
+    """Return a reward in [0, 1] and its status, as `grade` does."""
+    return grade(completion, record, rule)[:2]
+
+
+def grade(completion: str, record: Mapping[str, Any], rule: str = "") -> Grade:
+    """Grade a completion by a kind, a user's file or, without a rule, the record's own task."""
     if not isinstance(completion, str):
-        return 0.0, "none"
+        return Grade(0.0, "none")
     rule = rule or "task"
+    if rule not in KINDS:
+        return _grade_by_file(completion, record, rule)
     try:
-        if rule not in WHOLE and rule in KINDS and answers.extract(completion) is None:
-            return 0.0, "none"
-        value = float(find_rule(rule)(completion, record))
-        return (value, "ok") if 0.0 <= value <= 1.0 and math.isfinite(value) else (0.0, "crash")
-    except Exception:  # a hostile text or a foreign record may break anything: no run ends by it
-        return 0.0, "crash"
+        if rule not in WHOLE and answers.extract(completion) is None:
+            return Grade(0.0, "none")
+        return _checked(find_rule(rule)(completion, record))
+    except TimeoutError as error:
+        return Grade(0.0, "timeout", str(error))
+    except Exception as error:  # a hostile text or a foreign record may break anything
+        return Grade(0.0, "crash", _named(error))
+
+
+def _grade_by_file(completion: str, record: Mapping[str, Any], rule: str) -> Grade:
+    try:
+        score = find_rule(rule)
+        with user_file.captured_output() as printed:
+            value = user_file.to_number(score(completion, record))
+    except MemoryError as error:
+        return Grade(0.0, "crash", _named(error))
+    except (Exception, SystemExit) as error:
+        return Grade(0.0, "error", _named(error))
+    checked = _checked(value)
+    text = printed.getvalue().strip()[:200]
+    return checked._replace(reason=checked.reason or text and f"printed: {text}")
+
+
+def _checked(value: float) -> Grade:
+    value = float(value)
+    if 0.0 <= value <= 1.0 and math.isfinite(value):
+        return Grade(value, "ok")
+    return Grade(0.0, "crash", f"the score {value} is not in [0, 1]")
+
+
+def _named(error: BaseException) -> str:
+    """Return an exception, with the file and the line if a rule raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    file = frames[-1].filename if frames else __file__
+    known = file not in (__file__, user_file.__file__)
+    where = f" ({file.rpartition('/')[2]}:{frames[-1].lineno})" if known else ""
+    return f"{type(error).__name__}: {error}"[:400] + where
 
 
 def find_rule(rule: str) -> Rule:
@@ -123,13 +187,18 @@ def check_rule(rule: str) -> None:
 
 
 def check_record(record: Mapping[str, Any], rule: str) -> None:
-    """Refuse a record by which a rule can grade no completion: code without tests.
+    """Refuse a record by which a rule could grade no completion.
 
     Raises:
-      ValueError: the rule is `code` and there are no tests, or none that can be evaluated.
+      ValueError: the tests, the schema, the pattern or the language of the record cannot be used.
     """
-    if rule == "code":
-        programs.check_tests(programs.find_tests(_extra(record), record["reference"]))
+    if rule not in RECORD_CHECKS:
+        return
+    try:
+        RECORD_CHECKS[rule](record)
+    except Exception as error:  # whatever a foreign row makes a check raise
+        question = str(record.get("question", ""))[:60]
+        raise ValueError(f"rule {rule} cannot grade the problem {question!r}: {error}") from error
 
 
 def _extra(record: Mapping[str, Any]) -> Any:

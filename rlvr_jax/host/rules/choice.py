@@ -1,46 +1,93 @@
-"""The rule `choice`: multiple choice, answered by a letter or by the text of its option."""
+r"""The rule `choice`: multiple choice, answered by a label (a letter or a number) or by its text.
+
+A reference is a label ("C", "(C)", "2"), a label and its text ("C) red"), or the text of an option.
+The label that an answer chooses is read by `chosen_label`.  Whatever could be another choice as
+well makes the answer no choice.
+"""
 
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
-from rlvr_jax.host.rules.maths import option_letter, sentence
+from rlvr_jax.host.rules.chosen_label import parse_chosen, plain_text
+from rlvr_jax.host.rules.maths import sentence
 from rlvr_jax.host.text import answers
 from rlvr_jax.host.text.normal_form import normal_form
 
+_MARK = re.compile(r"(?:^|(?<=\s))(\(|\[)?([A-Za-z]|[0-9]{1,2})([).:\]])(?=\s+)")
+_REFERENCE = re.compile(r"[(\[]?\s*([A-Za-z]|[0-9]{1,2})\s*(?:([)\].:])\s*(.*))?", re.DOTALL)
+
+
+class Gold(NamedTuple):
+    """The right option: its label ("" if only its text is known) and its text in normal form."""
+
+    label: str
+    text: str
+
 
 def parse_options(question: str) -> dict[str, str]:
-    """Return the options of a question by letter: "A) red", "(B) blue" or "C. green"."""
-    marks = list(re.finditer(r"(?:^|\s)\(?([A-J])[).:]\s+", question))
-    ends = [mark.start() for mark in marks[1:]] + [len(question)]
+    """Return the options of a question by label: "A) red", "(b) blue", "C. green" or "1) black".
+
+    The labels follow one another from A or 1 and end alike.  Of several such lists the longest
+    counts, the last of them if they are equally long.
+    """
+    best: list[re.Match[str]] = []
+    for ending in (").:]"[i] for i in range(4)):
+        for first in ("A", "1"):
+            run: list[re.Match[str]] = []
+            for mark in _MARK.finditer(question):
+                label = mark[2].upper()
+                if mark[3] != ending or label.isdecimal() != first.isdecimal():
+                    continue
+                if run and label == _next_label(run[-1][2].upper()):
+                    run.append(mark)
+                elif label == first:
+                    best, run = _longer(run, best), [mark]
+            best = _longer(run, best)
+    if len(best) < 2:
+        return {}
+    ends = [mark.start() for mark in best[1:]] + [len(question)]
     return {
-        mark[1]: question[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True)
+        mark[2].upper(): question[mark.end() : end].strip()
+        for mark, end in zip(best, ends, strict=True)
     }
 
 
 def score(completion: str, reference: str, question: str = "") -> float:
-    """Return 1.0 if the answer is the reference's letter or the text of its option, else 0.0.
-
-    The reference is a letter, or the text of one of the options that the question lists.
-    """
+    """Return 1.0 if the answer is the reference's label or the text of its option, else 0.0."""
     answer = answers.extract(completion)
     if answer is None:
         return 0.0
-    options = {letter: normal_form(text) for letter, text in parse_options(question).items()}
-    is_letter = option_letter.is_letter(reference) or not options
-    gold = option_letter.parse_letter(reference) if is_letter else None
-    if gold is None:
-        wanted = normal_form(reference)
-        gold = next((letter for letter, text in options.items() if text == wanted), None)
-        if normal_form(answer) == wanted and wanted:
-            return 1.0
-    if gold is None:
-        return 0.0
-    choice = option_letter.parse_choice(answer)
-    if choice is not None:
-        alone = not choice.text.strip("* .") or gold not in options
-        same_text = alone or normal_form(choice.text) == options[gold]
-        return float(choice.letter == gold and same_text)
-    text = options.get(gold, "")
-    is_only = bool(text) and list(options.values()).count(text) == 1
-    return float(is_only and normal_form(sentence.without_lead(answer)) == text)
+    options = {label: normal_form(text) for label, text in parse_options(question).items()}
+    gold = _gold(reference, options)
+    if gold.label and gold.label not in options:
+        options = {gold.label: gold.text} if gold.text else {}
+    chosen = parse_chosen(answer, gold.label.isdecimal(), options)
+    if chosen is not None and gold.label:
+        return float(chosen == gold.label)
+    texts = list(options.values()) or [gold.text]
+    lines = (answer, sentence.without_lead(plain_text(answer)))
+    is_text = bool(gold.text) and gold.text in [normal_form(line) for line in lines]
+    return float(is_text and texts.count(gold.text) <= 1)
+
+
+def _gold(reference: str, options: dict[str, str]) -> Gold:
+    """Return the right option; the label of an option counts before a text."""
+    text = normal_form(reference)
+    match = _REFERENCE.fullmatch(plain_text(reference))
+    if match and (match[1].upper() in options or text not in options.values()):
+        label, claim = match[1].upper(), normal_form(match[3] or "")
+        known = options.get(label, "")
+        if not claim or not known or claim == known:
+            return Gold(label, known or claim)
+    labels = [label for label, other in options.items() if other == text]
+    return Gold(labels[0] if len(labels) == 1 else "", text)
+
+
+def _next_label(label: str) -> str:
+    return str(int(label) + 1) if label.isdecimal() else chr(ord(label) + 1)
+
+
+def _longer(run: list[re.Match[str]], best: list[re.Match[str]]) -> list[re.Match[str]]:
+    return run if run and len(run) >= len(best) else best

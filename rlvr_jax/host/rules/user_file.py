@@ -1,20 +1,37 @@
-"""A user's rule: a Python file, named by its path, with `score(completion, record) -> float`."""
+"""A user's rule: a Python file, named by its path, with `score(completion, record) -> number`.
+
+Reward functions that were written for TRL (`f(completions, **columns)` on lists) or for verl
+(`compute_score(data_source, solution_str, ground_truth, extra_info)`) are called in their own way.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib.util
-from collections.abc import Callable, Collection
+import inspect
+import io
+import json
+import numbers
+import sys
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+Score = Callable[[str, Mapping[str, Any]], Any]
+TRL, VERL = "completions", ("solution_str", "ground_truth")  # parameters that tell whose it is
+_REFERENCE = ("reference", "answer", "ground_truth", "solution", "target", "label")
+_QUESTION = ("question", "prompt", "prompts", "problem")
 
 
-def load_score(rule: str, known: Collection[str] = ()) -> Callable[..., float]:
-    """Return the function `score` of a Python file; `known` are the kinds for a near match.
+def load_score(rule: str, known: Collection[str] = ()) -> Score:
+    """Return the function of a Python file; `known` are the kinds for a near match.
 
     Raises:
-      ValueError: there is no such file, it cannot be imported, or it has no such function.
+      ValueError: there is no such file, it cannot be imported, or it has no function that can be
+        called with a completion and its record.
     """
     path = Path(rule)
     if not rule.endswith(".py") or not path.is_file():
@@ -24,15 +41,149 @@ def load_score(rule: str, known: Collection[str] = ()) -> Callable[..., float]:
     return _load(str(path.resolve()))
 
 
+def prepare(rule: str) -> float:
+    """Import a user's file, so that the import is no part of an item's time."""
+    load_score(rule)
+    return 1.0
+
+
+@contextlib.contextmanager
+def captured_output() -> Iterator[io.StringIO]:
+    """Collect what is printed inside the `with` block instead of printing it."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        yield printed
+
+
+def to_number(value: Any) -> float:
+    """Return a result of a rule as a float: numbers, truth values, and NumPy's and JAX's of both.
+
+    Raises:
+      TypeError: it is no number.
+    """
+    if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
+        value = value.item()
+    if not isinstance(value, numbers.Number) or isinstance(value, complex):
+        raise TypeError(f"it returned {_short(value)}, which is no number")
+    return float(value)  # type: ignore[arg-type]
+
+
 @functools.lru_cache(16)
-def _load(path: str) -> Callable[..., float]:
-    spec = importlib.util.spec_from_file_location("rlvr_jax_own_rule", path)
-    assert spec and spec.loader  # it ends in .py
-    module: Any = importlib.util.module_from_spec(spec)
+def _load(path: str) -> Score:
+    module = _import(path)
+    name, function = _pick(module, path)
+    if inspect.iscoroutinefunction(function):
+        raise ValueError(f"the rule {path}: {name} is `async`, and a rule has to be a function")
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the rule {path}: the arguments of {name} are unknown") from error
+    if TRL in signature.parameters:
+        return functools.partial(_call_trl, function, signature)
+    if set(VERL) <= set(signature.parameters):
+        return functools.partial(_call_verl, function, signature)
+    try:
+        signature.bind("", {})
+    except TypeError as error:
+        raise ValueError(
+            f"the rule {path}: {name}{signature} cannot be called as {name}(completion, record), "
+            "and is neither TRL's f(completions, **kwargs) nor verl's compute_score(data_source, "
+            "solution_str, ground_truth, extra_info)"
+        ) from error
+    return function
+
+
+def _import(path: str) -> Any:
+    """Import a file under its own name, so that dataclasses and pickle find its classes."""
+    name, folder = Path(path).stem, str(Path(path).parent)
+    if not name.isidentifier() or name in sys.modules or importlib.util.find_spec(name):
+        name = f"own_rule_{zlib.crc32(path.encode())}"  # another module has the name
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader  # it ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    if folder not in sys.path:
+        sys.path.append(folder)
+    try:
+        with captured_output() as printed:
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
         raise ValueError(f"the rule {path} cannot be imported: {error!r}") from error
-    if not callable(getattr(module, "score", None)):
-        raise ValueError(f"the rule {path} has no function score(completion, record)")
-    return module.score
+    _tell(path, printed.getvalue(), sys.stderr)
+    return module
+
+
+def _tell(path: str, printed: str, stream: TextIO) -> None:
+    if printed.strip():
+        print(f"{path} printed: {_short(printed.strip())}", file=stream)
+
+
+def _pick(module: Any, path: str) -> tuple[str, Callable[..., Any]]:
+    """Return the function that grades: `score`, `compute_score`, or the only one of TRL's form."""
+    for name in ("score", "compute_score"):
+        if callable(getattr(module, name, None)):
+            return name, getattr(module, name)
+    theirs = [
+        name
+        for name, value in vars(module).items()
+        if inspect.isfunction(value)
+        and value.__module__ == module.__name__
+        and TRL in inspect.signature(value).parameters
+    ]
+    if len(theirs) == 1:
+        return theirs[0], getattr(module, theirs[0])
+    several = f"; it has several of TRL's form: {', '.join(theirs)}" if theirs else ""
+    raise ValueError(f"the rule {path} has no function score(completion, record){several}")
+
+
+def _columns(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a record knows, by the names that data sets and libraries use for it."""
+    extra = json.loads(record.get("extra") or "{}")
+    columns = dict.fromkeys(_REFERENCE, record.get("reference"))
+    columns |= dict.fromkeys(_QUESTION, record.get("question"))
+    return columns | (extra if isinstance(extra, dict) else {}) | dict(record)
+
+
+def _accepted(signature: inspect.Signature, named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those arguments that a function takes by name."""
+    if any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
+        return dict(named)
+    return {name: value for name, value in named.items() if name in signature.parameters}
+
+
+def _call_trl(
+    function: Callable[..., Any],
+    signature: inspect.Signature,
+    completion: str,
+    record: Mapping[str, Any],
+) -> Any:
+    columns = {name: [value] for name, value in (_columns(record) | {TRL: completion}).items()}
+    scores = function(**_accepted(signature, columns))
+    if not hasattr(scores, "__len__") or isinstance(scores, str | dict) or len(scores) != 1:
+        raise TypeError(f"it returned {_short(scores)}, not a list of one number per completion")
+    return scores[0]
+
+
+def _call_verl(
+    function: Callable[..., Any],
+    signature: inspect.Signature,
+    completion: str,
+    record: Mapping[str, Any],
+) -> Any:
+    extra = json.loads(record.get("extra") or "{}")
+    named = {
+        "data_source": record.get("task", ""),
+        "solution_str": completion,
+        "ground_truth": record.get("reference"),
+        "extra_info": extra,
+    }
+    result = function(**_accepted(signature, named))
+    if isinstance(result, dict) and "score" not in result:
+        raise TypeError(f"it returned {_short(result)}, a dict without `score`")
+    return result["score"] if isinstance(result, dict) else result
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -35,6 +35,7 @@ MEMORY = 2048  # MiB of address space of a worker
 START = 60.0  # seconds until a starting worker counts as crashed
 REPLY = 10_000  # bytes; a longer reply is not a score
 _INSIDE = "RLVR_RULE_WORKER"
+_PREPARE = "rlvr_jax.host.workers.worker:prepare"
 _BOOT = (
     "import json,sys;sys.path[:]=json.loads(sys.argv[1]);"  # that of the owner
     "from rlvr_jax.host.workers import worker;worker.main()"
@@ -42,21 +43,32 @@ _BOOT = (
 
 
 class Job(NamedTuple):
-    """A call of a function in a worker; the function returns a score, or (score, status)."""
+    """A call of a function in a worker.
+
+    The function returns a score, (score, status) or (score, status, reason).  Before its first job
+    of a function, a worker imports the function's module and makes the call `prepare`; neither
+    counts against the time of a job.
+    """
 
     function: str  # its dotted name, "package.module:name"
     args: Sequence[Any]  # values that JSON can hold
     expected_cost: tuple[int, ...] = ()  # `Pool.map` begins jobs of a higher cost later
+    prepare: tuple[Any, ...] = ()  # a function's dotted name and its arguments
 
 
 class Result(NamedTuple):
-    """A score in [0, 1] and its status: ok, none (no answer), timeout or crash."""
+    """A score in [0, 1], its status and, if it is no grade, the reason.
+
+    The status is ok, none (no answer), timeout, crash, or error (the user's own function failed).
+    """
 
     score: float
     status: str
+    reason: str = ""
 
 
-TIMEOUT, CRASH = Result(0.0, "timeout"), Result(0.0, "crash")
+TIMEOUT, CRASH = Result(0.0, "timeout"), Result(0.0, "crash", "its worker died")
+STATUSES = ("ok", "none", "timeout", "crash", "error")
 
 
 def is_worker() -> bool:
@@ -71,6 +83,7 @@ class Worker:
         self.memory = memory
         self.process: subprocess.Popen[bytes] | None = None
         self.rest, self.folder = b"", ""
+        self.prepared: set[str] = set()
 
     def ask(self, job: Job, seconds: float, start: float) -> Result:
         """Return the result of a job; TIMEOUT or CRASH, with the worker killed, without one."""
@@ -80,15 +93,16 @@ class Worker:
                 self._start()
                 if self._line(start) is None:
                     raise TimeoutError
-            self._send({"function": job.function, "args": job.args, "seconds": seconds})
-            line = self._line(seconds)
+            failed = self._prepare(job, start)
+            if failed is not None:
+                return failed
+            return self._call(job.function, job.args, seconds)
         except TimeoutError:
             self.kill()
             return TIMEOUT
         except (OSError, EOFError, ValueError, AssertionError):  # the pool may be closed meanwhile
             self.kill()
             return CRASH
-        return self._result(line)
 
     def kill(self) -> None:
         """End the process and all that it started, and leave no zombie."""
@@ -99,6 +113,7 @@ class Worker:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self) -> None:
+        self.prepared.clear()
         self.folder = tempfile.mkdtemp(prefix="rlvr_jax_worker_")
         env = {
             **os.environ,
@@ -115,6 +130,22 @@ class Worker:
             env=env,
             start_new_session=True,
         )
+
+    def _prepare(self, job: Job, seconds: float) -> Result | None:
+        """Import what a job needs, once per process; return the result if that fails."""
+        module, call = job.function.partition(":")[0], list(job.prepare)
+        key = json.dumps([module, call])
+        if key in self.prepared:
+            return None
+        result = self._call(_PREPARE, (module, *call), seconds)
+        if result.status != "ok":
+            return result
+        self.prepared.add(key)
+        return None
+
+    def _call(self, function: str, args: Sequence[Any], seconds: float) -> Result:
+        self._send({"function": function, "args": args, "seconds": seconds})
+        return self._result(self._line(seconds))
 
     def _send(self, job: dict[str, Any]) -> None:
         assert self.process and self.process.stdin
@@ -138,11 +169,11 @@ class Worker:
 
     def _result(self, line: bytes) -> Result:
         try:
-            score, status = json.loads(line)
-            if status in ("ok", "none", "crash") and 0.0 <= float(score) <= 1.0:
+            score, status, reason = json.loads(line)
+            if status in STATUSES and 0.0 <= float(score) <= 1.0:
                 if status == "crash":  # the worker may be out of memory, and a fresh one is cheap
                     self.kill()
-                return Result(float(score) if status == "ok" else 0.0, status)
+                return Result(float(score) if status == "ok" else 0.0, status, str(reason))
         except (ValueError, TypeError):
             pass
         self.kill()

@@ -58,12 +58,24 @@ def _limit(what: int, value: int) -> None:
         pass
 
 
-def _result(job: dict[str, Any]) -> tuple[float, str]:
-    """Call the job's function, which returns a score, or a score and its status."""
+def prepare(module: str, function: str = "", *args: Any) -> float:
+    """Import a module and call a function, before the clock of a first job runs."""
+    importlib.import_module(module)
+    if function:
+        _find(function)(*args)
+    return 1.0
+
+
+def _find(function: str) -> Any:
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _result(job: dict[str, Any]) -> tuple[float, str, str]:
+    """Call the job's function, which returns a score, or a score, its status and a reason."""
     try:
-        module, _, name = job["function"].partition(":")
-        result = getattr(importlib.import_module(module), name)(*job["args"])
-        score, status = result if isinstance(result, tuple) else (result, "ok")
-        return float(score), status
-    except BaseException:  # MemoryError, SystemExit and RecursionError too
-        return 0.0, "crash"
+        result = _find(job["function"])(*job["args"])
+        score, status, *reason = result if isinstance(result, tuple) else (result, "ok")
+        return float(score), status, "".join(map(str, reason))
+    except BaseException as error:  # MemoryError, SystemExit and RecursionError too
+        return 0.0, "crash", f"{type(error).__name__}: {error}"[:400]

@@ -88,7 +88,6 @@ def test_schemas():
     for text in ("[" * 10**5, '{"n": NaN}', '{"n": 1e999}', '{"n": ' + "9" * 10**5 + "}"):
         assert by_extra("json", text, schema=schema)[0] == 0.0, text[:20]
     assert by_extra("json", "[1, 2]", schema={"items": {"type": "number"}, "maxItems": 2})[0] == 1.0
-    assert by_extra("json", "1", schema={"multipleOf": 1})[0] == 0.0  # a word it does not know
 
 
 def test_format_language_and_code():
@@ -129,7 +128,7 @@ def test_a_users_rule(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text("def score(completion, record):\n    return float(completion == record['x'])\n")
     assert rules.judge("1", {"x": "1"}, str(path)) == (1.0, "ok")
-    assert rules.judge("1", {}, str(path)) == (0.0, "crash")
+    assert rules.judge("1", {}, str(path)) == (0.0, "error")
     rules.check_rule(str(path))
     for name, words in (("maths", "did you mean 'math'"), (str(tmp_path / "no.py"), "neither")):
         with pytest.raises(ValueError, match=words):

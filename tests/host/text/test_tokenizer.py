@@ -13,7 +13,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from rlvr_jax.host.text import tokenizer
-from rlvr_jax.host.text.tokenizer import TokenizerError, open_tokenizer
+from rlvr_jax.host.text.tokenizer import TokenizerError, byte, fast, open_tokenizer
 
 TEXTS = [
     f"What is {a} + {b}? the answer is {a + b}\nReference: {a} = {b}\nAnswer: \nCorrect:"
@@ -551,6 +551,28 @@ def test_tables_of_a_large_vocabulary_take_no_time(tmp_path):
     start = time.perf_counter()
     assert tok.tables(152_000)[2].sum() == 152_000 - 150_256
     assert time.perf_counter() - start < 2
+
+
+def test_tags_of_thoughts_are_text_even_as_special_tokens(tmp_path):
+    codec, facts = byte.build()
+    model = tokenizers.Tokenizer.from_str(_saved(codec, tmp_path))
+    model.add_special_tokens(["<think>", "</think>", "<tool>"])
+    own = tokenizer.Tokenizer(fast.codec(model, "own"), facts)
+    names = model.get_vocab(with_added_tokens=True)
+    ids = [
+        names["<think>"],
+        *own.encode("why"),
+        names["</think>"],
+        names["<tool>"],
+        *own.encode("7"),
+    ]
+    assert own.decode(ids) == "<think>why</think>7"
+    assert names["<think>"] not in own.encode("<think>why</think>")  # text makes no special token
+
+
+def _saved(codec, folder):
+    codec.write(folder)
+    return (folder / "tokenizer.json").read_text()
 
 
 def test_unused_ids_are_control(peers, tmp_path):

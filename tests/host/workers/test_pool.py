@@ -75,9 +75,9 @@ def test_order_and_status(rule):
     with pool.Pool(2, seconds=20) as workers:
         results = workers.map(own(rule, ["0.5", "raise", "1", "0"] * 3))
         assert [r.score for r in results] == [0.5, 0.0, 1.0, 0.0] * 3
-        assert [r.status for r in results] == ["ok", "crash", "ok", "ok"] * 3
+        assert [r.status for r in results] == ["ok", "error", "ok", "ok"] * 3
         assert workers.map([]) == []
-        assert workers.counts == {"ok": 9, "crash": 3}
+        assert workers.counts == {"ok": 9, "error": 3}
 
 
 def test_attacks_cost_themselves_only(rule):
@@ -87,7 +87,9 @@ def test_attacks_cost_themselves_only(rule):
         assert [r.score for r in results] == [0.0] * len(ATTACKS) + [1.0]
         states = dict(zip(ATTACKS, [r.status for r in results], strict=False))
         assert [states[a] for a in ("hang", "sleep", "spawn")] == ["timeout"] * 3
-        assert {states[a] for a in ATTACKS} == {"timeout", "crash"}
+        assert {states[a] for a in ATTACKS} == {"timeout", "crash", "error"}
+        assert [states[a] for a in ("memory", "exit", "kill")] == ["crash"] * 3
+        assert [states[a] for a in ("quit", "raise")] == ["error"] * 2
         assert jobs.status_metrics(results)["rule/timeout"] == pytest.approx(3 / 11)
         folders = [worker.folder for worker in workers._workers]
     assert children() == before  # no zombie, no orphan

@@ -12,6 +12,7 @@ import tokenizers
 from rlvr_jax.host.text.chat import TokenizerError
 from rlvr_jax.host.text.tokenizer import folder
 from rlvr_jax.host.text.tokenizer.codec import Codec, Facts
+from rlvr_jax.markers import THINK_CLOSE, THINK_OPEN
 
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
 _DECODERS = {"ByteLevel", "Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}
@@ -62,6 +63,8 @@ def codec(model: tokenizers.Tokenizer, source: str, unused: frozenset[int] = fro
     unknown = getattr(model.model, "unk_token", None)
     for name, i in names.items():
         is_text = i not in special and i not in unused and name != unknown
+        if name in (THINK_OPEN, THINK_CLOSE):  # special or not: rules read where thoughts end
+            is_text = i not in unused
         texts[i] = spell(name, i in added) if is_text else None
     within, whole = _variants(model)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
+from rlvr_jax.host.problems.option_lines import LETTERS, is_listed, write_lines
 from rlvr_jax.host.problems.sources import references
 from rlvr_jax.host.problems.sources.cells import is_given, parse_structure
 
-LETTERS = "ABCDEFGHIJ"  # those that the rule `choice` reads
 COLUMNS = ("choices", "options", "endings", "candidates")
 ANSWERS = (
     *("final_answer", "answer", "answerKey", "answer_key", "answer_idx", "answer_index"),
@@ -46,18 +46,12 @@ def list_options(question: str, options: Options) -> str:
     """Return the question with its options below it, unless it lists them already.
 
     Raises:
-      ValueError: there are more options than letters, or two have the same text.
+      ValueError: there are more options than letters.
     """
     if len(options.texts) > len(LETTERS):
         raise ValueError(f"it has {len(options.texts)} options and at most {len(LETTERS)} can be.")
-    folded = [text.casefold() for text in options.texts]
-    if len(set(folded)) < len(folded) or not all(folded):
-        raise ValueError("two of its options are the same, or one is empty: repair or remove it.")
-    lines = [_line(options, i) for i in range(len(options.texts))]
-    listed = all(
-        re.search(rf"{letter}[).:\]]+\s*{re.escape(text)}", question)
-        for letter, text in zip(LETTERS, options.texts, strict=False)
-    )
+    lines = write_lines(options.texts)
+    listed = all(is_listed(line, question) for line in lines)
     return question if listed else "\n".join([question.rstrip(), *lines])
 
 
@@ -75,12 +69,20 @@ def choose_option(row: dict[str, Any], options: Options) -> str:
     meant = [places for value in given.values() if (places := _places(value, options))]
     common = set.intersection(*meant) if meant else set()
     if len(common) == 1:
-        return _line(options, common.pop())
+        return _write_unique(options, common.pop())
     name, value = next(iter(given.items()))
     reason = "could be several" if common else "is none"
     raise ValueError(
         f"its {name} {value!r} {reason} of its {len(options.texts)} options: repair it."
     )
+
+
+def _write_unique(options: Options, place: int) -> str:
+    """Return the line of an option; ValueError if it has no text or that of another one."""
+    texts = [text.casefold() for text in options.texts]
+    if not texts[place] or texts.count(texts[place]) > 1:
+        raise ValueError("the text of its right option is empty or twice there: repair it.")
+    return write_lines(options.texts)[place]
 
 
 def _places(value: Any, options: Options) -> set[int]:
@@ -155,10 +157,6 @@ def _of_texts(texts: list[Any], labels: list[Any] | None) -> Options | None:
 
 def _as_text(value: str | float) -> str:
     return str(references.without_noise(value) if isinstance(value, float) else value)
-
-
-def _line(options: Options, place: int) -> str:
-    return f"{LETTERS[place]}) {options.texts[place]}"
 
 
 def _plain(text: str) -> str:

@@ -28,16 +28,15 @@ MISSING_AS_WRITTEN = frozenset({"None", "NONE", "NA"})
 _LOST = {
     "\a": "lpha|ngle|pprox|rc(?:sin|cos|tan)",
     "\b": "eta|egin|ar|inom|oxed|ullet|mod|ig|oldsymbol",
-    "\t": r"imes|heta|frac|riangle|herefore|ilde|ext(?:bf|it)?\{|binom|au\b|an\b(?=[\s({]*\\)",
+    "\t": r"imes|heta|frac|riangle|herefore|ilde|ext(?:bf|it)?(?=\{)|binom|a[un](?=\s*[\\_^(=])",
     "\v": "ec|ar(?:phi|epsilon)|ee|dots|ert",
     "\f": "rac|orall|lat",
     "\r": "ight|angle|ho|floor|ceil|brace|brack|vert",
 }
-_EATEN = re.compile("|".join(f"{escape}(?:{rest})" for escape, rest in _LOST.items()))
+_EATEN = re.compile("|".join(f"{escape}(?:{rest})(?![A-Za-z])" for escape, rest in _LOST.items()))
 _EATEN_LINE = re.compile(r"\n(?:eq|abla|otin|leq|geq)(?![A-Za-z])(?=[ {\\^_\d])")
 _BARE = re.compile(r"(?<![\\A-Za-z])(?:[dtc]?frac|rac|sqrt|qrt|boxed|oxed|binom|inom)\s*\{")
 _MARKER = re.compile(r"(?<!#)####(?!#)")
-_HEADING = re.compile(r"^[ \t]{0,3}#{1,6}[ \t]+\S", re.M)
 _THOUSANDS = re.compile(r"[-+]?\s?\$?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?\s?%?(?: [^\W\d]+)?")
 _DECIMAL = re.compile(r"-?[0-9]+\.[0-9]{8,}")
 # Scripts in which joiners or zero-width spaces are part of the spelling.
@@ -61,12 +60,11 @@ def parse_reference(value: Any) -> str:
         value = value[0]
     if value is None or value == []:
         return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"its reference is {value}: give a number or a text.")
         value = without_noise(value)
+        value = int(value) if value.is_integer() else value
     if isinstance(value, dict):
         raise ValueError("its reference is an object: give a number or a text.")
     if isinstance(value, str):
@@ -82,7 +80,7 @@ def parse_final_answer(solution: str) -> str:
 
     The answer stands behind #### in the last line, or else in the last \boxed{}. A line that begins
     with #### and has text below it is a Markdown heading. Without a marker and a box, the last line
-    of a text with headings is the answer, and a text without headings is itself the answer.
+    of a text with such headings is the answer, and a text without any is itself the answer.
 
     Raises:
       ValueError: the last box is not closed, or it is not clear whether a line is a heading.
@@ -96,7 +94,7 @@ def parse_final_answer(solution: str) -> str:
         raise ValueError(r"its last \boxed{ is not closed: repair it or leave the row out.")
     if marked is not None:
         return marked.replace(",", "") if _THOUSANDS.fullmatch(marked) else marked
-    return answers.last_line(text) if _HEADING.search(text) else text
+    return answers.last_line(text) if _MARKER.search(text) else text
 
 
 def has_final_answer(text: str) -> bool:

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.say(f"{stop}; the same command goes on from here")
         return 128 + stop.signum
     except (ValueError, RunError, CheckpointError, OSError) as error:
-        log.say(f"error: {error}")
+        log.say_aside(f"error: {error}")
         return 2
     return 0
 

@@ -70,8 +70,9 @@ def assert_refused(code: int, said: str, *words: str) -> None:
 def refuse(capsys, *argv: str) -> str:
     code = train.main(list(argv))
     seen = capsys.readouterr()
-    said = plain(seen.out + seen.err)
+    said = plain(seen.err)
     assert_refused(code, said)
+    assert "error:" not in seen.out
     return said
 
 

@@ -19,7 +19,7 @@ def write_lines(texts: Sequence[str]) -> list[str]:
 
 
 def is_listed(line: str, question: str) -> bool:
-    """Return whether a question lists an option: as this line, or with another sign at the letter."""
+    """Return whether a question lists the option of a line, with this or another sign."""
     sign = r"\s*[).:\]]+\s*"
     return re.search(rf"(?<!\w){line[0]}{sign}{re.escape(line[3:])}(?!\w)", question) is not None
 

@@ -51,7 +51,7 @@ class Workspace:
         path = tokenizer_path(cfg, self.run.folder)
         if path == self.run.tokenizer_file and not path.exists():
             raise RunError(f"there is no {path}: put a `tokenizer` stage before this one")
-        tok = open_tokenizer(path)
+        tok = open_tokenizer(path, self.run.began)
         if tok.vocab > cfg.model.vocab:
             raise RunError(
                 f"the tokenizer {path} has {tok.vocab} pieces and model.vocab is "
@@ -72,7 +72,8 @@ class Workspace:
         if not self.cfg.verifier_tokenizer:
             return self.tokenizer
         name = self.cfg.verifier_tokenizer
-        tok = open_tokenizer(weights.find_model(name) if name.startswith(weights.PACKAGE) else name)
+        path = weights.find_model(name) if name.startswith(weights.PACKAGE) else name
+        tok = open_tokenizer(path, self.run.began)
         if tok.vocab > self.cfg.verifier.vocab:
             raise RunError(
                 f"the tokenizer {name} has {tok.vocab} pieces and verifier.vocab is "

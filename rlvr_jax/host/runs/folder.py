@@ -1,9 +1,11 @@
 """The run folder: the config it belongs to, its finished stages, and the places of its files.
 
 runs/NAME/config.resolved.yaml  metrics.jsonl  samples/  eval/  checkpoints/  stages/
-          data/  tensorboard/  report.html  verdicts/  judge/  collected/
+          data/  tensorboard/  report.html  verdicts/  judge/  collected/  began.json
 """
 
+import datetime
+import functools
 import json
 import shutil
 import signal
@@ -72,6 +74,21 @@ class Run:
     def data(self) -> Path:
         """Return the folder of the problem set."""
         return self.folder / "data"
+
+    @functools.cached_property
+    def began(self) -> datetime.datetime:
+        """Load the time at which the run began, which chat templates see; the first call sets it.
+
+        Raises:
+          RunError: the file is damaged.
+        """
+        path = self.folder / "began.json"
+        if not path.exists():
+            log.write_json(path, datetime.datetime.now().isoformat(timespec="seconds"))
+        try:
+            return datetime.datetime.fromisoformat(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            raise RunError(f"{path} is damaged: put it back or remove it") from None
 
     @property
     def origin_file(self) -> Path:

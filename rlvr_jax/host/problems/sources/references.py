@@ -40,9 +40,10 @@ _MARKER = re.compile(r"(?<!#)####(?!#)")
 _THOUSANDS = re.compile(r"[-+]?\s?\$?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?\s?%?(?: [^\W\d]+)?")
 _DECIMAL = re.compile(r"-?[0-9]+\.[0-9]{8,}")
 # Scripts in which joiners or zero-width spaces are part of the spelling.
-_JOINED = ("ARABIC", "DEVANAGARI", "BENGALI", "GURMUKHI", "GUJARATI", "ORIYA", "TAMIL", "TELUGU")
-_JOINED += ("KANNADA", "MALAYALAM", "SINHALA", "TIBETAN", "MONGOLIAN", "SYRIAC", "THAI", "LAO")
-_JOINED += ("KHMER", "MYANMAR")
+_JOINED = tuple(
+    "ARABIC SYRIAC DEVANAGARI BENGALI GURMUKHI GUJARATI ORIYA TAMIL TELUGU KANNADA MALAYALAM "
+    "SINHALA THAI LAO KHMER MYANMAR TIBETAN MONGOLIAN".split()
+)
 _JOINERS = "\u200b\u200c\u200d"
 
 

@@ -46,7 +46,7 @@ def run_loop(tmp_path):
             state = ws.new_state(stage.name, SMALL, optim.make_optimizer(stage.optim, 2), "fresh")
             source = ws.problems("sft")
             loop.run(ws, stage, state, source, 2, advance, "step", {"loss": "loss"})
-        return [row["loss"] for row in ws.run.metrics.rows(stage.name)]
+        return [row["loss"] for row in ws.run.metrics.load_rows(stage.name)]
 
     yield run_loop
     ws.run.metrics.close()

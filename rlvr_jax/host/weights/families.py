@@ -133,7 +133,7 @@ COMPUTATION = """
     _attn_implementation_internal _attn_implementation_autoset _from_model_config
     _experts_implementation experts_implementation use_flash_attn use_flash_attention_2
     output_attentions output_hidden_states output_scores return_dict return_dict_in_generate
-    torchscript use_bfloat16 chunk_size_feed_forward pretraining_tp is_decoder
+    torchscript use_bfloat16 chunk_size_feed_forward pretraining_tp is_decoder output_past
 """
 TRAINING = """
     initializer_range attention_dropout hidden_dropout dropout classifier_dropout

@@ -26,6 +26,7 @@ FEWEST, MOST = 5, 200  # calls that are measured, at least and at most
 
 
 def main() -> None:
+    """Run the benchmark with the arguments of the command line; `--help` lists them."""
     parser = argparse.ArgumentParser(prog="python -m rlvr_kernels.bench", description=__doc__)
     parser.add_argument("op", choices=OPS)
     parser.add_argument("--impl", nargs="+", default=["xla"], help="default: xla")

@@ -1,24 +1,28 @@
-"""From rewards to advantages.  Float32, over the global batch, constants for the gradient.
+"""Turn the rewards of responses and tokens into advantages.
 
-An estimator is a choice of (normalise, baseline) and of further keys of AdvantageConfig:
+All arithmetic is float32.  Means and standard deviations are taken over the global batch, and
+no gradient flows through the advantages.  The table gives the options of AdvantageConfig for each
+published estimator: `normalise`, `baseline`, and further options with their names.
 
-    REINFORCE             none | batch | group, none     Williams 1992; z-score: 2503.23829 s. 3.3
+    estimator             normalise, baseline; others                  source (arXiv)
+    REINFORCE             none | batch | group, none     Williams 1992; z-score: 2503.23829, 3.3
     RLOO                  none, rloo                     2402.14740
-    GRPO                  group, none (ddof)             2402.03300
+    GRPO                  group, none; ddof: 0 or 1      2402.03300
     Dr. GRPO              none, mean                     2503.20783
     GRPO, std of batch    batch, mean                    2508.08221 (Lite PPO)
     OPO                   none, opo                      2505.23585: baseline weighted by length
     ReMax                 none, greedy                   2310.10505
     REINFORCE++           none, none; credit: token, whiten: tokens    2501.03262
     REINFORCE++-baseline  none, mean; whiten: tokens                   2501.03262
-    PPO                   none, value; whiten: tokens                  1506.02438 eq. 16
-    GDPO                  group, none; mix: after (weights)            2601.05242
-    PRIME                 any of these, and process_weight             2502.01456 eq. 5, s. 4.3
+    PPO                   none, value; whiten: tokens                  1506.02438, eq. 16
+    GDPO                  group, none; mix: after, weights             2601.05242
+    PRIME                 any of these, and process_weight             2502.01456, eq. 5, s. 4.3
 
-A reward that is not finite counts as 0 and is counted: a broken verifier must not teach.
+A reward that is not finite is replaced by 0 and counted in `Credit.nonfinite`, because a broken
+verifier must not teach the policy.
 
-Several functions take `counted`, a bool array or True: the entries over which means are taken.  At
-least one entry counts, and a group counts as a whole or not at all.
+Several functions take `counted`, a bool array or True, which marks the entries over which means
+are taken.  At least one entry is marked, and either all or no entries of a group are marked.
 """
 
 from typing import Any
@@ -39,9 +43,11 @@ Rewards = dict[str, Array]  # by name, [B]; the outcome is named `reward`
 def zscore(x: Array, floor: float, ddof: int = 0, counted: Array | bool = True) -> Array:
     """Compute (x - mean) / max(std, floor) over all entries of x; entries that do not count are 0.
 
-    Equal values give exactly 0 (arXiv 2503.23829, section 3.3): the rounding of a mean must not
-    become a signal.  `floor` is in units of x; below it noise is not blown up to size 1.  The
-    variance is divided by n - `ddof`.
+    Only entries that `counted` marks enter mean and std.  The sum of squared deviations is divided
+    by n - `ddof`.  If all counted values are equal the result is exactly 0 (arXiv 2503.23829,
+    section 3.3), whatever the rounding of the mean.  `floor` has the units of x: where std is
+    smaller, x - mean is divided by `floor` instead, so that mere noise is not scaled up to unit
+    size.
     """
     counted = jnp.broadcast_to(counted, x.shape)
     mean, spread, same = _moments(x, tuple(range(x.ndim)), floor, ddof, counted)
@@ -77,15 +83,16 @@ def leave_one_out(x_QG: Array) -> Array:
 
 
 def group_centre(x_QG: Array) -> Array:
-    """Subtract from each entry the mean of its group; exactly 0 where the group is equal."""
+    """Subtract from each entry the mean of its group; exactly 0 where all entries are equal."""
     same = jnp.max(x_QG, 1, keepdims=True) == jnp.min(x_QG, 1, keepdims=True)
     return jnp.where(same, 0.0, x_QG - jnp.mean(x_QG, 1, keepdims=True))
 
 
 def length_centre(x_QG: Array, length_QG: Array) -> Array:
-    """Subtract the mean of the group weighted by length (OPO, 2505.23585).
+    """Subtract from each entry the length-weighted mean of its group (OPO, arXiv 2505.23585).
 
-    The baseline is sum_j |y_j| x_j / sum_j |y_j|; exactly 0 where the group is equal.
+    The baseline is sum_j l_j x_j / sum_j l_j, where l_j is the number of tokens of response j.  The
+    result is exactly 0 where all entries of a group are equal.
     """
     same = jnp.max(x_QG, 1, keepdims=True) == jnp.min(x_QG, 1, keepdims=True)
     length_QG = length_QG.astype(x_QG.dtype)
@@ -94,10 +101,11 @@ def length_centre(x_QG: Array, length_QG: Array) -> Array:
 
 
 def total_reward(rewards: Rewards, cfg: AdvantageConfig) -> Array:
-    """Compute the weighted sum [B] of the named rewards; without weights, the outcome.
+    """Compute the weighted sum [B] of the rewards; without weights, the reward named `reward`.
 
     Raises:
-      ValueError: the names of the rewards are not those of `advantage.weights`.
+      ValueError: the names of the rewards are not those of `advantage.weights` or, without weights,
+        there is any reward but `reward`.
     """
     _check_names(rewards, cfg)
     if not cfg.weights:
@@ -109,11 +117,15 @@ def total_reward(rewards: Rewards, cfg: AdvantageConfig) -> Array:
 def normalised_rewards(
     rewards: Rewards, samples: int, cfg: AdvantageConfig, counted_B: Array | bool = True
 ) -> Array:
-    """Compute the normalised reward [Q, G] of each response.
+    """Compute the normalised reward [Q, G] of each response, with G = `samples`.
 
-    With mix: before, the weighted sum of the rewards is normalised.  With mix: after (GDPO,
-    2601.05242) each reward is normalised by itself, and their weighted sum again over the batch, so
-    that no reward drowns in the spread of another.
+    With `cfg.mix` "before", the weighted sum of the rewards is normalised as `cfg.normalise` says.
+    With "after" (GDPO, arXiv 2601.05242), each reward is normalised by itself, and the weighted sum
+    of the results is normalised again over the batch.  A reward with a small spread then keeps its
+    weight beside one with a large spread.
+
+    Raises:
+      ValueError: as `total_reward`.
     """
     rows = jax.tree.leaves(rewards)[0].shape
     counted_QG = jnp.broadcast_to(counted_B, rows).reshape(-1, samples)
@@ -136,11 +148,14 @@ def response_advantages(
     cfg: AdvantageConfig,
     counted_B: Array | bool = True,
 ) -> Array:
-    """Compute the advantage [B] of whole responses.
+    """Compute the advantage [B] of whole responses; a constant for the gradient.
 
-    The rewards are normalised, the KL penalty is subtracted, and then the baseline: the order of
-    arXiv 2503.23829, section 3.3 (r~ = zscore(r) - beta * log ratio).  A greedy baseline or that of
-    a value head is not subtracted here.
+    The rewards are normalised, then `penalty_B` (KL coefficient times KL of the response) and the
+    baseline are subtracted, in the order of arXiv 2503.23829, section 3.3 (r~ = zscore(r) - beta *
+    log ratio).  The baselines `greedy` and `value` are not subtracted here.
+
+    Raises:
+      ValueError: as `total_reward`.
     """
     reward_QG = normalised_rewards(rewards, samples, cfg, counted_B)
     reward_QG = reward_QG - penalty_B.reshape(-1, samples)
@@ -163,10 +178,11 @@ def _less_baseline(x_QG: Array, length_QG: Array, cfg: AdvantageConfig) -> Array
 
 
 def overlong_penalty(length_B: Array, columns: int, cfg: OverlongConfig) -> Array:
-    """Compute what each response loses for its length (DAPO, arXiv 2503.14476, eq. 13).
+    """Compute the penalty [B] >= 0 for the length of responses (DAPO, arXiv 2503.14476, eq. 13).
 
-    The penalty is 0 up to columns - buffer tokens, then rises linearly up to `penalty` for a
-    response that fills its budget of `columns` tokens.
+    The penalty is 0 up to `columns - cfg.buffer` tokens, then rises linearly up to `cfg.penalty`
+    for a response that fills its budget of `columns` tokens.  With `cfg.buffer` 0 it is 0
+    everywhere.
     """
     over_B = (length_B - (columns - cfg.buffer)).astype(jnp.float32) / max(cfg.buffer, 1)
     return cfg.penalty * jnp.clip(over_B, 0.0, 1.0) if cfg.buffer else jnp.zeros(length_B.shape)
@@ -225,12 +241,14 @@ def assign_credit(
 ) -> Credit:
     """Compute the advantage of each token with the estimator that `cfg` describes.
 
-    The KL in the reward (`signals.kl_BR`) is subtracted from the reward: its sum per response, or
-    token by token where credit goes to tokens.  Token rewards have returns of their own, which are
-    added to the advantage; with a value head they are added to the rewards instead.
+    If `signals.kl_BR` is present, kl_coef * KL is subtracted from the normalised reward: summed
+    over each response, or token by token with `credit: token` or `baseline: value`.  With
+    `cfg.process_weight`, the weighted returns of the token rewards are added to the advantage; with
+    `baseline: value` the weighted token rewards are added to the rewards instead.  With `whiten:
+    tokens` the resulting advantages are whitened.
 
     Raises:
-      ValueError: the estimator needs a signal that is absent.
+      ValueError: the estimator needs a signal that is absent, or as `total_reward`.
     """
     signals, bad = _finite_signals(signals, mask_BR, cfg)
     if cfg.baseline == "value":
@@ -252,9 +270,12 @@ def assign_credit(
 def credit_responses(
     signals: Signals, mask_BR: Array, samples: int, cfg: AdvantageConfig, counted_B: Array | bool
 ) -> Array:
-    """Compute one advantage for all tokens of a response, [B, R].
+    """Compute one advantage for each response and repeat it over all R columns, [B, R].
 
-    The value is repeated into the padding too, where no token reads it.
+    Columns of padding hold it too; the loss ignores them.
+
+    Raises:
+      ValueError: the baseline is `greedy` and the greedy rewards are absent, or as `total_reward`.
     """
     penalty_B = jnp.zeros(mask_BR.shape[0])
     if signals.kl_BR is not None:
@@ -268,7 +289,12 @@ def credit_tokens(
 ) -> Array:
     """Compute the return of each token, [B, R] (REINFORCE++, arXiv 2501.03262).
 
-    The response's advantage is the reward of its last token, and each token pays its own KL.
+    The reward of a token is -kl_coef * KL of that token, if the KL is part of the reward.  The last
+    token of a response also gets the advantage of the response (without a KL penalty).  The return
+    is the discounted sum of the rewards from the token on.
+
+    Raises:
+      ValueError: the baseline is `greedy` and the greedy rewards are absent, or as `total_reward`.
     """
     free_B = jnp.zeros(mask_BR.shape[0])
     row_B = _advantages(signals, free_B, mask_BR, samples, cfg, counted_B)
@@ -283,11 +309,14 @@ def credit_with_values(
 ) -> tuple[Array, Array]:
     """Compute generalised advantages and the targets of the value head, both [B, R].
 
-    The normalised reward stands on the last token, each token pays its own KL, and token rewards
-    are added to the rewards (PPO, arXiv 1707.06347 and 1506.02438; PRIME, 2502.01456, table 1).
+    The reward of a token is -kl_coef * KL of that token, where the KL is part of the reward, plus
+    `process_weight` times its token reward.  The last token of a response also gets the normalised
+    reward of the response.  See PPO (arXiv 1707.06347), GAE (arXiv 1506.02438) and PRIME (arXiv
+    2502.01456, table 1).
 
     Raises:
-      ValueError: there are no values.
+      ValueError: the values are absent, or `process_weight` is set and the token rewards are
+        absent, or as `total_reward`.
     """
     if signals.value_BR is None:
         raise ValueError("advantage.baseline value needs a value of each token")
@@ -342,7 +371,10 @@ def _finite_signals(
 
 
 def finite(x: Any) -> tuple[Any, Array]:
-    """Replace numbers that are not finite by 0 in a pytree; also return their count (int32)."""
+    """Return a pytree in float32 with 0 for numbers that are not finite, and their count (int32).
+
+    Leaves in float64 stay in float64.
+    """
     bad = jax.tree.map(lambda x: ~jnp.isfinite(x), x)
     count = sum((jnp.sum(b, dtype=jnp.int32) for b in jax.tree.leaves(bad)), start=jnp.int32(0))
     return jax.tree.map(lambda x, b: jnp.where(b, 0.0, _wide(x)), x, bad), count

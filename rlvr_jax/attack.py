@@ -1,9 +1,10 @@
-"""A search for adversarial tokens: an answer that the verifier accepts whatever it says.
+"""Search for adversarial answers: tokens that the verifier accepts, though they answer nothing.
 
-The search is greedy coordinate gradient (arXiv 2307.15043, section 2).  It raises the gap between
-the logits of the accept and the reject token, as AdvJudge-Zero does (arXiv 2512.17375).  In each
-round the gradient at the embeddings of the answer proposes replacements of single tokens.  A
-sample of the most promising ones is tried, and the best is kept if it raises the gap.
+The search is greedy coordinate gradient (arXiv 2307.15043, section 2).  Like AdvJudge-Zero
+(arXiv 2512.17375) it raises the gap between the logits of the accept token and the reject
+token.  In each round the gradient of the gap at the embeddings of the answer proposes
+replacements of single tokens.  TRIALS of the most promising replacements are drawn at random
+and tried, and the best one is kept if it raises the gap.
 """
 
 from functools import partial
@@ -45,9 +46,10 @@ def search(
     steps: Array | int,
     cfg: ModelConfig,
 ) -> SearchResult:
-    """Return adversarial answers, found from the tokens `start_BR` in `steps` rounds.
+    """Search for adversarial answers, starting from the tokens `start_BR`, in `steps` rounds.
 
-    Replacements come from the tokens that `allowed_V` marks.  Jit this function with `cfg` static.
+    `params` and `cfg` are those of the verifier.  `allowed_V` (bool) marks the tokens that may be
+    inserted.  The answers keep their length R.  Jit this function with `cfg` static.
     """
 
     def one_round(number, state):

@@ -43,11 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(cfg: Config, quick: bool = False, fresh: bool = False, name: str = "") -> dict:
-    """Attack the reward of the rl stage of that name, or of the first one, and report the result.
+    """Attack the reward of the rl stage `name`, or of the first one, and return the report.
 
     With `quick` the attacks are those that run before training; with `fresh` the verifier has
-    random parameters.  The report is that of `trials.report`.  Raises ValueError where there is no
-    such stage.
+    random parameters.  The report is that of `stages.audit.run`.
+
+    Raises:
+      ValueError: the config cannot run, or has no such stage.
     """
     check_config(cfg)
     stages = [stage for stage in cfg.rl_stages if name in ("", stage.name)]

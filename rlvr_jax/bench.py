@@ -1,9 +1,9 @@
 """`python -m rlvr_jax.bench SIZE WORKLOAD`: what one RL step costs here, as one JSON line.
 
-Sizes: `tiny`, a random llama of 5 M weights, and `smol`, SmolLM2-135M-Instruct.  Workloads: `S`,
-all responses have one length; `L`, a long tail of lengths; `U`, uniform lengths.  Generation,
-reward and update are compiled apart, as in the split step, so that each can be timed; the reward is
-the share of even token ids.
+Sizes: `tiny`, a random llama of 5 M parameters, and `smol`, SmolLM2-135M-Instruct.  Workloads:
+`S`, all responses have one length; `L`, a long tail of lengths; `U`, uniform lengths.
+Generation, reward and update are separate compiled programs, as in the split step, so that each
+can be timed; the reward is the share of even token ids.
 """
 
 import argparse
@@ -36,6 +36,10 @@ TAIL = {16: 48, 32: 8, 64: 4, 128: 2, 256: 2}  # workload L: length -> responses
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line, print the record as JSON, and return the exit code.
+
+    The code is 0, or 2 for an error that the message explains.
+    """
     args = _arguments(argv)
     compiles.enable_disk_cache()
     try:

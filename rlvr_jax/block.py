@@ -105,7 +105,10 @@ def attend_cache(q_BNH: Array, own, prefix, cfg: ModelConfig) -> Array:
 
 
 def kernel_name(cfg: ModelConfig, **names: str) -> str:
-    """Return which implementation of an operation runs: "xla", or this platform's of `names`.
+    """Return the name of the implementation of an operation that `cfg.kernels` asks for.
+
+    With `cfg.kernels` "xla" it is "xla".  Otherwise it is the name that `names` gives for the
+    current platform, as in `kernel_name(cfg, tpu="splash", gpu="cudnn")`.
 
     Raises:
       ValueError: the config asks for kernels and `names` has none for this platform.

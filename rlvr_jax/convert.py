@@ -1,7 +1,8 @@
-"""`python -m rlvr_jax.convert SRC DST [--dtype bfloat16]`: write a model as Hugging Face folder.
+"""`python -m rlvr_jax.convert SRC DST [--dtype bfloat16]`: write a Hugging Face model folder.
 
-SRC is a Hugging Face folder, a .gguf file, package:NAME, or RUNS/NAME:STAGE for the model that a
-finished stage of a run has trained.  Exit codes: 0 done; 2 SRC, DST or the run needs a change.
+SRC is a Hugging Face folder, a .gguf file, package:NAME, or RUNS/NAME:STAGE for the model that
+a finished stage of a run has trained.  Exit codes: 0 done; 2 SRC, DST or the run needs a
+change.
 """
 
 import argparse

@@ -1,10 +1,11 @@
-"""The engine writes responses: slots that are refilled while responses wait, and shrink at the end.
+"""The engine writes responses in slots, the rows of the decoding batch.
 
-A slot is a row of the decoding batch.  All slots write at one column of a shared cache, so that a
-cache write is one `dynamic_update_slice`; each slot remembers the column at which its response
-starts, and the cache is a ring over those columns.  A slot whose response has ended takes the next
-waiting response inside the compiled loop, without reading its prompt again.  When no response
-waits, the live slots are moved together into half as many slots, again and again.
+All slots write to the same column of the cache, so that a cache write is one
+`dynamic_update_slice`.  Each slot remembers the column at which its response starts, and the
+columns of the cache form a ring.  While some responses have not begun, a slot whose response
+has ended takes the next of them inside the compiled loop, without reading its prompt again.
+When all have begun, the slots that still write are moved into half as many slots each time this
+is possible, so that the batch shrinks.
 
     prompts -> begin -> (refill -> decode a column -> draw tokens)* -> (shrink)* -> Rollout
 """
@@ -33,11 +34,14 @@ class Sampler(NamedTuple):
 
 
 class Slots(NamedTuple):
-    """Slots are the rows of the decoding batch: S data shards with M slots each."""
+    """Slots are the rows of the decoding batch: S data shards with M slots each.
 
-    column: Array  # int32, the cache column that the keys and values of `token_B` will take
-    row_SM: Array  # int32, the response of each slot, numbered within its shard; past the end: free
-    start_B: Array  # int32, column of that response's first token; past `column`: not drawn yet
+    Columns are counted by the decoding loop: column c is stored in column c modulo the cache size.
+    """
+
+    column: Array  # int32, the column in which `token_B` will be stored
+    row_SM: Array  # int32, each slot's response, numbered within its shard; too large: free slot
+    start_B: Array  # int32, column of that response's first token; `column` + 1: not drawn yet
     token_B: Array  # int32, the last token of that response
     prefix: model.Prefix  # of each prompt or, once slots have been moved, of each slot
     cache: model.Layers
@@ -51,7 +55,7 @@ class Written(NamedTuple):
     length_B: Array
     done_B: Array  # bool, ended by an end-of-sequence token
     next_S: Array  # int32, the response that takes the next free slot of each shard
-    decoded: Array  # int32, rows that were run through the model so far, free slots included
+    decoded: Array  # int32, row-steps so far, free slots included
 
 
 def generate(
@@ -59,12 +63,14 @@ def generate(
 ) -> tuple[Rollout, Array]:
     """Write `sampler.samples` responses of at most `sampler.columns` tokens to each prompt.
 
-    Each distinct prompt is read once.  The key of a token is `sampler.key` folded by the row and
-    then by the token's position in the response, so that a response depends neither on other rows
-    nor on its slot.  A response ends with any of the `sampler.eos` tokens, or at its limit.  With
-    `cfg.slots` only that many responses are written at a time.
+    Each prompt is read once for all its responses.  The key of a token is `sampler.key` with the
+    row and then the token's position in the response folded in, so that a response depends neither
+    on other rows nor on its slot.  A response ends with any of the `sampler.eos` tokens, or at its
+    limit.  With `cfg.slots` above 0 at most that many responses per data shard are written at the
+    same time.
 
-    Returns the rollout and the number of rows that were decoded for it (int32).
+    Returns the rollout, and the number of row-steps (int32): slots that were run through the model,
+    free ones included, summed over the columns.
     """
     params = parameters.for_decoding(params, cfg)
     prefix, _ = ragged.read_prompts(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
@@ -252,10 +258,10 @@ def refill(slots: Slots, written: Written, prefix: model.Prefix) -> tuple[Slots,
 
 
 def shrink(slots: Slots, count: int, samples: int, of_shard: int) -> Slots:
-    """Move the live slots of each shard together into its first `count` slots.
+    """Move the slots of each shard that still write into its first `count` slots.
 
-    Each of the shards must have at most `count` live slots.  `of_shard` is the number of responses
-    of a shard.
+    Each shard must have at most `count` such slots.  `samples` is the number of responses to a
+    prompt and `of_shard` the number of responses of a shard.
     """
     rows = slots.token_B.shape[0]
     free_SM = slots.row_SM >= of_shard

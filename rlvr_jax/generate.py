@@ -1,7 +1,8 @@
 """Print one response of a model: `python -m rlvr_jax.generate --model DIR_OR_GGUF --prompt TEXT`.
 
 The prompt goes through the model's chat template if it has one; `--raw` continues the bare text
-instead.  The code and the random numbers are those of training, so it would draw the same tokens.
+instead.  Sampling uses the code and the random numbers of training, so that training, with the
+same model, prompt and key, would draw the same tokens.
 """
 
 import argparse

@@ -1,12 +1,12 @@
 """Likelihoods of responses that are already written: log-probs, entropies and values of tokens.
 
-The reference policy, the PRM, the trainer and supervised training all read responses here, and read
-them as the engine wrote them: the same distribution (temperature, top-k, top-p), the same positions
-and masks.  Reading is length-adaptive: `ragged` visits the rows part by part, at the cost of their
-real tokens.
+The reference policy, the PRM, the trainer and supervised training all read responses here, with
+the positions and masks with which the engine wrote them.  The caller's SampleConfig chooses the
+distribution: temperature, top-k and top-p.  Reading is length-adaptive: `ragged` visits the
+rows part by part, at a cost close to that of their real tokens.
 
     logprobs, values    forward only, for a whole rollout
-    gradient            forward and backward, for a loss of the hidden states
+    gradient            forward and backward, for a loss that is a function of the hidden states
 """
 
 from collections.abc import Callable
@@ -20,9 +20,12 @@ from rlvr_jax.structs import Array, Params, Rollout
 
 
 class States(NamedTuple):
-    """States are what a model knows before each response token of a part, and that token."""
+    """States hold the hidden states that predict each response token of a part, and these tokens.
 
-    params: Params  # laid out layer by layer; the gradient is taken with respect to them
+    B counts the rows of the part and R its columns.
+    """
+
+    params: Params  # unstacked where `cfg.unroll` is set; gradients are taken for them
     before_BRD: Array  # hidden states from which the token of each column is predicted
     token_BR: Array  # int32
     mask_BR: Array  # bool, columns that hold a token
@@ -36,9 +39,9 @@ Objective = Callable[[States], tuple[Array, tuple[dict[str, Array], Array, Any]]
 def logprobs(
     params: Params, rollout: Rollout, sample_cfg: SampleConfig, cfg: ModelConfig
 ) -> tuple[Array, Array]:
-    """Compute the log-prob and the entropy [B, R] of each response token; 0 in padding.
+    """Compute the log-probs and the entropies of all response tokens, both [B, R]; 0 in padding.
 
-    The distribution is the sampler's (temperature, top-k, top-p).
+    They belong to the distribution that `sample_cfg` describes (temperature, top-k, top-p).
     """
 
     def of_states(states: States) -> tuple[Array, Array]:

@@ -1,23 +1,25 @@
 """Policy losses, value losses and KL estimates: pure arithmetic on [rows, response columns].
 
-Each loss is a sum that is divided once by counts over the global batch, so that the parts of a
-batch add up.
+Each loss is a sum over tokens, divided once by counts over the global batch, so that the losses
+of the parts of a batch add up to that of the batch.
 
-The losses by name, as (objective, ratio) and what else a LossConfig says:
+The table gives the options of LossConfig for each published loss: `objective`, `ratio` (where
+it is not the default, token), and further options.
 
-    PPO, GRPO        clip, token                       1707.06347 eq. 7
-    clip-higher      clip, token; clip_high > clip_low 2503.14476 (DAPO)
-    dual clip        clip, token; dual_clip            1912.09729
-    RLOO, sequence   clip, product                     2402.14740, where it is off-policy
+    PPO, GRPO        clip                              arXiv 1707.06347, eq. 7
+    clip-higher      clip; clip_high > clip_low        2503.14476 (DAPO)
+    dual clip        clip; dual_clip                   1912.09729
+    RLOO, sequence   clip, product                     2402.14740; clips off-policy updates
     GSPO             clip, sequence                    2507.18071
     GSPO-token       clip, sequence-token              2507.18071
-    CISPO            cispo; clip_low: 1 is no floor    2506.13585
-    SAPO             sapo; gate_positive, gate_negative    2511.20347
-    GMPO             gmpo; clip ranges are of logarithms   2507.20673
+    CISPO            cispo; clip_low: 1 (no lower bound)     2506.13585
+    SAPO             sapo; gate_positive, gate_negative      2511.20347
+    GMPO             gmpo; clip_low, clip_high bound log-ratios    2507.20673
     policy gradient  plain                             Williams 1992
 
-An objective of a whole row is given to each of its tokens, so that with aggregate
-seq-mean-token-mean the loss is the mean over rows that GSPO, GMPO and RLOO write.
+Where an objective belongs to a whole row, each token of the row gets its value.  With
+`aggregate: seq-mean-token-mean` the loss is then the mean over rows, as GSPO, GMPO and RLOO
+define it.
 """
 
 from typing import NamedTuple
@@ -32,11 +34,12 @@ FAR = 20.0  # log-ratios beyond it are a bug elsewhere; they must not become inf
 
 
 class Tokens(NamedTuple):
-    """Tokens are what the policy loss reads of each response token, all [B, R].
+    """Tokens hold the inputs of the policy loss for each response token, float32 [B, R].
 
-    The behaviour log-probs are the trainer's own, under the parameters at which the first update on
-    this batch began.  In that first update they are `logprob_BR` behind a stop-gradient, so that
-    the ratio is 1 and its gradient is the score function; later epochs and mini-batches keep them.
+    The behaviour log-probs are the trainer's own, under the parameters before the first update on
+    this batch.  With a single update they are `logprob_BR` with a stop-gradient, so that the ratio
+    is 1 and its gradient is the score function.  With several updates (epochs, mini-batches) they
+    are computed once, before the first.
     """
 
     logprob_BR: Array  # log-probs of the policy that learns; the gradient flows through them
@@ -49,10 +52,11 @@ class Tokens(NamedTuple):
 
 
 def row_weights(mask_BR: Array, cfg: LossConfig, counted_B: Array | bool = True) -> Array:
-    """Compute the weight [B] of each token of a row; the loss is the weighted sum of all tokens.
+    """Compute the weight [B] of each token of a row; the loss is the weighted sum over all tokens.
 
-    The weights are computed once over the whole batch, so that neither the mesh nor the parts that
-    a batch is read in change a loss.  Rows that do not count leave the number of rows:
+    The weights are computed once over the whole batch, so that a loss depends neither on the mesh
+    nor on the parts in which a batch is read.  `rows` below is the number of rows that `counted_B`
+    marks:
 
         token-mean            1 / all tokens (DAPO)
         seq-mean-token-mean   1 / (rows * tokens of this row) (GRPO)
@@ -76,17 +80,21 @@ def row_weights(mask_BR: Array, cfg: LossConfig, counted_B: Array | bool = True)
 
 
 def k3(logprob_BR: Array, reference_BR: Array) -> Array:
-    """Compute exp(-d) + d - 1 with d = log pi - log ref, a non-negative estimate of the KL."""
+    """Compute exp(-d) + d - 1 with d = log pi - log ref, a non-negative estimate of KL(pi || ref).
+
+    This is k3 of Schulman 2020, "Approximating KL divergence".  d is clipped to [-FAR, FAR].
+    """
     d_BR = jnp.clip(logprob_BR - reference_BR, -FAR, FAR)
     return jnp.exp(-d_BR) + d_BR - 1
 
 
 def kl(logprob_BR: Array, reference_BR: Array, form: str) -> Array:
-    """Compute an estimate of the KL per token (Schulman 2020, "Approximating KL divergence").
+    """Compute an estimate of KL(pi || ref) per token.
 
-    With d = log pi - log ref, k1 is d, k2 is d^2 / 2, k3 is exp(-d) + d - 1 and abs is |d|.  k1+
-    and k3+ have the value of k1 and k3 and the gradient of k2: on samples of the policy only the
-    gradient of k2 is that of the KL.
+    See Schulman 2020, "Approximating KL divergence".  With d = log pi - log ref, k1 is d, k2 is
+    d^2/2, k3 is exp(-d) + d - 1 and abs is |d|.  k1+ and k3+ have the value of k1 and k3 and the
+    gradient of k2.  If the tokens are sampled from pi, the expected gradient of k2 (so also of k1+
+    and k3+) is that of the KL; those of k1, k3 and abs are not.
     """
     d_BR = logprob_BR - reference_BR
     if form == "k1":
@@ -112,8 +120,9 @@ def kl_form(cfg: LossConfig) -> str:
 def adapt_kl(coef: Array, kl_mean: Array, rows: int | Array, cfg: LossConfig) -> Array:
     """Compute the next KL coefficient, larger when the KL per token is above its target.
 
-    The rule is coef * (1 + clip(kl / target - 1, -0.2, 0.2) * rows / horizon) (arXiv 1909.08593,
-    section 2.2).  A KL that is not finite leaves the coefficient as it is.
+    The rule is coef * (1 + clip(kl_mean / kl_target - 1, -0.2, 0.2) * rows / kl_horizon) (arXiv
+    1909.08593, section 2.2), where `rows` is the number of responses in this step.  A KL that is
+    not finite leaves the coefficient as it is.
     """
     error = jnp.clip(kl_mean / cfg.kl_target - 1, -0.2, 0.2)
     moved = coef * (1 + error * (rows / cfg.kl_horizon))
@@ -149,10 +158,11 @@ def log_ratios(logprob_BR: Array, behaviour_BR: Array, mask_BR: Array, ratio: st
 
 
 def clip(log_ratio_BR: Array, advantage_BR: Array, cfg: LossConfig) -> tuple[Array, Array]:
-    """Compute min(ratio A, clip(ratio) A), and which tokens are clipped (PPO, 1707.06347, eq. 7).
+    """Compute min(ratio A, clip(ratio) A) and a bool mask of clipped tokens, both [B, R].
 
-    With dual_clip c the value is at least c A where A < 0 (1912.09729).  For such tokens that is
-    the same as INTELLECT-2's cap of the ratio at c.
+    ratio is exp(log_ratio_BR), and clip bounds it to [1 - clip_low, 1 + clip_high] (PPO, arXiv
+    1707.06347, eq. 7).  If `dual_clip` is c > 0, the value is at least c A where A < 0 (arXiv
+    1912.09729); where A < 0 this equals INTELLECT-2's bound of the ratio by c.
     """
     ratio_BR = jnp.exp(log_ratio_BR)
     gain_BR = ratio_BR * advantage_BR
@@ -179,9 +189,10 @@ def cispo(
 
 
 def sapo(log_ratio_BR: Array, advantage_BR: Array, cfg: LossConfig) -> Array:
-    """Compute sigmoid(tau (ratio - 1)) 4 / tau A (SAPO, 2511.20347).
+    """Compute (4 / tau) sigmoid(tau (ratio - 1)) A, [B, R] (SAPO, arXiv 2511.20347).
 
-    The sigmoid is a soft gate with slope 1 at ratio 1.
+    tau is `gate_positive` where A > 0, else `gate_negative`.  The factor of A is a soft gate, whose
+    derivative with respect to the ratio is 1 at ratio 1.
     """
     tau_BR = jnp.where(advantage_BR > 0, cfg.gate_positive, cfg.gate_negative)
     tau_BR = tau_BR.astype(log_ratio_BR.dtype)
@@ -191,10 +202,11 @@ def sapo(log_ratio_BR: Array, advantage_BR: Array, cfg: LossConfig) -> Array:
 def gmpo(
     log_ratio_BR: Array, advantage_BR: Array, mask_BR: Array, cfg: LossConfig
 ) -> tuple[Array, Array]:
-    """Compute A times the geometric mean of the ratios of a row (GMPO, 2507.20673).
+    """Compute A times the geometric mean of the ratios of a row, [B, R] (GMPO, arXiv 2507.20673).
 
-    Each ratio is clipped in log space, on the side to which A pushes it.  Also returns which tokens
-    are clipped.
+    Before the mean, the log-ratio of each token is bounded by `clip_high` from above where A > 0,
+    and by -`clip_low` from below elsewhere.  Also returns a bool mask [B, R] of the tokens so
+    clipped.
     """
     bounded_BR = jnp.where(
         advantage_BR > 0,
@@ -208,11 +220,17 @@ def gmpo(
 
 
 def correction(behaviour_BR: Array, sampler_BR: Array, mask_BR: Array, cfg: LossConfig) -> Array:
-    """Compute the importance weight of each token for sampling with another engine, a constant.
+    """Compute the weight [B, R] that corrects for a sampler with other probabilities.
 
-    w = exp(behaviour - sampler) is the trainer's over the sampler's probability, of the token or as
-    the product over the row.  `truncate` clips w to the range (TIS).  `mask` sets w to 0 outside
-    the range (IcePop).  `geometric-mask` is 1, and 0 for rows whose geometric mean is outside.
+    w = exp(behaviour - sampler) is the trainer's probability of a token divided by the sampler's.
+    The range is [correct_low, correct_high].  No gradient flows through the weight, which
+    `cfg.correct` chooses:
+
+        truncate            w, clipped to the range (TIS, truncated importance sampling)
+        mask                w, or 0 where it is outside the range (IcePop)
+        sequence-truncate   the product of w over the row, clipped to the range
+        sequence-mask       the product of w over the row, or 0 where it is outside the range
+        geometric-mask      1, or 0 where the geometric mean of w over the row is outside the range
     """
     log_BR = jnp.where(mask_BR, jnp.clip(behaviour_BR - sampler_BR, -FAR, FAR), 0.0)
     if cfg.correct.startswith("sequence"):
@@ -229,9 +247,10 @@ def correction(behaviour_BR: Array, sampler_BR: Array, mask_BR: Array, cfg: Loss
 
 
 def stale(tokens: Tokens, most: float) -> Array:
-    """Find tokens with A < 0 in rows that the policy has drifted away from, bool [B, R].
+    """Return bool [B, R], true for tokens with A < 0 in rows that have become too unlikely.
 
-    A row has drifted if its mean log(sampler / pi) is above `most` (DeepSeek-V3.2).
+    These are rows whose mean of log(sampler / pi) over their tokens is above `most`
+    (DeepSeek-V3.2).
     """
     drift_BR = tokens.sampler_BR - jax.lax.stop_gradient(tokens.logprob_BR)
     return (tokens.advantage_BR < 0) & (row_mean(drift_BR, tokens.mask_BR) > most)
@@ -248,11 +267,14 @@ def value_error(
     weight_B: Array,
     cfg: LossConfig,
 ) -> tuple[Array, Metrics]:
-    """Compute value_coef * sum of weight * (V - target)^2 / 2 (1707.06347, eq. 9), and sums to log.
+    """Compute the loss of the value head, value_coef * sum of weight * (V - target)^2 / 2.
 
-    With value_clip c the error is the larger one of two: that of V, and that of V clipped to within
-    c of the old value `old_BR`.  An update then gains nothing by moving a value further than c (the
-    authors' code, openai/baselines, ppo2).
+    This is the value term of PPO (arXiv 1707.06347, eq. 9), with a factor of 1/2.  If `value_clip`
+    is c > 0, the error of a token is the larger one of two: that of V, and that of V clipped to
+    within c of the old value `old_BR`.  An update then gains nothing by moving a value further than
+    c (the authors' code, openai/baselines, ppo2).
+
+    Returns the loss (a scalar) and the unweighted sum of the errors as the metric "value/loss".
     """
     off_BR = jnp.where(mask_BR, value_BR - target_BR, 0.0)  # padding may hold anything
     error_BR = off_BR**2 / 2
@@ -270,12 +292,14 @@ def value_error(
 def policy_gradient(
     tokens: Tokens, weight_B: Array, kl_coef: Array | float, cfg: LossConfig
 ) -> tuple[Array, Metrics]:
-    """Compute the policy loss: -sum of weight * objective, plus the KL and the entropy term.
+    """Compute the policy loss: -sum of weight * objective + KL term - entropy_coef * entropy.
 
-    `weight_B` comes from `row_weights` over the rows of one update.  `kl_coef` is the coefficient
-    of the KL term, which may adapt during training.
+    `weight_B` comes from `row_weights` over the rows of one update, and weights all three terms.
+    The KL term has the coefficient `kl_coef`, which may adapt during training; it is absent unless
+    `cfg.kl_in` is "loss".
 
-    Returns the loss (a scalar) and sums over tokens to log; the sums are constants.
+    Returns the loss (a scalar) and, for logging, sums over the tokens by metric name.  No gradient
+    flows through these sums.
     """
     tokens = _without_padding(tokens)
     weight_BR = jnp.where(tokens.mask_BR, weight_B[:, None], 0.0)

@@ -1,9 +1,9 @@
 """The forward passes of the transformer: pure functions on a flat dict of parameters.
 
 A sequence is read in two parts.  `prefill` reads a prefix once.  `extend` continues the prefix
-with any number of rows that share it, such as the G samples of a prompt.  `decode` is `extend` for
-one column, with a cache.  All three call the same layer code, so sampler and trainer compute the
-same numbers.
+with any number of rows that share it, such as the G samples of a prompt.  `decode` is `extend`
+for one column, with a cache.  All three call the same layer code, so that sampler and trainer
+compute the same function; their results may differ by rounding.
 
 `parameters.py` holds names and layouts of the parameters, `block.py` one layer.
 
@@ -33,16 +33,17 @@ class Prefix(NamedTuple):
     """A Prefix holds what later columns need of Q prefixes that `prefill` has read."""
 
     last_QD: Array  # hidden state of the last column; the next token is predicted from it
-    kv: Layers
+    kv: Layers  # keys and values [Q, K, P, H], with a layer dimension in front unless unrolled
     mask_QP: Array  # bool, which columns exist
 
 
 def prefill(
     params: Params, token_QP: Array, mask_QP: Array, cfg: ModelConfig
 ) -> tuple[Array, Prefix]:
-    """Return the hidden states [Q, P, D] of a prefix, and the `Prefix` for `extend` and `decode`.
+    """Return the hidden states [Q, P, D] of Q prefixes, and the `Prefix` for `extend` and `decode`.
 
-    `mask_QP` says which columns exist.  Padding may stand anywhere, usually on the left.
+    `mask_QP` says which columns exist.  Padding may stand anywhere, usually on the left, but not in
+    the last column where `Prefix.last_QD` is used: that is the hidden state of the last column.
     """
     position_QP = positions.from_mask(mask_QP)
     window_QTS = positions.windows(position_QP, position_QP, cfg)
@@ -104,8 +105,8 @@ def extend(
 def empty_cache(prefix: Prefix, rows: int, columns: int) -> Layers:
     """Return a zero cache for `decode`, with room for at least `columns` columns of each row.
 
-    More than 64 columns are rounded up to a multiple of 64 or 256, since `decode_attention` reads
-    the cache in whole chunks.
+    More than 64 columns are rounded up to a multiple of 64, and more than 256 to a multiple of 256,
+    since `decode_attention` reads the cache in whole chunks.
     """
     step = 64 if columns <= 256 else 256
     columns = columns if columns <= 64 else -(-columns // step) * step
@@ -126,12 +127,12 @@ def decode(
     cache: Layers,
     cfg: ModelConfig,
 ) -> tuple[Array, Layers]:
-    """Return the hidden states [B, D] of one new token per row, and the cache with it written.
+    """Return the hidden states [B, D] of one new token per row, and the cache with that token.
 
-    `column` counts the calls of the decoding loop.  The cache is a ring: the token of loop column
-    c is stored in cache column c modulo the size of the cache.  A row sees its prefix and its own
-    tokens since loop column `start_B`.  `parameters.for_decoding` prepares the parameters.  Rows
-    that share a prefix are adjacent.
+    `column` counts the calls of the decoding loop.  The cache is a ring: the token of loop column c
+    is stored in cache column c modulo the size of the cache.  A row sees its prefix and its own
+    tokens since loop column `start_B`.  Rows that share a prefix must be adjacent.  `params` come
+    from `parameters.for_decoding`.
     """
     rows, ring = token_B.shape[0], cache[0][0].shape[-2]
     groups = rows // prefix.mask_QP.shape[0]

@@ -11,7 +11,7 @@ from rlvr_jax.structs import Array, Params
 
 
 class Update(NamedTuple):
-    """An Update holds parameters and optimizer state after a step, and what the gradient was."""
+    """An Update holds parameters and optimizer state after a step, and the norm of its gradient."""
 
     params: Params
     opt_state: Any

@@ -1,8 +1,8 @@
 """The parameters of the transformer: their names, shapes, initial values and layouts.
 
-Parameters are a flat dict.  The name of each ends in its dimension letters (`q_LDNH`), so that
-shape, sharding and checkpoint target all follow from the name.  Parameters of the layers are
-stacked: their first dimension is the layer, L.
+Parameters are a flat dict.  The name of each ends in its dimension letters (`q_LDNH`), which
+give its shape, its sharding and the layout of the tensors that a checkpoint stores for it.
+Parameters of the layers are stacked: their first dimension is the layer, L.
 """
 
 from functools import partial
@@ -59,7 +59,7 @@ def init(key: Array, cfg: ModelConfig) -> Params:
 
 
 def with_value(params: Params) -> Params:
-    """Return the parameters with a value head, `value_D`; it is 0, and so are its first values."""
+    """Return the parameters with a value head `value_D` of zeros, which predicts 0 at first."""
     return params | {"value_D": jnp.zeros_like(params["norm_D"])}
 
 
@@ -103,9 +103,10 @@ def output_head(params: Params, cfg: ModelConfig) -> Array:
 def for_decoding(params: Params, cfg: ModelConfig):
     """Return the parameters in the layout in which `model.decode` and `model.logits` are fastest.
 
-    They are unstacked, in compute dtype and gathered over the data shards, once for all columns of
-    a response.  The output head is added as `head_DV`: on CPU a product of few rows with a [V, D]
-    head first transposes all of the head, which takes several times as long as the product.
+    They are unstacked if `cfg.unroll` is set, in compute dtype, and gathered over the mesh axis
+    `fsdp`, so that this is done once and not for every column.  The output head is added as
+    `head_DV`: on CPU a product of few rows with a [V, D] head first transposes all of the head,
+    which takes several times as long as the product.
     """
     params = cast(unstack(params, cfg), cfg)
     params = {

@@ -40,7 +40,8 @@ def update_policy(
 ) -> tuple[TrainState, Metrics]:
     """Update the policy on one round: once, or once for each mini-batch of each epoch.
 
-    Metrics of tokens are means over one epoch.
+    Returns the new state and scalars to log.  A metric of tokens is a mean over all tokens and
+    epochs; each token is measured with the parameters before the update that learns from it.
     """
     stage = setup.stage
 
@@ -88,10 +89,10 @@ def update_policy(
 def gradient(
     params: Params, batch: Batch, kl_coef: Array | float, setup: PolicySetup
 ) -> ragged.Gradient:
-    """Compute the gradient of the policy loss on a batch, part by part.
+    """Compute the gradient of the policy loss, and of the value loss if the batch has values.
 
-    `sums` of the result are sums over tokens to log; `most` is the largest difference between the
-    log-probs of the sampler and of the trainer.
+    In the result, `sums` holds sums over tokens by metric name, and `most` the largest absolute
+    difference between the log-probs of the sampler and of the trainer.
     """
     cfg, rollout = setup.stage.loss, batch.rollout
     weight_B = loss.row_weights(rollout.response_mask_BR, cfg, batch.filled_B)

@@ -43,12 +43,13 @@ def window_of_kind(masks: Windows, kind: Array | int) -> Windows:
 
 
 def rotary_frequencies(cfg: ModelConfig) -> Array:
-    """Return the rotary frequencies in radians per position, [1 or 2, H / 2] by kind of layer.
+    """Return the rotary frequencies in radians per position, [kinds, H / 2].
 
-    These are the frequencies of RoFormer (arXiv 2104.09864, eq. 15).  `rope_scaling` stretches
-    them for longer contexts: "linear" stretches all waves by `rope_factor` (position
-    interpolation, arXiv 2306.15595); "llama3" stretches long waves only, with a ramp between long
-    and short ones, as Llama 3.1 does.
+    There are two kinds of layers if the model has a sliding window, else one.  The frequencies are
+    those of RoFormer (arXiv 2104.09864, eq. 15) with base `rope_theta`.  `rope_scaling` lowers them
+    for longer contexts: "linear" divides all by `rope_factor` (position interpolation, arXiv
+    2306.15595); "llama3" divides only the low ones, with a ramp up to the high ones, as Llama 3.1
+    does.  If `rope_theta_window` is set, kind 1 has this base and no scaling.
     """
     half = cfg.head_size // 2
     plain = 1.0 / cfg.rope_theta ** (jnp.arange(half, dtype=jnp.float32) / half)
@@ -76,10 +77,10 @@ def cos_sin(position_BT: Array, cfg: ModelConfig) -> Array:
 
 
 def rotate(x_BTNH: Array, cos_sin_BT: Array) -> Array:
-    """Return queries or keys rotated by their positions (RoFormer eq. 34).
+    """Return queries or keys rotated by their positions (RoFormer, arXiv 2104.09864, eq. 34).
 
-    A head's first and second half are rotated together, as Llama lays them out.  `cos_sin_BT` is
-    [2, B, T, 1, H / 2]: the entry of `cos_sin` for the kind of the layer.
+    Entry i of a head is rotated together with entry i + H / 2, as Llama lays them out.
+    `cos_sin_BT` is [2, B, T, 1, H / 2]: the entry of `cos_sin` for the kind of the layer.
     """
     cos, sin = cos_sin_BT
     x1, x2 = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)

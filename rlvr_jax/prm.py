@@ -1,29 +1,30 @@
-"""The implicit process reward model (PRM): a reward for each token, learned from outcomes alone.
+"""The implicit process reward model (PRM): token rewards that are learned from outcomes alone.
 
-A copy of the starting policy learns to tell right responses from wrong ones by its score of a
-response, s = beta * log(pi_prm / pi_ref) of the whole response.  The same log-ratio of one token is
-then the reward of that token: what the token adds to the expected outcome (Free Process Rewards,
-arXiv 2412.01981, eq. 3; PRIME, 2502.01456, eq. 3).  The PRM learns inside the training step, or
-alone.  All log-probs are those of the sampler's distribution without top-k and top-p.
+A copy of the starting policy learns to tell right responses from wrong ones by the score of a
+response, s = beta * log(pi_prm / pi_ref) of the whole response.  The same log-ratio of one
+token is then the reward of that token: what the token adds to the expected outcome (Free
+Process Rewards, arXiv 2412.01981, eq. 3; PRIME, 2502.01456, eq. 3).  The PRM learns inside the
+training step, or alone.  All log-probs are those of the sampler's distribution without top-k
+and top-p.
 
-The losses are functions of the scores s and the labels r in [0, 1] of all responses.  A response
-with r > 0.5 is right, any other is wrong; only `ce` uses r itself.  Rows without tokens do not
-count.
+The losses are functions of the scores s and the labels r in [0, 1] of all responses.  A
+response with r > 0.5 is right, any other is wrong; only `ce` uses r itself.  Rows without
+tokens do not count.  `ce` and `kto` are means over rows.  `dpo` and `nca` are means over all
+pairs of a right response w and a wrong response l to the same prompt.
 
-    ce   -r log sigma(s) - (1 - r) log sigma(-s), mean of the rows (2412.01981, eq. 5)
-    dpo  -log sigma(s_w - s_l) (arXiv 2305.18290, eq. 7)
-    nca  -log sigma(s_w) - (log sigma(-s_w) + log sigma(-s_l)) / 2 (arXiv 2402.05369, of pairs)
-    kto  1 - sigma(s - z) of a right row, 1 - sigma(z - s) of a wrong one (arXiv 2402.01306, eq. 8)
+    ce   -r log sigma(s) - (1 - r) log sigma(-s)    (arXiv 2412.01981, eq. 5)
+    dpo  -log sigma(s_w - s_l)    (arXiv 2305.18290, eq. 7)
+    nca  -log sigma(s_w) - (log sigma(-s_w) + log sigma(-s_l)) / 2    (arXiv 2402.05369, pairs)
+    kto  1 - sigma(s - z) if right, 1 - sigma(z - s) if wrong    (arXiv 2402.01306, eq. 8)
 
-Our choices: dpo and nca are means over all pairs of a right response w and a wrong response l to
-the same prompt, and each pair of the batch has the same weight.  In kto, z is max(0, mean of s over
-the batch), a constant for the gradient; the paper takes responses to other prompts, and its weights
-of right and wrong rows are 1 here.
+Our choices: each pair of the batch has the same weight.  In kto, z is max(0, mean of s over the
+batch), a constant for the gradient, where the paper estimates z from responses to other
+prompts; the paper's separate weights of right and wrong rows are both 1.
 
-Token rewards need a forward pass over every response.  Learning needs a backward pass too, which is
-most of the cost.  With `share` below 1 the PRM learns from a random draw of the responses: a
-response about which the PRM is more wrong is drawn more often, and the drawn responses are weighted
-so that the expected gradient is that of all responses.
+Token rewards need a forward pass over every response.  Learning needs a backward pass too,
+which is most of the cost.  With `share` below 1 the PRM learns from a random draw of the
+responses: a response about which the PRM is more wrong is drawn more often, and the drawn
+responses are weighted so that the expected gradient is that of all responses.
 """
 
 import dataclasses
@@ -71,14 +72,15 @@ class PrmGradient(NamedTuple):
 def update(
     learner: Learner, labelled: Labelled, newline_V: Array, key: Array, setup: PrmSetup
 ) -> tuple[Learner, Array, Metrics]:
-    """Update the PRM once, and compute the reward of each token.
+    """Update the PRM once, and compute the token rewards [B, R].
 
-    `key` is the step's key, from which the share of the rows is drawn.  `newline_V` is read with
-    granularity `line` only.  With order `score-first` the rewards come from the PRM before its
-    update, out of the forward pass that the update differentiates; with `update-first` the new PRM
-    reads the rollout once more.
+    With `granularity: token` each token has its own reward.  With `line` or `whole` the rewards are
+    added up on the last token of each line or of the response; only `line` uses `newline_V`.  `key`
+    is the key of the step, from which the draw of rows derives its own.  With `order: score-first`
+    the rewards come from the PRM before its update, from a forward pass that the update needs
+    anyway; with `update-first` the updated PRM reads the rollout once more.
 
-    Returns the PRM, the token rewards [B, R] and scalars to log.
+    Returns the PRM, the token rewards and scalars to log.
     """
     cfg, rollout = setup.cfg, labelled.rollout
     key = jax.random.fold_in(key, jnp.uint32(STREAM))
@@ -136,14 +138,23 @@ def agreement(score_B: Array, label_B: Array) -> Array:
 
 
 def dpo(score_B: Array, right_B: Array, wrong_B: Array, samples: int) -> Array:
-    """Compute the mean of -log sigma(s_w - s_l) over all pairs; 0 without a pair."""
+    """Compute DPO's loss, the mean of -log sigma(s_w - s_l) over all pairs; 0 without a pair.
+
+    A pair is a right response w (`right_B`) and a wrong response l (`wrong_B`) to the same prompt;
+    s is the score of a response.  Each prompt has `samples` adjacent rows.  The source is arXiv
+    2305.18290, eq. 7.
+    """
     score_QG = score_B.reshape(-1, samples)
     loss_QGG = -jax.nn.log_sigmoid(score_QG[:, :, None] - score_QG[:, None, :])
     return _mean(loss_QGG, _pairs(right_B, wrong_B, samples))
 
 
 def nca(score_B: Array, right_B: Array, wrong_B: Array, samples: int) -> Array:
-    """Compute the mean of -log sigma(s_w) - (log sigma(-s_w) + log sigma(-s_l)) / 2 over pairs."""
+    """Compute NCA's loss, the mean over all pairs of right and wrong responses; 0 without a pair.
+
+    The loss of a pair is -log sigma(s_w) - (log sigma(-s_w) + log sigma(-s_l)) / 2, with w, l, s
+    and `samples` as in `dpo`.  The source is arXiv 2402.05369, for pairs.
+    """
     score_QG = score_B.reshape(-1, samples)
     up_QG, down_QG = -jax.nn.log_sigmoid(score_QG), -jax.nn.log_sigmoid(-score_QG)
     loss_QGG = (up_QG + down_QG / 2)[:, :, None] + down_QG[:, None, :] / 2
@@ -151,9 +162,11 @@ def nca(score_B: Array, right_B: Array, wrong_B: Array, samples: int) -> Array:
 
 
 def kto(score_B: Array, right_B: Array, wrong_B: Array, samples: int) -> Array:
-    """Compute the mean of 1 - sigma(s - z) over right rows and of 1 - sigma(z - s) over wrong ones.
+    """Compute KTO's loss, one mean over right and wrong rows; 0 without any row.
 
-    z is max(0, mean score of the batch), a constant.
+    The loss of a right row is 1 - sigma(s - z), that of a wrong row 1 - sigma(z - s).  z is max(0,
+    mean score of these rows), a constant for the gradient.  The source is arXiv 2402.01306, eq. 8,
+    with weights of 1.  `samples` is not used.
     """
     del samples  # this loss does not look at groups
     exists_B = right_B | wrong_B
@@ -188,11 +201,13 @@ def _loss(score_B: Array, label_B: Array, exists_B: Array, samples: int, name: s
 
 
 def gradient(params: Params, labelled: Labelled, key: Array, setup: PrmSetup) -> PrmGradient:
-    """Compute the loss of the outcomes, its gradient, and the token rewards of the same pass.
+    """Compute the loss of the PRM, its gradient, and the token rewards before the update.
 
-    `ce` over all rows is a sum over rows, so that one pass over the parts of the batch is enough.
-    The other losses compare rows, and a share needs to know how wrong the PRM is about each row:
-    they read all scores first, forward only, and then send dL/ds * s of the drawn rows backward.
+    With `loss: ce` and `share: 1` the loss is a mean of independent rows, so that one forward and
+    backward pass is enough.  Otherwise a forward pass computes the scores s of all rows, the loss L
+    and its slopes dL/ds.  Rows are then drawn with the probabilities p of `row_chances`, by
+    |dL/ds|, and the gradient is that of the sum of (dL/ds / p) * s over the drawn rows, where dL/ds
+    and p are constants.  `key` is the random key of the draw.
     """
     cfg, rollout = setup.cfg, labelled.rollout
     exists_B, label_B = rollout.length_B > 0, _labels(labelled)
@@ -231,11 +246,12 @@ def gradient(params: Params, labelled: Labelled, key: Array, setup: PrmSetup) ->
 
 
 def row_chances(weight_B: Array, exists_B: Array, share: float) -> Array:
-    """Compute the probability [B] with which each row is drawn.
+    """Compute the probability [B] with which each row is drawn; `weight_B` is not negative.
 
-    The probability is proportional to the weight and at most 1; the probabilities add up to at most
-    `share` of the rows.  A drawn row counts weight / probability, which is therefore the same for
-    all rows but the heaviest.
+    With `share` below 1 the probability is proportional to the weight, such that the probabilities
+    add up to `share` times the number of rows in `exists_B`, and is then cut to at most 1.  A drawn
+    row counts weight / probability, which is the same for all rows that were not cut.  With `share`
+    1 every row with a weight above 0 has probability 1.
     """
     if share == 1:
         return (weight_B > 0).astype(jnp.float32)
@@ -244,11 +260,11 @@ def row_chances(weight_B: Array, exists_B: Array, share: float) -> Array:
 
 
 def draw_rows(key: Array, chance_B: Array) -> Array:
-    """Draw rows with the given probabilities by systematic sampling, bool [B].
+    """Draw rows with the given probabilities by systematic sampling; the result is bool [B].
 
-    The probabilities are laid end to end, and the rows that contain a point of a grid with step 1
-    are drawn.  The number of drawn rows differs from its mean by less than 1, also within the
-    adjacent rows of one prompt.
+    The probabilities are laid end to end on a line, and a row is drawn if its stretch contains a
+    point of a grid with step 1 and a random start.  In any run of adjacent rows, such as those of
+    one prompt, the number of drawn rows differs from its mean by less than 1.
     """
     upto_B = jnp.floor(jnp.cumsum(chance_B) + jax.random.uniform(key))
     passed_B = upto_B > jnp.concatenate([jnp.zeros(1, upto_B.dtype), upto_B[:-1]])
@@ -281,7 +297,11 @@ def score_responses(
 
 
 def smallest_line_reward(reward_BR: Array, ends_BR: Array, mask_BR: Array) -> Array:
-    """Compute the smallest reward [B] among the lines of each row; 0 for a row without tokens."""
+    """Compute the smallest reward [B] among the lines of each row; 0 for a row without tokens.
+
+    The reward of a line is the sum of its token rewards.  `ends_BR` (bool) marks the
+    tokens that end a line.
+    """
     line_BR = sum_on_line_ends(reward_BR, ends_BR, mask_BR)
     smallest_B = jnp.min(jnp.where(_line_ends(ends_BR, mask_BR), line_BR, jnp.inf), -1)
     return jnp.where(mask_BR[:, 0], smallest_B, 0.0)

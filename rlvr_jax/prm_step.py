@@ -32,7 +32,10 @@ class Setup:
 def prm_step(state: TrainState, frozen: Frozen, prompts: Prompts, *, setup: Setup) -> Update:
     """Update the PRM once, from Q prompts: write, verify, and learn.
 
-    The PRM is `state.params`; the fixed policy `frozen.reference` writes.
+    The PRM is `state.params`; the fixed policy `frozen.reference` writes the responses.
+
+    Raises:
+      ValueError: at trace time, if `frozen` holds no verifier.
     """
     rollout, _ = write(state, frozen, prompts, setup=setup)
     reward_B, verdict_metrics = step.verify(
@@ -45,7 +48,7 @@ def prm_step(state: TrainState, frozen: Frozen, prompts: Prompts, *, setup: Setu
 def write(
     state: TrainState, frozen: Frozen, prompts: Prompts, *, setup: Setup
 ) -> tuple[Rollout, Array]:
-    """Write the responses of one step with `frozen.reference`, and count decoded rows (int32)."""
+    """Write the responses of one step with `frozen.reference`; return them as `engine.generate`."""
     stage = setup.stage
     sampler = engine.Sampler(
         step.step_key(state), setup.eos, stage.samples, setup.columns, stage.sample

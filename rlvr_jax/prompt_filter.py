@@ -23,10 +23,10 @@ TOLERANCE = 1e-6  # a mean of 4 in 5 is 0.8 however it is rounded
 
 
 class Held(NamedTuple):
-    """Held is what fills the places of a step so far."""
+    """Held holds the groups that fill the places of a step so far, and their rewards."""
 
     round: Round
-    outcome: Outcome
+    outcome: Outcome  # rewards of the rows of `round`
 
 
 def keep_all(rollout: Rollout, decoded: Array, greedy: Rollout | None, outcome: Outcome) -> Held:
@@ -49,7 +49,10 @@ def keep_all(rollout: Rollout, decoded: Array, greedy: Rollout | None, outcome: 
 
 
 def no_groups(rollout: Rollout, outcome: Outcome, rounds: int) -> Held:
-    """Return places that are all empty, for up to `rounds` rounds of these shapes."""
+    """Return a step without any group, to which up to `rounds` rounds can be added.
+
+    `rollout` and `outcome` give the shapes of one round; their values are not used.
+    """
 
     def empty(x: Array) -> Array:
         return sharding.split_rows(jnp.zeros(x.shape, x.dtype))
@@ -71,7 +74,11 @@ def more_rounds(held: Held, cfg: FilterConfig) -> Array:
 def add_round(
     held: Held, rollout: Rollout, decoded: Array, outcome: Outcome, cfg: FilterConfig
 ) -> Held:
-    """Place the groups of another round that pass the filter into free places, and count fates."""
+    """Add the groups of another round that pass the filter to the free places of a step.
+
+    The selection records the fate of each prompt and counts the groups.  Rewards that are not
+    finite become 0 and are counted.
+    """
     outcome, bad = advantage.finite(outcome)
     places = rollout.prompt_QP.shape[0]
     reward_QG = outcome.rewards["reward"].reshape(places, -1)
@@ -99,7 +106,7 @@ def outside_range(reward_QG: Array, cfg: FilterConfig) -> tuple[Array, Array]:
 
 
 def passing_groups(reward_QG: Array, truncated_B: Array, cfg: FilterConfig) -> Array:
-    """Return the groups of finite outcomes that pass the filter, bool [Q]."""
+    """Return bool [Q], the groups that pass the filter; all outcomes must be finite."""
     too_hard_Q, too_easy_Q = outside_range(reward_QG, cfg)
     keep_Q = ~(too_hard_Q | too_easy_Q)
     if cfg.spread:

@@ -26,14 +26,14 @@ Objective = Callable[[Params, model.Prefix, "Part"], tuple[Array, tuple[Metrics,
 
 
 class Gradient(NamedTuple):
-    """A Gradient is the sum over all parts of a loss and of its derivatives."""
+    """A Gradient holds a loss and its gradient, summed over all parts, and other results."""
 
     grads: Params
     value: Array  # the loss
-    sums: Metrics  # sums that the objective asked for, by name
-    most: Array  # the maximum over all parts of a number that the objective asked for
-    kept: Any  # values of rows that the objective asked to keep
-    run: Array  # int32, columns that were run through the model, padding included, times their rows
+    sums: Metrics  # sums over all parts, by name
+    most: Array  # the maximum over all parts of a number that the objective returned
+    kept: Any  # values of rows that the objective returned
+    run: Array  # int32, token positions that were run through the model, padding included
 
 
 class Part(NamedTuple):
@@ -43,12 +43,18 @@ class Part(NamedTuple):
     columns: int  # width that all rows of the part are padded to
 
     def pick(self, x: Array) -> Array:
-        """Take the rows of this part from x [B] or [B, columns], and their first columns."""
+        """Return the rows of this part of x, [B] or [B, R].
+
+        Of [B, R] only the first `self.columns` columns are returned.
+        """
         picked = sharding.take(x, self.index_SM)
         return picked if x.ndim == 1 else picked[:, : self.columns]
 
     def pick_end(self, x: Array) -> Array:
-        """Take the rows of this part from left-padded prompts x, and their last columns."""
+        """Return the rows of this part of left-padded prompts x [Q, P].
+
+        Only the last `self.columns` columns are returned.
+        """
         return sharding.take(x, self.index_SM)[:, -self.columns :]
 
     def exists(self, x_B: Array) -> Array:
@@ -57,7 +63,10 @@ class Part(NamedTuple):
 
 
 def widths(columns: int) -> list[int]:
-    """Return the compiled widths, from the widest down; each is half of the one before."""
+    """Return the compiled widths, widest first.
+
+    Each is half of the one before, rounded up; none but the first is below LEAST.
+    """
     halves = [columns]
     while halves[-1] > LEAST:
         halves.append(max(LEAST, -(-halves[-1] // 2)))
@@ -67,12 +76,14 @@ def widths(columns: int) -> list[int]:
 def visit_parts(
     visit: Callable[[Any, Part], Any], carry: Any, length_B: Array, columns: int, tokens: int
 ) -> tuple[Any, Array]:
-    """Fold `visit` over all parts of a batch, longest rows first, like `jax.lax.scan`.
+    """Fold `visit(carry, part) -> carry` over all parts of a batch, longest rows first.
 
-    Rows without tokens are not visited.  On a mesh every shard sorts its own rows, and a part is as
-    wide as its longest row on any shard.  A part has about `tokens` tokens per shard.
+    Rows without tokens are not visited.  On a mesh every shard sorts its own rows.  The width of a
+    part is the smallest one of `widths(columns)` that holds its longest row on any shard.  A part
+    has as many rows per shard as fit into `tokens` token positions, and at least one.
 
-    Returns the last carry and the number of row-columns that were visited (int32).
+    Returns the last carry and the number of token positions that were visited, padding included
+    (int32).
     """
     shards = sharding.data_shards()
     length_SN = length_B.reshape(shards, -1)
@@ -104,7 +115,8 @@ def read_prompts(
 ) -> tuple[model.Prefix, Array]:
     """Run left-padded prompts through the model, once each.
 
-    Returns the prefixes that responses continue, and the row-columns that were run (int32).
+    Returns the prefixes that responses continue, and the number of token positions that were run
+    through the model, padding included (int32).
     """
     last_QD, kv = _empty(params, mask_QP, cfg)
 
@@ -131,8 +143,8 @@ def map_rows(
 ) -> Any:
     """Compute values of rows part by part, and return `out` with these values written into it.
 
-    `of_part` returns values [S * M] or [S * M, columns] for each leaf of `out`, which is [B] or
-    [B, `columns`].
+    Each leaf of `out` is [B] or [B, `columns`].  For it `of_part(part)` returns the values of the
+    part's rows, [S * M] or [S * M, part.columns].
     """
 
     def visit(out, part):

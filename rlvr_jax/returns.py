@@ -1,7 +1,7 @@
-"""From rewards of single tokens to returns: sums over the tokens that follow.
+"""Turn rewards of single tokens into returns: sums over a token and those that follow it.
 
-All functions are float32 arithmetic on [rows, response columns].  A mask marks the tokens that the
-policy wrote; columns outside the mask are stepped over and get 0.
+All functions are float32 arithmetic on [rows, response columns].  A mask marks the tokens that
+the policy wrote; columns outside the mask are skipped, and their results are 0.
 """
 
 import jax
@@ -54,10 +54,11 @@ def on_last_token(x_B: Array, mask_BR: Array) -> Array:
 
 
 def whiten(x_BR: Array, mask_BR: Array, floor: float, ddof: int) -> Array:
-    """Compute the z-score over all tokens of the mask (REINFORCE++, arXiv 2501.03262).
+    """Compute the z-score over all tokens of the mask, [B, R] (REINFORCE++, arXiv 2501.03262).
 
-    Equal values give exactly 0.  `floor` is the least standard deviation that is divided by;
-    OpenRLHF's 1e-8 on the variance is a floor of 1e-4.  The variance is divided by n - `ddof`.
+    The sum of squared deviations is divided by n - `ddof`.  If all values are equal the result is
+    exactly 0.  A standard deviation below `floor` is replaced by `floor`; OpenRLHF's lower bound of
+    1e-8 on the variance corresponds to a floor of 1e-4.
     """
     count = jnp.sum(mask_BR).astype(x_BR.dtype)
     x_BR = jnp.where(mask_BR, x_BR, 0.0)

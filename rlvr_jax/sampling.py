@@ -19,7 +19,8 @@ def log_distribution(logits_V: Array, cfg: SampleConfig) -> Array:
     Temperature, top-k and top-p apply in this order.  Temperature 0 puts all probability on the
     largest logit, the first of equal ones.  Top-p (arXiv 1904.09751) keeps the smallest set of most
     probable tokens whose total probability reaches `top_p`.  Tokens tied at the border of top-k or
-    top-p are all kept, so the result does not depend on the order of equal logits.
+    top-p are all kept, so the result does not depend on the order of equal logits.  An excluded
+    token has a log-prob of about -1e30, which is finite.
     """
     logits_V = logits_V.astype(jnp.float32)
     if cfg.temperature == 0:

@@ -2,10 +2,10 @@
 
     Prompts --draw--> Round --observe--> Signals --credit--> Credit --learn--> TrainState
 
-`draw` writes responses, `observe` reads them, `credit` is arithmetic, and `learn` is the gradient
-and the optimizer.  `train_step` is all of it in one jitted program, with the verifier's logit as
-the reward.  Where the host computes the rewards, the same calls are two programs: `write_round`,
-then `update`, with the host between them (the split step).
+`draw` writes responses, `observe` reads them, `assign_credit` is arithmetic, and `learn` is the
+gradient and the optimizer.  `train_step` does all of it in one jitted program, and its reward
+comes from the verifier's logits.  Where the host computes the rewards, the same calls are two
+programs: `write_round`, then `update`, with the host between them (the split step).
 """
 
 import dataclasses
@@ -64,7 +64,10 @@ class Setup:
 
 
 def init_state(key: Array, params: Params, tx: optax.GradientTransformation) -> TrainState:
-    """Return the state before the first update.  Jit this with `out_shardings` from the table."""
+    """Return the state before the first update, with step 0 and a new optimizer state.
+
+    Jit this function with `out_shardings` from `sharding.shard_tree`.
+    """
     zero = jnp.int32(0)
     return TrainState(zero, key, params, tx.init(params), zero, zero)
 
@@ -81,8 +84,8 @@ def with_prm(state: TrainState, params: Params, tx: optax.GradientTransformation
 def train_step(state: TrainState, frozen: Frozen, prompts: Prompts, *, setup: Setup) -> StepResult:
     """Do one training step on Q prompts: write, verify, assign credit, and update.
 
-    With a prompt filter `prompts` holds Q prompts for each round, one round after the other.  Pure;
-    to be jitted once, with `state` donated.
+    With a prompt filter, `prompts` holds `filter.rounds` * Q prompts, those of the first round
+    first.  The function is pure.  Jit it once, with `state` donated.
 
     Raises:
       ValueError: at trace time, if `frozen` holds no verifier.
@@ -95,9 +98,9 @@ def train_step(state: TrainState, frozen: Frozen, prompts: Prompts, *, setup: Se
 def update(
     state: TrainState, frozen: Frozen, round_: Round, outcome: Outcome, *, setup: Setup
 ) -> StepResult:
-    """Learn from a round and its outcomes: observe, credit and learn.
+    """Learn from a round and its outcomes: observe, assign credit and learn.
 
-    The outcomes are finite, as `prompt_filter` leaves them.
+    The rewards of `outcome` must be finite; the functions of `prompt_filter` make them so.
     """
     signals = observe(state, frozen, round_, outcome, setup)
     credit = assign_credit(round_, signals, setup)
@@ -120,11 +123,15 @@ def update(
 def draw(
     state: TrainState, frozen: Frozen, prompts: Prompts, setup: Setup
 ) -> tuple[prompt_filter.Held, Metrics]:
-    """Write and verify rounds until the places of the step are filled.
+    """Write and verify rounds of responses until the places of the step are filled.
 
-    Without a prompt filter that is one round.  With a filter it is dynamic sampling (DAPO,
-    2503.14476, section 3.2) of at most `filter.rounds` rounds.  Also returns the metrics of the
-    verdicts, means over the rounds.
+    Without a prompt filter one round fills them.  With a filter this is dynamic sampling (DAPO,
+    arXiv 2503.14476, section 3.2) with at most `filter.rounds` rounds.
+
+    Returns the groups in the places, and the metrics of the verdicts as means over the rounds.
+
+    Raises:
+      ValueError: at trace time, if `frozen` holds no verifier.
     """
     stage = setup.stage
 
@@ -161,10 +168,11 @@ def draw(
 def write_round(
     state: TrainState, prompts: Prompts, number: Array, *, setup: Setup
 ) -> tuple[Rollout, Array, Rollout | None]:
-    """Write the responses of one round.
+    """Write the responses of round `number` of a step, counted from 0.
 
-    Returns the rollout, the number of rows that were decoded for it (int32) and, for the ReMax
-    baseline (2310.10505, algorithm 1), a rollout with one greedy answer to each prompt.
+    Returns the rollout, the number of row-steps that were decoded for it (int32) and, for the ReMax
+    baseline (arXiv 2310.10505, algorithm 1), a rollout with one greedy answer to each prompt, else
+    None.
     """
     stage = setup.stage
     sampler = engine.Sampler(
@@ -226,8 +234,9 @@ def observe(
 ) -> Signals:
     """Compute all that is known about a round before credit is assigned.
 
-    Rewards are reduced by the overlong penalty here.  The PRM learns in the pass that gives the
-    token rewards; its label is the outcome without the penalty.
+    The overlong penalty is subtracted from the reward named `reward`, not from the others.  The PRM
+    is updated here, in the pass that gives the token rewards; its label is the outcome before the
+    penalty is subtracted.
     """
     stage, rollout = setup.stage, round_.rollout
     # Without top-k and top-p: a sampled token may lie outside the truncated set of the reference.

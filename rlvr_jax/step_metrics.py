@@ -14,12 +14,12 @@ from rlvr_jax.structs import Array, Credit, Metrics, Rollout, Signals
 
 
 class UpdateLogs(NamedTuple):
-    """UpdateLogs are what the updates of a step measured."""
+    """UpdateLogs hold what was measured during the policy updates of a step."""
 
-    loss: Array
-    sums: Metrics  # sums over the tokens of one epoch, by the name of their mean
-    gap: Array  # largest difference between log-probs of the sampler and of the trainer
-    run: Array  # row-columns that were run through the model, padding included
+    loss: Array  # mean over the updates
+    sums: Metrics  # sums over the tokens of all updates, divided by the number of epochs, by metric
+    gap: Array  # largest absolute difference between log-probs of the sampler and of the trainer
+    run: Array  # token positions that were run through the model, padding included
 
 
 def of_rollout(
@@ -45,7 +45,10 @@ def of_rollout(
 
 
 def of_rows(name: str, x_B: Array, counted: Array | bool = True, separator: str = "/") -> Metrics:
-    """Compute the mean and the range of a number of each row."""
+    """Compute mean, minimum and maximum over the rows of x_B.
+
+    A metric is called `name` + `separator` + "mean", "min" or "max", such as "reward/mean".
+    """
     return {
         f"{name}{separator}mean": jnp.mean(x_B, where=counted),
         f"{name}{separator}min": jnp.min(x_B, initial=jnp.inf, where=counted),
@@ -72,9 +75,10 @@ def identical_share(rollout: Rollout) -> Array:
 
 
 def decoding_occupancy(rollout: Rollout, decoded: Array) -> Array:
-    """Compute the share of the decoded rows that gave a token; 1 if nothing was decoded.
+    """Compute the share of the row-steps that gave a token; 1 if nothing was decoded.
 
-    The first token of each response is drawn from its prompt, without decoding a row.
+    `decoded` is the number of row-steps, as in `engine.generate`.  The first token of each
+    response is drawn from its prompt, without a row-step.
     """
     tokens = jnp.sum(rollout.response_mask_BR[:, 1:])
     return jnp.where(decoded > 0, tokens / jnp.maximum(decoded, 1), 1.0)
@@ -93,10 +97,10 @@ def of_credit(
 
 
 def process_shares(process_BR: Array, outcome_BR: Array, mask_BR: Array) -> Metrics:
-    """Compute the spread over tokens of the two parts of the advantage, and their correlation.
+    """Compute standard deviations over tokens of the parts of the advantage, and their correlation.
 
-    The parts come from token rewards and from outcomes.  The correlation is 0 if one of them has no
-    spread.
+    The parts come from token rewards and from outcomes.  The correlation is 0 if a part is
+    constant.
     """
     count = jnp.maximum(jnp.sum(mask_BR), 1)
 
@@ -115,7 +119,7 @@ def process_shares(process_BR: Array, outcome_BR: Array, mask_BR: Array) -> Metr
 
 
 def explained_variance(value_BR: Array, target_BR: Array, mask_BR: Array) -> Metrics:
-    """Compute the mean value of the tokens, and the share of the targets' variance it explains.
+    """Compute the mean of the values V, and the share of the targets' variance that V explains.
 
     The share is 1 - var(target - V) / var(target), and 0 for targets that are all equal.
     """

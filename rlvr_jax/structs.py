@@ -1,4 +1,4 @@
-"""The types that cross module borders, and the one key of dimension letters.
+"""The types that cross module borders, and the key of the dimension letters.
 
 The name of an array ends in its dimensions: `logprob_BR` is a [rows, response columns] array.
 
@@ -12,15 +12,18 @@ The name of an array ends in its dimensions: `logprob_BR` is a [rows, response c
     C  verifier-context columns       L  layers
     E  experts                        J  verifier templates
 
-Token arrays are columns plus a mask.  The position of a token is the running count of its mask, and
-a query attends to earlier columns whose mask is set.  Left padding, early stop and text that
-follows a ragged response are therefore one case.
+In `index_SM`, `row_SM` and `owner_SM`, S counts data shards and M the rows of a shard.  Other
+letters are local to a file.
+
+An array of tokens comes with a mask of the columns that exist.  The position of a token is the
+number of existing columns before it, and a query attends to existing columns up to its own.
+Left padding, early stop and text that follows a ragged response are therefore one case.
 
 One training step turns these types into each other:
 
     Prompts -> Round -> Signals -> Credit -> TrainState
 
-Everything here is data: no method computes more than a view.
+Everything here is data: methods only derive masks and sizes.
 """
 
 from typing import Any, NamedTuple
@@ -41,8 +44,8 @@ Metrics = dict[str, Array]
 class Prompts:
     """Prompts are the problems of one step as left-padded token ids (int32) with bool masks.
 
-    Without a verifier the context columns C may be 0.  With J verifier templates each prompt has J
-    adjacent rows in `check_QC`.
+    Without a verifier C may be 0.  With J verifier templates `check_QC` is [Q * J, C]: each prompt
+    has J adjacent rows.
     """
 
     prompt_QP: Array
@@ -53,7 +56,7 @@ class Prompts:
 
 @struct.dataclass
 class Rollout:
-    """A rollout holds Q prompts and the G responses that a policy wrote to each.
+    """A Rollout holds Q prompts and the G responses that a policy wrote to each of them.
 
     The end-of-sequence token belongs to the response.  Masks are computed from lengths, never from
     padding ids.
@@ -63,7 +66,7 @@ class Rollout:
     prompt_mask_QP: Array
     response_BR: Array  # int32
     length_B: Array  # int32, tokens of the response, end-of-sequence token included
-    truncated_B: Array  # bool, the budget of R tokens ended before an end-of-sequence token
+    truncated_B: Array  # bool, the token budget ended before an end-of-sequence token
     logprob_BR: Array  # float32, under the distribution that was sampled; 0 in padding
 
     @property
@@ -111,8 +114,8 @@ class Learner:
 class TrainState:
     """A TrainState is all that a training step changes, in one pytree.
 
-    The state is donated to the step, checkpointed and restored as a whole.  An absent `prm` or
-    `kl_coef` is absent for the whole stage.
+    The state is donated to the step, checkpointed and restored as a whole.  Whether `prm` and
+    `kl_coef` are None does not change during a stage.
     """
 
     step: Array  # int32, steps done
@@ -120,7 +123,7 @@ class TrainState:
     params: Params  # of the model that the stage trains: policy, verifier or PRM
     opt_state: Any
     skipped: Array  # int32, updates left out so far because loss or gradient was not finite
-    skipped_in_row: Array  # int32, steps since all updates, of policy and PRM, were finite
+    skipped_in_row: Array  # int32, updates left out in a row; a step with a bad PRM update adds 1
     prm: Learner | None = None  # where token rewards are asked for
     kl_coef: Array | None = None  # float32, where the KL coefficient adapts
 
@@ -168,14 +171,15 @@ class Selection(NamedTuple):
 
 
 class Round(NamedTuple):
-    """A Round is what the policy wrote in a step, and which rows and groups of it count.
+    """A Round holds the groups of responses that a step learns from, and which of its rows count.
 
-    A step has Q places for groups.  Without a prompt filter all of them are filled.  An unfilled
-    place has G rows of length 0 that count nowhere.
+    A step has Q places for groups.  Without a prompt filter one round of generation fills all of
+    them.  With a filter the groups may come from several rounds of generation, and a place may stay
+    unfilled; it then has G rows of length 0 that count nowhere.
     """
 
     rollout: Rollout
-    decoded: Array  # int32, rows that were run through the model to write, free slots included
+    decoded: Array  # int32, row-steps of decoding in all rounds of generation, free slots included
     selection: Selection
     greedy: Rollout | None = None  # one greedy answer to each prompt, for the ReMax baseline
 
@@ -208,11 +212,11 @@ class Round(NamedTuple):
 class Signals(NamedTuple):
     """Signals are all that is known about a round before credit is assigned.
 
-    They are filled in one place, `step.observe`.  A field that the stage does not need is None, for
-    the whole compile.
+    `step.observe` fills them.  Which fields are None depends only on the config of the stage, so
+    that it is fixed when the step is compiled.
     """
 
-    rewards: dict[str, Array]  # outcome rewards by name, float32 [B], finite; gates multiplied in
+    rewards: dict[str, Array]  # by name, float32 [B], finite, after gates and overlong penalty
     reference_BR: Array  # log-probs of the reference policy; the sampler's where none is read
     kl_coef: Array  # float32, the coefficient of the KL term in this step
     metrics: Metrics  # scalars that were measured on the way
@@ -240,13 +244,13 @@ class StepResult(NamedTuple):
     state: TrainState
     rollout: Rollout
     reward_B: Array  # outcome of each row
-    advantage_B: Array  # advantage of the first token of each row: all that follows depends on it
+    advantage_B: Array  # advantage of the first token of each row
     metrics: Metrics  # scalars
     fate_X: Array  # int32, the fate of each prompt that could be drawn, as in Selection
 
 
 class Update(NamedTuple):
-    """An Update is what a training step without a rollout to show returns."""
+    """An Update is what a training step of a prm, sft or verifier stage returns."""
 
     state: TrainState
     metrics: Metrics

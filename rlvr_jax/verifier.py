@@ -1,23 +1,26 @@
 """The generative verifier: a language model whose next token says whether an answer is correct.
 
-The reward comes from the logits of that token (work A, "Crossing the Reward Bridge",
-arXiv 2503.23829, section 3).  The way of one response:
+The reward comes from the logits of that token ("Crossing the Reward Bridge", arXiv 2503.23829,
+section 3).  A response is judged in these steps:
 
 1. Context.  The host writes template, question and reference as token ids, left-padded
    (`Prompts.check_QC`).  The context is read once for all G responses to a prompt.
 2. Answer.  `answer_mask` marks which tokens of the response are its final answer, and those ids
-   follow the context as they are.  They are never decoded to text and encoded again, and control
-   tokens are left out, so no answer can create a role marker.
-3. Tail.  The rest of the template (`Verdict.tail_JC`) follows the answer and ends where the verdict
-   is due.  The verifier's verdict is the distribution of the token after the last column.
-4. Reward.  `score_logits` compares the probabilities of the accept token ("1") and of the reject
-   token ("0").  The soft reward is p(1) / (p(1) + p(0)); `RewardConfig.mode` names the others.
-5. Templates.  With J templates every answer gets J verdicts, and `combine_templates` makes them one
-   reward.
+   follow the context as they are.  They are never decoded to text and encoded again, and
+   control tokens are left out, so no answer can create a role marker.
+3. Tail.  The rest of the template (`Verdict.tail_JC`) follows the answer and ends where the
+   verdict is due.  The verdict is the distribution of the token after the last column.
+4. Reward.  `score_logits` compares the probabilities of the accept token ("1") and of the
+   reject token ("0").  The soft reward is p(1) / (p(1) + p(0)); `RewardConfig.mode` names the
+   others.
+5. Templates.  With J templates every answer gets J verdicts, and `combine_templates` makes
+   them one reward.
 
 Every doubt gives reward 0.  A response that is truncated or has no final answer is `blocked`,
-whatever the model says of it.  A verdict is `ambiguous` when the two tokens together have too
-little probability, or when a logit is not finite.  Both are reported, so that they can be counted.
+whatever the model says of it.  A verdict is `ambiguous` when a logit is not finite, or when the
+two tokens together have too little probability.  In mode `paper` it is ambiguous when a logit
+is not finite, or when the most probable token is neither of the two.  Both cases are reported,
+so that they can be counted.
 """
 
 from typing import NamedTuple
@@ -49,10 +52,11 @@ class Answers(NamedTuple):
 
 
 def answer_mask(rollout: Rollout, verdict: Verdict) -> Array:
-    """Return which tokens of each response are its final answer: [B, R] bool, without EOS.
+    """Return which tokens of each response are its final answer: bool [B, R], without EOS.
 
-    The final answer is the last non-empty line (work A, section 3.2).  Where `verdict` has the
-    spelling of the vocabulary, the final answer is the marked one instead, such as a box.
+    Without `verdict.spelling` this is the last non-empty line (arXiv 2503.23829, section 3.2).
+    With it, the answer is the one that a marker such as \\boxed{...} shows; see
+    `extract.final_answer`.
     """
     if verdict.spelling is None:
         return extract.last_line(rollout, verdict)
@@ -127,8 +131,10 @@ def score_answers(
 def combine_templates(score_BJ: Score, cfg: RewardConfig) -> Score:
     """Return one score [B] from the scores [B, J] of J templates.
 
-    The reward is the mean.  With `votes: majority` it is 1 where at least half of the templates
-    accept and 0 elsewhere: work A's rule for several graders (arXiv 2503.23829, section 4).
+    The reward is the mean over the templates.  With `votes: majority` it is 1 where at least half
+    of the templates accept (reward above 0.5), and 0 elsewhere, which is the rule of arXiv
+    2503.23829, section 4, for several graders.  A reward below `cfg.threshold` then becomes 0.
+    `p1_B` and `mass_B` are means; a response is ambiguous or blocked if it is so for all templates.
     """
     if cfg.votes == "majority":
         accepted_B = jnp.mean((score_BJ.reward_B > 0.5).astype(jnp.float32), 1)

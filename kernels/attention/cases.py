@@ -10,19 +10,20 @@ from rlvr_kernels.noise import noise
 
 @dataclass(frozen=True)
 class Case:
-    """A Case holds the sizes and options of one call of the op."""
+    """A Case holds the sizes and options of one call of `attention`."""
 
-    rows: int
-    prefix: int
-    queries: int
-    heads: int
-    kv_heads: int
-    size: int
+    rows: int  # B
+    prefix: int  # P, columns before the queries
+    queries: int  # T
+    heads: int  # N
+    kv_heads: int  # K
+    size: int  # H, the head size
     softcap: float = 0.0
     dtype: str = "float32"
 
     @property
     def columns(self) -> int:
+        """Return the number of columns S = prefix + queries."""
         return self.prefix + self.queries
 
 

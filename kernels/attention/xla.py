@@ -1,6 +1,6 @@
 """Attention in plain JAX: two matrix products, batched over rows and kv heads.
 
-The M * T queries of a kv head are the rows of its products.
+M = N / K query heads share a kv head.  Their M * T queries are the rows of one matrix product.
 """
 
 import jax
@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 
 def xla(q_BTNH, k_BSKH, v_BSKH, valid_BS, scale, softcap, near_BTS=None):
-    """Return attention with sums and softmax in float32.
+    """Return attention [B, T, N, H] with scores and softmax in float32.
 
-    The attention weights are cast to the dtype of the values before the second product.
+    The attention weights are cast to the dtype of the values before the second product, whose
+    result has that dtype.
     """
     (rows, queries, heads, size), (_, columns, kv_heads, _) = q_BTNH.shape, k_BSKH.shape
     per_kv = heads // kv_heads

@@ -41,7 +41,8 @@ def decode_attention(
 
     Rows of one prompt are adjacent: row b continues prefix b // (B // Q).  The boolean masks
     `see_BS` and `see_BP` say which own columns and prefix columns a row sees.  A row that sees
-    nothing gives finite but meaningless output.  There is no gradient.
+    nothing gives finite but meaningless output.  Do not differentiate this function: not every
+    implementation has derivatives.
 
     `impl` names an implementation.  None is "xla" on every platform, until another one has been
     measured on hardware.

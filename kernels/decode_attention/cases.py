@@ -10,20 +10,21 @@ from rlvr_kernels.noise import noise
 
 @dataclass(frozen=True)
 class Case:
-    """A Case holds the sizes and options of one call of the op."""
+    """A Case holds the sizes and options of one call of `decode_attention`."""
 
-    prompts: int
-    group: int  # rows of a prompt
-    prefix: int
-    columns: int
-    heads: int
-    kv_heads: int
-    size: int
+    prompts: int  # Q
+    group: int  # rows of a prompt, B / Q
+    prefix: int  # P, columns of a prefix
+    columns: int  # S, columns of a row's own cache
+    heads: int  # N
+    kv_heads: int  # K
+    size: int  # H, the head size
     softcap: float = 0.0
     dtype: str = "float32"
 
     @property
     def rows(self) -> int:
+        """Return the number of rows B = prompts * group."""
         return self.prompts * self.group
 
 

@@ -1,8 +1,9 @@
 """Decoding attention for GPUs: a Pallas kernel on Triton.
 
-Programs work on spans of columns side by side; their partial softmaxes are merged afterwards.  One
-kernel serves caches and prefixes: X queries share the keys of one set of columns.  For a row's own
-cache X is M; for a prefix X is G * M, the queries of the whole group, so a prefix is read once.
+Each program computes a partial softmax over one span of columns; the partial results are merged
+afterwards.  The same kernel serves caches and prefixes: X queries share the keys of one set of
+columns.  With M = N / K query heads per kv head and G rows per prompt, X is M for a row's own
+cache and G * M for a prefix, so that a prefix is read once for its whole group.
 """
 
 from functools import partial

@@ -1,9 +1,10 @@
 """Decoding attention for TPUs: a Pallas kernel on Mosaic.
 
-The rows of a prompt are cut into sets of at most GROUP rows; Z counts the sets of all prompts.  For
-each set and kv head the kernel goes through blocks of the prefix and then of the rows' own caches.
-A block of the prefix is loaded once for all queries of the set: they are the X rows of one matrix
-product.  X is the rows of the set times M, with M padded to whole tiles.
+The rows of a prompt are cut into sets of at most GROUP rows; Z counts the sets of all prompts.
+For each set and kv head the kernel goes through blocks of the prefix and then of the rows' own
+caches.  A block of the prefix is loaded once for all queries of the set, the X rows of one
+matrix product.  X is the number of rows of the set times M, the query heads per kv head, padded
+to whole tiles.
 """
 
 from functools import partial
@@ -42,7 +43,7 @@ def pallas_tpu(
     *,
     interpret=False,
 ):
-    """Return decoding attention; the kernel skips own blocks behind the last one a row sees."""
+    """Return decoding attention; cache blocks after the last one seen by a set are skipped."""
     (rows, heads, size), (_, kv_heads, columns, _) = q_BNH.shape, k_BKSH.shape
     plan = _plan(q_BNH, k_BKSH, prefix_k_QKPH)
     by_set, per_kv = (rows // plan.group, plan.group), heads // kv_heads

@@ -1,4 +1,4 @@
-"""The op in plain JAX and float32: the definition that other implementations are tested against."""
+"""`decode_attention` in plain JAX and float32, the definition that tests compare with."""
 
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,7 @@
 """Decoding attention in plain JAX.
 
-A prefix is read once for the G * M queries of its group.  The cache is read in chunks, up to the
-last column that any row sees: it may be much longer than the responses are so far.
+A prefix is read once for all rows of its prompt.  The cache is read in chunks, up to the last
+column that any row sees, since it may be much longer than the responses are so far.
 """
 
 import math

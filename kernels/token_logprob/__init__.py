@@ -1,6 +1,8 @@
-"""Log-probs of tokens and entropies of their distributions, without an array [B, T, V] of logits.
+"""Log-probs of tokens and entropies of their distributions, from hidden states and output head.
 
-The distribution is softmax(logits / temperature) with logits = hidden @ head.
+The distribution is softmax(logits / temperature) with logits = hidden @ head.T.  Except
+for "reference", and for "xla" with few columns, no implementation holds an array [B, T, V] of
+logits.
 """
 
 from functools import partial

@@ -19,10 +19,10 @@ SHARES = 4  # programs that share the vocabulary; one per block of tokens would 
 
 
 def pallas_gpu(hidden_BTD, head_VD, token_BT, temperature, softcap, *, interpret=False):
-    """Return log-probs and entropies; forward and backward are kernels.
+    """Return log-probs and entropies, both float32 [B, T]; forward and backward pass are kernels.
 
-    Sums are float32.  Gradients have the dtype of their inputs, and so has d logits in the matrix
-    products of the backward pass.
+    Sums are float32.  The gradients of hidden states and head have the dtypes of these arrays.  The
+    gradient of the logits is cast to the dtype of the head before the matrix products.
     """
     (rows, columns), width = token_BT.shape, head_VD.shape[1]
     tokens = rows * columns

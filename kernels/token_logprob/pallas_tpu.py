@@ -1,7 +1,7 @@
 """Token log-probs for TPUs: Pallas kernels on Mosaic.
 
 The kernels go through the vocabulary block by block with an online softmax, so no array of
-[tokens, V] exists anywhere.  Let z = softcap(hidden @ head) / temperature, p = softmax(z),
+[tokens, V] exists anywhere.  Let z = softcap(hidden @ head.T) / temperature, p = softmax(z),
 L = logsumexp(z) and E the entropy.  Then
 
     d logprob / dz = onehot - p        d entropy / dz = -p (z - L + E).
@@ -23,10 +23,10 @@ LIMIT = 2**25  # bytes of VMEM for a kernel; a width of 8192 needs more than som
 
 
 def pallas_tpu(hidden_BTD, head_VD, token_BT, temperature, softcap, *, interpret=False):
-    """Return log-probs and entropies; forward and backward are kernels.
+    """Return log-probs and entropies, both float32 [B, T]; forward and backward pass are kernels.
 
-    Sums are float32.  Gradients have the dtype of their inputs, and so has d logits in the matrix
-    products of the backward pass.
+    Sums are float32.  The gradients of hidden states and head have the dtypes of these arrays.  The
+    gradient of the logits is cast to the dtype of the other factor before each matrix product.
     """
     (rows, columns), (vocab, width) = token_BT.shape, head_VD.shape
     tokens = rows * columns

@@ -1,4 +1,4 @@
-"""The op in plain JAX and float32: the definition that other implementations are tested against."""
+"""`token_logprob` in plain JAX and float32, the definition that tests compare with."""
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,12 @@ def reference(
     temperature: float = 1.0,
     softcap: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Return log-probs and entropies.
+    """Return log-probs and entropies, both float32 [B, T].
 
-    logprob = logit[token] - logsumexp(logits)
-    entropy = logsumexp(logits) - sum(softmax(logits) * logits)
+    With z = softcap(hidden @ head.T) / temperature,
+
+        logprob = z[token] - logsumexp(z)
+        entropy = logsumexp(z) - sum(softmax(z) * z).
     """
     logits_BTV = jnp.einsum("btd,vd->btv", hidden_BTD, head_VD, preferred_element_type=jnp.float32)
     if softcap:

@@ -105,7 +105,8 @@ class Config:
     verifier: ModelConfig = section(ModelConfig, "the verifier, of any size")
     verifier_tokenizer: str = option(
         "",
-        "tokenizer of the verifier, as in tokenizer; empty: the policy's; needs the split step",
+        "tokenizer of the verifier, a value as for the key `tokenizer`; empty: the policy's; "
+        "another one makes the step a split step",
     )
     audit: AuditConfig = section(AuditConfig, "attacks on the reward, and their limits")
     mesh: MeshConfig = section(MeshConfig, "device mesh")
@@ -147,7 +148,11 @@ class Config:
         return [stage for stage in self.stages if isinstance(stage, EvaluateStage)]
 
     def prm_stage(self, name: str) -> Sampling:
-        """Return the stage of that name, which trains a PRM; KeyError where none does."""
+        """Return the stage of that name, which leaves a PRM behind.
+
+        Raises:
+          KeyError: there is no stage of that name, or it leaves no PRM.
+        """
         for stage in self.stages:
             if stage.name == name and isinstance(stage, Sampling) and "prm" in stage.leaves:
                 return stage

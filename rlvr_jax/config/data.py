@@ -17,7 +17,9 @@ class SourceConfig:
         metadata={"help": "parameters of the reasoning-gym data set, e.g. {max_terms: 3}"},
     )
     file: str = option(
-        "", "JSONL or parquet file of problems, in the layout of verl, TRL or arXiv 2503.23829"
+        "",
+        "JSONL, JSON or parquet file of problems, in the layout of verl, open-instruct, TRL or "
+        "arXiv 2503.23829",
     )
     test_file: str = option(
         "", "file of held-out problems; empty: a part of `file`, chosen by hash"

@@ -91,7 +91,9 @@ class AdvantageConfig:
         "tokens: z-score the advantages over all tokens of the global batch (REINFORCE++, PPO)",
     )
     discount: float = option(
-        1.0, "discount of a reward for each token that it comes later; needs advantages per token"
+        1.0,
+        "a token is credited with a reward n tokens later times discount ** n; needs credit: "
+        "token, baseline: value or a process_weight",
     )
     gae_lambda: float = option(
         1.0, "lambda of generalised advantage estimation, with baseline: value"
@@ -101,7 +103,8 @@ class AdvantageConfig:
     )
     process_scale: Literal["none", "batch"] = option(
         "none",
-        "batch: divide token rewards by the largest return of the batch, as PRIME's code does",
+        "batch: divide token rewards by the largest absolute return of the batch, as PRIME's "
+        "code does",
     )
     weights: dict[str, float] = field(
         default_factory=dict,
@@ -111,7 +114,8 @@ class AdvantageConfig:
     )
     mix: Literal["before", "after"] = option(
         "before",
-        "several rewards are added before normalisation, or each is normalised first (GDPO)",
+        "before: several rewards are weighted and added, then normalised; after: each reward "
+        "is normalised by itself, then their weighted sum again over the batch (GDPO)",
     )
 
     def __post_init__(self) -> None:
@@ -163,7 +167,9 @@ class LossConfig:
         )
     )
     kl_coef: float = option(
-        0.0, "weight of the KL divergence to the reference policy; 0: no reference is loaded"
+        0.0,
+        "weight of the KL divergence to the reference policy; 0: no KL, and only a PRM loads a "
+        "reference",
     )
     kl_in: Literal["reward", "loss"] = option(
         "reward",
@@ -190,8 +196,9 @@ class LossConfig:
     )
     ratio: Literal["token", "sequence", "sequence-token", "product"] = option(
         "token",
-        "probability ratio of each token; sequence: geometric mean over the response (GSPO); "
-        "sequence-token: its value with each token's gradient; product: over the response (RLOO)",
+        "token: the probability ratio of each token; sequence: the geometric mean of the "
+        "response's ratios (GSPO); sequence-token: the value of sequence with the gradient of "
+        "the token's own log-prob; product: the product of the response's ratios (RLOO)",
     )
     dual_clip: float = option(
         0.0, "dual clip: where A < 0 the loss is at most this times -A; 0: no bound"
@@ -204,22 +211,23 @@ class LossConfig:
     )
     value_clip: float = option(
         0.2,
-        "with baseline: value: the value loss rewards no change of a value beyond this, in "
-        "units of the reward; 0: no bound",
+        "with baseline: value: an update cannot lower the value loss by moving a value further "
+        "than this from its old value, in units of the reward; 0: no bound",
     )
     correct: Literal[
         "none", "truncate", "mask", "sequence-truncate", "sequence-mask", "geometric-mask"
     ] = option(
         "none",
-        "importance weights between the trainer's and the sampler's log-probs, per token or per "
-        "response: truncate clips them to correct_low..correct_high, mask makes them 0 outside",
+        "importance weights p_trainer / p_sampler of tokens; sequence-: of whole responses. "
+        "truncate clips them to correct_low..correct_high, mask makes them 0 outside; "
+        "geometric-mask leaves out responses whose geometric mean of them is outside",
     )
     correct_low: float = option(0.0, "smallest importance weight of `correct`")
     correct_high: float = option(2.0, "largest importance weight of `correct`")
     stale_kl: float = option(
         0.0,
-        "leave out responses with A < 0 whose mean log-ratio per token drifted further than this; "
-        "0: keep all",
+        "leave out tokens with A < 0 of responses whose mean of log(p_sampler / p_policy) per "
+        "token is above this; 0: keep all",
     )
 
     def __post_init__(self) -> None:
@@ -328,15 +336,19 @@ class PrmConfig:
     )
     beta: float = option(0.05, "token rewards are beta * log(p_prm / p_reference)")
     order: Literal["score-first", "update-first"] = option(
-        "score-first", "token rewards come from the PRM as it was before its update, or after it"
+        "score-first",
+        "score-first: token rewards come from the PRM before its update of the step; "
+        "update-first: after it",
     )
     reference: Literal["frozen", "policy"] = option(
-        "frozen", "reference of the log-ratio: the policy at the start, or the policy as it sampled"
+        "frozen",
+        "reference of the log-ratio: frozen: the policy at the start of the stage; policy: the "
+        "policy that sampled the responses",
     )
     share: float = option(
         1.0,
-        "expected share of the responses that the PRM learns from, drawn by the size of its error; "
-        "all responses are scored",
+        "expected share of the responses that the PRM learns from; each is drawn with a chance "
+        "proportional to the PRM's error on it; all responses get token rewards",
     )
     granularity: Literal["token", "line", "whole"] = option(
         "token",

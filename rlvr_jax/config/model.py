@@ -67,24 +67,33 @@ class Architecture:
     experts_sum_to_one: bool = option(True, "divide the weights of a token's experts by their sum")
     rope_theta: float = option(10000.0, "base of the rotary frequencies")
     rope_scaling: Literal["none", "linear", "llama3"] = option(
-        "none", "how the frequencies are stretched for contexts longer than those of pretraining"
+        "none",
+        "which rotary frequencies are lowered for contexts longer than those of pretraining: "
+        "linear: all; llama3: the low ones, with a ramp between low and high",
     )
-    rope_factor: float = option(1.0, "factor by which the frequencies are stretched")
+    rope_factor: float = option(
+        1.0, "the rotary frequencies are divided by this; with llama3 only the low frequencies"
+    )
     rope_low: float = option(
-        1.0, "llama3: frequencies with fewer turns than this in rope_original are fully stretched"
+        1.0,
+        "llama3: frequencies with fewer turns than this in rope_original tokens are divided by "
+        "rope_factor",
     )
     rope_high: float = option(
-        4.0, "llama3: frequencies with more turns than this in rope_original are not stretched"
+        4.0,
+        "llama3: frequencies with more turns than this in rope_original tokens stay as they are",
     )
     rope_original: int = option(8192, "llama3: context length of pretraining, in tokens")
     rope_theta_window: float = option(
         0.0,
-        "base of the frequencies in layers with a sliding window, which are not stretched; 0: the "
-        "same as in the other layers",
+        "base of the frequencies in layers with a sliding window, where rope_scaling has no "
+        "effect; 0: the frequencies of the other layers, with rope_scaling",
     )
     window: int = option(0, "tokens that a layer with a sliding window sees; 0: no windows")
     global_every: int = option(
-        0, "every layer whose number is a multiple of this sees all tokens despite window; 0: none"
+        0,
+        "layers whose number, counted from 1, is a multiple of this see all tokens despite "
+        "window; 0: no layer does",
     )
     query_scale: float = option(
         0.0, "attention scores are divided by the square root of this; 0: of head_size"
@@ -174,12 +183,25 @@ class ModelConfig(Execution, Architecture, Pretrained):
 class MeshConfig:
     """A MeshConfig arranges devices as data x fsdp x tensor; the product is their number."""
 
-    data: int = option(1, "pure data parallelism; across hosts and slices")
-    fsdp: int = option(1, "data parallelism with parameters and optimizer moments split by width")
-    tensor: int = option(1, "tensor parallelism over heads, feed-forward and vocabulary; in a host")
+    data: int = option(
+        1,
+        "size of the mesh axis `data`: pure data parallelism; across hosts and slices",
+    )
+    fsdp: int = option(
+        1,
+        "size of the axis `fsdp`: data parallelism with parameters and moments split by width",
+    )
+    tensor: int = option(
+        1,
+        "size of the axis `tensor`: tensor parallelism over heads, feed-forward and "
+        "vocabulary, within a host",
+    )
     letters: dict[str, tuple[str, ...]] = field(
         default_factory=dict,
-        metadata={"help": "mesh axes of single parameter letters, e.g. {K: []} copies kv heads"},
+        metadata={
+            "help": "mesh axes that split a dimension, by its letter, in place of the default "
+            "(rlvr_jax/sharding.py); {K: []} does not split the kv heads"
+        },
     )
 
     def __post_init__(self) -> None:

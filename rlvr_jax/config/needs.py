@@ -28,7 +28,10 @@ class Input(NamedTuple):
 
 
 def verifier_input(source: str, optional: bool = False) -> tuple[Input]:
-    """Return the input of a stage that reads a trained verifier, named by the key `verifier`."""
+    """Return, as a tuple of one, the input of a stage that reads a trained verifier.
+
+    `source` is the value of the stage's key `verifier`; `optional` says that it may be empty.
+    """
     return (Input("verifier", source, "model", pretrained="verifier", optional=optional),)
 
 
@@ -42,8 +45,9 @@ class Rows(NamedTuple):
 class Needs:
     """Needs are what a stage says about itself beside its config keys.
 
-    These are the answers of a stage that needs nothing; a type of stage overrides its own.  The
-    rest of the program asks for them and never for the type of a stage.
+    The defaults here are those of a stage that needs nothing; each type of stage overrides the
+    properties in which it differs.  The rest of the program reads these properties and never
+    asks for the type of a stage.
     """
 
     alarms: AlarmConfig = AlarmConfig(action="off")
@@ -66,7 +70,10 @@ class Needs:
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """Return what the stage reads from earlier stages; keys that are empty are left out."""
+        """Return what the stage may read from earlier stages.
+
+        An optional input whose key is empty has the source "" and is read from nowhere.
+        """
         return ()
 
     @property
@@ -96,7 +103,10 @@ class Needs:
 
     @property
     def shares_ids(self) -> bool:
-        """Return whether the verifier of the stage reads the token ids of the policy."""
+        """Return whether the stage works only with a verifier that reads the policy's token ids.
+
+        Such a stage is refused when the config names a `verifier_tokenizer`.
+        """
         return False
 
     @property

@@ -13,12 +13,14 @@ class RewardConfig:
 
     source: Literal["verifier", "rule", "rule_first", "both"] = option(
         "verifier",
-        "verifier: the verifier's logit, inside the fused step; rule: a rule on the host, with the "
-        "split step; rule_first: 1 where the rule accepts, else the verifier's; both: the product",
+        "verifier: the verifier's reward (see `mode`), inside the fused step; rule: a rule on "
+        "the host, with the split step; rule_first: 1 where the rule accepts, else the "
+        "verifier's reward; both: the rule's score times the verifier's reward",
     )
     mode: Literal["soft", "paper", "binary"] = option(
         "soft",
-        "soft: p(1)/(p(1)+p(0)); paper: the two branches of arXiv 2503.23829; binary: p(1) > p(0)",
+        "soft: p(1)/(p(1)+p(0)); paper (arXiv 2503.23829): p(1) where 1 is the most probable "
+        "token, 1-p(0) where 0 is, else 0; binary: 1 where p(1) > p(0), else 0",
     )
     min_mass: float = option(0.5, "soft and binary: smallest p(1)+p(0); with less, the reward is 0")
     threshold: float = option(0.0, "smallest reward of the verifier; smaller ones become 0")
@@ -112,8 +114,8 @@ class JudgeConfig:
     )
     max_requests: int = option(
         0,
-        "endpoint: largest number of requests, with retries and stored replies of earlier runs; 0: "
-        "no limit",
+        "endpoint: largest number of requests; retries and the stored replies of earlier runs "
+        "count too; 0: no limit",
     )
     cache: str = option(
         "", "endpoint: file that stores the replies; empty: judge/NAME.jsonl in the run folder"
@@ -169,12 +171,28 @@ class NegativesConfig:
 
     keys: float = option(
         0.0,
-        "master keys: blanks, punctuation, phrases such as `Thought process:` in many languages",
+        "master keys: blanks, punctuation, phrases such as `Thought process:` in many "
+        "languages; how many, as a share of the number of verdicts",
     )
-    openings: float = option(0.0, "first sentences of longer responses to the same problem")
-    cuts: float = option(0.0, "accepted answers that are cut off before their result")
-    near_misses: float = option(0.0, "accepted answers and references with one number changed")
-    strangers: float = option(0.0, "accepted answers to other problems")
+    openings: float = option(
+        0.0,
+        "first sentences of longer responses to the same problem; how many, as a share "
+        "of the number of verdicts",
+    )
+    cuts: float = option(
+        0.0,
+        "accepted answers that are cut off at a random place; how many, as a share of "
+        "the number of verdicts",
+    )
+    near_misses: float = option(
+        0.0,
+        "accepted answers and references with one number changed; how many, as a share "
+        "of the number of verdicts",
+    )
+    strangers: float = option(
+        0.0,
+        "accepted answers to other problems; how many, as a share of the number of verdicts",
+    )
 
     def __post_init__(self) -> None:
         for name, share in vars(self).items():
@@ -193,24 +211,40 @@ class AlarmConfig:
 
     action: Literal["off", "warn", "checkpoint", "stop"] = option(
         "warn",
-        "what happens when an alarm begins: nothing, a message, a checkpoint, or both and the end",
+        "what happens when an alarm begins: off: nothing; warn: a message; checkpoint: a "
+        "message and a checkpoint; stop: both, and the run ends",
     )
     window: int = option(
-        20, "number of steps in the mean that is compared with the best or the first such mean"
+        20,
+        "number of steps that an alarm averages over; length_drop compares with the longest "
+        "earlier mean, kl_jump and prm_rise with the mean of the window before",
     )
-    length_drop: float = option(0.8, "fall of the mean length, as a share, while the reward rises")
-    identical: float = option(0.9, "share of a batch that is one and the same response")
+    length_drop: float = option(
+        0.8,
+        "alarm when the mean length has fallen by more than this share while the reward rose",
+    )
+    identical: float = option(
+        0.9,
+        "alarm when at least this share of the responses are one and the same",
+    )
     reward_std: float = option(
-        1e-3, "smallest standard deviation of the reward, as the mean of the window"
+        1e-3,
+        "alarm when the standard deviation of the reward, as the mean of the window, is below this",
     )
     oracle_gap: float = option(
-        0.3, "mean reward minus the oracle's mean reward, over the last three comparisons"
+        0.3,
+        "alarm when the mean reward is above the oracle's by more than this, as the "
+        "mean of the last three comparisons",
     )
     prm_rise: float = option(
-        0.5, "rise of the mean token reward while the outcome reward does not rise"
+        0.5,
+        "alarm when the mean token reward has risen by at least this and the outcome "
+        "reward has not",
     )
     kl_jump: float = option(
-        10.0, "KL to the reference policy, as a multiple of its mean in the window before"
+        10.0,
+        "alarm when the mean KL to the reference policy is more than this times the "
+        "mean of the window before",
     )
 
     def __post_init__(self) -> None:

@@ -31,7 +31,8 @@ class RlStage(Needs):
     )
     policy: str = option(
         "sft",
-        "the stage whose policy is trained, and which is the reference policy; or `pretrained`",
+        "the stage whose policy this stage starts from and takes as reference policy; or "
+        "`pretrained`",
     )
     verifier: str = option("verifier", "the stage whose verifier gives the reward; or `pretrained`")
     split: Literal["train", "label"] = option(
@@ -52,7 +53,10 @@ class RlStage(Needs):
     advantage: AdvantageConfig = section(AdvantageConfig, "normalisation and baseline")
     also: dict[str, str] = field(
         default_factory=dict,
-        metadata={"help": "further rewards: a rule for each name in advantage.weights"},
+        metadata={
+            "help": "further rewards: name -> rule; advantage.weights needs a weight for each "
+            "of these names and for `reward`"
+        },
     )
     prm: PrmConfig = section(PrmConfig, "implicit process reward model")
     loss: LossConfig = section(LossConfig, "policy loss")
@@ -183,8 +187,8 @@ class PrmStage(Needs):
     name: str = option("prm", "name of the stage, by which other stages refer to it")
     policy: str = option(
         "sft",
-        "the stage whose policy samples the responses, and which the PRM starts from and is "
-        "compared with; or `pretrained`",
+        "the stage whose policy samples the responses, is the start of the PRM and the "
+        "reference of its token rewards; or `pretrained`",
     )
     verifier: str = option("verifier", "the stage whose verifier gives the labels; or `pretrained`")
     split: Literal["train", "label"] = option("label", "split of its problems")

@@ -197,9 +197,14 @@ class EvaluateStage(Needs):
     )
     prm_reference: str = option(
         "",
-        "the stage whose policy is the reference of that PRM; empty: the one that it started from",
+        "the stage whose policy is the reference of that PRM; empty: the key `policy` of the "
+        "stage that trained the PRM",
     )
-    rule: str = option("", "rule that is the oracle, as in the reward of an rl stage")
+    rule: str = option(
+        "",
+        "rule that is the oracle: a kind or a file, as in reward.rule; empty: the rule of "
+        "each task",
+    )
     seconds: float = option(2.0, "time limit of the oracle for one answer")
 
     def __post_init__(self) -> None:

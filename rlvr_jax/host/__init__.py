@@ -1,6 +1,6 @@
 """The host side of a run: everything that reads or writes text, files, processes and clocks.
 
-Its packages (wings) import each other in one direction only; tests/test_layers.py has the table.
+Its packages import each other in one direction only; tests/test_layers.py has the table.
 
     problems    problem sets: sources, splits, files on disk
     text        tokenizers, chat templates, prompts as token columns, final answers

@@ -25,9 +25,11 @@ MATHS = ("math",)  # rules that equal forms and near misses of mathematical answ
 def run(
     ws: Workspace, stage: Sampling, frozen: Frozen, workers: pool.Pool, quick: bool = False
 ) -> dict[str, Any]:
-    """Attack the reward of `stage` and return the report of `trials.report` on it.
+    """Attack the reward of `stage` and return a report.
 
-    With `quick` there are fewer attacks and no search for adversarial tokens.
+    The report is that of `trials.report` with `seconds`, and for a verifier that reads the
+    policy's ids with `readout_difference` and the result of the `search` for adversarial
+    tokens.  With `quick` there are fewer attacks and no search.
     """
     began = time.monotonic()
     cfg = stage.reward

@@ -33,15 +33,17 @@ CHOSEN = {  # ways to choose one answer of k, and how the table calls them
 
 
 def run(stage: EvaluateStage, ws: Workspace) -> dict:
-    """Evaluate a policy on all test problems and write the result to eval/NAME.json.
+    """Evaluate a policy on all test problems, write the result to eval/NAME.json and return it.
 
-    `accuracy` is avg@k, the mean over k samples per problem; `pass_at_k` is the share of problems
-    with a right sample among the k; `greedy` is of one answer at temperature 0.  A response that
-    was cut off counts as wrong.  No random key of training is used.
+    `accuracy` is avg@k, the mean over k samples per problem; `pass_at_k` is the share of
+    problems with a right sample among the k; `greedy` is the accuracy of one answer at
+    temperature 0.  A response that was cut off counts as wrong.  No random key of training is
+    used.
 
-    `majority` is of the most frequent final answer of the k.  With a PRM, `weighted` weights these
-    votes by the sigmoid of an answer's smallest line reward; `best_of_k_min` and `best_of_k_sum`
-    take the answer with the largest smallest line reward, or with the largest sum of rewards.
+    `majority` is the accuracy of the most frequent final answer among the k.  A PRM adds three
+    more accuracies.  For `weighted`, an answer's vote counts the sigmoid of the smallest reward
+    among its lines.  For `best_of_k_min`, the answer is chosen whose smallest line reward is
+    greatest; for `best_of_k_sum`, the answer whose sum of rewards is greatest.
     """
     cfg = ws.cfg
     params = ws.load(stage.policy, cfg.model)

@@ -26,9 +26,10 @@ class Answer(NamedTuple):
 
 
 def sample_answers(stage: LabelStage, ws: Workspace) -> Iterator[tuple[int, list[Answer]]]:
-    """Yield, batch by batch, how many answers the policy gave to label problems and those to judge.
+    """Yield for each batch of label problems the number of samples and the answers to judge.
 
-    Answers that are not finished are not judged; hard negatives made of the others are added.
+    Unfinished answers are counted but not judged.  Answers that are likely to be wrong are made
+    of the finished ones and judged too: answers to other problems, and answers cut short.
     """
     tok, cfg = ws.tokenizer, ws.cfg
     params = ws.load(stage.policy, cfg.model)

@@ -17,11 +17,17 @@ from rlvr_jax.stages.workspace import Workspace
 
 
 def run(stage: LabelStage, ws: Workspace) -> dict:
-    """Write verdicts/NAME.jsonl: question, reference, ids of the final answer, and verdict 0 or 1.
+    """Write verdicts/NAME.jsonl, and return what the stage's marker records.
 
-    An answer without a verdict is left out and counted: as `unread` where the judge's reply could
-    not be read or did not come, as `unasked` where the judge's budget was spent.  Raises RunError
-    where too many are unread, and ValueError where all verdicts are the same.
+    A line holds question, reference, domain, problem key, the final answer as text and as ids,
+    the verdict 0 or 1, and, where they exist, the single votes and the opening of the response.
+    An answer without a verdict is left out and counted: as `unread` where the judge's reply
+    could not be read or did not come, as `unasked` where the judge's budget was spent.
+
+    Raises:
+      RunError: too many answers are unread.
+      ValueError: all verdicts are the same.
+      Interrupted: a signal asked the run to stop.
     """
     answers, votes, sampled = [], [], 0
     batches = judged_answers.load_answers if stage.answers else judged_answers.sample_answers

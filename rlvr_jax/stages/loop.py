@@ -36,13 +36,17 @@ def run(
 ) -> TrainState:
     """Run the steps of a stage, from its last checkpoint on if there is one; return the state.
 
-    A step takes `stage.rounds` batches of records from `source`.  `compiled` is the name of the
-    jitted step, whose compilations are counted; `shown` names the metrics on the progress bar.
+    `batch` is the number of records of a round, over all processes.  A step takes
+    `stage.rounds` such batches from `source` and calls `advance`, which returns the new state,
+    metrics, and the records that come again in a later step.  `compiled` is the name of the
+    jitted step, whose compilations are counted; `shown` maps words on the progress bar to
+    metrics.
 
-    A checkpoint holds the state, the position in the data, the records that wait and the length of
-    metrics.jsonl.  A resume cuts off later lines and computes them again, to the same bytes.
+    A checkpoint holds the state, the position in the data, the records that wait and the length
+    of metrics.jsonl.  A resume cuts off later lines and computes them again, to the same bytes.
 
-    Raises Interrupted after a signal and RunError after an alarm or too many non-finite updates.
+    Raises Interrupted after a signal and RunError after an alarm or too many non-finite
+    updates.
     """
     shard = (jax.process_index(), jax.process_count())
     stream = Stream(dataset.batches(source, batch // shard[1], ws.seed(stage.name), shard=shard))

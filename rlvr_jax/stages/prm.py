@@ -20,7 +20,8 @@ Step = Callable[[TrainState, list[Any]], Update]
 def run(stage: PrmStage, ws: Workspace) -> dict:
     """Train the PRM of a stage, and return what its marker records.
 
-    The PRM is the model of the stage's state, and is read as a policy is.
+    The PRM takes the place of the policy in the stage's checkpoints, so that later stages load
+    it as they load the policy of another stage.
     """
     cfg = ws.cfg
     tx = optim.make_optimizer(stage.optim, stage.steps)

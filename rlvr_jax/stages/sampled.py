@@ -1,6 +1,7 @@
 """What the rl and the prm stage share: frozen models, problems, and the audit before training.
 
-Both stages let a policy answer problems in every step, and a verifier or a rule reward the answers.
+In every step of both stages, a policy answers problems and a verifier or a rule rewards the
+answers.
 """
 
 from rlvr_jax.config import Sampling

@@ -11,7 +11,10 @@ from rlvr_jax.structs import Update
 
 
 def run(stage: SftStage, ws: Workspace) -> dict:
-    """Train a policy on the demonstrations of the sft problems."""
+    """Train a policy on the demonstrations of the sft problems.
+
+    Returns what the stage's marker records.
+    """
     cfg, tok = ws.cfg, ws.tokenizer
     tx = optim.make_optimizer(stage.optim, stage.steps)
     state = ws.new_state(stage.name, cfg.model, tx, stage.init)

@@ -8,7 +8,10 @@ from rlvr_jax.stages.workspace import Workspace
 
 
 def run(stage: TokenizerStage, ws: Workspace) -> dict:
-    """Train a tokenizer on prompts, references and demonstrations of the sft problems only."""
+    """Train a tokenizer on the text of the sft problems, and return what the marker records.
+
+    The text is their prompts, references and demonstrations.
+    """
     records = list(dataset.each(dataset.open_split(ws.run.data, "sft")))
     texts: list[str] = []
     for record in records:

@@ -15,7 +15,11 @@ FIELDS = {"question", "reference", "answer_ids", "verdict"}
 
 
 def load_verdicts(ws: Workspace, label: str) -> list[Row]:
-    """Load the rows that a label stage wrote; RunError where they are missing or damaged."""
+    """Load the rows that a label stage wrote.
+
+    Raises:
+      RunError: the file is missing or damaged.
+    """
     path = ws.run.verdicts(label)
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

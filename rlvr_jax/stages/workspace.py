@@ -141,7 +141,10 @@ class Workspace:
         return template.build_prompts(records, self.tokenizer, self.cfg.data, self.judged, judge)
 
     def verdict(self) -> Verdict:
-        """Build the verifier's question as token ids and vocabulary tables, on every device."""
+        """Build the verifier's template tails, verdict words and vocabulary tables.
+
+        Every device gets a copy of what `template.build_verdict` returns.
+        """
         cfg = self.cfg
         vocab = (cfg.verifier if cfg.verifier_tokenizer else cfg.model).vocab
         return self.replicate(template.build_verdict(self.judge_tokenizer, cfg.data, vocab))
@@ -223,7 +226,7 @@ class Workspace:
         prm_tx: optax.GradientTransformation | None = None,
         prm_init: str = "",
     ) -> TrainState:
-        """Make the state of a stage before its first update, in the layout of the sharding table.
+        """Make the state of a stage before its first update, with the shardings of `shardings`.
 
         `init` is a stage as in `load`, or `fresh` for random parameters.  With `prm_tx` a PRM
         learns beside the policy: it starts from the stage `prm_init`, or as the policy.  `kl_coef`
@@ -249,7 +252,10 @@ class Workspace:
         return jax.jit(build, out_shardings=self.shardings(jax.eval_shape(build, given)))(given)
 
     def shardings(self, tree):
-        """Return the shardings of a pytree of parameters, moments or states, from the table."""
+        """Return the shardings of a pytree of parameters, moments or states.
+
+        They follow from the table of `rlvr_jax.sharding` and from the config's `mesh`.
+        """
         return sharding.shard_tree(tree, self.mesh, self.cfg.mesh)
 
     def like(self, state: TrainState):
@@ -257,7 +263,7 @@ class Workspace:
         return self._with_shardings(jax.eval_shape(lambda x: x, state))
 
     def jit_step(self, step: Callable, state: TrainState, result: Any) -> Callable:
-        """Jit a training step: the state is donated, and kept in the layout of the table.
+        """Jit a training step; the state is donated, and the new state keeps its `shardings`.
 
         `result` is the type that the step returns, with a field `state`.
         """

@@ -48,8 +48,11 @@ def tokenizer_path(cfg: Config, folder: Path) -> str | Path:
 class Run:
     """A `Run` is a run folder, opened for a config.
 
-    To open the folder writes `config.resolved.yaml`. It raises RunError if the folder belongs to
-    another config and has results, holds other files, or cannot be written.
+    Opening the folder writes `config.resolved.yaml`.
+
+    Raises:
+      RunError: the folder has results of another config, holds files but no config, cannot be
+        written, or its config is damaged.
     """
 
     def __init__(self, cfg: Config):

@@ -101,7 +101,13 @@ def _unshare(tree: Any) -> Any:
 
 
 def parse(tree: dict[str, Any]) -> Config:
-    """Make a Config of a plain tree of values; the key `stage` of a stage names its type."""
+    """Make a Config of a tree of plain values; the key `stage` of a stage names its type.
+
+    Presets are filled in.
+
+    Raises:
+      ConfigError: a key is unknown, or a value is refused; the message has a line for each.
+    """
     tree = dict(tree)
     if isinstance(tree.get("stages"), list):
         tree["stages"] = [_stage(item, f"stages.{i}") for i, item in enumerate(tree["stages"])]

@@ -1,8 +1,9 @@
 """Synthetic negatives: certainly wrong answers from which a verifier learns 0 without a judge.
 
-A policy under reward finds texts without an answer that a verifier accepts (master keys, first
-sentences) and answers that merely look right, but the samples for the verifier contain few of them.
-To train on such texts is the remedy of arXiv 2507.08794.  An answer that might be right is omitted.
+A policy that is trained on a verifier's reward finds texts which contain no answer and which
+the verifier accepts all the same (master keys, first sentences), and answers that merely look
+right.  The samples for the verifier contain few of them.  Training on such texts is the remedy
+of arXiv 2507.08794.  An answer that might be right is omitted.
 """
 
 import random

@@ -40,11 +40,13 @@ ROWS = 4096  # rows of a matrix that are compared at a time
 class Tensors(Protocol):
     """`Tensors` is a model on disk, whose named tensors are loaded slice by slice.
 
-    `shapes` has the shapes in the file, and `file_of` the file of a tensor. `check_type` refuses a
-    tensor of a data type that cannot be loaded. `is_ignored` tells whether a tensor can be left out
-    because it is no parameter. `load_slice` returns a part of a tensor in float32. `places` says
-    where each parameter lies, and `to_parameter` undoes what the file format does to its values.
-    `describe` and `generation` give config.json and generation_config.json for a copy of the model.
+    `architecture` gives the fields of ModelConfig that the model's description has. `shapes`
+    has the shapes in the file, and `file_of` the file of a tensor. `check_type` raises
+    WeightsError for a tensor of a data type that cannot be loaded. `is_ignored` tells whether a
+    tensor can be left out because it is no parameter. `load_slice` returns a part of a tensor
+    in float32. `places` says where each parameter lies, and `to_parameter` undoes what the file
+    format does to its values. `describe` and `generation` give config.json and
+    generation_config.json for a copy of the model.
     """
 
     def __enter__(self) -> Self: ...

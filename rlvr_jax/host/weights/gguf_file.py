@@ -106,7 +106,11 @@ class GgufFile:
         return self._tensors[tensor][0]
 
     def check_type(self, tensor: str) -> None:
-        """Refuse a tensor whose quantisation is not supported."""
+        """Refuse a tensor whose quantisation is not supported.
+
+        Raises:
+          WeightsError: the message names the file, the tensor and the supported types.
+        """
         kind = self._tensors[tensor][1].tensor_type.name
         if kind not in TYPES:
             raise WeightsError(
@@ -151,7 +155,7 @@ class GgufFile:
         return families.build_config(cfg, dtype, self._ids())
 
     def generation(self) -> dict[str, Any] | None:
-        """Return a generation_config.json with the token ids that the file gives."""
+        """Return a generation_config.json of the token ids that the file gives; {} without any."""
         return self._ids()
 
     def _ids(self) -> dict[str, int]:
@@ -160,7 +164,10 @@ class GgufFile:
         return {ours: self.meta[key] for key, ours in keys.items() if key in self.meta}
 
     def is_ignored(self, name: str) -> bool:
-        """Return whether a tensor is no parameter; `architecture` reads rope_freqs.weight."""
+        """Return whether a tensor is no parameter, which is true of rope_freqs.weight only.
+
+        `architecture` reads that tensor instead.
+        """
         return name == "rope_freqs.weight"
 
     def architecture(self) -> dict[str, Any]:

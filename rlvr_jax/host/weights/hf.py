@@ -88,7 +88,11 @@ class HfFolder:
         return self._files[tensor]
 
     def check_type(self, tensor: str) -> None:
-        """Refuse a tensor that is not stored as floats of 16 or 32 bits."""
+        """Refuse a tensor that is not stored as floats of 16 or 32 bits.
+
+        Raises:
+          WeightsError: the message names the file, the tensor and its dtype.
+        """
         if self._kinds[tensor][0] not in DTYPES:
             raise WeightsError(
                 f"{self.file_of(tensor)}: tensor {tensor} is of dtype {self._kinds[tensor][0]}; "
@@ -112,7 +116,11 @@ class HfFolder:
         return x
 
     def describe(self, cfg: ModelConfig, dtype: str) -> dict[str, Any]:
-        """Return the config.json of a copy in another dtype; refuse a `cfg` of another model."""
+        """Return the config.json of a copy in another dtype.
+
+        Raises:
+          WeightsError: `cfg` is not that of this model.
+        """
         families.check_describes(cfg, self.config)
         keys = [key for key in ("torch_dtype", "dtype") if key in self.config] or ["torch_dtype"]
         return self.config | dict.fromkeys(keys, dtype)
@@ -128,7 +136,11 @@ class HfFolder:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """Load a JSON object; WeightsError, which names the file, if that fails."""
+    """Load a JSON object.
+
+    Raises:
+      WeightsError: the file is missing or holds no JSON object; the message names the file.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

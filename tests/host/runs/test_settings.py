@@ -403,7 +403,7 @@ def test_the_weights_fix_the_architecture_and_leave_the_execution_to_the_user(lo
     assert fields == list(free)
     cfg = load(RULED, f"model.weights={QWEN3}", *(f"model.{k}={v}" for k, v in free.items()))
     assert {name: getattr(cfg.model, name) for name in free} == free
-    sizes = settings.weights.architecture(QWEN3)
+    sizes = settings.weights.load_architecture(QWEN3)
     assert set(sizes) <= {item.name for item in dataclasses.fields(config.Architecture)}
     assert {name: getattr(cfg.model, name) for name in sizes} == sizes
 

@@ -42,7 +42,10 @@ def load_tokenizer_json(path: Path) -> tuple[Codec, Facts]:
 
 
 def codec(model: tokenizers.Tokenizer, source: str, unused: frozenset[int] = frozenset()) -> Codec:
-    """Make a codec of a tokenizer of the package; `unused` are ids without a meaning.
+    """Make a codec from a tokenizer of the package `tokenizers`.
+
+    `source` is the path of the tokenizer, for error messages.  `unused` are ids that stand for
+    no text.
 
     Raises:
       TokenizerError: the tokenizer has a decoder of a type that is not supported.

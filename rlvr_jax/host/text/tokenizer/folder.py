@@ -34,8 +34,9 @@ def tokenizer_in(folder: Path) -> Path:
 def load_facts(path: Path, name: str, own: dict[str, str], add_bos: bool = False) -> Facts:
     """Load the settings of the tokenizer at `path` from the files beside it.
 
-    `name` is the name of its file in a saved folder.  `own` and `add_bos` are the settings in the
-    tokenizer's own file; the files beside it have precedence.
+    `name` is the file name that the tokenizer gets in a saved folder.  `own` (token names by
+    key, such as `bos_token`) and `add_bos` come from the tokenizer's own file; the files beside
+    it have precedence.
 
     Raises:
       TokenizerError: a file is damaged.
@@ -58,7 +59,11 @@ def load_facts(path: Path, name: str, own: dict[str, str], add_bos: bool = False
 
 
 def load_added_tokens(folder: Path) -> dict[int, dict[str, Any]]:
-    """Load the tokens that tokenizer_config.json adds, by id; TokenizerError if it is damaged."""
+    """Load the tokens that tokenizer_config.json adds, by id.
+
+    Raises:
+      TokenizerError: tokenizer_config.json is damaged.
+    """
     path = folder / "tokenizer_config.json"
     added = _load_json(path).get("added_tokens_decoder") or {}
     try:

@@ -1,4 +1,7 @@
-"""Replies of a judge on disk: an append-only file of JSON lines, of which a kill loses none."""
+"""Replies of a judge on disk: an append-only file of JSON lines.
+
+A killed process loses no reply that was stored; a line that it left incomplete is skipped.
+"""
 
 import hashlib
 import json

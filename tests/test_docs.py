@@ -1,0 +1,202 @@
+"""The pages name what exists: paths, modules, functions and config keys."""
+
+import ast
+import dataclasses
+import importlib
+import re
+import typing
+from pathlib import Path
+
+import pytest
+
+from rlvr_jax import config, structs
+from rlvr_jax.host.runs import settings
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+HEADERS = sorted((ROOT / "configs").glob("*.yaml"))
+FOLDERS = ("configs", "docs", "kernels", "rlvr_jax", "tests")
+SHORT = ("", "rlvr_jax", "docs")  # folders that a path in backticks may be relative to
+CODE = (".py", ".md", ".yaml", ".png", ".jsonl")
+# Paths that are not of this repository: rule files of users, files of data sets and runs.
+OF_USERS = (
+    *("rules/length.py", "rules/parity.py", "data/", "models/", "judge/"),
+    *("metrics.jsonl", "train.jsonl", "test.jsonl", "config.resolved.yaml"),
+)
+# Dotted names that are not of this repository: files of models and runs, columns, functions of jax.
+FOREIGN = r"""
+    general\.architecture | reward_model\.ground_truth | lax\.switch
+    | .*\.(json|html|gguf|model|safetensors|jinja)
+"""
+
+
+def spans(text: str) -> list[str]:
+    """The words in single backticks, outside fenced and indented blocks."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+    text = re.sub(r"^    .*$", "", text, flags=re.M)
+    return [word for span in re.findall(r"`([^`\n]+)`", text) for word in span.split()]
+
+
+def paths(text: str) -> set[str]:
+    """Everything in a text that starts like a path of the repository."""
+    found = re.findall(rf"(?<![\w/.-])(?:{'|'.join(FOLDERS)})/[\w./*-]*", text)
+    return {path.rstrip(".") for path in found}
+
+
+def links(text: str) -> list[str]:
+    found = re.findall(r"\]\(([^)\s]+)\)", text)
+    return [target for target in found if not target.startswith("http")]
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def modules() -> dict[str, list[str]]:
+    """Last part of a dotted name -> the modules that it may mean: `log` and `runs.log`."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "rlvr_jax").rglob("*.py")):
+        parts = ["rlvr_jax", *path.relative_to(ROOT / "rlvr_jax").with_suffix("").parts]
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        for start in range(len(parts)):
+            found.setdefault(".".join(parts[start:]), []).append(".".join(parts))
+    return found
+
+
+MODULES = modules()
+
+
+def has(thing: object, names: list[str]) -> bool:
+    for name in names:
+        if name in getattr(thing, "__dataclass_fields__", {}):
+            return True
+        if not hasattr(thing, name):
+            return False
+        thing = getattr(thing, name)
+    return True
+
+
+def is_code(name: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one: `step.train_step`."""
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        for module in MODULES.get(".".join(parts[:end]), []):
+            if has(importlib.import_module(module), parts[end:]):
+                return True
+    return has(structs, parts)
+
+
+def keys_of(kind: type, prefix: str = "") -> set[str]:
+    """The dotted names of all keys of a config type; a key with free keys below it ends in `.`."""
+    found = set()
+    hints = typing.get_type_hints(kind)
+    for item in dataclasses.fields(kind):
+        name, hint = prefix + item.name, hints[item.name]
+        found.add(name)
+        if dataclasses.is_dataclass(hint):
+            found |= keys_of(typing.cast(type, hint), f"{name}.")
+        elif typing.get_origin(hint) is dict:
+            found.add(f"{name}.")
+    return found
+
+
+def config_keys() -> set[str]:
+    found = keys_of(config.Config)
+    for tag, kind in settings.STAGES.items():
+        found |= keys_of(kind) | keys_of(kind, f"{tag}.")
+    return found
+
+
+KEYS = config_keys()
+
+
+def is_key(name: str) -> bool:
+    return name in KEYS or any(key.endswith(".") and name.startswith(key) for key in KEYS)
+
+
+def wrong_names(text: str) -> list[str]:
+    """The dotted names in backticks that are neither code nor config keys of this repository."""
+    found = []
+    for word in spans(text):
+        name = re.sub(r"\(.*|=.*|[,:;]$", "", word)
+        if not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", name):
+            continue
+        other = name.endswith(CODE) or re.fullmatch(FOREIGN, name, re.X)
+        if not other and not is_code(name) and not is_key(name):
+            found.append(name)
+    return found
+
+
+def wrong_paths(text: str) -> list[str]:
+    """The paths that do not exist: those below our folders, and file names in backticks."""
+    found = [path for path in paths(text) if not list(ROOT.glob(path.rstrip("/")))]
+    for word in spans(text):
+        word = word.rstrip(",:;")
+        ours = not word.startswith(OF_USERS) and re.fullmatch(r"[\w./-]+", word)
+        if ours and (word.endswith(CODE) or (word.endswith("/") and "/" in word[:-1])):
+            found += [] if any((ROOT / folder / word).exists() for folder in SHORT) else [word]
+    return found
+
+
+def test_wrong_names_are_found():
+    assert spans("a `b.c d` e\n```\n`no`\n```\n    `nor`\n") == ["b.c", "d"]
+    good = "`step.train_step` `structs.Rollout.truncated_B` `Round.filled_B` `rl.loss.kl_coef=0`"
+    assert wrong_names(f"{good} `answers.extract(x)` `mesh.letters.K` `host.runs.log`") == []
+    bad = ["step.no_such", "train_step.train_step", "policy.generate", "loss.no_key", "rl.filter.x"]
+    assert wrong_names(" ".join(f"`{name}`" for name in bad)) == bad
+    assert wrong_paths("`host/text/answers.py` configs/debug.yaml tests/golden/") == []
+    assert wrong_paths("tests/test_no.py") == ["tests/test_no.py"]
+    assert wrong_paths("`host/data.py` `no_such.py`") == ["host/data.py", "no_such.py"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_names_exists(page):
+    text = page.read_text("utf-8")
+    assert wrong_paths(text) == []
+    assert wrong_names(text) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_its_links_lead_somewhere(page):
+    for target in links(page.read_text("utf-8")):
+        path, _, anchor = target.partition("#")
+        place = page.parent / path if path else page
+        assert place.exists(), target
+        assert not anchor or anchor in anchors(place), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_its_commands_and_imports_exist(page):
+    text = page.read_text("utf-8")
+    for module in re.findall(r"python -m (rlvr_jax[\w.]*)", text):
+        assert module in MODULES, module
+    for block in re.findall(r"^```python\n(.*?)^```", text, re.S | re.M):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rlvr_jax"):
+                for alias in node.names:
+                    assert is_code(f"{node.module}.{alias.name}"), alias.name
+
+
+@pytest.mark.parametrize("path", HEADERS, ids=lambda path: path.stem)
+def test_the_paths_in_the_header_of_a_config_exist(path):
+    lines = path.read_text("utf-8").splitlines()
+    assert wrong_paths("\n".join(x for x in lines if x.startswith("#"))) == []
+
+
+def test_the_tree_shows_every_module_and_wing():
+    text = (ROOT / "README.md").read_text("utf-8")
+    tree = text[text.index("## The tree") : text.index("## A run")]
+    named = set(re.findall(r"[\w.]+\.py\b", tree))
+    assert {path.name for path in (ROOT / "rlvr_jax").glob("*.py")} - {"__init__.py"} == named
+    wings = {path.parent.name for path in (ROOT / "rlvr_jax" / "host").glob("*/__init__.py")}
+    assert wings <= set(re.findall(r"(\w+)/", tree))
+
+
+def test_the_page_on_design_is_one_link_away_and_answers_ten_questions():
+    assert "docs/design.md" in links((ROOT / "README.md").read_text("utf-8"))
+    text = (ROOT / "docs" / "design.md").read_text("utf-8")
+    answers = re.split(r"^\*\*\d+\. ", text[text.index("## Ten questions") :], flags=re.M)[1:]
+    assert len(answers) == 10
+    for answer in answers:
+        assert any(is_code(name) for name in spans(answer) if "." in name), answer[:40]

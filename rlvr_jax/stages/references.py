@@ -1,7 +1,7 @@
 """The check of references by the rules that will grade with them, before the first stage.
 
 A rule that cannot read a row would give 0 to every answer, and so would a rule that does not accept
-the reference itself.  The first is refused; the second is named, because the reference of a row may
+the reference itself.  More than a few of the first are refused; the second is named, because the reference of a row may
 be written in another way than answers are.
 """
 
@@ -11,6 +11,7 @@ from rlvr_jax.config import Config
 from rlvr_jax.host import rules
 from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.problems.dataset import Record
+from rlvr_jax.host.problems.sources.downloads import BAD_SHARE
 from rlvr_jax.host.rules import jobs
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import RunError
@@ -28,7 +29,7 @@ def check_references(ws: Workspace) -> None:
     """Check the problems of each split with the rules of the stages that read it.
 
     Raises:
-      RunError: a rule cannot read a row.
+      RunError: a rule cannot read more than BAD_SHARE of the rows of a split.
     """
     with pool.Pool(2, SECONDS) as workers:
         for split, rule in _graded_splits(ws.cfg):
@@ -71,17 +72,24 @@ def _graded_splits(cfg: Config) -> Iterator[tuple[str, str]]:
 
 
 def _refuse_unreadable(source: dataset.RandomAccessSource, split: str, rule: str) -> None:
-    grade = rules.find_rule(rule)
+    """Refuse a split of which a rule cannot read more than BAD_SHARE; name a smaller share."""
+    grade, reasons = rules.find_rule(rule), []
     for record in dataset.each(source):
         try:
             grade(READS[rule], record)
         except Exception as error:  # whatever a foreign row makes a rule raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise RunError(
-                f"rule {rule} cannot grade the problem {_short(record['question'])} of split "
-                f"{split} with the reference {_short(record['reference'])} ({reason}): repair the "
-                "row or take another rule"
-            ) from error
+            reasons.append(
+                f"{_short(record['question'])} with the reference {_short(record['reference'])} "
+                f"({reason})"
+            )
+    sentence = f"rule {rule} cannot grade {len(reasons)} of {len(source)} problems of split {split}"
+    if len(reasons) > BAD_SHARE * len(source):
+        raise RunError(
+            f"{sentence}; the first is {reasons[0]}: repair the rows or take another rule"
+        )
+    if reasons:
+        log.say(f"warning: {sentence}; the first is {reasons[0]}")
 
 
 def _is_of_file(record: Record) -> bool:

@@ -47,7 +47,10 @@ def test_a_rule_that_rejects_the_reference_is_named_with_the_row(check):
 
 
 def test_a_rule_of_programs_on_rows_without_tests_is_refused(check):
-    with pytest.raises(RunError, match="rule code cannot grade the problem '0 . 2.' of split tra"):
+    with pytest.raises(
+        RunError,
+        match="rule code cannot grade 40 of 40 problems of split train; the first is '0 . 2",
+    ):
         check(sums(), "code")
 
 
@@ -62,17 +65,20 @@ def test_rows_with_tests_are_not_run(check, place):
     assert time.process_time() - began < 5
 
 
-def test_one_row_without_tests_is_found_among_many(check):
+@pytest.mark.parametrize("count", [99, 200])
+def test_few_rows_without_tests_are_named_and_more_refused(check, count):
     rows = [
-        {
-            "question": f"Write f, form {i}.",
-            "answer": json.dumps(["assert f(1) == 5", "assert f(2) == 7"]),
-        }
-        for i in range(99)
+        {"question": f"Write f, form {i}.", "answer": json.dumps(["assert f(1) == 5"] * 2)}
+        for i in range(count)
     ]
     rows[77]["answer"] = "def f(x): return 5"
-    with pytest.raises(RunError, match="form 77"):
-        check(rows, "code")
+    if count < 100:
+        with pytest.raises(RunError, match="cannot grade 1 of 99 .* 'Write f, form 77"):
+            check(rows, "code")
+    else:
+        assert "cannot grade 1 of 200 problems of split train; the first is 'Write f, form 77" in (
+            check(rows, "code")
+        )
 
 
 def test_a_schema_that_is_none_is_refused(check):

@@ -1,8 +1,8 @@
 """The check of references by the rules that will grade with them, before the first stage.
 
 A rule that cannot read a row would give 0 to every answer, and so would a rule that does not accept
-the reference itself.  More than a few of the first are refused; the second is named, because the reference of a row may
-be written in another way than answers are.
+the reference itself.  More than a few rows of the first kind are refused; those of the second are
+named, because the reference of a row may be written in another way than answers are.
 """
 
 from collections.abc import Iterator

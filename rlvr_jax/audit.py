@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cfg = settings.load(args.config, args.overrides)
         report = run(cfg, args.quick, args.fresh, args.stage)
     except (ValueError, RunError, CheckpointError, OSError) as error:
-        log.say(f"error: {error}")
+        log.say_aside(f"error: {error}")
         return 2
     faults = trials.faults(report, cfg.audit)
     audit.show_report(report, faults)

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print(json.dumps(measure(args)))
     except ValueError as error:
-        log.say(f"error: {error}")
+        log.say_aside(f"error: {error}")
         return 2
     return 0
 

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ValueError, CheckpointError, OSError) as error:
-        log.say(f"error: {error}")
+        log.say_aside(f"error: {error}")
         return 2
     return 0
 

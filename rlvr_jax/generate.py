@@ -56,11 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(push(token), end="", flush=True)
             stamps.append(time.monotonic() - began)
         print(push(None))
-        log.say(_speed(stamps))
+        log.say_aside(_speed(stamps))
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError) as error:
-        log.say(f"error: {error}")
+        log.say_aside(f"error: {error}")
         return 2
     return 0
 

@@ -17,7 +17,7 @@ from rlvr_jax.config import Config, Stage
 from rlvr_jax.host.runs import compiles, log, report, settings
 from rlvr_jax.host.runs.checkpoint import CheckpointError
 from rlvr_jax.host.runs.folder import Interrupted, Run, RunError
-from rlvr_jax.stages import evaluate, label, prm, rl, sft, tokenizer, verifier
+from rlvr_jax.stages import evaluate, label, prm, references, rl, sft, tokenizer, verifier
 from rlvr_jax.stages.check import check_config
 from rlvr_jax.stages.workspace import Workspace
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.say(f"{stop}; the same command goes on from here")
         return 128 + stop.signum
     except (ValueError, RunError, CheckpointError, OSError) as error:
-        log.say(f"error: {error}")
+        log.say_aside(f"error: {error}")
         return 2
     return 0
 
@@ -63,6 +63,8 @@ def train(cfg: Config) -> None:
     with jax.set_mesh(mesh):
         ws = Workspace(run, mesh)
         ws.write_problems()
+        if not run.begun():
+            references.check_references(ws)
         for stage in cfg.stages:
             _run_stage(stage, ws)
             if signum := run.check_signal():

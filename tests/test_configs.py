@@ -229,7 +229,14 @@ def examples(page, language):
 def test_the_rows_of_the_data_page_are_read():
     rows = [json.loads(line) for line in examples("data.md", "json")[0].splitlines()]
     records = [files.parse_record(row, "file:mine") for row in rows]
-    assert [r["reference"] for r in records] == ["4", "Jane Austen", "6", "5", r"\frac{1}{2}"]
+    assert [r["reference"] for r in records] == [
+        "4",
+        "Jane Austen",
+        "6",
+        "5",
+        r"\frac{1}{2}",
+        "A) neon",
+    ]
     assert [r["demonstration"] for r in records][2:4] == ["3 + 3 = 6", "2 + 3 = 5\n#### 5"]
 
 

@@ -47,8 +47,9 @@ def run(tmp_path, spm) -> Path:
 
 def failed(capsys, *argv: str) -> str:
     assert convert.main(argv) == 2
-    text = " ".join(capsys.readouterr().out.split())
-    assert text.startswith("error: ")
+    seen = capsys.readouterr()
+    text = " ".join(seen.err.split())
+    assert text.startswith("error: ") and "error" not in seen.out
     return text
 
 

@@ -32,11 +32,12 @@ def folder(tmp_path_factory):
 
 
 def said(capsys, *args) -> str:
-    """The text on the terminal, without the line about speed."""
+    """The answer, which stands alone on standard output."""
     assert generate.main([*map(str, args)]) == 0
-    text, _, speed = capsys.readouterr().out.rpartition("\n" + str(TOKENS))
-    assert "tokens; " in speed and "tokens/s" in speed
-    return text
+    seen = capsys.readouterr()
+    assert seen.err.startswith(f"{TOKENS} tokens; ") and "tokens/s" in seen.err
+    assert "tokens/s" not in seen.out
+    return seen.out.removesuffix("\n")
 
 
 @pytest.fixture
@@ -107,4 +108,5 @@ def test_it_stops_at_any_eos(folder, one_device):
 def test_what_cannot_work_is_one_sentence(folder, capsys, one_device, change, words):
     args = ["--model", str(folder), "--tokenizer", "byte", "--prompt", "q", *change]
     assert generate.main(args) == 2
-    assert words in capsys.readouterr().out.replace("\n", " ")
+    seen = capsys.readouterr()
+    assert words in seen.err.replace("\n", " ") and not seen.out

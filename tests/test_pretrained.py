@@ -129,5 +129,5 @@ def test_a_trained_policy_is_written_as_a_model_folder(home, tmp_path, stage):
 def test_what_is_not_there_is_refused(folder, tmp_path, capsys, stage, more, words):
     path = write(folder, tmp_path, [stage], **more)
     assert train.main(["--config", str(path)]) == 2
-    assert words in " ".join(capsys.readouterr().out.split())
+    assert words in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run").exists()

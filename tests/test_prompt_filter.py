@@ -391,7 +391,7 @@ def run(shape, part_tokens: int, hosted: bool):
         data=DataConfig(prompt_columns=P, response_columns=R, check_columns=40),
     )
     mesh = sharding.make_mesh(cfg.mesh, jax.devices()[: np.prod(shape)])
-    place = SimpleNamespace(cfg=cfg, folder=Path("none"), tokenizer_file=None)
+    place = SimpleNamespace(cfg=cfg, folder=Path("none"), tokenizer_file=None, began=None)
     ws = Workspace(place, mesh)  # type: ignore[arg-type]
     ws.load = lambda stage, cfg: random_params(0)  # type: ignore[method-assign]
     likes, rounds, out = np.array(LIKES[:1]), [], []

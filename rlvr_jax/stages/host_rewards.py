@@ -48,9 +48,6 @@ def rewarder(
     """Return a function that computes all rewards of a rollout, placed on the mesh.
 
     The outcome is named `reward`; `also` maps the names of further rewards to their rules.
-
-    Raises:
-      RunError: a problem of the stage by which a rule could grade no answer.
     """
     score = scorer(stage, ws, frozen, workers)
 

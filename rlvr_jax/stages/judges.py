@@ -57,7 +57,7 @@ class ModelJudge:
         path = weights.find_model(cfg.weights)
         self._cfg, self._ws = cfg, ws
         self._model = ModelConfig(**weights.load_architecture(path), compute=cfg.compute)
-        self._tok = open_tokenizer(cfg.tokenizer or path)
+        self._tok = open_tokenizer(cfg.tokenizer or path, ws.run.began)
         if self._tok.vocab > self._model.vocab:
             raise RunError(
                 f"the judge's tokenizer has {self._tok.vocab} tokens and the judge "

@@ -18,9 +18,10 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlvr_jax import parameters, sharding, step
-from rlvr_jax.config import Config, ModelConfig
+from rlvr_jax.config import Config, DataConfig, ModelConfig
 from rlvr_jax.host import rules, weights
 from rlvr_jax.host.problems import dataset, sources
+from rlvr_jax.host.problems.sources import origin
 from rlvr_jax.host.runs import checkpoint, log
 from rlvr_jax.host.runs.folder import Run, RunError, tokenizer_path
 from rlvr_jax.host.text import template
@@ -50,7 +51,7 @@ class Workspace:
         path = tokenizer_path(cfg, self.run.folder)
         if path == self.run.tokenizer_file and not path.exists():
             raise RunError(f"there is no {path}: put a `tokenizer` stage before this one")
-        tok = open_tokenizer(path)
+        tok = open_tokenizer(path, self.run.began)
         if tok.vocab > cfg.model.vocab:
             raise RunError(
                 f"the tokenizer {path} has {tok.vocab} pieces and model.vocab is "
@@ -71,7 +72,8 @@ class Workspace:
         if not self.cfg.verifier_tokenizer:
             return self.tokenizer
         name = self.cfg.verifier_tokenizer
-        tok = open_tokenizer(weights.find_model(name) if name.startswith(weights.PACKAGE) else name)
+        path = weights.find_model(name) if name.startswith(weights.PACKAGE) else name
+        tok = open_tokenizer(path, self.run.began)
         if tok.vocab > self.cfg.verifier.vocab:
             raise RunError(
                 f"the tokenizer {name} has {tok.vocab} pieces and verifier.vocab is "
@@ -117,13 +119,7 @@ class Workspace:
                 fits.append(index)
         dropped = len(source) - len(fits)
         if dropped and (cfg.too_long == "refuse" or not fits):
-            needs = [f"data.{k}_columns to at least {n}" for k, n in longest.items()]
-            wide = [n > getattr(cfg, f"{k}_columns") for k, n in longest.items()]
-            raise RunError(
-                f"{dropped} of {len(source)} problems of split {split} are longer than their "
-                f"columns: raise {' and '.join(itertools.compress(needs, wide))}, or set "
-                "data.too_long: drop"
-            )
+            raise RunError(_too_long_message(split, dropped, len(source), longest, cfg))
         if dropped:
             self.dropped[split] = dropped
             log.say(f"{split}: {dropped} of {len(source)} problems are too long and dropped")
@@ -179,13 +175,34 @@ class Workspace:
         return self.replicate(template.build_verdict(self.judge_tokenizer, cfg.data, vocab))
 
     def write_problems(self) -> None:
-        """Generate the problems of the config and write them, unless they exist already."""
+        """Write the problems of the config, unless the run folder has those of the same data.
+
+        Until a stage has left something behind, a change of the data makes the problems anew.
+
+        Raises:
+          RunError: the data have changed since a stage of the run began.
+        """
         cfg = self.cfg.data
         counts = {k: getattr(cfg, k) for k in ("sft", "label", "train", "test") if getattr(cfg, k)}
+        now = origin.compute_origin(cfg, counts, self.cfg.seed)
         if dataset.prepared(self.run.data, "problems"):
-            return
+            before = self.run.origin()
+            change = "" if before is None else origin.describe_change(before, now)
+            if self.run.begun():
+                if change:
+                    raise RunError(
+                        f"{change} since {self.run.folder} was begun: put back what it was made "
+                        f"of, choose another folder with name=..., or remove {self.run.folder} to "
+                        "start over"
+                    )
+                return  # a folder of an older version has no origin
+            if before is not None and not change:
+                return
+            log.say(f"{change or 'the origin of the problems is not known'}: they are made anew")
+            self.run.clear()
         splits = sources.build_splits(cfg, counts, self.cfg.seed)
         dataset.prepare(self.run.data, splits, "problems")
+        log.write_json(self.run.origin_file, now)
 
     def key(self, name: str) -> Array:
         """Return the random key of a stage; it does not depend on the stages before."""
@@ -303,3 +320,21 @@ def chunks(source, size: int):
 def padded(records: list, size: int) -> list:
     """Repeat the last record of a short list up to `size` records: one shape, one compile."""
     return records + [records[-1]] * (size - len(records))
+
+
+def _too_long_message(
+    split: str, dropped: int, total: int, longest: dict[str, int], cfg: DataConfig
+) -> str:
+    """Say which columns are too narrow for problems, whose `longest` texts have these lengths."""
+    needs = [f"data.{key}_columns to at least {n}" for key, n in longest.items()]
+    wide = [n > getattr(cfg, f"{key}_columns") for key, n in longest.items()]
+    more = " and ".join(itertools.compress(needs, wide))
+    if cfg.too_long == "drop":
+        return (
+            f"all {total} problems of split {split} are longer than their columns, so that "
+            f"data.too_long: drop leaves none: raise {more}"
+        )
+    return (
+        f"{dropped} of {total} problems of split {split} are longer than their columns: raise "
+        f"{more}, or set data.too_long: drop"
+    )

@@ -114,4 +114,4 @@ def test_the_command_on_a_rule_needs_no_tokenizer_and_no_training(tmp_path, one_
 
 def test_the_command_says_what_is_missing(tmp_path, capsys, one_device):
     assert audit.main(["--config", str(write(tmp_path)), "--quick"]) == 2
-    assert "has not been run" in capsys.readouterr().out
+    assert "has not been run" in capsys.readouterr().err

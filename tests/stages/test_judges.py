@@ -29,7 +29,7 @@ def ws(monkeypatch):
     monkeypatch.setattr(judges.weights, "load_architecture", lambda path: SIZES | {"context": 2000})
     monkeypatch.setattr(judges.weights, "load", lambda path, cfg, shardings: params)
     cfg = Config(stages=(EvaluateStage(policy="pretrained", verifier=""),))
-    return Workspace(SimpleNamespace(cfg=cfg), mesh)
+    return Workspace(SimpleNamespace(cfg=cfg, began=None), mesh)
 
 
 def judge(ws, **changes):

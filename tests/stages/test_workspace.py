@@ -16,6 +16,7 @@ from rlvr_jax.config import (
     RlStage,
     SourceConfig,
 )
+from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.runs.folder import Run, RunError
 from rlvr_jax.host.text import tokenizer
 from rlvr_jax.stages.workspace import Workspace
@@ -71,7 +72,7 @@ def test_problems_that_are_too_long_are_dropped_and_counted_when_asked(make):
 
 
 def test_a_split_of_which_nothing_fits_is_refused(make):
-    with pytest.raises(RunError, match="40 of 40 problems of split train are longer"):
+    with pytest.raises(RunError, match="all 40 problems of split train.* drop leaves none: raise"):
         make(prompt_columns=5, too_long="drop").problems("train")
 
 
@@ -92,6 +93,74 @@ def test_rows_without_tests_are_refused_above_one_percent(make, tmp_path, withou
         return
     with pytest.raises(RunError, match="3 of 200 problems cannot be graded by `rule: code`"):
         ws.problems("test")
+
+
+def write_sums(path, answers) -> None:
+    rows = [{"question": f"{i} + 1 =", "answer": str(answer)} for i, answer in enumerate(answers)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def from_file(make, tmp_path):
+    path = tmp_path / "sums.jsonl"
+    write_sums(path, [9] * 60)
+
+    def open_run() -> Workspace:
+        return make(sources=(SourceConfig(file=str(path)),), train=20, test=4)
+
+    return path, open_run
+
+
+def test_a_corrected_data_file_is_read(from_file):
+    path, open_run = from_file
+    ws = open_run()
+    assert {ws.problems("train")[i]["reference"] for i in range(20)} == {"9"}
+    (ws.run.folder / "stages").mkdir()
+    ws.run.tokenizer_file.write_text("trained on the old text")
+    write_sums(path, range(1, 61))
+    ws = open_run()
+    train = ws.problems("train")
+    assert all(
+        r["reference"] == str(int(r["question"].split()[0]) + 1) for r in dataset.each(train)
+    )
+    assert not ws.run.tokenizer_file.exists(), "what was made of the old problems goes with them"
+
+
+def test_the_same_data_are_not_made_again(from_file):
+    path, open_run = from_file
+    before = open_run().run.origin_file.stat().st_mtime_ns
+    path.touch()
+    assert open_run().run.origin_file.stat().st_mtime_ns == before
+
+
+def test_data_that_change_after_a_stage_began_are_refused_by_name(from_file):
+    path, open_run = from_file
+    ws = open_run()
+    (ws.run.folder / "checkpoints" / "sft" / "step_000001").mkdir(parents=True)
+    open_run()
+    write_sums(path, range(1, 61))
+    with pytest.raises(RunError, match=r"data file \S+sums.jsonl has changed since .* start over"):
+        open_run()
+    write_sums(path, [9] * 60)
+    open_run()
+    ws.run.origin_file.write_text("{")
+    with pytest.raises(RunError, match="origin.json is damaged"):
+        open_run()
+
+
+def test_a_folder_without_an_origin_opens(from_file):
+    """An older version wrote none: a run goes on if it has begun, else its problems are new."""
+    path, open_run = from_file
+    ws = open_run()
+    ws.run.origin_file.unlink()
+    write_sums(path, range(1, 61))
+    assert open_run().problems("train")[0]["reference"] != "9"
+    (ws.run.folder / "eval").mkdir()
+    (ws.run.folder / "eval" / "before.json").write_text("{}")
+    ws.run.origin_file.unlink()
+    write_sums(path, [9] * 60)
+    assert open_run().problems("train")[0]["reference"] != "9"
+    assert not ws.run.origin_file.exists()
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(make):

@@ -10,7 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rlvr_jax.host.problems import gym_scorers, task_answers, tasks
+from rlvr_jax.host.problems import gym_scorers, option_lines, task_answers, tasks
+from rlvr_jax.host.rules import choice
 from rlvr_jax.host.text import answers
 from rlvr_jax.host.text.normal_form import normal_form
 
@@ -23,6 +24,8 @@ def score(completion: str, record: Mapping[str, Any]) -> float:
     ending = answers.tail(completion)
     if kind == "gym":
         return float(_is_right_for_gym(ending, record, name))
+    if letter := option_lines.parse_letter(record["reference"], record["question"]):
+        return choice.score(completion, letter, record["question"])
     return float(_is_right_for_file(ending, record))
 
 

@@ -1,9 +1,11 @@
 """The run folder: the config it belongs to, its finished stages, and the places of its files.
 
 runs/NAME/config.resolved.yaml  metrics.jsonl  samples/  eval/  checkpoints/  stages/
-          data/  tensorboard/  report.html  verdicts/  judge/  collected/
+          data/  tensorboard/  report.html  verdicts/  judge/  collected/  began.json
 """
 
+import datetime
+import functools
 import json
 import shutil
 import signal
@@ -75,6 +77,44 @@ class Run:
     def data(self) -> Path:
         """Return the folder of the problem set."""
         return self.folder / "data"
+
+    @functools.cached_property
+    def began(self) -> datetime.datetime:
+        """Load the time at which the run began, which chat templates see; the first call sets it.
+
+        Raises:
+          RunError: the file is damaged.
+        """
+        path = self.folder / "began.json"
+        if not path.exists():
+            log.write_json(path, datetime.datetime.now().isoformat(timespec="seconds"))
+        try:
+            return datetime.datetime.fromisoformat(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            raise RunError(f"{path} is damaged: put it back or remove it") from None
+
+    @property
+    def origin_file(self) -> Path:
+        """Return the file that says what the problem set was made from."""
+        return self.data / "origin.json"
+
+    def origin(self) -> dict[str, Any] | None:
+        """Load what the problem set was made from; None in a folder of an older version.
+
+        Raises:
+          RunError: the file is damaged.
+        """
+        try:
+            loaded = json.loads(self.origin_file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            loaded = None
+        if not isinstance(loaded, dict):
+            raise RunError(
+                f"{self.origin_file} is damaged: put it back, or remove {self.folder} to start over"
+            )
+        return loaded
 
     def checkpoints(self, stage: str) -> Path:
         """Return the folder of a stage's checkpoints."""
@@ -158,12 +198,12 @@ class Run:
                 changed = self._changed(resolved)
                 if not changed:
                     return
-                if self._begun():
+                if self.begun():
                     raise RunError(
                         f"{self.folder} belongs to another config: {changed}; choose another "
                         f"folder with name=..., or remove {self.folder} to start over"
                     )
-                self._clear()
+                self.clear()
             elif any(path != part for path in self.folder.iterdir()):  # a kill can leave `part`
                 raise RunError(
                     f"{self.folder} is not empty and holds no config.resolved.yaml; "
@@ -174,12 +214,12 @@ class Run:
         except OSError as error:
             raise RunError(f"cannot use run folder {self.folder}: {error.strerror}") from None
 
-    def _begun(self) -> bool:
+    def begun(self) -> bool:
         """Return whether the folder has checkpoints, verdicts or evaluations."""
         signs = ("checkpoints/*/step_*", "verdicts/*.jsonl", "eval/*.json")
         return any(next(self.folder.glob(sign), None) for sign in signs)
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
         """Delete the problems, stage markers and tokenizer of another config."""
         for folder in (self.data, self.folder / "stages"):
             shutil.rmtree(folder, ignore_errors=True)

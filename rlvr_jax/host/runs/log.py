@@ -21,6 +21,7 @@ from rich.text import Text
 from tensorboardX import SummaryWriter
 
 console = Console()
+aside = Console(stderr=True)
 
 
 def plain(value: Any) -> Any:
@@ -153,6 +154,11 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Non
 def say(text: str) -> None:
     """Print a line of plain text on the terminal."""
     console.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+
+def say_aside(text: str) -> None:
+    """Print a line of plain text on standard error, so that what is piped holds results alone."""
+    aside.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def _short(value: Any) -> str:

@@ -32,17 +32,20 @@ class _Generation(ext.Extension):
         return nodes.Scope(body, lineno=line)
 
 
-def compile_template(source: str, where: str) -> Callable[..., str]:
+def compile_template(
+    source: str, where: str, now: datetime.datetime | None = None
+) -> Callable[..., str]:
     """Compile a chat template to a function `render(messages, **variables)`.
 
-    `where` is the file of the template, for error messages.
+    `where` is the file of the template, for error messages; `now` is the time that the template
+    sees, by default that of the clock.
 
     Raises:
       TokenizerError: the template is not valid.  The function raises it if the template refuses the
         messages.
     """
     try:
-        template = _environment().from_string(source)
+        template = _environment(now).from_string(source)
     except jinja2.TemplateSyntaxError as error:
         raise TokenizerError(_refusal("is not valid", where, error.lineno, error)) from None
     except Exception as error:  # too deep, too large, or no text
@@ -58,13 +61,13 @@ def compile_template(source: str, where: str) -> Callable[..., str]:
     return render
 
 
-def _environment() -> jinja2.Environment:
+def _environment(now: datetime.datetime | None) -> jinja2.Environment:
     env = sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[ext.loopcontrols, _Generation]
     )
     env.filters["tojson"] = _to_json
     env.globals["raise_exception"] = _raise
-    env.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    env.globals["strftime_now"] = lambda form: (now or datetime.datetime.now()).strftime(form)
     return env
 
 

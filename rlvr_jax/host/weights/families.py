@@ -90,35 +90,66 @@ PLAIN: dict[str, tuple] = {
     "use_mrope": (None, False),
     "attention_bias": (None, False),
     "use_sliding_window": (None, False),
+    "pruned_heads": (None, {}),
+    "tie_encoder_decoder": (None, False),
+    "cross_attention_hidden_size": (None,),
 }
+# Families whose attention has no norm of queries and keys, or has one; or no bias, or has one.
+NO_NORM: dict[str, tuple] = {"use_qk_norm": (None, False)}
+NORM: dict[str, tuple] = {"use_qk_norm": (None, True)}
+NO_BIAS: dict[str, tuple] = {"qkv_bias": (None, False), "mlp_bias": (None, False)}
+BIAS: dict[str, tuple] = {"qkv_bias": (None, True), "mlp_bias": (None, False)}
 SILU: dict[str, tuple] = {"hidden_act": ("silu", "swish")}
 BOTH_WAYS: dict[str, tuple] = {"use_bidirectional_attention": (None, False)}
 GELU: dict[str, tuple] = {"hidden_activation": (None, "gelu_pytorch_tanh")} | BOTH_WAYS
-SPARSE: dict[str, tuple] = {"decoder_sparse_step": (None, 1), "mlp_only_layers": (None, [])}
+SPARSE: dict[str, tuple] = {
+    "decoder_sparse_step": (None, 1),
+    "mlp_only_layers": (None, []),
+    "shared_expert_intermediate_size": (None, 0),
+    "num_shared_experts": (None, 0),
+    "n_shared_experts": (None, 0),
+}
 REQUIRED: dict[str, dict[str, tuple]] = {
-    "llama": PLAIN | SILU | {"mlp_bias": (None, False)},
-    "mistral": PLAIN | SILU,
-    "qwen2": PLAIN | SILU,
-    "qwen3": PLAIN | SILU,
-    "qwen3_moe": PLAIN | SILU | SPARSE,
-    "gemma2": PLAIN | GELU,
+    "llama": PLAIN | SILU | NO_NORM | NO_BIAS | {"sliding_window": (None,)},
+    "mistral": PLAIN | SILU | NO_NORM | NO_BIAS,
+    "qwen2": PLAIN | SILU | NO_NORM | BIAS,
+    "qwen3": PLAIN | SILU | NORM | NO_BIAS,
+    "qwen3_moe": PLAIN | SILU | NORM | NO_BIAS | SPARSE,
+    "gemma2": PLAIN | GELU | NO_NORM | NO_BIAS,
     # transformers ignores this field of the family.
-    "gemma3_text": PLAIN | GELU | {"attn_logit_softcapping": (None,)},
+    "gemma3_text": PLAIN | GELU | NORM | NO_BIAS | {"attn_logit_softcapping": (None,)},
 }
 LOCAL = "sliding_attention"
 ROPE = {"rope_theta", "rope_scaling", "rope_parameters", "layer_types"}
-# Fields about training, generation and bookkeeping, which change no logit.
-OTHER = set(
-    """
-    architectures model_type torch_dtype dtype transformers_version _name_or_path
-    bos_token_id eos_token_id pad_token_id unk_token_id use_cache cache_implementation
-    initializer_range attention_dropout hidden_dropout dropout
-    pretraining_tp is_llama_config transformers.js_config _attn_implementation_autoset
-    _attn_implementation _from_model_config output_attentions output_hidden_states return_dict
-    return_dict_in_generate unsloth_fixed max_length
-    chunk_size_feed_forward problem_type id2label label2id torchscript gradient_checkpointing
-    """.split()
-)
+# Fields that change no logit, by what they may change instead.
+BOOKKEEPING = """
+    architectures model_type torch_dtype dtype transformers_version _name_or_path _commit_hash
+    tokenizer_class is_llama_config transformers.js_config max_sequence_length model_max_length
+    finetuning_task keys_to_ignore_at_inference id2label label2id num_labels problem_type
+    bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id decoder_start_token_id
+"""
+COMPUTATION = """
+    use_cache cache_implementation attn_implementation _attn_implementation
+    _attn_implementation_internal _attn_implementation_autoset _from_model_config
+    _experts_implementation experts_implementation use_flash_attn use_flash_attention_2
+    output_attentions output_hidden_states output_scores return_dict return_dict_in_generate
+    torchscript use_bfloat16 chunk_size_feed_forward pretraining_tp is_decoder output_past
+"""
+TRAINING = """
+    initializer_range attention_dropout hidden_dropout dropout classifier_dropout
+    embd_pdrop resid_pdrop attn_pdrop hidden_dropout_prob attention_probs_dropout_prob
+    gradient_checkpointing tf_legacy_loss neftune_noise_alpha
+"""
+SAMPLING = """
+    temperature top_k top_p min_p typical_p do_sample max_length min_length max_new_tokens
+    min_new_tokens num_beams num_beam_groups early_stopping diversity_penalty length_penalty
+    repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+    num_return_sequences exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
+    forced_bos_token_id forced_eos_token_id remove_invalid_values renormalize_logits
+    task_specific_params prefix
+"""
+OTHER = {*f"{BOOKKEEPING} {COMPUTATION} {TRAINING} {SAMPLING}".split()}
+OTHER_PREFIX = "unsloth_"  # notes of the library that saved the model
 OTHER_BY_TYPE = {
     "qwen2": {"sliding_window", "max_window_layers"},  # have an effect with use_sliding_window only
     "qwen3": {"sliding_window", "max_window_layers"},
@@ -199,6 +230,8 @@ def _refuse(config: Json, kind: str, where: str) -> None:
             raise WeightsError(
                 f"{where}: {kind} with {field} = {value!r} is not supported, only {allowed}"
             )
+        if field.startswith(OTHER_PREFIX):
+            continue
         if field not in known and field not in required:
             raise WeightsError(
                 f"{where}: field {field} = {value!r} is not known for {kind}; remove it if it "
@@ -209,7 +242,7 @@ def _refuse(config: Json, kind: str, where: str) -> None:
 def _rope(config: Json, fields: Json, where: str) -> Json:
     """Return the rotary fields; layers with a window may have parameters of their own."""
     new, old = (_object(config, x, dict, where) for x in ("rope_parameters", "rope_scaling"))
-    if new and old:
+    if new and old and _plain_rope(new, config) != _plain_rope(old, config):
         raise WeightsError(f"{where}: remove one of rope_scaling and rope_parameters")
     if new is None:
         return _scaling({"rope_theta": config.get("rope_theta")} | (old or {}), fields, where)
@@ -223,6 +256,13 @@ def _rope(config: Json, fields: Json, where: str) -> Json:
     if narrow["rope_scaling"] != "none":
         raise WeightsError(f"{where}: rotary scaling of layers with a window is not supported")
     return wide | {"rope_theta_window": narrow["rope_theta"]}
+
+
+def _plain_rope(given: Json, config: Json) -> Json:
+    """Return rotary parameters in one style, for a comparison."""
+    kind = given.get("rope_type") or given.get("type") or "default"
+    given = {field: value for field, value in given.items() if field != "type"}
+    return {"rope_theta": config.get("rope_theta")} | given | {"rope_type": kind}
 
 
 def _scaling(given: Json, fields: Json, where: str) -> Json:

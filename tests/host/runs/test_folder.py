@@ -1,5 +1,6 @@
 """The run folder: one config, markers that mean what they say, and nothing of others touched."""
 
+import datetime
 import json
 import os
 import signal
@@ -206,6 +207,17 @@ def test_samples_are_lines_of_json_whatever_the_text(open_run):
     found = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
     assert found == [{"response": "é\n?\u2028", "reward": None}, {"response": "2"}]
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_the_time_of_a_run_is_that_of_its_first_opening(open_run, tmp_path):
+    first = open_run().began
+    assert abs(first - datetime.datetime.now()) < datetime.timedelta(minutes=5)
+    path = tmp_path / "demo" / "began.json"
+    path.write_text('"2031-04-05T06:07:08"')
+    assert open_run().began == datetime.datetime(2031, 4, 5, 6, 7, 8)
+    path.write_text('"yesterday"')
+    with pytest.raises(RunError, match="began.json is damaged"):
+        _ = open_run().began
 
 
 def test_places_are_inside_the_folder(open_run):

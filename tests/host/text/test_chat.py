@@ -1,5 +1,6 @@
 """Chat templates: the text of transformers, special tokens from the template only, no escape."""
 
+import datetime
 import json
 from pathlib import Path
 
@@ -68,6 +69,9 @@ def test_what_templates_may_use():
         render("{{ messages[0].tool | tojson(indent=1, sort_keys=true) }}", said).count("\n") == 5
     )
     assert len(render("{{ strftime_now('%Y-%m-%d') }}")) == 10
+    day = datetime.datetime(2031, 4, 5)
+    fixed = chat.compile_template("{{ strftime_now('%d %b %Y') }}", "a file", day)
+    assert fixed([]) == "05 Apr 2031", "a run that goes on another day writes the same prompts"
     until = "{% for i in range(9) %}{% if i > 2 %}{% break %}{% endif %}{{ i }}{% endfor %}"
     assert render(until) == "012"
     assert render("a{% generation %}{{ messages[0].content }}{% endgeneration %}b") == "ahib"

@@ -244,6 +244,15 @@ BAD_CONFIGS = [
     ("llama", dict(layer_types=[[1], [2]]), "layer_types"),
     ("llama", dict(wholly_new=7), "field wholly_new = 7"),
     ("llama", dict(auto_map={}), "auto_map"),
+    ("llama", dict(sliding_window=512), "sliding_window = 512"),
+    ("llama", dict(use_qk_norm=True), "use_qk_norm = True"),
+    ("llama", dict(pruned_heads={"0": [1]}), "pruned_heads"),
+    ("llama", dict(unslothed=1), "field unslothed = 1"),
+    ("qwen2", dict(qkv_bias=False), "qkv_bias = False"),
+    ("qwen3", dict(qkv_bias=True), "qkv_bias = True"),
+    ("qwen3", dict(use_qk_norm=False), "use_qk_norm = False"),
+    ("qwen3_moe", dict(shared_expert_intermediate_size=64), "shared_expert_intermediate_size"),
+    ("qwen3_moe", dict(num_shared_experts=1), "num_shared_experts = 1"),
     ("llama", dict(model_type="mamba"), "'mamba'"),
     ("llama", dict(model_type=None), "gemma3_text"),
     ("qwen2", dict(use_sliding_window=True), "use_sliding_window"),
@@ -315,6 +324,45 @@ def test_fields_that_configs_of_the_hub_have(name) -> None:
     windows = {"gemma2": (4096, 2), "gemma3_text": (512, 6)}
     assert (cfg.window, cfg.global_every) == windows.get(cfg.family, (0, 0))
     assert isinstance(cfg.rope_theta, float) and cfg.rope_scaling == "none"
+
+
+IDLE = dict(tokenizer_class="LlamaTokenizer", attn_implementation="sdpa", max_sequence_length=2048)
+IDLE |= dict(temperature=0.6, top_p=0.95, top_k=20, do_sample=True, repetition_penalty=1.05)
+IDLE |= dict(unsloth_version="2026.1", finetuning_task=None, is_decoder=False, num_beams=1)
+IDLE |= dict(pruned_heads={}, bad_words_ids=None, use_bfloat16=False, mlp_bias=False)
+
+
+@pytest.mark.parametrize(
+    "kind, more",
+    [
+        ("llama", dict(sliding_window=None, qkv_bias=False)),
+        ("mistral", dict(use_qk_norm=False)),
+        ("qwen2", dict(qkv_bias=True)),
+        ("qwen3_moe", dict(qkv_bias=False, use_qk_norm=True, shared_expert_intermediate_size=0)),
+    ],
+)
+def test_fields_that_change_nothing_change_nothing(kind, more) -> None:
+    sizes = dict(vocab_size=64, hidden_size=64, num_hidden_layers=4, num_attention_heads=4)
+    sizes |= dict(intermediate_size=64, moe_intermediate_size=64, hidden_act="silu")
+    if kind != "qwen3_moe":
+        del sizes["moe_intermediate_size"]
+    sizes |= dict(model_type=kind)
+    read = weights.families.parse_config
+    assert read(sizes | IDLE | more, "config.json") == read(sizes, "config.json")
+
+
+def test_rotary_parameters_in_both_styles_have_to_agree() -> None:
+    sizes = dict(vocab_size=64, hidden_size=64, intermediate_size=64, num_hidden_layers=4)
+    sizes |= dict(num_attention_heads=4, hidden_act="silu", model_type="qwen3")
+    both = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}
+    read = weights.families.parse_config
+    fields = read(sizes | dict(rope_parameters=both, rope_scaling=both), "config.json")
+    assert (fields["rope_theta"], fields["rope_factor"]) == (5e5, 2.0)
+    old = {"type": "linear", "factor": 2.0}
+    sizes |= dict(rope_parameters=both)
+    assert read(sizes | dict(rope_scaling=old, rope_theta=5e5), "config.json") == fields
+    for other in (old | {"factor": 4.0}, both | {"rope_theta": 1e6}, old):
+        refused(lambda x=other: read(sizes | dict(rope_scaling=x), "config.json"), "remove one")
 
 
 # -- refused: tensors -----------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rlvr_jax.config import DataConfig, SourceConfig
+from rlvr_jax.host.problems import option_lines
 from rlvr_jax.host.problems.dataset import Record
 from rlvr_jax.host.problems.sources import downloads, files, gym, toy
 
@@ -129,7 +130,11 @@ def _finish(row: Record, source: SourceConfig) -> Record:
     row = row | {"domain": source.domain or row["domain"]}
     if source.suffix:
         gap = "" if source.suffix[0].isspace() else " "
-        row["question"] += gap + source.suffix
+        lettered = option_lines.parse_letter(row["reference"], row["question"])
+        if lettered:  # the text of the last option must not run into the suffix
+            row["question"] = option_lines.insert_before(row["question"], gap + source.suffix)
+        else:
+            row["question"] += gap + source.suffix
         if row["messages"]:
             *before, last = json.loads(row["messages"])
             messages = [*before, last | {"content": row["question"]}]

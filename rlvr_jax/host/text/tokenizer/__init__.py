@@ -8,6 +8,7 @@ chat message, is encoded like any other text and never as that token.
 """
 
 import codecs
+import datetime
 import functools
 import json
 import re
@@ -38,9 +39,12 @@ class Tokenizer:
     that end a response.
     """
 
-    def __init__(self, codec: Codec, facts: Facts):
-        """Raise TokenizerError if the files do not say which token ends a response."""
-        self._codec, self._facts = codec, facts
+    def __init__(self, codec: Codec, facts: Facts, now: datetime.datetime | None = None):
+        """Raise TokenizerError if the files do not say which token ends a response.
+
+        `now` is the time that the chat template sees, by default that of the clock.
+        """
+        self._codec, self._facts, self._now = codec, facts, now
         self.vocab: int = len(codec.texts)
         self._source = facts.template or ""
         self._render = self._template()
@@ -324,7 +328,7 @@ class Tokenizer:
     def _template(self) -> Callable[..., str] | None:
         if self._facts.template is None:
             return None
-        return chat.compile_template(self._facts.template, self._facts.template_file)
+        return chat.compile_template(self._facts.template, self._facts.template_file, self._now)
 
     def _ends(self) -> tuple[int, ...]:
         ids = [self._turn_end(), self._named("eos_token"), *self._facts.eos]
@@ -351,16 +355,17 @@ class Tokenizer:
         return self._codec.specials[match.group()] if match else None
 
 
-def open_tokenizer(path: Path | str) -> Tokenizer:
+def open_tokenizer(path: Path | str, now: datetime.datetime | None = None) -> Tokenizer:
     """Load the tokenizer at `path`, or the byte tokenizer for the word `byte`.
 
-    `path` is a model folder, a tokenizer.json, a sentencepiece .model or a .gguf file.
+    `path` is a model folder, a tokenizer.json, a sentencepiece .model or a .gguf file.  A run
+    gives its own time as `now`, so that a template writes the same date whenever the run goes on.
 
     Raises:
       TokenizerError: there is no tokenizer at `path`, or it cannot be read.
     """
     if str(path) == "byte":
-        return Tokenizer(*byte.build())
+        return Tokenizer(*byte.build(), now)
     path = Path(path)
     if path.is_dir():
         path = folder.tokenizer_in(path)
@@ -376,7 +381,7 @@ def open_tokenizer(path: Path | str) -> Tokenizer:
         )
     if not path.exists():
         raise TokenizerError(f"there is no tokenizer {path}: correct the path")
-    return Tokenizer(*loaders[path.suffix](path))
+    return Tokenizer(*loaders[path.suffix](path), now)
 
 
 def _valid(text: str) -> str:

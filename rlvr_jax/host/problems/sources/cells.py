@@ -1,0 +1,28 @@
+"""Single cells of a row: whether one is filled in, and structures that a cell has as text."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+from typing import Any
+
+
+def is_given(value: Any) -> bool:
+    """Return whether a cell is filled in: not null, blank, an empty list or NaN."""
+    if isinstance(value, float):
+        return not math.isnan(value)
+    return bool(value.strip()) if isinstance(value, str) else value not in (None, [], {})
+
+
+def parse_structure(value: Any) -> Any:
+    """Return the object or list that a text spells, as JSON or Python; else the value itself."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
+        return value
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            parsed = parse(value.strip())
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
+            continue
+        return parsed if isinstance(parsed, dict | list) else value
+    return value

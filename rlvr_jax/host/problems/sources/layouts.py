@@ -1,0 +1,172 @@
+"""The layouts of rows: which columns hold the prompt, the reference and the worked solution.
+
+    verl             prompt, reward_model.ground_truth, data_source, extra_info
+    work A           query, label, subject (arXiv 2503.23829)
+    open-instruct    messages, ground_truth
+    TRL and plain    prompt, question or problem, with answer, solution, ground_truth, label or
+                     reference
+    multiple choice  question, choices or options, answer
+
+A prompt is text, or a list of messages whose last message is the user's. A structure may be written
+as JSON text, and a column that is empty in a row counts as absent where another one is filled in.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any, NamedTuple
+
+from rlvr_jax.host.problems import dataset
+from rlvr_jax.host.problems.dataset import Record
+from rlvr_jax.host.problems.sources import options, references
+from rlvr_jax.host.problems.sources.cells import is_given, parse_structure
+
+Row = dict[str, Any]
+PROMPTS = ("prompt", "question", "problem", "query")
+REFERENCES = ("final_answer", "answer", "solution", "ground_truth", "label", "reference")
+DOMAINS = ("data_source", "domain", "subject", "type", "dataset", "ability")
+ROLES = ("system", "user", "assistant")
+_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content)["']\s*:""")
+
+
+class Parts(NamedTuple):
+    """The parts of a row that make a problem; `solution` is "" without a worked one."""
+
+    prompt: Any
+    reference: Any
+    solution: str
+
+
+def parse_record(row: Row, task: str) -> Record:
+    """Parse one row of a file as a record.
+
+    Raises:
+      ValueError: the row cannot be a problem; the message does not say where the row stands.
+    """
+    parts = _find_parts(row)
+    messages = _parse_messages(parts.prompt)
+    for message in messages:
+        _check_text("prompt", message["content"])
+        references.check_backslashes("prompt", message["content"])
+    if not _is_complete(row) and (listed := options.find_options(row)):
+        messages[-1]["content"] = options.list_options(messages[-1]["content"], listed)
+        gold = options.choose_option(row, listed)
+    else:
+        gold = references.parse_reference(parts.reference)
+    if not gold:
+        raise ValueError("it has no reference answer: fill it in or leave the row out.")
+    references.check_backslashes("solution", parts.solution)
+    domain = next(filter(None, (_label(row.get(name)) for name in DOMAINS)), "")
+    record = {
+        **{"question": messages[-1]["content"], "reference": gold, "answer": gold},
+        **{"demonstration": parts.solution or gold, "domain": domain or task.partition(":")[2]},
+        **{"task": task, "extra": _extra(row)},
+        # A system prompt says how to answer; it is no part of the problem.
+        "key": dataset.problem_key(*(m["content"] for m in messages if m["role"] != "system")),
+        "messages": json.dumps(messages, ensure_ascii=False) if len(messages) > 1 else "",
+    }
+    for name, text in record.items():
+        _check_text(name, text)
+    return record
+
+
+def _is_complete(row: Row) -> bool:
+    """Return whether a row has the layout of verl, whose prompt is the whole question."""
+    return "prompt" in row and "reward_model" in row
+
+
+def _find_parts(row: Row) -> Parts:
+    """Find the parts of a row by its layout."""
+    if _is_complete(row) and is_given(row["prompt"]):
+        model = parse_structure(row["reward_model"])
+        truth = model.get("ground_truth") if isinstance(model, dict) else None
+        if is_given(truth) or not any(is_given(row.get(name)) for name in REFERENCES):
+            return Parts(row["prompt"], truth, "")
+    if "query" in row and is_given(row.get("label")):
+        return Parts(row["query"], row["label"], "")
+    if "messages" in row and is_given(row.get("ground_truth")):
+        messages, last_turn = parse_structure(row["messages"]), ""
+        if _ends_with_answer(messages):
+            messages, last_turn = messages[:-1], str(messages[-1].get("content") or "")
+        return Parts(messages, row["ground_truth"], last_turn)
+    prompt, value = _first(row, PROMPTS), _first(row, (*REFERENCES, *_choice_answers(row)))
+    if prompt is None or value is None:
+        raise ValueError(
+            f"its columns ({', '.join(map(str, row))}) are no known layout: rename them to "
+            "'question' and 'answer', or see the layouts in the documentation."
+        )
+    solution = row.get("solution")
+    solution = solution.strip() if isinstance(solution, str) else ""
+    if isinstance(row[value], str):
+        # An escape that lost its backslash may have hidden the box.
+        references.check_backslashes(value, row[value])
+        if value == "solution" or references.has_final_answer(row[value]):
+            answer = references.parse_final_answer(row[value])
+            return Parts(row[prompt], answer, row[value].strip())
+    return Parts(row[prompt], row[value], solution)
+
+
+def _choice_answers(row: Row) -> tuple[str, ...]:
+    """Return the further columns that name the right one of a row's options."""
+    return options.ANSWERS if options.find_options(row) else ()
+
+
+def _first(row: Row, names: tuple[str, ...]) -> str | None:
+    """Return the first of the columns that is filled in, else the first that is there, or None."""
+    there = [name for name in names if name in row]
+    return next((name for name in there if is_given(row[name])), there[0] if there else None)
+
+
+def _ends_with_answer(messages: Any) -> bool:
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and last.get("role") == "assistant"
+
+
+def _parse_messages(prompt: Any) -> list[dict[str, str]]:
+    """Return the prompt as messages; ValueError unless the last one is the user's."""
+    if isinstance(prompt, str):
+        if _MESSAGES.match(prompt):
+            spelled = parse_structure(prompt)
+            if not isinstance(spelled, list):
+                raise ValueError("its prompt is messages as text, but no JSON: repair it.")
+            prompt = spelled
+        else:
+            prompt = [{"role": "user", "content": prompt}]
+    if not isinstance(prompt, list) or not all(isinstance(m, dict) for m in prompt):
+        raise ValueError("its prompt must be text or a list of messages with role and content.")
+    for message in prompt:
+        if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
+            raise ValueError(
+                "each message needs a role, one of system, user and assistant, and a text as its "
+                f"content, not {message.get('role')!r} and {type(message.get('content')).__name__}."
+            )
+    if not prompt or prompt[-1]["role"] != "user" or not prompt[-1]["content"].strip():
+        raise ValueError("its prompt must end with a user message that is not empty.")
+    return [{"role": m["role"], "content": m["content"]} for m in prompt]
+
+
+def _label(value: Any) -> str:
+    value = value[0] if isinstance(value, list) and value else value
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _extra(row: Row) -> str:
+    info = parse_structure(row.get("extra_info"))
+    if isinstance(info, str) and info.lstrip()[:1] == "{":
+        raise ValueError("its extra_info is text, but no JSON object: repair it.")
+    extra = dict(info) if isinstance(info, dict) else {}
+    if isinstance(ability := row.get("ability"), str):
+        extra.setdefault("ability", ability)
+    # JSON has no dates, decimals and bytes, which parquet has; they become text.
+    return json.dumps(extra, ensure_ascii=False, default=str) if extra else ""
+
+
+def _check_text(name: str, text: str) -> None:
+    # JSON text has NUL as an escape; templates use U+FDD0 to mark the place of the answer.
+    if any(odd in text for odd in ("\x00", "\ufdd0")) or name == "messages" and "\\u0000" in text:
+        raise ValueError(f"its {name} has a NUL or U+FDD0 character: remove it.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"its {name} is not Unicode ({error.reason}): repair it.") from error

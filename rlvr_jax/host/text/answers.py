@@ -41,19 +41,30 @@ _SIGNS = (
 # Arabic and Syriac, the scripts of India and Sri Lanka, Tibetan, Burmese, Khmer, Mongolian.
 _JOINING_SCRIPTS = ((0x600, 0x8FF), (0x900, 0xDFF), (0xF00, 0x109F), (0x1780, 0x18AF))
 _WRAPS = "*_`\"'$()[]{}<>~\u2248\\.,;:!?#|"
-_SAID = (  # "the answer is" in other languages, before a colon or the answer
+_NOUNS = "|".join(  # "the answer" in other languages
+    (
+        "r\u00e9ponse respuesta resposta risposta antwort ergebnis r\u00e9sultat resultado "
+        "risultato wynik odpowied\u017a cevap antwoord svar jawaban "
+        "\u043e\u0442\u0432\u0435\u0442 "
+        "\u0432\u0456\u0434\u043f\u043e\u0432\u0456\u0434\u044c "
+        "\u03b1\u03c0\u03ac\u03bd\u03c4\u03b7\u03c3\u03b7 \u0909\u0924\u094d\u0924\u0930 "
+        "\u0989\u09a4\u09cd\u09a4\u09b0 \u0627\u0644\u062c\u0648\u0627\u0628 "
+        "\u0627\u0644\u0625\u062c\u0627\u0628\u0629 \u067e\u0627\u0633\u062e "
+        "\u062c\u0648\u0627\u0628 \u05ea\u05e9\u05d5\u05d1\u05d4 "
+        "\u0e04\u0e33\u0e15\u0e2d\u0e1a \ub2f5 \uc815\ub2f5 \u0111\u00e1p"
+    ).split()
+)
+_SAID = (  # before the answer in other languages
     "(?:\u6700\u7ec8|\u6700\u7d42|\u6b63\u786e|\u6b63\u78ba|\u6240\u4ee5|\u56e0\u6b64|\u6545)?\uff0c?"
-    "(?:\u7b54\u6848|\u7b54\u3048|\u7d50\u679c|\u7ed3\u679c|\u7b54)(?:\u9009|\u9078|\u662f|\u4e3a|\u70ba|\u306f|\\s*[:\uff1a])+"
-    "|(?:la |die |das |der |a |o |\u043e\u0442\u0432\u0435\u0442 |risposta |resposta )?"
-    "(?:r\u00e9ponse|respuesta|resposta|risposta|antwort|ergebnis|r\u00e9sultat|resultado|risultato|wynik"
-    "|odpowied\u017a|cevap|antwoord|svar|j\u00e1wab|jawaban|\u043e\u0442\u0432\u0435\u0442|\u0432\u0456\u0434\u043f\u043e\u0432\u0456\u0434\u044c|\u03b1\u03c0\u03ac\u03bd\u03c4\u03b7\u03c3\u03b7"
-    "|\u0909\u0924\u094d\u0924\u0930|\u0989\u09a4\u09cd\u09a4\u09b0|\u0627\u0644\u062c\u0648\u0627\u0628|\u0627\u0644\u0625\u062c\u0627\u0628\u0629|\u067e\u0627\u0633\u062e|\u062c\u0648\u0627\u0628|\u05ea\u05e9\u05d5\u05d1\u05d4"
-    "|\u0e04\u0e33\u0e15\u0e2d\u0e1a|\ub2f5|\uc815\ub2f5|\u0111\u00e1p \u00e1n|\u0111\u00e1p s\u1ed1)"
+    "(?:\u7b54\u6848|\u7b54\u3048|\u7d50\u679c|\u7ed3\u679c|\u7b54)"
+    "(?:[\u9009\u9078\u662f\u4e3a\u70ba\u306f]|\\s*[:\uff1a])+"
+    f"|(?:la |die |das |der |a |o )?(?:{_NOUNS})(?: \u00e1n| s\u1ed1| final)?"
     "(?:\\s*[:\uff1a=]|\\s+(?:est|es|ist|\u00e8|\u00e9|jest)\\s*:?\\s|\\s+-\\s)"
 )
-_LEAD = re.compile(
-    r"(?:the )?(?:final |correct )?answer(?: is)?\s*[:=]?\s+(?:[-\u2013\u2014]\s+)?"
-    rf"|(?:final )?answer\s*[:=]|(?:{_SAID})\s*",
+LEAD = re.compile(
+    r"(?:final )?answer\s+[-\u2013\u2014]\s+"
+    r"|(?:the )?(?:final |correct )?answer(?: is)?\s*[:=]?\s+|(?:final )?answer\s*[:=]"
+    rf"|(?:{_SAID})\s*",
     re.I,
 )
 
@@ -78,7 +89,8 @@ _DENIED_BEHIND = re.compile(  # the beginning of the text behind an answer
     re.I | re.ASCII,
 )
 _JOINED = re.compile(  # what lies between two boxes of which neither is the answer
-    rf"[\s$*]*(?:\\?[)\]])?[\s$*]*\b(?:{_any_of(words.JOINING_WORDS)})\s[\s$(\[\\]*", re.I | re.ASCII
+    rf"[\s$*]*(?:\\?[)\]])?[\s$*]*\b(?:{_any_of(words.JOINING_WORDS)})\s[\s$(\[\\]*",
+    re.I | re.ASCII,
 )
 _PHRASES = "|".join([_any_of(words.TAKEN_BACK), _any_of(words.TAKEN_BACK_WHOLE, after=r"\b")])
 _TAKEN_BACK = re.compile(rf"\b(?:{_PHRASES})(?!{_any_of(words.TAKING_NOTHING_BACK)})", re.I)
@@ -301,7 +313,7 @@ def bare(line: str) -> str:
     """Return a line without "Answer:", quotes, emphasis and final period."""
     for _ in range(3):
         line = line.strip().strip("*_`\"'").rstrip(".").strip().strip("*_`\"'")
-        lead = _LEAD.match(line)
+        lead = LEAD.match(line)
         line = line[lead.end() :] if lead else line
     return line.strip()
 

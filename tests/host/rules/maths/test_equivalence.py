@@ -5,7 +5,6 @@ the policy behind the disputed ones is in docs/rewards.md.  HOSTILE has answers 
 or memory, or to reach the grader.
 """
 
-import importlib.util
 import subprocess
 import sys
 import threading
@@ -15,8 +14,6 @@ from pathlib import Path
 import pytest
 
 from rlvr_jax.host import rules
-from rlvr_jax.host.rules.maths import library
-from rlvr_jax.host.workers import pool
 
 SAME = [
     # numbers
@@ -288,25 +285,18 @@ def ways(answer):
     return [answer, f"We divide.\nSo it is $\\boxed{{{answer}}}$.", f"First, 3 + 4 = 7.\n{answer}"]
 
 
-@pytest.fixture
-def patient(monkeypatch):
-    """A verdict, however busy the machine is; what the clock does has tests of its own."""
-    for name in ("SECONDS", "START", "WAIT"):
-        monkeypatch.setattr(library, name, 60.0)
-
-
 def wrong(pairs, score):
     texts = [(gold, text) for gold, answer in pairs for text in ways(answer)]
     return [pair for pair in texts if rules.score(pair[1], pair[0]) != score], len(texts)
 
 
-def test_answers_that_say_the_same(patient):
+def test_answers_that_say_the_same():
     missed, total = wrong(RIGHT, 1.0)
     assert len(RIGHT) >= 200 and len(missed) <= 0.1 * total  # the promise
     assert not missed  # what it is today
 
 
-def test_answers_that_do_not(patient):
+def test_answers_that_do_not():
     missed, total = wrong(WRONG, 0.0)
     assert len(WRONG) >= 150 and len(missed) <= 0.03 * total
     assert not missed
@@ -355,21 +345,3 @@ def test_importing_the_rules_imports_no_jax():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr
-
-
-class TestLibrary:
-    @pytest.fixture(autouse=True)
-    def _package(self):
-        if not importlib.util.find_spec("math_verify"):
-            pytest.skip("math-verify is not installed")
-
-    def test_it_answers_from_a_worker(self):
-        name = "rlvr_jax.host.rules.maths.library:verify"
-        with pool.Pool(1, seconds=60) as workers:
-            jobs = [pool.Job(name, args) for args in (("x+1", "1+x"), ("x+1", "x"))]
-            assert [workers.run(job).score for job in jobs] == [1.0, 0.0]
-
-    def test_a_hung_question_is_cut_off(self):
-        begin = time.monotonic()
-        assert not library.are_equal(r"\int_0^1 e^{\sin(x^x)} dx", "7")
-        assert time.monotonic() - begin < 5

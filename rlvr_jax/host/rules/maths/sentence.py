@@ -47,10 +47,10 @@ _CLOSING = re.compile(rf"(?:[*_`\"\s{_PICTURES}]|(?<=\*)[!.])+$")
 
 
 def candidates(line: str) -> list[str]:
-    """Return the texts that may be the answer of a line, the most literal first.
+    """Return the texts that may be the answer of a line, the most certain first.
 
-    They are the line, the line without its lead, its formula, the part behind its last verb and
-    its only number.  The first of them that a parser can read is the answer.
+    They are the part behind its last verb, the line, the line without its lead, its formula and its
+    only number.  The first of them that a parser can read is the answer.
     """
     line = _BOLD.sub(r"\1", _unwrapped(line))
     if line.count("}") > line.count("{"):  # the end of \boxed{The answer is: 42}
@@ -62,7 +62,8 @@ def candidates(line: str) -> list[str]:
         texts.append(line.replace("$", ""))
     verbs = [match for match in _VERB.finditer(line)]
     if verbs and not HEDGE.search(line[: verbs[-1].end()]):
-        texts.append(_unwrapped(line[verbs[-1].end() :]))
+        # First: "It is -5" would be read as letters times letters, minus 5.
+        texts.insert(0, _unwrapped(line[verbs[-1].end() :]))
     if (number := _number(line)) is not None:
         texts.append(number)
     return list(dict.fromkeys(text for text in texts if text))

@@ -119,7 +119,8 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     is_listed = word in _TABLE or word in _ALIASES
     if not known or len(words) == 1 and words.isascii() or len(word) == 1 and not is_listed:
         return text, None  # 2x
-    if not is_listed and _PREFIXED.match(word) and not re.fullmatch(r"[\d.]+[A-Za-z]+", text):
+    plain = re.fullmatch(r"[\d.]+[A-Za-z]+", text) is not None
+    if not plain and not all(_table_name(part[1]) in _TABLE for part in _PART.finditer(words)):
         return text, None  # the kinetic energy \frac12mV^2
     return number.strip(), _parse_unit(words)
 

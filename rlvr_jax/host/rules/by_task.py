@@ -67,6 +67,7 @@ def _is_right_for_file(completion: str, record: Mapping[str, Any]) -> bool:
         if equivalence.are_equal(gold, answer):
             return True
         # Here, unlike there, 5 % may be written as 5.
-        return any(answers.number(text) == value for text in sentence.candidates(answer))
+        texts = (answers.bare(answer), *sentence.candidates(answer)[:1])
+        return any(answers.number(text) == value for text in texts)
     wanted = normal_form(gold)
     return bool(wanted) and wanted in (normal_form(answer), normal_form(answers.bare(answer)))

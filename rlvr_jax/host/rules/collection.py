@@ -9,6 +9,10 @@ from rlvr_jax.host.text import answers
 from rlvr_jax.host.text.normal_form import normal_form
 
 MAX_ITEMS = 256
+_BEFORE = re.compile(  # "The order is a, b, c."
+    r"(?:the|so|thus|hence|therefore)\b[^,;:\n]{0,60}?\b(?:is|are)\b(?!\s+not\b)\s*:?\s*", re.I
+)
+_NUMBERED = re.compile(r"\s*(?:\d+[.)]|[-*\u2022])\s+")
 
 
 def ordered(completion: str, reference: str) -> float:
@@ -25,12 +29,15 @@ def unordered(completion: str, reference: str) -> float:
 
 def parse_list(text: str) -> list[str]:
     """Return the items of a list in normal form; no items at all if one of them is empty."""
-    text = answers.bare(text.strip())
+    text = _BEFORE.sub("", answers.bare(text.strip()), count=1)
+    lines = text.split("\n")
+    if len(lines) > 1 and all(map(_NUMBERED.match, lines)):
+        text = "\n".join(_NUMBERED.sub("", line) for line in lines)
     try:
         parsed = json.loads(text)
         parts = [str(part) for part in parsed] if isinstance(parsed, list) else [text]
     except (ValueError, RecursionError):
-        text = re.sub(r"\\[{}]", "", text).strip("[](){} ")
-        parts = re.split(r"\s*[,;\n]\s*(?:and\s+)?|\s+and\s+", text)
+        text = re.sub(r"\\[{}]", "", answers.plain(text)).strip("[](){} ")
+        parts = re.split(r"\s*[,;\n]\s*(?:(?:and|&)\s+)?|\s+(?:and|&)\s+", text)
     items = [normal_form(part.strip(" '\"")) for part in parts[: MAX_ITEMS + 1]]
     return items if all(items) else []

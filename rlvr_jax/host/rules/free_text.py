@@ -8,28 +8,27 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from rlvr_jax.host.rules.maths.notation import digits_for_words
 from rlvr_jax.host.text import answers
-from rlvr_jax.host.text.normal_form import normal_form
+from rlvr_jax.host.text.normal_form import normal_forms
 
 
 def exact(completion: str, reference: str) -> float:
     """Return 1.0 if the extracted answer is the reference, letter for letter, else 0.0."""
     answer = answers.extract(completion)
-    return float(answer is not None and answer == reference.strip() != "")
+    wanted = unicodedata.normalize("NFC", reference.strip())
+    return float(answer is not None and answer == wanted != "")
 
 
 def normalised(completion: str, reference: str) -> float:
     """Return 1.0 if answer and reference have the same normal form, else 0.0.
 
-    Case, articles and punctuation do not count, and seven is 7.
+    Case, articles, hyphens and punctuation do not count; seven is 7, and first is 1st.
     """
     answer = answers.extract(completion)
     if answer is None:
         return 0.0
-    wanted = digits_for_words(normal_form(reference))
-    lines = (answer, answers.bare(answer))
-    return float(bool(wanted) and wanted in [digits_for_words(normal_form(line)) for line in lines])
+    forms = normal_forms(answer) | normal_forms(answers.bare(answer))
+    return float(bool(normal_forms(reference) & forms))
 
 
 def contains(completion: str, reference: str) -> float:

@@ -31,12 +31,10 @@ _FRACTION = re.compile(r"\\frac(?:\{(-?\d+)\}\{(\d+)\}|(\d)(\d))", re.ASCII)
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf)\{([^{}]*)\}")
 _TAG = re.compile(r"</?[A-Za-z]\w*>")
 _DEGREES = re.compile(r"\^\{?\\circ\}?")
-_NAMED = re.compile(r"[A-Za-z]\s*=\s*")  # x = 5
-_UNIT = re.compile(r"[A-Za-z%\s.]*")
 _SIGNS = (
     *(("\u2212", "-"), ("\u2013", "-"), ("{,}", ","), ("\\,", ","), ("\\%", "%"), ("\\$", "$")),
     *(("\\boxed{", " "), ("\\dfrac", "\\frac"), ("\\tfrac", "\\frac")),
-    *(("\\(", ""), ("\\)", ""), ("\u20ac", "$"), ("\u00a3", "$")),
+    *(("\\(", ""), ("\\)", "")),
 )
 # Arabic and Syriac, the scripts of India and Sri Lanka, Tibetan, Burmese, Khmer, Mongolian.
 _JOINING_SCRIPTS = ((0x600, 0x8FF), (0x900, 0xDFF), (0xF00, 0x109F), (0x1780, 0x18AF))
@@ -261,7 +259,9 @@ def number(text: str) -> Fraction | None:
 
     A percent sign and a dollar sign do not change the value.
     """
-    match = _NUMBER.fullmatch(plain(text).strip("$ \t\n")) if len(text) <= MAX_NUMBER else None
+    match = (
+        _NUMBER.fullmatch(_with_dollars(text).strip("$ \t\n")) if len(text) <= MAX_NUMBER else None
+    )
     if match is None or match[3] and not int(match[3]):
         return None
     value = Fraction(match[1] + match[2].replace(",", "")) / int(match[3] or 1)
@@ -274,7 +274,7 @@ def last_number(text: str) -> str | None:
     There is no answer if that word is no number ("12cm", "1e9", digits of other scripts): an
     earlier number must not stand in for it.
     """
-    words = [word for word in re.split(r"[\s=]+|(?<!\d):", plain(text)) if word]
+    words = [word for word in re.split(r"[\s=]+|(?<!\d):", _with_dollars(text)) if word]
     for at in range(len(words) - 1, -1, -1):
         if any(char.isnumeric() for char in words[at]):
             word = words[at].strip(_WRAPS).lstrip("$").rstrip("%")
@@ -285,23 +285,14 @@ def last_number(text: str) -> str | None:
     return None
 
 
+def _with_dollars(text: str) -> str:
+    """Return a text in plain characters with one sign for all currencies: it changes no value."""
+    return plain(text).replace("\u20ac", "$").replace("\u00a3", "$")
+
+
 def _continues(before: str, word: str) -> bool:
     """Return whether a word is the rest of a number that began before it: 3 1/2, 1 000."""
     return before.isdecimal() and ("/" in word or bool(re.fullmatch("[0-9]{3}", word)))
-
-
-def only_number(text: str) -> str | None:
-    """Return the one number of a box, as plain text, without a name before or a unit behind it.
-
-    None for a list, a choice or an expression: a box holds one answer.
-    """
-    text = _NAMED.sub("", plain(text).strip("$ \t\n"), count=1)
-    for cut in range(len(text), 0, -1):
-        if number(text[:cut]) is not None:
-            if not _UNIT.fullmatch(text[cut:]):
-                return None
-            return text[:cut].strip().strip("$%").replace(",", "")
-    return None
 
 
 def last_line(text: str) -> str:
@@ -335,11 +326,6 @@ def boxed(text: str) -> str | None:
         if depth == 0:
             return rest[: brace.start()].strip()
     return None
-
-
-def opens_box(text: str) -> bool:
-    r"""Return whether a \boxed or \fbox begins anywhere in a text."""
-    return _BOX.search(text) is not None
 
 
 def plain(text: str) -> str:

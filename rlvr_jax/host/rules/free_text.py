@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from rlvr_jax.host.rules.word_forms import normal_forms
 from rlvr_jax.host.text import answers
-from rlvr_jax.host.text.normal_form import normal_forms
 
 
 def exact(completion: str, reference: str) -> float:

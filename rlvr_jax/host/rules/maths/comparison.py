@@ -6,7 +6,6 @@ which notations of an answer are equal, and which near ones are not.
 
 from __future__ import annotations
 
-import re
 import string
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -28,7 +27,7 @@ from rlvr_jax.host.rules.maths.items import (
     Value,
     as_intervals,
 )
-from rlvr_jax.host.rules.maths.names import is_same_name
+from rlvr_jax.host.rules.maths.names import base_names, is_same_name
 from rlvr_jax.host.rules.maths.tree import (
     BasedNumber,
     Constant,
@@ -166,6 +165,9 @@ def _equal_equations(gold: Equation, answer: Equation) -> bool:
 def _equal_listings(gold: Listing, answer: Listing) -> bool:
     mine, theirs = gold.items, answer.items
     names, others = set(_names(mine)), set(_names(theirs))
+    if any(len(_names(side.items)) > len(set(_names(side.items))) for side in (gold, answer)):
+        if {"(", "\\langle"} & {gold.opening, answer.opening}:
+            return False  # x = 1 or x = 2 is no pair
     if names and others:
         if not _is_same_one_name(names, others):
             named = len(_names(mine)) == len(mine) and len(_names(theirs)) == len(theirs)
@@ -208,7 +210,7 @@ def _names(items: tuple[Item, ...]) -> list[str]:
 
 def _is_same_one_name(names: set[str], others: set[str]) -> bool:
     """Return whether one side has one name, x, and the other the same or x_1, x_2."""
-    bases = [{re.sub(r"_?\d+$", "", name) for name in side} for side in (names, others)]
+    bases = [base_names(side) for side in (names, others)]
     return 1 in (len(names), len(others)) and len(bases[0]) == 1 and bases[0] == bases[1]
 
 

@@ -3,6 +3,7 @@ r"""Names of what an answer gives: x, f(x), P(A), \\bar x, area."""
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from rlvr_jax.host.rules.maths.formula import ACCENTS
 
@@ -18,6 +19,11 @@ def plain_name(text: str) -> str:
     """Return a name without blanks, braces and backslashes."""
     text = re.sub(r"\\overline\s*\{([A-Z]{2})\}", r"\1", text)  # a segment, by its ends
     return re.sub(r"[\s{}\\]", "", text)
+
+
+def base_names(names: Iterable[str]) -> set[str]:
+    """Return the different names, without the numbers behind them: x for x_1 and x_2."""
+    return {re.sub(r"_?\d+$", "", name) for name in names}
 
 
 def is_same_name(a: str, b: str) -> bool:

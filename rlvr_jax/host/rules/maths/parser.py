@@ -34,7 +34,7 @@ from rlvr_jax.host.rules.maths.items import (
     Value,
     as_intervals,
 )
-from rlvr_jax.host.rules.maths.names import NAME, plain_name
+from rlvr_jax.host.rules.maths.names import NAME, base_names, plain_name
 from rlvr_jax.host.rules.maths.tree import (
     Call,
     Negative,
@@ -57,6 +57,9 @@ _TIME = re.compile(
 )
 _FRENCH = re.compile(r"([\[\]])([^\[\];,]+)[;,]([^\[\];,]+)([\[\]])")
 _LABEL = re.compile(r"([A-Z][a-z]{2,})\s+(\d+)", re.ASCII)
+_DENIED = re.compile(
+    r"(?<![\\A-Za-z])(?:not|no|nor|neither|never|except|unless|if)(?![A-Za-z])", re.I
+)
 _LARGE = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _MAGNITUDE = re.compile(rf"(?<=\d)\s*({'|'.join(_LARGE)})\b", re.I)
 _MATRIX = re.compile(
@@ -81,6 +84,8 @@ def parse_answer(text: str, depth: int = 0) -> Item:
     text = _trimmed(text)
     if not text or depth > MAX_DEPTH or len(text) > 4 * MAX_LENGTH:
         raise Unreadable("empty, too deep or too long")
+    if _DENIED.search(text):
+        raise Unreadable("an answer that is denied or depends on a condition")
     text = without_domain(text)
     for parse_form in (
         _special,
@@ -228,6 +233,13 @@ def _sequence(text: str, depth: int) -> Item | None:
         raise Unreadable("too many parts, or an empty one")
     items = _parse_all(parts, depth)
     ranges = [item for item in items if isinstance(item, Intervals)]
+    if len({item.name for item in ranges} - {None}) > 1:
+        raise Unreadable("ranges of several variables")
+    if (
+        re.search(r"\sor\s", text)
+        and len(base_names(i.name for i in items if isinstance(i, Named))) > 1
+    ):
+        raise Unreadable("values of one variable or of another")
     if ranges and len(ranges) == len(items) and not joined:
         return Intervals(ranges[0].name, tuple(piece for item in ranges for piece in item.pieces))
     return Listing("", "", _flattened(items))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+_BEHIND = re.compile(r"(for all|for any|for every)\s+(integer|real number)s?\s+([a-z])\s*$")
 _DOMAIN = re.compile(
     r"[\s,;(]*(?:(?:where|with|for)\s+)?(?:(?:all|any|every|each)\s+|\\forall\s*)?"
     r"([a-z])\s*(?:\\in(?![A-Za-z])|is an?|in|:)\s*"
@@ -16,6 +17,7 @@ def without_domain(text: str) -> str:
 
     Whole numbers are understood of k, l, m and n, and real ones of other letters.
     """
+    text = _BEHIND.sub(r"\1 \3 in \2", text)
     for match in _DOMAIN.finditer(text):
         name, rest = match[1], text[: match.start()]
         integers = "Z" in (match["set"] or "") or match["word"] == "integer"

@@ -96,6 +96,7 @@ _GROUPED = re.compile(
 def normalise(text: str) -> str:
     """Return a text in plain notation, as `formula` and `parser` read it."""
     text = re.sub(r"(?<=\d),\\!\s*(?=\d{3})", "", text)
+    text = re.sub(r"(?<!\\)\\\s*$", "", text)  # of \boxed{\ 46\ }, which is stripped
     text = _RECURRING.sub(_recurring, text)
     text = _GROUPED.sub(lambda m: m[1] + re.sub(r"\D", "", m[2]), text)
     text = _UNDERSCORED.sub(lambda m: m[0].replace("_", ""), text)

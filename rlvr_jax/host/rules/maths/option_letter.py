@@ -50,7 +50,7 @@ def parse_choice(answer: str) -> Choice | None:
         if match := _LETTER.fullmatch(candidate):
             return Choice(match[1].upper(), "")
         match = _LED.fullmatch(candidate.strip("$ *"))
-        if match and not _MORE.search(match[3]):
+        if match and not _MORE.search(match[3]) and not re.match(r"[-+*/^=<>]", match[3]):
             return Choice((match[1] or match[2]).upper(), match[3])
         chosen = _CHOSEN.fullmatch(candidate.strip("$ *<>"))
         if chosen and not _MORE.search(chosen["reason"]):

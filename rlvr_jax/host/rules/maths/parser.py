@@ -70,7 +70,7 @@ _MATRIX = re.compile(
 _CLOSING = {"(": ")", "[": "]", "\\{": "\\}", "\\langle": "\\rangle"}
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _DESCRIBED = re.compile(  # {x | x > 3}
-    r"\\?\{\s*\\?[A-Za-z](?:\s*\\in\s*\\R)?\s*(?:\\?\||:)\s*(.*?)\s*\\?\}", re.DOTALL
+    r"\\?\{\s*(\\?[A-Za-z])(?:\s*\\in\s*\\R)?\s*(?:\\?\||:)\s*(.*?)\s*\\?\}", re.DOTALL
 )
 _ALL_REALS = re.compile(r"\\R|(?:all )?real numbers|all reals?", re.I)
 
@@ -146,7 +146,10 @@ def _special(text: str, depth: int) -> Item | None:
     if _ALL_REALS.fullmatch(text):
         return Intervals(None, (Interval(MINUS_INFINITY, False, INFINITY, False),))
     if described := _DESCRIBED.fullmatch(text):
-        return parse_answer(described[1], depth + 1)
+        item = parse_answer(described[2], depth + 1)
+        if isinstance(item, Intervals | NotEqual | Named) and item.name != described[1]:
+            raise Unreadable("a condition on something else")
+        return item
     if (time := _TIME.fullmatch(text)) and (time[2] or time[4]) and int(time[1]) <= 24:
         minute = int(time[2]) if time[2] else None
         return Time(int(time[1]), minute, int(time[3] or 0), (time[4] or "").lower())

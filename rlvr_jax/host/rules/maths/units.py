@@ -108,6 +108,8 @@ def split_unit(text: str) -> tuple[str, Unit | None]:
     if not match or _NO_UNIT.search(match[2]):
         return text, None
     number, words = match.groups()
+    if number.count("{") != number.count("}"):
+        return text, None  # the s^2 of \\sqrt{3s^2} is no square second
     if "\\degree" in words and re.search(r"sin|cos|tan|cot|sec|csc|[+=]", number):
         return text, None  # in sin 30 degrees, the unit is the angle's, not the value's
     known = _is_known(words)

@@ -269,3 +269,20 @@ def test_a_box_holds_one_answer_and_a_formula_keeps_its_signs(gold, text):
 @pytest.mark.parametrize("gold, text", WAYS)
 def test_ways_to_write_an_answer(gold, text):
     assert rules.score_record(text, file_row(gold)) == 1.0
+
+
+@pytest.mark.parametrize(
+    "gold, text",
+    [
+        *(("7", "The answer is negative 7."), ("42", r"\boxed{42}</think>"), ("42", "<answer>42")),
+        *(("42", "Answer: at most 42"), ("42", "Answer: 42?"), ("42", r"\boxed{42} is wrong.")),
+        *(("42", r"so it is not $\boxed{42}$"), ("42", r"\boxed{42}. No, wait, 41.")),
+    ],
+)
+def test_what_math_refuses_the_default_rule_refuses(gold, text):
+    assert rules.score_record(text, file_row(gold)) == rules.score(text, gold) == 0.0
+
+
+@pytest.mark.parametrize("text", [r"\boxed{{-7}}", r"\boxed{(-7)}", r"\boxed{\displaystyle -7}"])
+def test_braces_around_a_number_are_no_part_of_it(text):
+    assert rules.score_record(text, file_row("-7")) == 1.0

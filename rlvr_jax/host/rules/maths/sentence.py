@@ -39,7 +39,7 @@ _PICTURES = (  # emoji around an answer, without those that deny it
     "\u2600-\u2716\u2719-\u274b\u2756-\u27bf\u2b05-\u2b55\U0001f300-\U0001f44d\U0001f44f-\U0001f6aa"
     "\U0001f6ac-\U0001faff\ufe0f\u200d"
 )
-_ARROWS = r"[=-]>|[\u2022\u2192\u21d2\u279c\u27f9\u2794\u25b6]|>\s*(?=\*\*)"  # the last quotes in Markdown
+_ARROWS = r"[=-]>|[\u2022\u2192\u21d2\u279c\u27f9\u2794\u25b6]|>\s*(?=\*\*)"  # or Markdown's quotes
 _OPENING = re.compile(rf"(?:[*_`\"'\s{_PICTURES}]|{_ARROWS})+")
 _CLOSING = re.compile(rf"(?:[*_`\"\s{_PICTURES}]|(?<=\*)[!.])+$")
 

@@ -6,18 +6,18 @@ import subprocess
 import sys
 import time
 
-import test_equivalence
-import test_families
+import math_families
+import math_pairs
 
 from rlvr_jax.host import rules
 from rlvr_jax.host.workers import pool
 
 PAIRS = [
-    *test_equivalence.RIGHT,
-    *test_equivalence.WRONG,
-    *(pair for family in test_families.RIGHT.values() for pair in family),
-    *(pair for family in test_families.WRONG.values() for pair in family),
-    *(("7", answer[:2000]) for answer in test_equivalence.HOSTILE),
+    *math_pairs.RIGHT,
+    *math_pairs.WRONG,
+    *(pair for family in math_families.RIGHT.values() for pair in family),
+    *(pair for family in math_families.WRONG.values() for pair in family),
+    *(("7", answer[:2000]) for answer in math_pairs.HOSTILE),
 ]
 CODE = (
     "import json, sys; from rlvr_jax.host import rules; print(json.dumps("

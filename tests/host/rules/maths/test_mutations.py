@@ -6,9 +6,9 @@ leaves something open (5 does not say whose value, nor in which unit), that is n
 
 import re
 
+import math_families
+import math_pairs
 import pytest
-import test_equivalence
-import test_families
 
 from rlvr_jax.host.rules.maths import equivalence
 
@@ -59,8 +59,8 @@ def mutants(gold, answer):
 
 
 def pairs():
-    right = [pair for family in test_families.RIGHT.values() for pair in family]
-    listed = [*test_equivalence.RIGHT, *right]
+    right = [pair for family in math_families.RIGHT.values() for pair in family]
+    listed = [*math_pairs.RIGHT, *right]
     golds = [gold for gold, _ in listed if not re.search(r"[A-Za-z]{3}", gold.replace("\\", " \\"))]
     prose = re.compile(r"(?<!\\)\b(?:is|the|so|we|answer|box\w*)\b|\*\*|[><]|\)\s|\"", re.I)
     both = [(gold, gold) for gold in (*golds, *WHOLE)]

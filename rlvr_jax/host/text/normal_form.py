@@ -28,8 +28,8 @@ def normal_form(text: str) -> str:
     if letter := _LETTER.fullmatch(text):
         return letter[1]
     if any(char.isnumeric() for char in text) or not _is_prose(text):
-        text = re.sub(r"_\{?(\d+)\}?", r"\1", "".join(text.split())).rstrip(".")
-        return text.strip("$") if text.endswith("$") else text
+        text = re.sub(r"_\{?(\d+)\}?", r"\1", "".join(text.split()))
+        return (text.strip("$") if text.endswith("$") else text).rstrip(".")
     words = "".join(char if _belongs_to_word(char) else " " for char in text).split()
     return " ".join([word for word in words if word not in ("a", "an", "the")] or words)
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-import math_families
+import math_notations
 import math_pairs
 
 from rlvr_jax.host import rules
@@ -15,8 +15,8 @@ from rlvr_jax.host.workers import pool
 PAIRS = [
     *math_pairs.RIGHT,
     *math_pairs.WRONG,
-    *(pair for family in math_families.RIGHT.values() for pair in family),
-    *(pair for family in math_families.WRONG.values() for pair in family),
+    *(pair for family in math_notations.RIGHT.values() for pair in family),
+    *(pair for family in math_notations.WRONG.values() for pair in family),
     *(("7", answer[:2000]) for answer in math_pairs.HOSTILE),
 ]
 CODE = (

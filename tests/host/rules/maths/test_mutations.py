@@ -6,7 +6,7 @@ leaves something open (5 does not say whose value, nor in which unit), that is n
 
 import re
 
-import math_families
+import math_notations
 import math_pairs
 import pytest
 
@@ -59,7 +59,7 @@ def mutants(gold, answer):
 
 
 def pairs():
-    right = [pair for family in math_families.RIGHT.values() for pair in family]
+    right = [pair for family in math_notations.RIGHT.values() for pair in family]
     listed = [*math_pairs.RIGHT, *right]
     golds = [gold for gold, _ in listed if not re.search(r"[A-Za-z]{3}", gold.replace("\\", " \\"))]
     prose = re.compile(r"(?<!\\)\b(?:is|the|so|we|answer|box\w*)\b|\*\*|[><]|\)\s|\"", re.I)

@@ -1,4 +1,4 @@
-r"""The rule `math`: the pairs of `math_pairs`, hostile answers, threads and processes."""
+r"""The rule `math`: the pairs of `make_pairs`, hostile answers, threads and processes."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from math_pairs import HOSTILE, RIGHT, WRONG
+from make_pairs import HOSTILE, RIGHT, WRONG
 
 from rlvr_jax.host import rules
 

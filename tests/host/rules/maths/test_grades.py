@@ -6,18 +6,18 @@ import subprocess
 import sys
 import time
 
-import math_notations
-import math_pairs
+import make_notations
+import make_pairs
 
 from rlvr_jax.host import rules
 from rlvr_jax.host.workers import pool
 
 PAIRS = [
-    *math_pairs.RIGHT,
-    *math_pairs.WRONG,
-    *(pair for family in math_notations.RIGHT.values() for pair in family),
-    *(pair for family in math_notations.WRONG.values() for pair in family),
-    *(("7", answer[:2000]) for answer in math_pairs.HOSTILE),
+    *make_pairs.RIGHT,
+    *make_pairs.WRONG,
+    *(pair for family in make_notations.RIGHT.values() for pair in family),
+    *(pair for family in make_notations.WRONG.values() for pair in family),
+    *(("7", answer[:2000]) for answer in make_pairs.HOSTILE),
 ]
 CODE = (
     "import json, sys; from rlvr_jax.host import rules; print(json.dumps("

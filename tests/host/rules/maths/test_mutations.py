@@ -6,8 +6,8 @@ leaves something open (5 does not say whose value, nor in which unit), that is n
 
 import re
 
-import math_notations
-import math_pairs
+import make_notations
+import make_pairs
 import pytest
 
 from rlvr_jax.host.rules.maths import equivalence
@@ -59,8 +59,8 @@ def mutants(gold, answer):
 
 
 def pairs():
-    right = [pair for family in math_notations.RIGHT.values() for pair in family]
-    listed = [*math_pairs.RIGHT, *right]
+    right = [pair for family in make_notations.RIGHT.values() for pair in family]
+    listed = [*make_pairs.RIGHT, *right]
     golds = [gold for gold, _ in listed if not re.search(r"[A-Za-z]{3}", gold.replace("\\", " \\"))]
     prose = re.compile(r"(?<!\\)\b(?:is|the|so|we|answer|box\w*)\b|\*\*|[><]|\)\s|\"", re.I)
     both = [(gold, gold) for gold in (*golds, *WHOLE)]

@@ -1,7 +1,7 @@
 r"""Families of notations: answers that say what the reference says, and near misses of each."""
 
 import pytest
-from math_notations import RIGHT, WRONG
+from make_notations import RIGHT, WRONG
 
 from rlvr_jax.host import rules
 

@@ -58,15 +58,19 @@ def final_answer(rollout: Rollout, verdict: Verdict, spelling: Spelling) -> Arra
     """Return bool [B, R]: the tokens of the final answer; none where a response has no answer."""
     text = search.spell_bytes(rollout, spelling)
     start_B = jnp.zeros_like(text.total_B)
-    think_B = search.last_place(search.find_word(text.sums, markers.THINK_OPEN), start_B)
-    thought_B = search.last_place(search.find_word(text.sums, markers.THINK_CLOSE), start_B)
-    begin_B = jnp.where(thought_B >= 0, thought_B + len(markers.THINK_CLOSE), 0)
+    begin_B, opened_B = start_B, start_B - 1
+    for opening, closing in markers.THOUGHTS:
+        close_B = search.last_place(search.find_word(text.sums, closing), start_B)
+        after_B = jnp.where(close_B >= 0, close_B + len(closing.encode()), 0)
+        begin_B = jnp.maximum(begin_B, after_B)
+        open_B = search.last_place(search.find_word(text.sums, opening), start_B)
+        opened_B = jnp.maximum(opened_B, open_B)
     spans = [_box_span(text, begin_B), _tag_span(text, begin_B), _line_span(text, begin_B)]
     span = _latest(spans)
     first_B, last_B = _without_blanks(text, span)
     marked_B = span.at_B >= 0
     refused_B = _denied(text, span.at_B, begin_B) | _taken_back(text, span.end_B)
-    gone_B = (think_B > thought_B) | (marked_B & refused_B)
+    gone_B = (opened_B >= begin_B) | (marked_B & refused_B)
     real_BR = text.end_BR > text.start_BR
     held_BR = real_BR & (text.end_BR > first_B[:, None])
     held_BR &= text.start_BR < last_B[:, None]
@@ -167,7 +171,9 @@ def _denials() -> list[tuple[bytes, bool]]:
     words = markers.DENYING_WORDS
     signs = [sign for sign in markers.DENYING_SIGNS if sign.isascii()]
     pieces = (*markers.DENYING_ENDINGS, *markers.DENYING_COMMANDS, *signs)
-    return [
+    # A box that is joined to the one before: blanks, dollar signs and stars are gone already.
+    ends = [end + word for end in ("}", "})", "}]") for word in markers.JOINING_WORDS]
+    return [(end.encode(), False) for end in ends] + [
         ((denial + verb).replace(" ", "").encode(), denial in words)
         for denial in (*words, *pieces)
         for verb in ("", *markers.DENIED_VERBS)
@@ -230,6 +236,9 @@ def _taken_back(text: ByteText, end_B: Array) -> Array:
     phrase_BN = jnp.zeros_like(behind_BN)
     for phrase in (*markers.TAKEN_BACK, *markers.TAKEN_BACK_WHOLE):
         phrase_BN |= search.find_word(text.sums, phrase)
+    near_BN = search.places(text.byte_BN) <= end_B[:, None] + markers.DENYING_GAP
+    for phrase in markers.DENYING_BEHIND:
+        phrase_BN |= search.find_word(text.sums, phrase) & near_BN
     after_word_BN = search.shift(search.is_word_byte(text.fold_BN), 1)
     return jnp.any(phrase_BN & behind_BN & ~after_word_BN, -1)
 
@@ -255,7 +264,11 @@ def _disguised(text: ByteText, shown_BR: Array, spelling: Spelling) -> Array:
         back_BK = search.shift(kind_BK, size)
         base_BK = jnp.where(back_BK >= 0, back_BK, base_BK)
     bad_BK = kind_BK == markers.REFUSED
-    bad_BK |= (kind_BK == markers.MARK) & (base_BK != markers.LETTER)
+    selectors = "\ufe0f".encode()
+    keycap_BK = search.shift(kind_BK, -len(selectors)) == markers.KEYCAP
+    keycap_BK &= (kind_BK == markers.SELECTOR) & (base_BK == markers.PLAIN)
+    for kind, before in markers.BEHIND.items():
+        bad_BK |= (kind_BK == kind) & ~search.is_among(base_BK, before) & ~keycap_BK
     bad_BK &= place_BK < last_B[:, None]
     too_long_B = last_B - first_B > markers.LONGEST_ANSWER
     return jnp.any(bad_BK, -1) | too_long_B | (first_B < 0)

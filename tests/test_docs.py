@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import re
+import sys
 import typing
 from pathlib import Path
 
@@ -84,6 +85,8 @@ def is_code(name: str) -> bool:
         for module in MODULES.get(".".join(parts[:end]), []):
             if has(importlib.import_module(module), parts[end:]):
                 return True
+    if parts[0] in sys.stdlib_module_names and parts[0] not in MODULES:  # `math.isclose`
+        return has(importlib.import_module(parts[0]), parts[1:])
     return has(structs, parts)
 
 

@@ -44,6 +44,21 @@ TEXTS = [
     *("knot \\boxed{3}", "is > \\boxed{3}", "<b>\\boxed{3}", "cannot be \\boxed{3}"),
     *("caf\u00e9 42", "\u7b54\u6848 \\boxed{\u56db}", "\\boxed{ 4 2 }", "Answer:\t9\t"),
 ]
+NEW = [  # not among the texts that the small tokenizers are made from
+    *(r"\boxed{41} or \boxed{42}", r"\(\boxed{41}\) and \(\boxed{42}\)", r"\framebox{7}"),
+    *(r"\boxed{42} is incorrect.", r"$\boxed{42}$ isn't it", "[think]41[/THINK]42"),
+    *("<THINK>a</THINK>42", "\u25c1think\u25b741\u25c1/think\u25b742", "\u25c1think\u25b742"),
+    *("Answer: \u0928\u0939\u0940\u0902", "\u0645\u06cc\u200c\u062f\u0627", "a\u200cb"),
+    *(
+        "\u0430\u200c\u0431",
+        "1\ufe0f\u20e3",
+        "4\ufe0f2",
+        "\u2764\ufe0f",
+        "\U0001f468\u200d\U0001f469",
+    ),
+    *("\u0dc1\u0dca\u200d\u0dbb\u0dd3", "\u0e17\u0e35\u0e48", "\u05e9\u05b8\u05c1\u05dc"),
+    *("\u0d28\u0d4d\u200d", "4\u034f2", "\u0928\u200d\u200d", "\U0001f44d\U0001f3fd"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +108,9 @@ def made(tok, how="final"):
 @pytest.mark.parametrize("how", ["final", "marked"])
 def test_the_device_agrees_with_the_host_byte_for_byte(toks, how):
     tok = toks["byte"]
-    rows = [[*tok.encode(text), tok.eos[0]] for text in TEXTS]
-    for text, found in zip(TEXTS, shown(tok, made(tok, how), rows), strict=True):
+    texts = [*TEXTS, *NEW]
+    rows = [[*tok.encode(text), tok.eos[0]] for text in texts]
+    for text, found in zip(texts, shown(tok, made(tok, how), rows), strict=True):
         assert found == wanted(text, how), text
 
 
@@ -170,6 +186,7 @@ ODD = [
     *("4", "7", "a", "\u00e9", "\u0915", "\u0301", "\u0336", "\u064b", "\u093f", "\u200b"),
     *("\u202e", "\u061c", "\ufff9", "\u00ad", "\ufeff", "\x00", "\x0b", "\x7f", "\u0085", "\ue000"),
     *("\U000e0001", "\U0001f600", "\U00030000", "\U0010ffff", "\ufdd0", "\u00a0", " ", "\u0300"),
+    *("\u200c", "\u200d", "\ufe0f", "\u20e3", "\u094d", "\u0e35", "\u05b8", "\u0645", "\u034f"),
 ]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from rlvr_jax.host.problems import gym_scorers, option_lines, task_answers, tasks
 from rlvr_jax.host.rules import choice
+from rlvr_jax.host.rules.maths import equivalence, sentence
 from rlvr_jax.host.text import answers
 from rlvr_jax.host.text.normal_form import normal_form
 
@@ -26,7 +27,7 @@ def score(completion: str, record: Mapping[str, Any]) -> float:
         return float(_is_right_for_gym(ending, record, name))
     if letter := option_lines.parse_letter(record["reference"], record["question"]):
         return choice.score(completion, letter, record["question"])
-    return float(_is_right_for_file(ending, record))
+    return float(_is_right_for_file(completion, record))
 
 
 def check_task(task: str) -> None:
@@ -60,13 +61,16 @@ def _is_right_for_gym(ending: str, record: Mapping[str, Any], name: str) -> bool
     return any(gym_scorers.score(name, text, entry) == gym_scorers.FULL for text in candidates)
 
 
-def _is_right_for_file(ending: str, record: Mapping[str, Any]) -> bool:
-    gold, box = record["reference"], answers.boxed(ending)
-    if box is None and answers.opens_box(ending):
-        return False  # the last box is not closed: nothing before it stands in
+def _is_right_for_file(completion: str, record: Mapping[str, Any]) -> bool:
+    """Return whether the final answer is the reference: a number by the rule `math`, or words."""
+    gold, answer = record["reference"], answers.extract(completion)
+    if answer is None:
+        return False
     if (value := answers.number(gold)) is not None:
-        number = answers.last_number(ending) if box is None else answers.only_number(box)
-        return number is not None and answers.number(number) == value
+        if equivalence.are_equal(gold, answer):
+            return True
+        # Here, unlike there, 5 % may be written as 5.
+        texts = (answers.bare(answer), *sentence.candidates(answer)[:1])
+        return any(answers.number(text) == value for text in texts)
     wanted = normal_form(gold)
-    line = answers.last_line(ending) if box is None else box
-    return bool(wanted) and wanted in (normal_form(line), normal_form(answers.bare(line)))
+    return bool(wanted) and wanted in (normal_form(answer), normal_form(answers.bare(answer)))

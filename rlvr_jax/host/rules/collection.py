@@ -39,7 +39,7 @@ def parse_list(text: str) -> list[str]:
         parsed = json.loads(text)
         parts = [str(part) for part in parsed] if isinstance(parsed, list) else [text]
     except (ValueError, RecursionError):
-        text = re.sub(r"\\[{}]", "", text).strip("[](){} ")
+        text = re.sub(r"\\[{}]", "", answers.plain(text)).strip("[](){} ")
         parts = re.split(r"\s*[,;\n]\s*(?:(?:and|&)\s+)?|\s+(?:and|&)\s+", text)
     items = [normal_form(part.strip(" '\"")) for part in parts[: MAX_ITEMS + 1]]
     return items if all(items) else []

@@ -16,6 +16,8 @@ from rlvr_jax.host.text import answers
 from rlvr_jax.host.text.normal_form import normal_form
 
 _SUBSCRIPT = re.compile(r"(?<=[A-Za-z)\]])[\u2080-\u2089]+")  # not the base of a number
+_BASE = re.compile(r"(?<=\d)[\u2080-\u2089]+")
+_FORMULA = re.compile(r"(?<!\\)\$([^$\n]*)(?<!\\)\$")  # between a pair of dollars
 _HASH = re.compile(r"(?<!\S)#(?=[^\W\d])")
 _HYPHEN = re.compile(r"(?<=[^\W\d_])[-\u2010\u2011](?=[^\W\d_])")
 _ARTICLE = re.compile(r"\bthe\s+", re.I)
@@ -62,6 +64,8 @@ def normalised(completion: str, reference: str) -> float:
 def _forms(text: str) -> set[str]:
     """Return the normal forms of a text: as it is, with its hyphenated words joined, in digits."""
     text = _SUBSCRIPT.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
+    text = _BASE.sub(lambda match: " base " + unicodedata.normalize("NFKC", match[0]), text)
+    text = "".join(char for char in _FORMULA.sub(r"\1", text) if unicodedata.category(char) != "Sc")
     text = _HASH.sub("", text)
     in_digits = _ORDINAL.sub(
         lambda match: _digits_of_ordinal(*match.groups()), _ARTICLE.sub("", text)
@@ -78,8 +82,7 @@ def _digits_of_ordinal(tens: str | None, unit: str) -> str:
 
 def _currencies(text: str) -> set[str]:
     """Return the currency signs of a text; a pair of dollars that holds a formula is none."""
-    text = re.sub(r"(?<!\\)\$([^$\n]*)(?<!\\)\$", r"\1", text)
-    return {char for char in text if unicodedata.category(char) == "Sc"}
+    return {char for char in _FORMULA.sub(r"\1", text) if unicodedata.category(char) == "Sc"}
 
 
 def contains(completion: str, reference: str) -> float:

@@ -96,7 +96,8 @@ class Conversation:
                 continue
             rest, ended = self._exchange(rest)
             if ended and b"\n" not in self._output:
-                self.status = "error"
+                self._wait()  # the program may have run out of processor time
+                self.status = "error" if self.status == "ok" else self.status
         return None
 
     def finish(self, stdin: bytes) -> Result:

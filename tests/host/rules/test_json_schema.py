@@ -87,7 +87,7 @@ def test_json_schema(schema, right, wrong):
         ({"pattern": "("}, "malformed"),
         ({"pattern": "(a{999}){999}"}, "repeats"),
         ([1], "an object or true or false"),
-        ("{", "cannot be graded"),
+        ("{", "cannot grade"),
     ],
 )
 def test_a_schema_that_checks_nothing_is_refused_before_a_run(schema, words):

@@ -234,7 +234,7 @@ def test_random_text_never_raises():
 def test_the_cut_of_a_long_completion_makes_no_number():
     text = "1" * 50 + "2" + " " * (answers.MAX_TEXT - 2) + "."
     assert rules.score_record(text, file_row("2")) == 0.0
-    assert rules.score_record("x " * 9999 + "12", file_row("12")) == 1.0
+    assert rules.score_record("x " * 9999 + "\n12", file_row("12")) == 1.0
 
 
 def test_check_names_a_near_toy_task():
@@ -252,7 +252,7 @@ HEDGES = [
 ]
 WAYS = [
     *(("$42$", "So she has 42 apples."), ("$42$", r"\boxed{42.0}"), ("$1,000$", r"\boxed{1000}")),
-    *((r"$\frac{3}{4}$", "0.75"), ("42", "<answer>42</answer>"), ("42", "so 42</think>")),
+    *((r"$\frac{3}{4}$", "0.75"), ("42", "<answer>42</answer>"), ("42", "so</think>42")),
     *(("42", r"\boxed{42\text{ dollars}}"), ("90", r"\boxed{90^\circ}"), ("42", "\u20ac42")),
     *(("42", r"\textbf{42}"), ("-1/2", r"\boxed{\frac{-1}{2}}"), ("1/2", r"$\frac12$")),
     *(("-5", "It is \u20135"), ("B", r"\boxed{\text{B}}"), ("Paris", r"\boxed{\text{Paris}}")),
@@ -269,3 +269,20 @@ def test_a_box_holds_one_answer_and_a_formula_keeps_its_signs(gold, text):
 @pytest.mark.parametrize("gold, text", WAYS)
 def test_ways_to_write_an_answer(gold, text):
     assert rules.score_record(text, file_row(gold)) == 1.0
+
+
+@pytest.mark.parametrize(
+    "gold, text",
+    [
+        *(("7", "The answer is negative 7."), ("42", r"\boxed{42}</think>"), ("42", "<answer>42")),
+        *(("42", "Answer: at most 42"), ("42", "Answer: 42?"), ("42", r"\boxed{42} is wrong.")),
+        *(("42", r"so it is not $\boxed{42}$"), ("42", r"\boxed{42}. No, wait, 41.")),
+    ],
+)
+def test_what_math_refuses_the_default_rule_refuses(gold, text):
+    assert rules.score_record(text, file_row(gold)) == rules.score(text, gold) == 0.0
+
+
+@pytest.mark.parametrize("text", [r"\boxed{{-7}}", r"\boxed{(-7)}", r"\boxed{\displaystyle -7}"])
+def test_braces_around_a_number_are_no_part_of_it(text):
+    assert rules.score_record(text, file_row("-7")) == 1.0

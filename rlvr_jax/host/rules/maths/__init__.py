@@ -9,10 +9,10 @@ and `numeric`, numbers within a tolerance, in `numeric.py`.  A grade goes from t
     plain text -> Item          parser.py          the types of `items.py`: a value, a list, ...
       its unit                  units.py           5 cm is 5 times 1/100 m
       its formula -> Tree       formula.py         the types of `tree.py`
-    two Items -> equal or not   comparison.py      by the values of their trees: value.py
-    unreadable pair             library.py         math-verify, in a worker that can be killed
+    two Items -> equal or not   comparison.py      by their formulas: equality.py
+    Tree -> its value           value.py           exact, or to 60 digits
 
 `option_letter.py` reads references that are the letter of an option.  A text that cannot be read or
 evaluated raises `tree.Unreadable`, and is equal to nothing but its own letters.  This folder
-imports `text`, `problems` (for numbers in words) and `workers`, and no rule outside.
+imports `text` and `problems` (for numbers in words), and no rule outside.
 """

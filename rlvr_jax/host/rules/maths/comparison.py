@@ -6,11 +6,12 @@ which notations of an answer are equal, and which near ones are not.
 
 from __future__ import annotations
 
-import re
+import string
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from rlvr_jax.host.rules.maths import units, value
+from rlvr_jax.host.rules.maths import units
+from rlvr_jax.host.rules.maths.equality import equal_values, is_nonzero_constant
 from rlvr_jax.host.rules.maths.items import (
     Empty,
     Equation,
@@ -26,14 +27,20 @@ from rlvr_jax.host.rules.maths.items import (
     Value,
     as_intervals,
 )
+from rlvr_jax.host.rules.maths.names import base_names, is_same_name
 from rlvr_jax.host.rules.maths.tree import (
     BasedNumber,
+    Constant,
     Negative,
     Number,
     Operation,
     Tree,
     Unreadable,
+    Variable,
+    contains,
     number,
+    rename,
+    variables,
 )
 
 _T = TypeVar("_T")
@@ -50,13 +57,14 @@ def equal_items(gold: Item, answer: Item) -> bool:
             return _equal_listings(gold, answer)
         case (Intervals(), _) | (_, Intervals()):
             return _equal_intervals(gold, answer)
+        case Value(tree), Time(int(hour), None, _, _):
+            return tree == number(str(hour))  # 3 p.m. for 3, as 3 cm for 3
         case (Ratio(), _) | (_, Ratio()):
             return _equal_ratios(gold, answer)
         case (Matrix(), _) | (_, Matrix()):
             return _equal_matrices(gold, answer)
         case Time(), Time():
-            same_half = "" in (gold.half, answer.half) or gold.half == answer.half
-            return gold.clock == answer.clock and same_half
+            return _equal_times(gold, answer)
         case NotEqual(), NotEqual():
             return gold.name == answer.name and equal_items(gold.value, answer.value)
         case Equation(), Equation():
@@ -65,6 +73,22 @@ def equal_items(gold: Item, answer: Item) -> bool:
             return not isinstance(other, Empty) and equal_items(only, other)  # {5} for 5
         case _:
             return isinstance(gold, Empty) and isinstance(answer, Empty)
+
+
+def _equal_times(gold: Time, answer: Time) -> bool:
+    """Compare two times: 19:30 is 7:30 PM, and one side may leave its half of the day out."""
+    if (gold.minute or 0, gold.second) != (answer.minute or 0, answer.second):
+        return False
+    if not gold.half and not answer.half:
+        return gold.hour == answer.hour
+    return bool(_possible_hours(gold) & _possible_hours(answer))
+
+
+def _possible_hours(time: Time) -> set[int]:
+    morning = time.hour % 12
+    if not time.half:
+        return {morning, morning + 12} if 1 <= time.hour <= 12 else {time.hour % 24}
+    return {morning + 12 * (time.half == "p")}
 
 
 # ---- single values -----------------------------------------------------------------------------
@@ -80,7 +104,7 @@ def _equal_quantities(gold: Value, answer: Value) -> bool:
     try:
         if isinstance(gold.tree, BasedNumber) or isinstance(tree, BasedNumber):
             return _equal_based(gold.tree, tree)
-        return value.equal_values(gold.tree, tree)
+        return equal_values(gold.tree, tree)
     except Unreadable:
         return False
 
@@ -97,34 +121,40 @@ def _equal_named(gold: Item, answer: Item) -> bool:
     """Compare what is named: x = 5 is 5, and two names have to be the same name."""
     match gold, answer:
         case Named(), Named():
-            return _same_name(gold.name, answer.name) and equal_items(gold.item, answer.item)
+            return is_same_name(gold.name, answer.name) and _equal_families(gold.item, answer.item)
+        case (Named(name, Value(tree, None)), Equation()) if len(name) == 1:
+            return _equal_equations(Equation(Variable(name), tree), answer)
+        case (Equation(), Named(name, Value(tree, None))) if len(name) == 1:
+            return _equal_equations(gold, Equation(Variable(name), tree))
         case (Named(), other) | (other, Named()) if isinstance(
             other, Intervals | NotEqual | Empty | Equation
         ):
             return False
         case Named(), _:
-            return equal_items(gold.item, answer)
+            return _equal_families(gold.item, answer)
         case _, Named():
-            return equal_items(gold, answer.item)
+            return _equal_families(gold, answer.item)
     return False
 
 
-def _same_name(a: str, b: str) -> bool:
-    """Return whether two names may name the same thing.
-
-    y and f(x) both name a function, and two longer names (AB, area) name what the question asks.
-    """
-    functions = [bool(re.fullmatch(r"y|[A-Za-z]\([a-z]\)", name)) for name in (a, b)]
-    return a == b or all(functions) or min(len(a), len(b)) > 1 and a.isalpha() and b.isalpha()
+def _equal_families(gold: Item, answer: Item) -> bool:
+    """Compare what stands behind a name: in x = pi/4 + k pi, k is any integer, and so is n."""
+    if isinstance(gold, Value) and isinstance(answer, Value):
+        mine, theirs = variables(gold.tree), variables(answer.tree)
+        both = mine | theirs
+        has_pi = contains(gold.tree, lambda part: part == Constant("pi"))
+        if has_pi and len(mine) == len(theirs) == 1 and len(both) == 2 and both <= set("kmnl"):
+            answer = Value(rename(answer.tree, *theirs, *mine), answer.unit)
+    return equal_items(gold, answer)
 
 
 def _equal_equations(gold: Equation, answer: Equation) -> bool:
     """Return whether one equation is the other times a number: x + y = 1 and 2x = 2 - 2y."""
     mine, theirs = (Operation("-", (side.left, side.right)) for side in (gold, answer))
     try:
-        if value.equal_values(mine, theirs) or value.equal_values(mine, Negative(theirs)):
+        if equal_values(mine, theirs) or equal_values(mine, Negative(theirs)):
             return True
-        return value.is_nonzero_constant(Operation("/", (mine, theirs)))
+        return is_nonzero_constant(Operation("/", (mine, theirs)))
     except Unreadable:
         return False
 
@@ -134,9 +164,16 @@ def _equal_equations(gold: Equation, answer: Equation) -> bool:
 
 def _equal_listings(gold: Listing, answer: Listing) -> bool:
     mine, theirs = gold.items, answer.items
-    if _all_named(mine) and _all_named(theirs):
-        names = [sorted(_names(items)) for items in (mine, theirs)]
-        return names[0] == names[1] and _equal_in_any_order(mine, theirs)
+    names, others = set(_names(mine)), set(_names(theirs))
+    if any(len(_names(side.items)) > len(set(_names(side.items))) for side in (gold, answer)):
+        if {"(", "\\langle"} & {gold.opening, answer.opening}:
+            return False  # x = 1 or x = 2 is no pair
+    if names and others:
+        if not _is_same_one_name(names, others):
+            named = len(_names(mine)) == len(mine) and len(_names(theirs)) == len(theirs)
+            return names == others and named and _equal_in_any_order(mine, theirs)
+    elif others:
+        theirs = _in_order_of_names(theirs)
     mine, theirs = _without_names(mine), _without_names(theirs)
     marks = (gold.opening, answer.opening)
     if "\\{" in marks:
@@ -169,6 +206,20 @@ def _equal_sets(
 
 def _names(items: tuple[Item, ...]) -> list[str]:
     return [item.name for item in items if isinstance(item, Named)]
+
+
+def _is_same_one_name(names: set[str], others: set[str]) -> bool:
+    """Return whether one side has one name, x, and the other the same or x_1, x_2."""
+    bases = [base_names(side) for side in (names, others)]
+    return 1 in (len(names), len(others)) and len(bases[0]) == 1 and bases[0] == bases[1]
+
+
+def _in_order_of_names(items: tuple[Item, ...]) -> tuple[Item, ...]:
+    """Return items in the order of their names, if these follow one another: (y, x) = (2, 1)."""
+    names = "".join(sorted(_names(items)))
+    if not _all_named(items) or len(names) != len(items) or names not in string.ascii_letters:
+        return items
+    return tuple(sorted(items, key=lambda item: item.name if isinstance(item, Named) else ""))
 
 
 def _all_named(items: tuple[Item, ...]) -> bool:
@@ -213,13 +264,14 @@ def _equal_intervals(gold: Item, answer: Item) -> bool:
     mine, theirs = as_intervals(gold), as_intervals(answer)
     if mine is None or theirs is None:
         return False
-    names = {item.name for item in (gold, answer) if isinstance(item, Intervals)} - {None}
+    named = [item for item in (gold, answer) if isinstance(item, Intervals | NotEqual)]
+    names = {item.name for item in named} - {None}
     return len(names) <= 1 and _pair_off(mine, theirs, _same_interval)
 
 
 def _same_interval(a: Interval, b: Interval) -> bool:
     try:
-        ends = value.equal_values(a.low, b.low) and value.equal_values(a.high, b.high)
+        ends = equal_values(a.low, b.low) and equal_values(a.high, b.high)
     except Unreadable:
         return False
     return ends and a.low_closed == b.low_closed and a.high_closed == b.high_closed
@@ -232,9 +284,9 @@ def _equal_ratios(gold: Item, answer: Item) -> bool:
         return False
     try:
         return all(
-            value.equal_values(Operation("*", (a, theirs[0])), Operation("*", (b, mine[0])))
+            equal_values(Operation("*", (a, theirs[0])), Operation("*", (b, mine[0])))
             for a, b in zip(mine[1:], theirs[1:], strict=True)
-        ) and not value.equal_values(mine[0], number("0"))
+        ) and not equal_values(mine[0], number("0"))
     except Unreadable:
         return False
 
@@ -243,8 +295,8 @@ def _proportion(item: Item) -> list[Tree] | None:
     match item:
         case Ratio(parts):
             return [part.tree for part in parts]
-        case Time(clock, _):
-            return [number(part) for part in clock.split(":")[:2]]
+        case Time(hour, int(minute), 0, "") if minute >= 10:  # 7:05 is no proportion
+            return [number(str(hour)), number(str(minute))]
         case Value(tree, _):
             return [tree, number("1")]
         case _:

@@ -18,6 +18,7 @@ from rlvr_jax.host.rules.maths.tree import (
     Negative,
     Number,
     Operation,
+    Series,
     Tree,
     Unreadable,
     Variable,
@@ -39,8 +40,13 @@ _GREEK = frozenset(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta kappa lambda mu nu xi rho "
     "sigma tau phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell".split()
 )
+ACCENTS = {
+    **{name: name for name in ("bar", "hat", "tilde", "vec", "dot", "ddot", "mathcal", "mathfrak")},
+    **{"overline": "bar", "widehat": "hat", "widetilde": "tilde", "overrightarrow": "vec"},
+}  # each is a part of the name that it stands on
 _OPEN = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
-_NAMES = ("pi", "theta", "alpha", "beta", "lambda")
+_NAMES = ("pi", "binomial", *(name for name in _GREEK if len(name) > 2 and name != "ell"))
+_SHORT_NAMES = ("mu", "nu")  # only alone: in "menu" they are two letters
 
 
 def parse_formula(text: str) -> Tree:
@@ -71,6 +77,8 @@ def _tokens(text: str) -> list[str]:
 
 def _split_letters(word: str) -> list[str]:
     """Return the tokens of letters side by side: functions, Greek names, up to three variables."""
+    if word in _SHORT_NAMES:
+        return ["\\" + word]
     tokens: list[str] = []
     while word:
         known = sorted(
@@ -155,7 +163,8 @@ class _Parser:
         return token[0] == "\\" and (
             command in FUNCTIONS
             or command in _GREEK
-            or command in ("frac", "pi", "infty", "binom", "dbinom")
+            or command in ACCENTS
+            or command in ("frac", "pi", "infty", "binom", "dbinom", "binomial", "sum", "prod")
         )
 
     def signed(self, depth: int) -> Tree:
@@ -234,6 +243,10 @@ class _Parser:
             return Operation("/", (self.group(depth), self.group(depth)))
         if name == "binom":
             return Operation("binom", (self.group(depth), self.group(depth)))
+        if name == "binomial":
+            return self.binomial(depth)
+        if name in ("sum", "prod"):
+            return self.series("+" if name == "sum" else "*", depth)
         if name in ("sqrt", "cbrt"):
             root: Tree = number("2" if name == "sqrt" else "3")
             if name == "sqrt" and self.next == "[":
@@ -247,7 +260,32 @@ class _Parser:
             return self.call(_ALIASES.get(name, name), depth)
         if name in _GREEK:
             return self.subscripted("\\" + name)
+        if name in ACCENTS:
+            return self.subscripted(f"\\{ACCENTS[name]}({self.label()})")
         raise Unreadable(name)
+
+    def binomial(self, depth: int) -> Tree:
+        """Parse the arguments of binomial(n, k)."""
+        self.take("(")
+        n = self.sum(depth + 1)
+        self.take(",")
+        k = self.sum(depth + 1)
+        self.take(")")
+        return Operation("binom", (n, k))
+
+    def series(self, operator: str, depth: int) -> Tree:
+        """Parse the index, the ends and the term of a sum or product: the term is one product."""
+        self.take("_")
+        self.take("{")
+        index = self.subscripted(self.take())
+        self.take("=")
+        low = self.sum(depth + 1)
+        self.take("}")
+        self.take("^")
+        high = self.group(depth)
+        if not isinstance(index, Variable):
+            raise Unreadable("an index that is a constant")
+        return Series(operator, index.name, low, high, self.product(depth + 1))
 
     def call(self, name: str, depth: int) -> Tree:
         r"""Parse the base of a logarithm, an exponent and the argument: \log_2 x, \sin^2 x."""
@@ -294,7 +332,21 @@ class _Parser:
             name += self.take()
         if name in ("i", "e"):
             return Constant(name)
+        if name.startswith("c_") and name[2:].isdigit():
+            name = "C" + name[1:]  # constants of integration
+        if name.startswith("C_") and self.next == "^":
+            return self.combinations(name[2:])
         return Variable(name)
+
+    def combinations(self, n: str) -> Tree:
+        """Parse C_{10}^{3}, a binomial, behind its lower number."""
+        at = self.at
+        self.take("^")
+        k = self.label()
+        if n.isdigit() and k.isdigit() and int(n) >= int(k) and int(n) > 2:
+            return Operation("binom", (number(n), number(k)))
+        self.at = at
+        return Variable(f"C_{n}")
 
     def based(self, tree: Tree) -> Tree:
         """Parse the base behind a number: 1010_2."""

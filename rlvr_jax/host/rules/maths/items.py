@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlvr_jax.host.rules.maths.tree import Tree
+from rlvr_jax.host.rules.maths.tree import Constant, Negative, Tree
 from rlvr_jax.host.rules.maths.units import Unit
+
+INFINITY = Constant("infty")
+MINUS_INFINITY = Negative(INFINITY)
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,11 @@ class NotEqual:
 
 @dataclass(frozen=True)
 class Time:
-    """A time of the day: hours, minutes and seconds as 3:30:00, and "a", "p" or "" for no half."""
+    """A time of the day, its minutes None for "3 p.m."; `half` is "a", "p" or "" for none."""
 
-    clock: str
+    hour: int
+    minute: int | None
+    second: int
     half: str
 
 
@@ -109,6 +114,11 @@ Item = (
 def as_intervals(item: Item) -> tuple[Interval, ...] | None:
     """Return the intervals that an item is, or may be, as (1, 2] may; None for another item."""
     match item:
+        case NotEqual(_, Value(tree, None)):
+            return (
+                Interval(MINUS_INFINITY, False, tree, False),
+                Interval(tree, False, INFINITY, False),
+            )
         case Intervals(_, pieces):
             return pieces
         case Listing("(" | "[" as opening, ")" | "]" as closing, (Value(low), Value(high))):

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from rlvr_jax.host.rules.maths import notation, sentence, units, value
-from rlvr_jax.host.rules.maths.items import Named, Value
+from rlvr_jax.host.rules.maths.items import Listing, Named, Value
 from rlvr_jax.host.rules.maths.parser import parse_answer
 from rlvr_jax.host.text import answers
 
@@ -53,6 +53,8 @@ def parse_quantity(text: str) -> Quantity | None:
     try:
         item = parse_answer(text)
         item = item.item if isinstance(item, Named) else item
+        if isinstance(item, Listing) and len(item.items) == 1:  # [42]
+            item = item.items[0]
         if not isinstance(item, Value):
             return None
         number = value.evaluate(item.tree, {})

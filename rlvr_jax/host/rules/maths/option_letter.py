@@ -17,6 +17,17 @@ _LED = re.compile(
     r"(?:\(([A-Ja-j])\)|([A-Ja-j])(?=[).:]|\s*$))[).:]*\s*(.*)",
     re.I | re.DOTALL,
 )
+_LETTER_AT = r"(?:\(([A-J])\)|([A-J])(?![\w'(]))"
+_CHOSEN = re.compile(  # "C because ...", "I would pick C", "it must be (C)", "C is correct"
+    r"(?:(?i:(?:.*\b(?:i|we)(?:'d| would| will)? (?:pick|choose|select|go with)"
+    r"|.*\bit (?:must|has to) be"
+    rf"|(?:the )?(?:final |correct )?(?:answer|option|choice)(?: is)?)\s*:?\s*"
+    rf"(?:option |choice |answer )?)?{_LETTER_AT}(?i:\s+is (?:the )?(?:correct|right|best)"
+    rf"(?: (?:answer|option|choice|one))?)?)"
+    rf"(?P<reason>\.?|\s*[,;-]\s.*|(?:\.|,)?\s+(?i:because|since|as|due to)\b.*)",
+    re.DOTALL,
+)
+_UNSURE = re.compile(r"\b(?:not|never|no|or|if|might|could|may|maybe|wrong|guess)\b|n't\b", re.I)
 _MORE = re.compile(r"\([A-Ja-j]\)|\b[A-J][).]|(?<![\w'])[B-HJ](?![\w'])|\bor\b|\bnot\b")
 
 
@@ -39,8 +50,13 @@ def parse_choice(answer: str) -> Choice | None:
         if match := _LETTER.fullmatch(candidate):
             return Choice(match[1].upper(), "")
         match = _LED.fullmatch(candidate.strip("$ *"))
-        if match and not _MORE.search(match[3]):
+        if match and not _MORE.search(match[3]) and not re.match(r"[-+*/^=<>]", match[3]):
             return Choice((match[1] or match[2]).upper(), match[3])
+        chosen = _CHOSEN.fullmatch(candidate.strip("$ *<>"))
+        if chosen and not _MORE.search(chosen["reason"]):
+            before = candidate[: chosen.start(1) if chosen[1] else chosen.start(2)]
+            if not _UNSURE.search(before):
+                return Choice(chosen[1] or chosen[2], "")
     return None
 
 

@@ -8,11 +8,18 @@ parses and whose unit `units` splits off.
 
 from __future__ import annotations
 
+import itertools
 import re
 
-from rlvr_jax.host.rules.maths import units, value
+from rlvr_jax.host.rules.maths import sentence, units, value
+from rlvr_jax.host.rules.maths.based_number import parse_based_number
+from rlvr_jax.host.rules.maths.brackets import is_balanced, split_outside_brackets
+from rlvr_jax.host.rules.maths.domain import without_domain
+from rlvr_jax.host.rules.maths.equality import equal_values
 from rlvr_jax.host.rules.maths.formula import MAX_LENGTH, parse_formula
 from rlvr_jax.host.rules.maths.items import (
+    INFINITY,
+    MINUS_INFINITY,
     Empty,
     Equation,
     Interval,
@@ -27,10 +34,11 @@ from rlvr_jax.host.rules.maths.items import (
     Value,
     as_intervals,
 )
+from rlvr_jax.host.rules.maths.names import NAME, base_names, plain_name
 from rlvr_jax.host.rules.maths.tree import (
     Call,
-    Constant,
     Negative,
+    Number,
     Operation,
     Tree,
     Unreadable,
@@ -42,12 +50,18 @@ from rlvr_jax.host.rules.maths.tree import (
 MAX_ITEMS = 32
 MAX_DEPTH = 6  # of items inside items
 
-_NAME = re.compile(
-    r"\\frac\s*\{d\w*\}\s*\{d\w\}|(?:\\?[A-Za-z]+(?:\s*_\s*(?:\{[^{}]*\}|\w))?'*|\\angle\s*\w+)(?:\s*\([^()]*\))?(?:\s*\^\s*\{?-1\}?\s*\([^()]*\))?"
-)
 _RELATION = re.compile(r"<=|>=|!=|<|>")
 _MIRRORED = str.maketrans("<>", "><")
-_TIME = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d))?\s*([ap])?\.?\s*m?\.?", re.I)
+_TIME = re.compile(
+    r"(\d{1,2})(?::([0-5]\d)(?::([0-5]\d))?)?\s*(?:([ap])(?:\.\s?m|m)?\.?)?", re.I | re.ASCII
+)
+_FRENCH = re.compile(r"([\[\]])([^\[\];,]+)[;,]([^\[\];,]+)([\[\]])")
+_LABEL = re.compile(r"([A-Z][a-z]{2,})\s+(\d+)", re.ASCII)
+_DENIED = re.compile(
+    r"(?<![\\A-Za-z])(?:not|no|nor|neither|never|except|unless|if)(?![A-Za-z])", re.I
+)
+_LARGE = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_MAGNITUDE = re.compile(rf"(?<=\d)\s*({'|'.join(_LARGE)})\b", re.I)
 _MATRIX = re.compile(
     r"\\begin\{([pbBvV]?)(?:small)?matrix\}(.*)\\end\{\1(?:small)?matrix\}"
     r"|\\begin\{array\}(?:\{[^{}]*\})?(.*)\\end\{array\}",
@@ -56,11 +70,9 @@ _MATRIX = re.compile(
 _CLOSING = {"(": ")", "[": "]", "\\{": "\\}", "\\langle": "\\rangle"}
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _DESCRIBED = re.compile(  # {x | x > 3}
-    r"\\?\{\s*\\?[A-Za-z](?:\s*\\in\s*\\R)?\s*(?:\\?\||:)\s*(.*?)\s*\\?\}", re.DOTALL
+    r"\\?\{\s*(\\?[A-Za-z])(?:\s*\\in\s*\\R)?\s*(?:\\?\||:)\s*(.*?)\s*\\?\}", re.DOTALL
 )
 _ALL_REALS = re.compile(r"\\R|(?:all )?real numbers|all reals?", re.I)
-_INFINITY = Constant("infty")
-_MINUS_INFINITY = Negative(_INFINITY)
 
 
 def parse_answer(text: str, depth: int = 0) -> Item:
@@ -72,7 +84,19 @@ def parse_answer(text: str, depth: int = 0) -> Item:
     text = _trimmed(text)
     if not text or depth > MAX_DEPTH or len(text) > 4 * MAX_LENGTH:
         raise Unreadable("empty, too deep or too long")
-    for parse_form in (_special, _union, _sequence, _relation, _equation, _ratio, _enclosed):
+    if _DENIED.search(text):
+        raise Unreadable("an answer that is denied or depends on a condition")
+    text = without_domain(text)
+    for parse_form in (
+        _special,
+        _compound,
+        _union,
+        _sequence,
+        _relation,
+        _equation,
+        _ratio,
+        _enclosed,
+    ):
         item = parse_form(text, depth)
         if item is not None:
             return item
@@ -92,6 +116,10 @@ def parse_value(text: str) -> Value:
     text = re.sub(r"\s*(?:percent|per cent)$", "%", text)
     text = re.sub(r"(?<=[\d}])\s*\(([A-Za-z]{2,}[^()\d]*)\)$", r" \1", text)  # 9 (units)
     text = re.sub(r"^(\d+)(?:st|nd|rd|th)$", r"\1", text)
+    text = _MAGNITUDE.sub(lambda match: f"*10^{_LARGE[match[1].lower()]}", text)
+    text = re.sub(r"\\frac\s*\{\s*([A-Za-z]+)\s*\}\s*\{\s*([A-Za-z]+)\s*\}$", r" \1/\2", text)
+    if (based := parse_based_number(text)) is not None:
+        return Value(based)
     formula, unit = units.split_unit(text)
     if formula.endswith("%") and not re.search(r"[%+]|\d\s*-", formula[:-1]):  # 9 1/2 %
         return Value(Operation("/", (parse_formula(formula[:-1]), number("100"))), unit)
@@ -99,7 +127,8 @@ def parse_value(text: str) -> Value:
 
 
 def _trimmed(text: str) -> str:
-    text = text.strip().rstrip(".").strip()
+    text = text.strip()
+    text = text if text.endswith("...") else text.rstrip(".").strip()
     while text.startswith("$") and text.endswith("$") and len(text) > 1:
         text = text[1:-1].strip()
     return text.rstrip(",;").strip() if text.count("$") != 1 else text
@@ -115,11 +144,21 @@ def _special(text: str, depth: int) -> Item | None:
     if text in ("\\emptyset", "\\{\\}", "\\{ \\}", "{}"):
         return Empty()
     if _ALL_REALS.fullmatch(text):
-        return Intervals(None, (Interval(_MINUS_INFINITY, False, _INFINITY, False),))
+        return Intervals(None, (Interval(MINUS_INFINITY, False, INFINITY, False),))
     if described := _DESCRIBED.fullmatch(text):
-        return parse_answer(described[1], depth + 1)
-    if time := _TIME.fullmatch(text):
-        return Time(f"{int(time[1])}:{time[2]}:{time[3] or '00'}", (time[4] or "").lower())
+        item = parse_answer(described[2], depth + 1)
+        if isinstance(item, Intervals | NotEqual | Named) and item.name != described[1]:
+            raise Unreadable("a condition on something else")
+        return item
+    if (time := _TIME.fullmatch(text)) and (time[2] or time[4]) and int(time[1]) <= 24:
+        minute = int(time[2]) if time[2] else None
+        return Time(int(time[1]), minute, int(time[3] or 0), (time[4] or "").lower())
+    if (label := _LABEL.fullmatch(text)) and not sentence.HEDGE.search(label[1]):
+        return Named(label[1], parse_value(label[2]))
+    french = _FRENCH.fullmatch(text)
+    if french and (french[1] == "]" or french[4] == "["):  # ]1, 2] is (1, 2]
+        low, high = (parse_formula(end.strip()) for end in (french[2], french[3]))
+        return Intervals(None, (Interval(low, french[1] == "[", high, french[4] == "]"),))
     matrix = _MATRIX.fullmatch(text)
     if matrix and matrix[1] not in ("v", "V"):
         rows = re.split(r"\\\\", (matrix[2] or matrix[3] or "").strip().rstrip("\\ "))
@@ -129,12 +168,28 @@ def _special(text: str, depth: int) -> Item | None:
     return None
 
 
+def _compound(text: str, depth: int) -> Item | None:
+    """Parse a quantity in several units, from the large to the small: 2 hours and 30 minutes."""
+    parts = units.split_compound(text)
+    if parts is None:
+        return None
+    first = parts[0][1]
+    total: Tree = number("0")
+    for count, unit in parts:
+        term = Operation("*", (number(count), Number(unit.size / first.size)))
+        total = Operation("+", (total, term))
+    return Value(total, first)
+
+
 def _parse_all(texts: list[str], depth: int) -> tuple[Item, ...]:
     return tuple(parse_answer(text, depth + 1) for text in texts)
 
 
 def _union(text: str, depth: int) -> Item | None:
     """Parse a union of intervals or of sets."""
+    whole, *without = split_outside_brackets(text, ("\\setminus",))
+    if len(without) == 1 and _ALL_REALS.fullmatch(whole.strip()):
+        return _reals_without(parse_answer(without[0], depth + 1))
     parts = split_outside_brackets(text, ("\\cup",))
     if len(parts) < 2:
         return None
@@ -149,8 +204,23 @@ def _union(text: str, depth: int) -> Item | None:
     return Listing("\\{", "\\}", tuple(elements))
 
 
+def _reals_without(item: Item) -> Intervals:
+    """Return the real numbers without those of a set, as intervals between them."""
+    if not isinstance(item, Listing) or item.opening != "\\{":
+        raise Unreadable("the real numbers without something else than a set")
+    points = [part.tree for part in item.items if isinstance(part, Value)]
+    if len(points) != len(item.items):
+        raise Unreadable("the real numbers without other things than numbers")
+    points.sort(key=lambda tree: float(value.evaluate(tree, {}, real=True)))
+    ends = itertools.pairwise([MINUS_INFINITY, *points, INFINITY])
+    return Intervals(None, tuple(Interval(low, False, high, False) for low, high in ends))
+
+
 def _sequence(text: str, depth: int) -> Item | None:
     r"""Parse several items without brackets: a, b and c; x = 1 or x = 2; 1 \pm 2."""
+    cases = text.split("\\lor")
+    if len(cases) > 1 and all(re.search("[=<>]", case) for case in cases):  # p or q is no answer
+        text = " or ".join(cases)
     joined = re.search(r"(?:,| )\s*and ", text) is not None
     text = re.sub(r",\s*(?:and|or) ", ", ", text)
     words = split_outside_brackets(text, (" or ", " and ", ";"))
@@ -166,6 +236,13 @@ def _sequence(text: str, depth: int) -> Item | None:
         raise Unreadable("too many parts, or an empty one")
     items = _parse_all(parts, depth)
     ranges = [item for item in items if isinstance(item, Intervals)]
+    if len({item.name for item in ranges} - {None}) > 1:
+        raise Unreadable("ranges of several variables")
+    if (
+        re.search(r"\sor\s", text)
+        and len(base_names(i.name for i in items if isinstance(i, Named))) > 1
+    ):
+        raise Unreadable("values of one variable or of another")
     if ranges and len(ranges) == len(items) and not joined:
         return Intervals(ranges[0].name, tuple(piece for item in ranges for piece in item.pieces))
     return Listing("", "", _flattened(items))
@@ -205,6 +282,8 @@ def _relation(text: str, depth: int) -> Item | None:
             return NotEqual(sides[0], parse_value(sides[1]))
         case [mark], [Variable(), bound]:
             return Intervals(sides[0], (_ray(bound, mark),))
+        case [mark], [Call("abs", Variable(name)), bound] if mark[0] in "<>":
+            return _distances(name, bound, mark)
         case [mark], [bound, Variable()]:
             return Intervals(sides[1], (_ray(bound, mark.translate(_MIRRORED)),))
         case [first, second], [left, Variable(), right] if first[0] == second[0] != "!":
@@ -215,12 +294,24 @@ def _relation(text: str, depth: int) -> Item | None:
     raise Unreadable("a relation of other things")
 
 
+def _distances(name: str, bound: Tree, mark: str) -> Intervals:
+    """Return the numbers whose absolute value is below or above a positive bound."""
+    size = value.evaluate(bound, {}, real=True)
+    if isinstance(size, value.Infinity) or size <= 0:
+        raise Unreadable("no positive bound")
+    closed = "=" in mark
+    if mark[0] == "<":
+        return Intervals(name, (Interval(Negative(bound), closed, bound, closed),))
+    rays = (_ray(Negative(bound), "<" + mark[1:]), _ray(bound, mark))
+    return Intervals(name, rays)
+
+
 def _ray(bound: Tree, mark: str) -> Interval:
     """Return the numbers below or above a bound."""
     closed = "=" in mark
     if mark[0] == "<":
-        return Interval(_MINUS_INFINITY, False, bound, closed)
-    return Interval(bound, closed, _INFINITY, False)
+        return Interval(MINUS_INFINITY, False, bound, closed)
+    return Interval(bound, closed, INFINITY, False)
 
 
 def _equation(text: str, depth: int) -> Item | None:
@@ -231,17 +322,21 @@ def _equation(text: str, depth: int) -> Item | None:
     if len(sides) > 8 or not all(sides):
         raise Unreadable("an equation without a side")
     last = parse_answer(sides[-1], depth + 1)
-    if re.fullmatch(r"\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])+\s*\)", sides[0]):  # (x, y) = (1, 2)
-        return last
-    if _NAME.fullmatch(sides[0]):
+    if re.fullmatch(r"\(\s*\\?[A-Za-z]+(?:\s*,\s*\\?[A-Za-z]+)+\s*\)", sides[0]):  # (x, y) = (1, 2)
+        names = sides[0].strip("() ").split(",")
+        if not isinstance(last, Listing) or len(names) != len(last.items) or len(sides) > 2:
+            raise Unreadable("other names than values")
+        named = (Named(plain_name(n), i) for n, i in zip(names, last.items, strict=True))
+        return Listing(last.opening, last.closing, tuple(named))
+    if NAME.fullmatch(sides[0]):
         _check_chain(sides[1:])
         if isinstance(last, Value) and re.sub(r"\W", "", sides[0]) in variables(last.tree):
             raise Unreadable("a name in terms of itself")
-        return Named(_plain_name(sides[0]), last)
+        return Named(plain_name(sides[0]), last)
     if not isinstance(last, Value):
         raise Unreadable("an equation of other things")
-    if len(sides) == 2 and _NAME.fullmatch(sides[1]):
-        return Named(_plain_name(sides[1]), parse_answer(sides[0], depth + 1))
+    if len(sides) == 2 and NAME.fullmatch(sides[1]):
+        return Named(plain_name(sides[1]), parse_answer(sides[0], depth + 1))
     left = parse_formula(sides[0])
     if len(sides) == 2 and variables(left) | variables(last.tree):
         if isinstance(left, Call) or _is_term(left) and not variables(last.tree):
@@ -249,10 +344,6 @@ def _equation(text: str, depth: int) -> Item | None:
         return Equation(left, last.tree)
     _check_chain(sides)
     return last
-
-
-def _plain_name(text: str) -> str:
-    return re.sub(r"[\s{}\\]", "", text)
 
 
 def _is_term(tree: Tree) -> bool:
@@ -276,7 +367,7 @@ def _check_chain(sides: list[str]) -> None:
     trees = [parse_formula(text) for text in texts]
     numbers = [tree for tree in trees if not variables(tree)]
     for tree in numbers[:-1]:
-        if not value.equal_values(tree, numbers[-1]):
+        if not equal_values(tree, numbers[-1]):
             raise Unreadable("an equation that is wrong")
 
 
@@ -295,7 +386,7 @@ def _enclosed(text: str, depth: int) -> Item | None:
     if not opening or not closing or len(text) <= len(opening) + len(closing):
         return None
     inner = text[len(opening) : -len(closing)].strip()
-    if not _is_balanced(inner):
+    if not is_balanced(inner):
         return None
     parts = split_outside_brackets(inner, (",", ";"))
     if len(parts) == 1:
@@ -306,31 +397,3 @@ def _enclosed(text: str, depth: int) -> Item | None:
     if len(parts) > MAX_ITEMS:
         raise Unreadable("too many parts")
     return Listing(opening, closing, _flattened(_parse_all(parts, depth)))
-
-
-def split_outside_brackets(text: str, marks: tuple[str, ...]) -> list[str]:
-    """Return the text cut at those of the marks that stand in no bracket."""
-    parts, depth, start, at = [], 0, 0, 0
-    while at < len(text):
-        char = text[at]
-        if text.startswith("\\langle", at) or char in "([{":
-            depth += 1
-        elif text.startswith("\\rangle", at) or char in ")]}":
-            depth -= 1
-        mark = next((m for m in marks if text.startswith(m, at)), "") if depth == 0 else ""
-        if mark:
-            parts.append(text[start:at])
-            at = start = at + len(mark)
-        else:
-            at += 1
-    return [*parts, text[start:]]
-
-
-def _is_balanced(inner: str) -> bool:
-    """Return whether no bracket closes before it opens: "1) + (2" stands in no pair of brackets."""
-    depth = 0
-    for char in inner:
-        depth += (char in "([{") - (char in ")]}")
-        if depth < 0:
-            return False
-    return depth == 0

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from rlvr_jax.host.text import answers
+
 _LEAD = re.compile(
     r"(?:so|thus|hence|therefore|then|finally|and|we (?:get|have|obtain|find)|we conclude|that"
     r"|in conclusion|it follows that|the (?:final |correct )?(?:answer|result|solution|value)"
@@ -19,7 +21,7 @@ _VERB = re.compile(
     r"\s*:?\s*(?:equal to\s+|exactly\s+|about\s+|approximately\s+|simply\s+|therefore\s+|thus\s+)*",
     re.I,
 )
-_HEDGE = re.compile(
+HEDGE = re.compile(
     r"\b(?:not|never|no|nor|neither|cannot|can't|isn't|aren't|doesn't|less|fewer|more|greater"
     r"|larger|smaller|least|most|under|over|above|below|between|except|unless|either|maybe|perhaps"
     r"|possibly|probably|might|could|would|wrong|false|incorrect|unlike|instead|wait|or|if|guess"
@@ -32,24 +34,34 @@ _MATH = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _NUMBER = re.compile(
     r"(?<![\w.,/^])-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?(?![\w/^!]|[.,:]\d)"
 )
-_WRAPS = "*_`\"' \t"
+_BOLD = re.compile(r"(?<![\w)*])\*\*([^*]+?)\*\*(?![\w(*])")
+_PICTURES = (  # emoji around an answer, without those that deny it
+    "\u2600-\u2716\u2719-\u274b\u2756-\u27bf\u2b05-\u2b55\U0001f300-\U0001f44d\U0001f44f-\U0001f6aa"
+    "\U0001f6ac-\U0001faff\ufe0f\u200d"
+)
+_ARROWS = r"[=-]>|[\u2022\u2192\u21d2\u279c\u27f9\u2794\u25b6]|>\s*(?=\*\*)"  # or Markdown's quotes
+_OPENING = re.compile(rf"(?:[*_`\"'\s{_PICTURES}]|{_ARROWS})+")
+_CLOSING = re.compile(rf"(?:[*_`\"\s{_PICTURES}]|(?<=\*)[!.])+$")
 
 
 def candidates(line: str) -> list[str]:
-    """Return the texts that may be the answer of a line, the most literal first.
+    """Return the texts that may be the answer of a line, the most certain first.
 
-    They are the line, the line without its lead, its formula, the part behind its last verb and
-    its only number.  The first of them that a parser can read is the answer.
+    They are the part behind its last verb, the line, the line without its lead, its formula and its
+    only number.  The first of them that a parser can read is the answer.
     """
-    line = line.strip(_WRAPS)
+    line = _BOLD.sub(r"\1", _unwrapped(line))
+    if line.count("}") > line.count("{"):  # the end of \boxed{The answer is: 42}
+        line = re.sub(r"\}\$*[.\s]*$", "", line)
     texts = [line, without_lead(line)]
     if (formula := _formula(line)) is not None:
         texts.append(formula)
     if re.fullmatch(r"(?:[\s,;.]|and|or)*", _MATH.sub(" ", line)) and "$" in line:
         texts.append(line.replace("$", ""))
     verbs = [match for match in _VERB.finditer(line)]
-    if verbs and not _HEDGE.search(line[: verbs[-1].end()]):
-        texts.append(line[verbs[-1].end() :].strip(_WRAPS))
+    if verbs and not HEDGE.search(line[: verbs[-1].end()]):
+        # First: "It is -5" would be read as letters times letters, minus 5.
+        texts.insert(0, _unwrapped(line[verbs[-1].end() :]))
     if (number := _number(line)) is not None:
         texts.append(number)
     return list(dict.fromkeys(text for text in texts if text))
@@ -58,10 +70,20 @@ def candidates(line: str) -> list[str]:
 def without_lead(line: str) -> str:
     """Return a line without "Therefore, the answer is", emphasis, quotes and final period."""
     for _ in range(4):
-        line = line.strip(_WRAPS).rstrip(".").strip(_WRAPS)
-        lead = _LEAD.match(line)
+        line = _unwrapped(line)
+        line = line if line.endswith("...") else _unwrapped(line.rstrip("."))
+        lead = answers.LEAD.match(line) or _LEAD.match(line)
         line = line[lead.end() :] if lead else line
-    return line.strip(_WRAPS)
+    return _unwrapped(line)
+
+
+def _unwrapped(line: str) -> str:
+    """Return a line without emphasis, quotes, arrows and emoji around it; A' keeps its prime."""
+    begin = _OPENING.match(line)
+    quoted = begin is not None and "'" in begin[0]
+    line = line[begin.end() :] if begin else line
+    line = _CLOSING.sub("", line)
+    return _CLOSING.sub("", line.rstrip("'")) if quoted else line
 
 
 def _formula(line: str) -> str | None:
@@ -71,7 +93,7 @@ def _formula(line: str) -> str | None:
         return None
     last = formulas[-1]
     words = _MATH.sub(" ", line[: last.start()])
-    if _HEDGE.search(words) or _HEDGE.search(line[last.end() :]):
+    if HEDGE.search(words) or HEDGE.search(line[last.end() :]):
         return None
     between = line[formulas[-2].end() : last.start()] if len(formulas) > 1 else "."
     if re.fullmatch(r"[\s,]*(?:and)?[\s,]*", between):
@@ -83,9 +105,9 @@ def _formula(line: str) -> str | None:
 
 def _number(line: str) -> str | None:
     """Return the one number of a sentence; None if it has several or if the sentence hedges."""
-    if _HEDGE.search(line) or "=" in line or "\\" in line:
+    if HEDGE.search(line) or "=" in line or "\\" in line or "..." in line:
         return None
-    words = line.rstrip(".* ")
+    words = line.rstrip(".* !") if re.search(r"[*A-Za-z]\s*!$", line) else line.rstrip(".* ")
     numbers = _NUMBER.findall(words)
     if len(numbers) != 1 or sum(part.isdigit() for part in re.findall(r"\d+|\D", words)) > 4:
         return None

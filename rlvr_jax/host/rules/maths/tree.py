@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -26,7 +27,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Variable:
-    """An unknown with its subscript and primes: x, x_1, f', \\theta."""
+    """An unknown with its accent, subscript and primes: x, x_1, f', \\theta, \\bar z."""
 
     name: str
 
@@ -73,7 +74,18 @@ class Operation:
     operands: tuple[Tree, ...]
 
 
-Tree = Number | Variable | Constant | Call | BasedNumber | Negative | Operation
+@dataclass(frozen=True)
+class Series:
+    """A finite sum or product of a term: the sum of k^2 for k from 1 to 4."""
+
+    operator: str  # + or *
+    index: str
+    low: Tree
+    high: Tree
+    term: Tree
+
+
+Tree = Number | Variable | Constant | Call | BasedNumber | Negative | Operation | Series
 
 
 def number(text: str) -> Number:
@@ -93,7 +105,47 @@ def variables(tree: Tree) -> set[str]:
     """Return the names of the variables of a tree."""
     if isinstance(tree, Variable):
         return {tree.name}
+    if isinstance(tree, Series):
+        free = variables(tree.term) - {tree.index}
+        return free | variables(tree.low) | variables(tree.high)
     return set().union(*(variables(part) for part in _parts(tree)))
+
+
+def whole_variables(tree: Tree) -> set[str]:
+    """Return the variables that have to be whole: in n!, a binomial, (-1)^n and the like."""
+    match tree:
+        case Operation("!" | "binom", operands):
+            return set().union(*map(variables, operands))
+        case Operation("^", (base, exponent)) if _is_negative(base):
+            return variables(exponent)
+        case Series():
+            return variables(tree)
+        case _:
+            return set().union(*map(whole_variables, _parts(tree)))
+
+
+def _is_negative(tree: Tree) -> bool:
+    return isinstance(tree, Negative) and not variables(tree)
+
+
+def contains(tree: Tree, wanted: Callable[[Tree], bool]) -> bool:
+    """Return whether a tree, or any tree inside it, is wanted."""
+    return wanted(tree) or any(contains(part, wanted) for part in _parts(tree))
+
+
+def rename(tree: Tree, old: str, new: str) -> Tree:
+    """Return a tree with another name for one of its variables."""
+    match tree:
+        case Variable(name):
+            return Variable(new) if name == old else tree
+        case Call(function, argument):
+            return Call(function, rename(argument, old, new))
+        case Negative(operand):
+            return Negative(rename(operand, old, new))
+        case Operation(operator, operands):
+            return Operation(operator, tuple(rename(part, old, new) for part in operands))
+        case _:
+            return tree
 
 
 def has_decimal(tree: Tree) -> bool:
@@ -113,5 +165,7 @@ def _parts(tree: Tree) -> tuple[Tree, ...]:
             return (operand,)
         case Operation(_, operands):
             return operands
+        case Series(_, _, low, high, term):
+            return (low, high, term)
         case _:
             return ()

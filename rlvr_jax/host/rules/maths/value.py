@@ -1,21 +1,22 @@
-"""The value of a formula, exactly where possible, and the equality of two formulas.
+"""The value of a formula, exactly where possible.
 
 Rational arithmetic is exact up to MAX_BITS; roots, powers and functions are computed to DIGITS
-digits.  Larger numbers raise Unreadable before they are computed: no answer needs them.  Formulas
-with variables are compared at fixed points, and no algebra is done, so that no comparison can hang.
+digits.  Larger numbers raise Unreadable before they are computed: no answer needs them.  So does a
+formula of too many steps, so that no evaluation can hang, on a busy machine or an idle one.
+
+Roots and powers have their principal, perhaps complex, values; or, of real numbers only, their real
+ones: the cube root of -8 is -2, and the square root of -1 is Undefined.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from rlvr_jax.host.rules.maths import tree as trees
 from rlvr_jax.host.rules.maths.tree import (
     BasedNumber,
     Call,
@@ -23,6 +24,7 @@ from rlvr_jax.host.rules.maths.tree import (
     Negative,
     Number,
     Operation,
+    Series,
     Tree,
     Unreadable,
     Variable,
@@ -31,9 +33,8 @@ from rlvr_jax.host.rules.maths.tree import (
 MAX_BITS = 100_000  # of a numerator or denominator
 MAX_FACTORIAL = 5000  # n! of a larger n is not computed: 5000! has half of MAX_BITS
 DIGITS = 60
-CLOSE = 40  # decimal places, relative, at which two irrational values are the same
-WRITTEN = 8  # significant digits from which a decimal may stand for an irrational value
-POINTS = 5  # at which formulas with variables are compared
+MAX_TERMS = 100  # of a sum
+MAX_STEPS = 3000  # operations, calls and names that one evaluation may need
 
 _local = threading.local()
 
@@ -49,45 +50,20 @@ class Infinity:
 Evaluated = Any  # Fraction | Infinity | mpf | mpc
 
 
-def equal_values(gold: Tree, answer: Tree) -> bool:
-    """Return whether two formulas have the same value at POINTS values of their variables.
-
-    A decimal equals an irrational or periodic value only if it is the correct rounding to at least
-    WRITTEN digits: 3.1416 is not pi.
-
-    Raises:
-      Unreadable: a formula has no value, or one too large to be computed.
-    """
-    names = trees.variables(gold)
-    if names != trees.variables(answer):
-        return False
-    decimal = None if names else _rounding(gold, answer)
-    for point in range(POINTS if names else 1):
-        at = _values_of_variables(names, point)
-        if not _same(evaluate(gold, at), evaluate(answer, at), decimal):
-            return False
-    return True
+class Undefined(Unreadable):
+    """The formula has no real value at this place: the square root of -1, the logarithm of -2."""
 
 
-def is_nonzero_constant(tree: Tree) -> bool:
-    """Return whether a formula has the same value, not zero, at POINTS values of its variables.
-
-    Raises:
-      Unreadable: the formula has no value there, or one too large to be computed.
-    """
-    names = trees.variables(tree)
-    values = [evaluate(tree, _values_of_variables(names, point)) for point in range(POINTS)]
-    return bool(values[0]) and all(_same(values[0], other) for other in values[1:])
-
-
-def evaluate(tree: Tree, values: Mapping[str, Fraction]) -> Evaluated:
+def evaluate(tree: Tree, values: Mapping[str, Fraction], real: bool = False) -> Evaluated:
     """Return the value of a tree, given the values of its variables.
 
     The value is an exact Fraction where possible, else a number of DIGITS digits, or Infinity.
 
     Raises:
-      Unreadable: the tree has no value, or one too large to be computed.
+      Undefined: `real`, and the tree has no real value.
+      Unreadable: the tree has no value, or one too large or too long to be computed.
     """
+    _local.real, _local.steps = real, 0
     try:
         return _evaluate(tree, values)
     except Unreadable:
@@ -96,53 +72,10 @@ def evaluate(tree: Tree, values: Mapping[str, Fraction]) -> Evaluated:
         raise Unreadable(str(error)) from error
 
 
-def _rounding(gold: Tree, answer: Tree) -> Fraction | None:
-    """Return the decimal that one side is, if the other side has no decimal point."""
-    for tree, other in ((gold, answer), (answer, gold)):
-        unsigned = tree.operand if isinstance(tree, Negative) else tree
-        if isinstance(unsigned, Number) and unsigned.is_decimal and not trees.has_decimal(other):
-            return unsigned.value
-    return None
-
-
-def _same(a: Evaluated, b: Evaluated, decimal: Fraction | None = None) -> bool:
-    if isinstance(a, Infinity) or isinstance(b, Infinity):
-        return isinstance(a, Infinity) and isinstance(b, Infinity) and a == b
-    exact = isinstance(a, Fraction) and isinstance(b, Fraction)
-    if exact and a == b:
-        return True
-    if decimal is not None:
-        return _rounds_to(a, b, decimal)
-    if exact:
-        return False
-    a, b = _float(a), _float(b)
-    scale = max(abs(a), abs(b))
-    # Beside an exact zero only the size of rounding errors tells: cos(pi/2) is 1e-61, not 0.
-    return abs(a - b) <= _context().mpf(10) ** -CLOSE * (1 if not (a and b) else scale)
-
-
-def _rounds_to(a: Evaluated, b: Evaluated, decimal: Fraction) -> bool:
-    """Return whether two values agree to the last digit of a decimal of at least WRITTEN digits."""
-    places, shifted = 0, decimal
-    while shifted.denominator != 1 and places <= 60:
-        places, shifted = places + 1, shifted * 10
-    if len(str(abs(shifted.numerator)).lstrip("0")) < WRITTEN:
-        return False
-    a, b = _float(a), _float(b)
-    return bool(abs(a - b) <= _context().mpf(10) ** -places / 2)
-
-
-def _values_of_variables(names: set[str], point: int) -> dict[str, Fraction]:
-    """Return fixed values, positive and negative, small and large, that depend on the names."""
-    values = {}
-    for name in names:
-        seed = zlib.crc32(f"{name}/{point}".encode())
-        sign = -1 if point == 1 else 1
-        values[name] = sign * Fraction(seed % 9973 + 101, (seed >> 13) % 2011 + 211)
-    return values
-
-
 def _evaluate(tree: Tree, values: Mapping[str, Fraction]) -> Evaluated:
+    _local.steps += 1
+    if _local.steps > MAX_STEPS:
+        raise Unreadable("a long computation")
     match tree:
         case Number(value):
             return value
@@ -160,6 +93,20 @@ def _evaluate(tree: Tree, values: Mapping[str, Fraction]) -> Evaluated:
         case Operation(operator, operands):
             parts = [_evaluate(part, values) for part in operands]
             return _OPERATORS[operator](*map(_finite, parts))
+        case Series():
+            return _series(tree, values)
+
+
+def _series(tree: Series, values: Mapping[str, Fraction]) -> Evaluated:
+    low, high = (_evaluate(end, values) for end in (tree.low, tree.high))
+    whole = all(isinstance(end, Fraction) and end.denominator == 1 for end in (low, high))
+    if not whole or high - low >= MAX_TERMS:
+        raise Unreadable("a long sum")
+    total = Fraction(tree.operator == "*")
+    for index in range(int(low), int(high) + 1):
+        term = _finite(_evaluate(tree.term, {**values, tree.index: Fraction(index)}))
+        total = _OPERATORS[tree.operator](total, term)
+    return total
 
 
 def _finite(value: Evaluated) -> Evaluated:
@@ -169,11 +116,11 @@ def _finite(value: Evaluated) -> Evaluated:
 
 
 def _constant(name: str) -> Evaluated:
-    mp = _context()
+    mp = context()
     return {"pi": +mp.pi, "e": +mp.e, "i": mp.mpc(0, 1), "infty": Infinity()}[name]
 
 
-def _context() -> Any:
+def context() -> Any:
     """Return the mpmath context of this thread: mpmath changes its precision while it works."""
     if not hasattr(_local, "context"):
         import mpmath
@@ -183,8 +130,8 @@ def _context() -> Any:
     return _local.context
 
 
-def _float(value: Evaluated) -> Evaluated:
-    mp = _context()
+def as_float(value: Evaluated) -> Evaluated:
+    mp = context()
     if isinstance(value, Fraction):
         return mp.mpf(value.numerator) / value.denominator
     return value
@@ -195,7 +142,9 @@ def _checked(value: Evaluated) -> Evaluated:
         if max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS:
             raise Unreadable("a large number")
         return value
-    mp = _context()
+    mp = context()
+    if _local.real and not isinstance(value, mp.mpf):
+        raise Undefined("no real value")
     if not mp.isfinite(value) or value and abs(mp.log(abs(value))) > MAX_BITS:
         raise Unreadable("a large number")
     return value
@@ -204,7 +153,7 @@ def _checked(value: Evaluated) -> Evaluated:
 def _pair(a: Evaluated, b: Evaluated) -> tuple[Evaluated, Evaluated]:
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return a, b
-    return _float(a), _float(b)
+    return as_float(a), as_float(b)
 
 
 def _add(a: Evaluated, b: Evaluated) -> Evaluated:
@@ -233,8 +182,10 @@ def _power(base: Evaluated, exponent: Evaluated) -> Evaluated:
         if abs(exponent) * max(size, 1) > MAX_BITS:
             raise Unreadable("a large power")
         return _checked(base ** int(exponent))
-    mp = _context()
-    base, exponent = _float(base), _float(exponent)
+    if _local.real and isinstance(exponent, Fraction) and exponent.denominator > 1:
+        return _power(_root(base, Fraction(exponent.denominator)), Fraction(exponent.numerator))
+    mp = context()
+    base, exponent = as_float(base), as_float(exponent)
     if base and abs(exponent) * abs(mp.log(base)) > MAX_BITS:
         raise Unreadable("a large power")
     return _checked(mp.power(base, exponent))
@@ -247,10 +198,17 @@ def _root(value: Evaluated, degree: Evaluated) -> Evaluated:
             exact = _exact_root(abs(value), n)
             if exact is not None and value >= 0:
                 return exact
-            if value < 0 and n % 2:  # the real root of a negative number
-                return -_root(-value, degree)
-        return _checked(_context().root(_float(value), n))
+        if _is_real(value) and value < 0 and (n % 2 or _local.real):
+            if n % 2 == 0:
+                raise Undefined("an even root of a negative number")
+            return -_root(-value, degree)
+        return _checked(context().root(as_float(value), n))
     return _power(value, Fraction(1) / degree)
+
+
+def _is_real(value: Evaluated) -> bool:
+    """Return whether a value can be compared with zero; complex roots are principal."""
+    return isinstance(value, Fraction) or _local.real and isinstance(value, context().mpf)
 
 
 def _exact_root(value: Fraction, n: int) -> Fraction | None:
@@ -258,7 +216,7 @@ def _exact_root(value: Fraction, n: int) -> Fraction | None:
     for part in (value.numerator, value.denominator):
         if part.bit_length() > 400:
             return None
-        guess = round(_context().root(part, n))
+        guess = round(context().root(part, n))
         if int(guess) ** n != part:
             return None
         parts.append(int(guess))
@@ -274,13 +232,15 @@ def _factorial(value: Evaluated) -> Evaluated:
 
 
 def _degrees(value: Evaluated) -> Evaluated:
-    return _float(value) * _context().pi / 180
+    return as_float(value) * context().pi / 180
 
 
 def _binomial(n: Evaluated, k: Evaluated) -> Evaluated:
     whole = all(isinstance(x, Fraction) and x.denominator == 1 for x in (n, k))
-    if not whole or not 0 <= k <= n <= MAX_FACTORIAL:
+    if not whole or not (0 <= k and 0 <= n <= MAX_FACTORIAL):
         raise Unreadable("a large binomial")
+    if k > n:
+        return Fraction(0)
     return _factorial(n) / (_factorial(k) * _factorial(n - k))
 
 
@@ -291,14 +251,16 @@ _OPERATORS: dict[str, Callable[..., Evaluated]] = {
 
 
 def _call(name: str, value: Evaluated) -> Evaluated:
-    mp = _context()
+    mp = context()
     if name == "abs":
         return abs(value)
     if name in ("floor", "ceil"):
         if not isinstance(value, Fraction):
             raise Unreadable("rounding of an irrational value")
         return Fraction(value.__floor__() if name == "floor" else value.__ceil__())
-    value = _float(value)
+    value = as_float(value)
+    if _local.real and name in ("ln", "log") and value <= 0:
+        raise Undefined("the logarithm of a negative number")
     if value and abs(mp.log(abs(value))) > 200:
         raise Unreadable("a large argument")
     if name in ("exp", "sinh", "cosh", "tanh") and abs(value) > 5000:

@@ -34,7 +34,7 @@ LOW, HIGH = Interval(ONE, False, TWO, True), Interval(TWO, True, ONE, False)
         ("1:2", items.Ratio(PAIR)),
         ("x + 1 = 2x", items.Equation(Operation("+", (X, ONE)), Operation("*", (TWO, X)))),
         ("x != 2", items.NotEqual("x", Value(TWO))),
-        ("3:30 PM", items.Time("3:30:00", "p")),
+        ("3:30 PM", items.Time(3, 30, 0, "p")),
         (r"\emptyset", items.Empty()),
     ],
 )  # fmt: skip

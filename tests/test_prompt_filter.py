@@ -400,7 +400,7 @@ def run(shape, part_tokens: int, hosted: bool):
         reward_B = liked(written, frozen.newline_V[0])
         return reward_B, {"verifier/p1_mean": jnp.mean(reward_B)}
 
-    def host_reward(asked, prompts, written, texts):
+    def host_reward(asked, prompts, written, texts, on_error):
         reward_B = np.asarray(liked(written, likes[0]))
         rounds.append(jax.device_get((written, reward_B)))
         return reward_B, {"verifier/p1_mean": float(reward_B.mean())}

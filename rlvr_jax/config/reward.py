@@ -48,8 +48,8 @@ class RewardConfig:
     workers: int = option(2, "rules: number of worker processes")
     on_error: Literal["stop", "zero"] = option(
         "stop",
-        "your own rule raises an exception or returns no number: stop: end the run with the "
-        "exception and the answer; zero: the answer scores 0 and is counted",
+        "your own rule raises an exception or returns no number in the first step: stop: end the "
+        "run with the exception and the answer; zero: the answer scores 0, as in later steps",
     )
 
     def __post_init__(self) -> None:

@@ -28,12 +28,12 @@ from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.text import answers
 from rlvr_jax.host.workers import pool
 from rlvr_jax.stages.workspace import Workspace
-from rlvr_jax.structs import Array, Frozen, Prompts, Rollout
+from rlvr_jax.structs import Array, Frozen, Prompts, Rollout, TrainState
 
-# (records, their placed prompts, rollout) -> rewards [B] by name, metrics
-Rewarder = Callable[[list, Prompts, Rollout], tuple[dict[str, Array], dict[str, Any]]]
-# (records, their placed prompts, rollout, texts of the rows or None) -> reward [B], metrics
-Scorer = Callable[[list, Prompts, Rollout, Sequence[str] | None], tuple[Any, dict[str, Any]]]
+# (records, their placed prompts, rollout, on_error) -> rewards [B] by name, metrics
+Rewarder = Callable[[list, Prompts, Rollout, str], tuple[dict[str, Array], dict[str, Any]]]
+# (records, their placed prompts, rollout, texts of the rows, on_error) -> reward [B], metrics
+Scorer = Callable[..., tuple[Any, dict[str, Any]]]
 _SAID: set[tuple[str, str]] = set()  # rules and statuses about which a sentence was printed
 WIDER = 2  # columns of an answer in the verifier's own tokens, for each column of the policy's
 
@@ -51,14 +51,12 @@ def rewarder(
     """
     score = scorer(stage, ws, frozen, workers)
 
-    def reward(records: list, prompts: Prompts, rollout: Rollout):
+    def reward(records: list, prompts: Prompts, rollout: Rollout, on_error: str):
         texts = response_texts(ws, rollout)
-        reward_B, metrics = score(records, prompts, rollout, texts)
+        reward_B, metrics = score(records, prompts, rollout, texts, on_error)
         rewards = {"reward": np.asarray(reward_B, np.float32)}
         for name, rule in also.items():
-            rewards[name], _ = score_by_rule(
-                rule, records, texts, rollout, workers, stage.reward.on_error
-            )
+            rewards[name], _ = score_by_rule(rule, records, texts, rollout, workers, on_error)
         return ws.place(rewards), metrics
 
     return reward
@@ -67,20 +65,20 @@ def rewarder(
 def scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -> Scorer:
     """Return a function that computes the outcome reward of a rollout on the host."""
     cfg = stage.reward
-    by_rule = functools.partial(score_by_rule, workers=workers, on_error=cfg.on_error)
+    by_rule = functools.partial(score_by_rule, workers=workers)
     ask = None
     if cfg.judged:
         ask = _foreign(stage, ws, frozen) if ws.cfg.verifier_tokenizer else _own(stage, ws, frozen)
 
-    def score(records, prompts, rollout, texts=None):
+    def score(records, prompts, rollout, texts=None, on_error=cfg.on_error):
         rule_B = gate_B = np.ones(len(rollout.length_B), np.float32)
         metrics: dict[str, Any] = {}
         if texts is None and (cfg.hosted or ws.cfg.verifier_tokenizer):
             texts = response_texts(ws, rollout)
         if cfg.ruled:
-            rule_B, metrics = by_rule(cfg.rule, records, texts, rollout)
+            rule_B, metrics = by_rule(cfg.rule, records, texts, rollout, on_error=on_error)
         for gate in cfg.gates:
-            passed_B, _ = by_rule(gate, records, texts, rollout)
+            passed_B, _ = by_rule(gate, records, texts, rollout, on_error=on_error)
             gate_B = gate_B * passed_B
             metrics |= {f"gate/{Path(gate).stem}": float(passed_B.mean())}
         if ask is None:
@@ -94,6 +92,15 @@ def scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -
         return reward_B * gate_B, metrics | verdict_metrics
 
     return score
+
+
+def on_rule_error(stage: Sampling, state: TrainState) -> str:
+    """Return what an error of the user's own rule does in this step: `stop` or `zero`.
+
+    Only the first step stops: a rule that fails on its first answers is broken, and one rare answer
+    must not end a long run.
+    """
+    return stage.reward.on_error if int(jax.device_get(state.step)) == 0 else "zero"
 
 
 def score_by_rule(

@@ -66,7 +66,9 @@ def split_step(
     def take_step(state: TrainState, records: list[Any]) -> UpdateResult:
         prompts = ws.place(ws.columns(records))
         rollout, _ = write(state, frozen, prompts)
-        rewards, metrics = reward(records, prompts, rollout)
+        rewards, metrics = reward(
+            records, prompts, rollout, host_rewards.on_rule_error(setup.stage, state)
+        )
         result = update(state, frozen, rollout, rewards["reward"])
         return result._replace(metrics={**result.metrics, **metrics})
 

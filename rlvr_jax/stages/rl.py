@@ -118,10 +118,11 @@ def split_step(
     def one_round(state: TrainState, records: list[Any], number: int):
         prompts: Prompts = ws.place(ws.columns(records))
         rollout, decoded, greedy = write(state, prompts, ws.replicate(np.int32(number)))
-        rewards, metrics = reward(records, prompts, rollout)
+        on_error = host_rewards.on_rule_error(stage, state)
+        rewards, metrics = reward(records, prompts, rollout, on_error)
         outcome = Outcome(rewards)
         if greedy is not None:
-            outcome = outcome._replace(greedy=reward(records, prompts, greedy)[0])
+            outcome = outcome._replace(greedy=reward(records, prompts, greedy, on_error)[0])
         return rollout, decoded, greedy, outcome, jax.device_get(metrics)
 
     def draw(state: TrainState, records: list[Any]) -> tuple[prompt_filter.Held, dict[str, Any]]:

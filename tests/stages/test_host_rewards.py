@@ -1,6 +1,7 @@
 """Rewards outside the fused step: of two kinds together, and of a verifier of another family."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -145,11 +146,9 @@ def test_a_score_outside_the_unit_interval_is_counted_and_named(ws, tmp_path, ca
     assert "2.0 is not in [0, 1]" in out and out.count("printed: noise") == 1
 
 
-def test_a_problem_that_no_answer_fits_ends_the_run_before_it_begins(ws, monkeypatch):
-    rows = [RECORDS[0], RECORDS[1] | {"extra": '{"schema": {"typ": "object"}}'}]
-    rows[0] = rows[0] | {"extra": '{"schema": {"type": "object"}}'}
-    monkeypatch.setattr(type(ws), "problems", lambda self, split: rows)
-    monkeypatch.setattr(host_rewards.dataset, "each", iter)
-    stage = RlStage(reward=RewardConfig(source="rule", rule="json"))
-    with pool.Pool() as workers, pytest.raises(RunError, match="problem 1 .*no word 'typ'"):
-        host_rewards.rewarder(stage, ws, Frozen({}, {}, None), workers)
+@pytest.mark.parametrize("on_error", ["stop", "zero"])
+def test_only_the_first_step_is_ended_by_a_rule_that_fails(on_error):
+    stage = RlStage(reward=RewardConfig(source="rule", on_error=on_error))
+    for number, wanted in ((0, on_error), (1, "zero"), (9, "zero")):
+        state = SimpleNamespace(step=np.int32(number))
+        assert host_rewards.on_rule_error(stage, state) == wanted

@@ -76,23 +76,28 @@ def test_a_split_of_which_nothing_fits_is_refused(make):
         make(prompt_columns=5, too_long="drop").problems("train")
 
 
+@pytest.mark.parametrize(
+    "rule, tests",
+    [("code", json.dumps(["assert f(1) == 2"])), ("json", json.dumps({"type": "object"}))],
+)
 @pytest.mark.parametrize("without, kept", [(1, 200), (3, None)])
-def test_rows_without_tests_are_refused_above_one_percent(make, tmp_path, without, kept):
-    tests = json.dumps(["assert f(1) == 2"])
+def test_rows_without_tests_are_refused_above_one_percent(
+    make, tmp_path, without, kept, rule, tests
+):
     rows = [
         {"question": f"Write f number {i}.", "answer": "words" if i < without else tests}
         for i in range(200 + without if kept else 200)
     ]
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    stages = (EvaluateStage(policy="pretrained", verifier="", rule="code"),)
+    stages = (EvaluateStage(policy="pretrained", verifier="", rule=rule),)
     fields = dict(sources=(SourceConfig(file=str(path)),), train=0, test=len(rows))
     ws = make(stages=stages, prompt_columns=40, **fields)
     if kept:
         assert len(ws.problems("test")) == kept
         return
     with pytest.raises(
-        RunError, match="3 of 200 problems cannot be graded; problem .* rule code cannot grade"
+        RunError, match=f"3 of 200 problems cannot be graded; problem .* rule {rule} cannot grade"
     ):
         ws.problems("test")
 

@@ -63,7 +63,7 @@ def zscore_groups(x_QG: Array, floor: float, ddof: int = 0) -> Array:
 def _moments(
     x: Array, axes: tuple[int, ...], floor: float, ddof: int, counted: Array
 ) -> tuple[Array, Array, Array]:
-    """Mean, floored standard deviation, and whether all values are equal."""
+    """Return the mean, the floored standard deviation, and whether all values are equal."""
     count = jnp.sum(counted, axes, keepdims=True)
     mean = jnp.mean(x, axes, keepdims=True, where=counted)
     std = jnp.sqrt(jnp.mean((x - mean) ** 2, axes, keepdims=True, where=counted))
@@ -337,7 +337,7 @@ def _advantages(
     cfg: AdvantageConfig,
     counted_B: Array | bool,
 ) -> Array:
-    """The advantage [B] of whole responses, with any baseline but that of a value head."""
+    """Compute the advantage [B] of whole responses, with any baseline but a value head."""
     length_B = jnp.sum(mask_BR, 1)
     row_B = response_advantages(signals.rewards, penalty_B, length_B, samples, cfg, counted_B)
     if cfg.baseline != "greedy":
@@ -360,7 +360,7 @@ def _token_rewards(signals: Signals, mask_BR: Array, cfg: AdvantageConfig) -> Ar
 def _finite_signals(
     signals: Signals, mask_BR: Array, cfg: AdvantageConfig
 ) -> tuple[Signals, Array]:
-    """The signals with 0 in the padding and for numbers that are not finite, and their count."""
+    """Return the signals with 0 for padding and non-finite numbers, and the count of the latter."""
     per_row = {"rewards": signals.rewards, "greedy_Q": signals.greedy_Q}
     per_token = {"kl_BR": signals.kl_BR, "token_reward_BR": signals.token_reward_BR}
     if cfg.baseline == "value":
@@ -381,7 +381,7 @@ def finite(x: Any) -> tuple[Any, Array]:
 
 
 def _wide(x: Array) -> Array:
-    """Float32, or float64 where a test asks for it."""
+    """Convert to float32; float64, which only tests use, stays."""
     x = jnp.asarray(x)
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 

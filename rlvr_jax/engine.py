@@ -23,7 +23,7 @@ FEWEST = 2  # slots per data shard: shrinking further saves nothing
 
 
 class Sampler(NamedTuple):
-    """A Sampler says how tokens are drawn, and how many of them."""
+    """A Sampler says how tokens are drawn, and how many tokens and responses."""
 
     key: Array
     eos: tuple[int, ...]  # ids of the tokens that end a response
@@ -279,7 +279,7 @@ def shrink(slots: Slots, count: int, samples: int, of_shard: int) -> Slots:
 
 
 def _take(prefix: model.Prefix, owner_SM: Array) -> model.Prefix:
-    """The prefixes of the prompts `owner_SM`, numbered within their shard; one for each entry."""
+    """Return the prefix of each prompt in `owner_SM`, numbered within its shard."""
     return model.Prefix(
         sharding.take(prefix.last_QD, owner_SM),
         jax.tree.map(lambda x: sharding.take(x, owner_SM, model.ROWS), prefix.kv),

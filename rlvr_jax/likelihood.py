@@ -1,4 +1,4 @@
-"""Likelihoods of responses that are already written: log-probs, entropies and values of tokens.
+"""This module computes log-probs, entropies and values of the tokens of written responses.
 
 The reference policy, the PRM, the trainer and supervised training all read responses here, with
 the positions and masks with which the engine wrote them.  The caller's SampleConfig chooses the
@@ -41,7 +41,7 @@ def logprobs(
 ) -> tuple[Array, Array]:
     """Compute the log-probs and the entropies of all response tokens, both [B, R]; 0 in padding.
 
-    They belong to the distribution that `sample_cfg` describes (temperature, top-k, top-p).
+    Both are those of the distribution that `sample_cfg` describes (temperature, top-k, top-p).
     """
 
     def of_states(states: States) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""The policy's updates on one round: gradient, optimizer, and the order of mini-batches.
+"""This module updates the policy on one round: gradient, optimizer, order of mini-batches.
 
 Credit -> loss -> gradient -> TrainState
 """
@@ -16,7 +16,7 @@ from rlvr_jax.structs import Array, Metrics, Params, Rollout, Setup, TrainState
 
 
 class Batch(NamedTuple):
-    """A Batch is what the policy learns from: a rollout, and constants for the gradient."""
+    """A Batch holds the rollout that the policy learns from, and constants for the gradient."""
 
     rollout: Rollout  # rows of length 0 teach nothing
     own_BR: Array  # bool, the tokens that the policy wrote itself
@@ -137,9 +137,9 @@ def apply_gradient(
 ) -> tuple[TrainState, Array]:
     """Take one optimizer step, and return the state and the norm of the gradient.
 
-    The step is left out and counted when the loss `value` or the gradient is not finite.  Without
-    any rows to learn from the step is left out and not counted: a gradient of zeros would still
-    move the parameters by momentum and weight decay.
+    If the loss `value` or the gradient is not finite, the step is left out and counted.  If
+    `any_rows` is false, the step is left out and not counted: a gradient of zeros would still move
+    the parameters by momentum and weight decay.
     """
     params, opt_state, grad_norm, finite = optim.step(
         state.params, state.opt_state, grads, value, tx, any_rows

@@ -1,4 +1,4 @@
-"""The training step of a PRM that learns alone, from labelled responses of a fixed policy.
+"""This training step updates a PRM alone, from labelled responses of a fixed policy.
 
     Prompts --write--> Rollout --verify--> labels --prm.update--> TrainState
 
@@ -45,7 +45,7 @@ def prm_step(
 def write(
     state: TrainState, frozen: Frozen, prompts: Prompts, *, setup: Setup[PrmStage]
 ) -> tuple[Rollout, Array]:
-    """Write the responses of one step with `frozen.reference`; return them as `engine.generate`."""
+    """Write the responses of one step with `frozen.reference`; see `engine.generate`."""
     stage = setup.stage
     sampler = engine.Sampler(
         step.step_key(state), setup.eos, stage.samples, setup.columns, stage.sample

@@ -1,4 +1,4 @@
-"""The prompt filter: which groups of a round teach the policy, and the places that they fill.
+"""The prompt filter chooses which groups of a round teach the policy, and places them in the step.
 
     DAPO dynamic sampling   spread        2503.14476 eq. 11: neither all right nor all wrong
     PRIME prompt filter     low, high     2502.01456, section 4: mean accuracy from 0.2 to 0.8;
@@ -49,7 +49,7 @@ def keep_all(rollout: Rollout, decoded: Array, greedy: Rollout | None, outcome: 
 
 
 def no_groups(rollout: Rollout, outcome: Outcome, rounds: int) -> Held:
-    """Return a step without any group, to which up to `rounds` rounds can be added.
+    """Return a Held without any group, to which up to `rounds` rounds can be added.
 
     `rollout` and `outcome` give the shapes of one round; their values are not used.
     """
@@ -146,7 +146,7 @@ def place_groups(
 
 
 def filter_metrics(round_: Round) -> Metrics:
-    """Compute metrics of all rounds; shares are of the groups that were tried."""
+    """Compute metrics of all rounds; shares are relative to the number of groups tried."""
     places, selection = round_.rollout.prompt_QP.shape[0], round_.selection
     tried = selection.rounds * places
     rows = selection.rounds * round_.rollout.length_B.shape[0]

@@ -1,4 +1,4 @@
-"""The training step: four calls that turn prompts into the next state.
+"""The training step turns prompts into the next state, in four calls.
 
     Prompts --draw--> Round --observe--> Signals --credit--> Credit --learn--> TrainState
 
@@ -265,7 +265,7 @@ def observe(
 def _observe_greedy(
     answers: Rollout, rewards: dict[str, Array], signals: Signals, setup: Setup[RlStage]
 ) -> Signals:
-    """The total reward of the greedy answers, the overlong penalty subtracted."""
+    """Add to the signals the total reward of the greedy answers, minus the overlong penalty."""
     stage = setup.stage
     penalty_Q = advantage.overlong_penalty(answers.length_B, setup.columns, stage.overlong)
     greedy_Q = advantage.total_reward(advantage.less_outcome(rewards, penalty_Q), stage.advantage)
@@ -276,7 +276,7 @@ def _observe_greedy(
 def _observe_values(
     state: TrainState, rollout: Rollout, signals: Signals, setup: Setup[RlStage]
 ) -> Signals:
-    """The values before this step's updates; for several updates the log-probs of the same pass."""
+    """Add to the signals the values and, for several updates, the log-probs of the same pass."""
     if setup.stage.updates == 1:
         return signals._replace(value_BR=likelihood.values(state.params, rollout, setup.model))
     value_BR, behaviour_BR = likelihood.values_and_logprobs(
@@ -306,7 +306,7 @@ def learn(
 ) -> tuple[TrainState, Metrics]:
     """Update the policy, store the updated PRM, and adapt the KL coefficient.
 
-    If no place of the round is filled, no parameter moves.
+    If no place of the round is filled, the parameters of the policy do not change.
     """
     stage, rollout = setup.stage, round_.rollout
     if stage.overlong.leave_out:  # a row without tokens is not read
@@ -339,7 +339,7 @@ def learn(
 def _round_metrics(
     round_: Round, outcome: Outcome, signals: Signals, credit: Credit, setup: Setup[RlStage]
 ) -> Metrics:
-    """Metrics of the rollout, the rewards, the advantages and the prompt filter."""
+    """Compute metrics of the rollout, the rewards, the advantages and the prompt filter."""
     rollout, counted_B = round_.rollout, round_.counted_B
     nonfinite = round_.selection.nonfinite + credit.nonfinite
     metrics = {

@@ -1,4 +1,4 @@
-"""The types that cross module borders, and the key of the dimension letters.
+"""These types cross module borders; a key explains the dimension letters of array names.
 
 The name of an array ends in its dimensions: `logprob_BR` is a [rows, response columns] array.
 
@@ -76,23 +76,23 @@ class Rollout:
 
     @property
     def response_mask_BR(self) -> Array:
-        """Bool: the columns that hold a token of the response."""
+        """Return a bool mask of the columns that hold a token of the response."""
         return jnp.arange(self.response_BR.shape[1]) < self.length_B[:, None]
 
 
 @struct.dataclass
 class Spelling:
-    """A Spelling is the vocabulary as bytes: enough to find a marked answer in token ids."""
+    """A Spelling holds the vocabulary as bytes, to find a marked answer in token ids."""
 
     bytes_VW: Array  # uint8, the text of each token: its first W bytes, padded with 0
     length_V: Array  # int32, bytes of each token
     kind_U: Array  # uint8, kinds of characters by code point (`markers.REFUSED` and so on)
-    last_line: Array  # bool, whether the last line stands in where no answer is marked
+    last_line: Array  # bool, whether the last line is the answer if none is marked
 
 
 @struct.dataclass
 class Verdict:
-    """A Verdict says how the verifier is asked, in token ids and tables over the vocabulary."""
+    """A Verdict holds the token ids and vocabulary tables with which the verifier is asked."""
 
     tail_JC: Array  # int32, J templates after the answer; the last column predicts the verdict
     tail_mask_JC: Array  # bool, shorter templates are padded on the left
@@ -129,8 +129,8 @@ class TrainState:
     opt_state: Any
     skipped: Array  # int32, updates left out so far because loss or gradient was not finite
     skipped_in_row: Array  # int32, updates left out in a row; a step with a bad PRM update adds 1
-    prm: Learner | None = None  # where token rewards are asked for
-    kl_coef: Array | None = None  # float32, where the KL coefficient adapts
+    prm: Learner | None = None  # if the stage uses token rewards
+    kl_coef: Array | None = None  # float32, if the KL coefficient adapts
 
 
 def no_tokens() -> Array:
@@ -140,7 +140,7 @@ def no_tokens() -> Array:
 
 @struct.dataclass
 class Frozen:
-    """Frozen models are read by a step and never changed."""
+    """A Frozen holds the models and tables that a step reads and never changes."""
 
     reference: Params  # empty where neither a KL term nor the PRM reads the reference policy
     verifier: Params  # empty where the host computes the rewards
@@ -151,7 +151,7 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Setup(Generic[StageT]):
-    """A Setup is everything that is static about the steps of a stage.
+    """A Setup holds the settings of a stage's steps that are fixed at compile time.
 
     A Setup is hashable.  Bind it with `functools.partial` before `jax.jit`.
     """
@@ -206,32 +206,32 @@ class Round(NamedTuple):
 
     @property
     def own_BR(self) -> Array:
-        """Bool: the tokens that the policy wrote itself, which alone get credit and loss."""
+        """Return a bool mask of the tokens that the policy wrote; only they get credit and loss."""
         return self.rollout.response_mask_BR
 
     @property
     def samples(self) -> int:
-        """Samples per prompt, G."""
+        """Return the number of samples per prompt, G."""
         return self.rollout.length_B.shape[0] // self.rollout.prompt_QP.shape[0]
 
     @property
     def filled_B(self) -> Array:
-        """Bool: the rows of places that hold a group."""
+        """Return a bool mask of the rows whose place holds a group."""
         filled_Q = jnp.arange(self.rollout.prompt_QP.shape[0]) < self.selection.kept
         return jnp.repeat(filled_Q, self.samples)
 
     @property
     def counted_B(self) -> Array:
-        """Bool: the rows over which means are taken.
+        """Return a bool mask of the rows over which means are taken.
 
-        If no place is filled these are all rows, whose values are all 0: the mean of an empty set
-        would not be a number.
+        If no place is filled, all rows are marked: their values are all 0, and the mean of an empty
+        set would not be a number.
         """
         return self.filled_B | ~jnp.any(self.filled_B)
 
 
 class Signals(NamedTuple):
-    """Signals are all that is known about a round before credit is assigned.
+    """Signals hold all that is known about a round before credit is assigned.
 
     `step.observe` fills them.  Which fields are None depends only on the config of the stage, so
     that it is fixed when the step is compiled.
@@ -250,7 +250,7 @@ class Signals(NamedTuple):
 
 
 class Credit(NamedTuple):
-    """Credit is the share that each token has in the outcome: constants for the gradient."""
+    """A Credit holds the advantages of the tokens; they are constants for the gradient."""
 
     advantage_BR: Array
     outcome_BR: Array  # the part of the advantage that comes from outcomes, before whitening

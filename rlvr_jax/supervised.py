@@ -1,4 +1,4 @@
-"""Supervised training on given responses: the sft stage and the verifier stage."""
+"""The sft stage and the verifier stage train on given responses with this supervised step."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ PLAIN = SampleConfig()  # the model's own distribution
 def supervised_step(
     state: TrainState, rows: Rollout, *, model_cfg: ModelConfig, tx: optax.GradientTransformation
 ) -> UpdateResult:
-    """UpdateResult a model once on given responses, one response per prompt.
+    """Update a model once on given responses, one response per prompt.
 
     The loss is the mean negative log-likelihood per response token over the global batch.
     """

@@ -1,4 +1,4 @@
-"""What a config can say: frozen dataclasses that hold values only, each field with its meaning.
+"""This package defines the config: frozen dataclasses of values, each field with its meaning.
 
 `rlvr_jax.host.runs.settings` reads them from YAML and the command line.  Configs are hashable, so
 that a jitted function can take one as a static argument.

@@ -1,4 +1,4 @@
-"""Problems, and how their texts become token columns of fixed width."""
+"""These config types name the problems and the widths of their token columns."""
 
 import math
 from dataclasses import dataclass, field
@@ -18,8 +18,8 @@ class SourceConfig:
     )
     file: str = option(
         "",
-        "JSONL, JSON or parquet file of problems, in the layout of verl, open-instruct, TRL or "
-        "arXiv 2503.23829",
+        "JSONL, JSON or parquet file of problems, in the layout of verl, open-instruct, TRL, "
+        "arXiv 2503.23829 or multiple choice",
     )
     test_file: str = option(
         "", "file of held-out problems; empty: a part of `file`, chosen by hash"
@@ -36,7 +36,9 @@ class SourceConfig:
     domain: str = option(
         "", "domain of its problems in reports; empty: the domain that each row names"
     )
-    suffix: str = option("", "text that is added at the end of each question")
+    suffix: str = option(
+        "", "text that is added at the end of each question, or before the lines of its options"
+    )
 
     def __post_init__(self) -> None:
         if sum(map(bool, (self.gym, self.file, self.tfds))) != 1:

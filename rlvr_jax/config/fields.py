@@ -1,4 +1,4 @@
-"""Helpers with which the config types declare their keys and check their values."""
+"""The config types declare their keys and check their values with these helpers."""
 
 from dataclasses import field
 from typing import Any
@@ -17,14 +17,14 @@ def section(factory: Any, meaning: str) -> Any:
 
 
 def check_positive(cfg: Any, *names: str) -> None:
-    """Raise ValueError where one of the named fields of a config is below 1."""
+    """Raise ValueError if one of the named fields of a config is below 1."""
     for name in names:
         if getattr(cfg, name) < 1:
             raise ValueError(f"{name} must be at least 1, not {getattr(cfg, name)}")
 
 
 def check_file_name(name: str) -> None:
-    """Raise ValueError where the name of a run or a stage cannot be the name of a file.
+    """Raise ValueError if the name of a run or a stage cannot be the name of a file.
 
     Names become files and folders inside the run folder.  `fresh` and `pretrained` are refused too,
     because they have a meaning where a config names a stage.

@@ -1,4 +1,4 @@
-"""Sections of a stage: how responses are sampled, and how the policy learns from them."""
+"""These sections of a stage say how responses are sampled and how the policy learns from them."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -364,7 +364,7 @@ class PrmConfig:
             raise ValueError(f"needs 0 < share <= 1, not {self.share}")
 
     def check_rollouts(self, samples: int, sample: SampleConfig) -> None:
-        """Raise ValueError where rollouts of this kind cannot teach the PRM.
+        """Raise ValueError if rollouts that are sampled in this way cannot teach the PRM.
 
         `samples` is the number of responses to each prompt, `sample` how they are sampled.
         """

@@ -1,4 +1,4 @@
-"""Models and the device mesh: what a weights file fixes, and what a machine asks for."""
+"""These config types describe the models, how a machine runs them, and the device mesh."""
 
 import math
 from dataclasses import dataclass, field
@@ -141,7 +141,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Execution:
-    """An Execution is how a model is computed: the user chooses it for a machine."""
+    """An Execution says how a model is computed on a machine; no weights file fixes it."""
 
     compute: Literal["float32", "bfloat16"] = option(
         "float32", "dtype of matrix products and of the key/value cache"

@@ -1,4 +1,4 @@
-"""What a stage needs from the config and from earlier stages, as data that one check reads."""
+"""Stages declare here, as data, what they need from the config and from earlier stages."""
 
 from typing import ClassVar, Literal, NamedTuple
 
@@ -10,7 +10,7 @@ Part = Literal["model", "verifier"]  # the two models of a config
 
 
 class Problems(NamedTuple):
-    """Problems are the split that a stage reads, and how many it needs at least."""
+    """Problems names the split that a stage reads, and how many problems the stage needs."""
 
     split: str  # train, test, sft or label: a key of `data`
     at_least: int = 1
@@ -36,14 +36,14 @@ def verifier_input(source: str, optional: bool = False) -> tuple[Input]:
 
 
 class Rows(NamedTuple):
-    """Rows are the part of a batch that is split over the data shards of the mesh."""
+    """Rows names the number of rows that are split over the data shards of the mesh."""
 
     key: str  # the config key, or the quotient of keys, that sets their number
     number: int
 
 
 class Needs:
-    """Needs are what a stage says about itself beside its config keys.
+    """A Needs says what a stage reads, leaves behind and uses, beside its config keys.
 
     The defaults here are those of a stage that needs nothing; each type of stage overrides the
     properties in which it differs.  The rest of the program reads these properties and never
@@ -65,14 +65,14 @@ class Needs:
 
     @property
     def problems(self) -> Problems | None:
-        """Return which problems the stage reads; None where it reads none."""
+        """Return which problems the stage reads; None if it reads none."""
         return None
 
     @property
     def inputs(self) -> tuple[Input, ...]:
         """Return what the stage may read from earlier stages.
 
-        An optional input whose key is empty has the source "" and is read from nowhere.
+        An optional input whose key is empty has the source "" and is not read.
         """
         return ()
 
@@ -83,7 +83,7 @@ class Needs:
 
     @property
     def rows(self) -> Rows | None:
-        """Return the rows that must be a multiple of the data shards; None: any number is fine."""
+        """Return the rows whose number must be a multiple of the data shards; None for no limit."""
         return None
 
     @property

@@ -1,7 +1,7 @@
-"""Presets: the published settings of an algorithm, as values of the sections of an rl stage.
+"""A preset holds the published settings of an algorithm, as values of sections of an rl stage.
 
 Where a paper leaves a value open, a comment says which value stands here and why.  Numbers that
-belong to an experiment and not to the algorithm (learning rate, prompts, samples) are not filled.
+belong to an experiment and not to the algorithm (learning rate, prompts, samples) are left out.
 """
 
 import difflib
@@ -168,7 +168,7 @@ PRESETS = {
 
 
 def check_preset(name: str) -> None:
-    """Raise ValueError, with the nearest name, where a name is neither empty nor a preset's."""
+    """Raise ValueError, with the nearest name, for a name that is not empty and no preset."""
     if name and name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, 1, 0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"known presets: {', '.join(PRESETS)}"

@@ -1,4 +1,4 @@
-"""Rewards, judges, and the alarms and audits that watch over them."""
+"""These config types describe rewards and judges, and the alarms and audits that watch them."""
 
 import math
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ class RewardConfig:
     )
     audit: Literal["off", "warn", "stop"] = option(
         "warn",
-        "quick audit of the verifier before the first step; stop: end the run where it is "
+        "quick audit of the verifier before the first step; stop: end the run if a rate is "
         "beyond the limits of `audit`",
     )
     rule: str = option(
@@ -43,7 +43,7 @@ class RewardConfig:
         (), "rules whose scores multiply the reward, e.g. [format, language]; needs the split step"
     )
     seconds: float = option(
-        2.0, "rules: time limit of one answer, from when a worker begins with it"
+        2.0, "rules: time limit of one answer, counted from when a worker starts to grade it"
     )
     workers: int = option(2, "rules: number of worker processes")
     on_error: Literal["stop", "zero"] = option(
@@ -169,7 +169,7 @@ class JudgeConfig:
 
 @dataclass(frozen=True)
 class NegativesConfig:
-    """A NegativesConfig says how many answers that are certainly wrong a verifier learns as 0.
+    """A NegativesConfig says how many certainly wrong answers a verifier learns to reject.
 
     No judge is asked about these answers.  Each number is a share of the verdicts.
     """
@@ -266,9 +266,11 @@ class AlarmConfig:
 
 @dataclass(frozen=True)
 class AuditConfig:
-    """An AuditConfig sets size and limits of the attacks of `python -m rlvr_jax.audit`."""
+    """An AuditConfig sets the size and the limits of audits, of `python -m rlvr_jax.audit` too."""
 
-    records: int = option(16, "number of problems of the train split that attacks are made for")
+    records: int = option(
+        16, "number of problems that are attacked, of the train split or, without one, of test"
+    )
     quick_records: int = option(
         4, "the same for the quick audit before training and in evaluations"
     )

@@ -1,4 +1,4 @@
-"""The types of stages that sample and reward responses in every step."""
+"""These types of stages sample and reward responses in every step."""
 
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
@@ -84,7 +84,7 @@ class RlStage(Needs):
         self._check_rewards()
 
     def _check_groups(self) -> None:
-        """Raise ValueError where the number of samples does not suit what is done with a group."""
+        """Raise ValueError if the groups do not suit baseline, normalisation or filter."""
         if self.advantage.baseline in ("rloo", "mean", "opo") and self.samples < 2:
             raise ValueError(
                 f"advantage.baseline {self.advantage.baseline} needs samples of at least 2 per "
@@ -101,7 +101,7 @@ class RlStage(Needs):
             )
 
     def _check_rewards(self) -> None:
-        """Raise ValueError where the rewards, the value head or the PRM do not fit together."""
+        """Raise ValueError if the rewards, the value head or the PRM do not fit together."""
         names = {"reward", *self.also} if self.also else set()
         if set(self.advantage.weights) != names or "reward" in self.also:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The types of stages; a run is a list of stages."""
+"""This module defines the types of stages; a run is a list of stages."""
 
 import math
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""What a config's stages do: host code and device code meet here, and only here."""
+"""This package runs the stages of a config; only here do host code and device code meet."""

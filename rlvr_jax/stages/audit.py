@@ -1,4 +1,4 @@
-"""Attacks on the reward of a stage, scored exactly as the stage scores its responses."""
+"""This module attacks the reward of a stage, and scores attacks as the stage scores responses."""
 
 import functools
 import time
@@ -19,7 +19,7 @@ from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen, Rollout
 
 ROWS = 64  # responses per call of the verifier
-MATHS = ("math",)  # rules that equal forms and near misses of mathematical answers are for
+MATHS = ("math",)  # rules that are tested with equal forms and near misses of mathematical answers
 
 
 def run(
@@ -27,9 +27,9 @@ def run(
 ) -> dict[str, Any]:
     """Attack the reward of `stage` and return a report.
 
-    The report is that of `trials.report` with `seconds`, and for a verifier that reads the
-    policy's ids with `readout_difference` and the result of the `search` for adversarial
-    tokens.  With `quick` there are fewer attacks and no search.
+    The report is that of `trials.report`, with `seconds` added.  For a verifier that reads the
+    policy's ids the report also has `readout_difference` and, as `search`, the result of a search
+    for adversarial tokens.  With `quick` there are fewer attacks and no search.
     """
     began = time.monotonic()
     cfg = stage.reward
@@ -52,7 +52,7 @@ def run(
 
 
 def show_report(report: dict[str, Any], faults: list[str]) -> None:
-    """Print the tables of an audit and the faults that are beyond its limits."""
+    """Print the tables of an audit, and the sentences of `trials.faults`."""
     log.table("audit of the reward", *trials.table(report))
     names = ("items", "false_positive", "false_negative", "youden", "dark_current", "ms_per_item")
     rows = [[name, "-" if report[name] is None else report[name]] for name in names]
@@ -98,7 +98,7 @@ def _jobs(ws: Workspace, stage: Sampling, quick: bool) -> list[tuple[dict, attac
 
 
 def _alone(record: dict, reference: str) -> dict:
-    """Return the record of a problem of which the reference is all that matters."""
+    """Return the record of a problem that has only a reference."""
     own = {"question": "?", "messages": "", "extra": "", "reference": reference}
     return record | own | {"answer": reference}
 
@@ -159,7 +159,7 @@ def _rollout(ids: list[list[int]], finished: list[bool], columns: int) -> Rollou
 
 
 def _readout(ws: Workspace, score_all, jobs: list) -> float:
-    """Return the largest change of a reward in a reversed batch (attacks of group I)."""
+    """Return the largest change of a reward when the order of the batch is reversed."""
     jobs = [job for job in jobs if _fits(ws, *job)][: _rows(ws)]
     if not jobs:
         return 0.0
@@ -171,7 +171,7 @@ def _readout(ws: Workspace, score_all, jobs: list) -> float:
 
 
 def _search(ws: Workspace, stage: Sampling, frozen: Frozen, score_all) -> dict[str, Any]:
-    """Search adversarial tokens for some problems, then score them like any response."""
+    """Search for adversarial tokens for some problems, then score them like any response."""
     cfg, tok, verdict = ws.cfg, ws.tokenizer, ws.verdict()
     around = [tok.encode(text) for text in (r"\boxed{", "}")]
     around = [[], []] if cfg.data.answer == "line" else around

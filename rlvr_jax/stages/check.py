@@ -1,4 +1,4 @@
-"""The check of a whole config before any work: data, sizes, and who needs what from whom.
+"""This module checks a whole config before any work: data, sizes, and the inputs of each stage.
 
 Each type of stage declares its needs as data (rlvr_jax/config/needs.py); the functions here compare
 those needs with the config and with what earlier stages leave behind.
@@ -12,7 +12,7 @@ from rlvr_jax.host import rules
 from rlvr_jax.host.problems import sources, tasks
 from rlvr_jax.stages.judges import check_judge
 
-# How a product is called in a sentence, and which stages leave it behind.
+# The name of each product in a sentence, and the stages that leave it behind.
 LEFT_BY: dict[Product, tuple[str, str]] = {
     "model": ("model", "an sft, verifier, rl or prm stage"),
     "prm": ("PRM", "a prm stage, or an rl stage with advantage.process_weight"),
@@ -23,7 +23,11 @@ LEFT_BY: dict[Product, tuple[str, str]] = {
 
 
 def check_config(cfg: Config) -> None:
-    """Raise ValueError, with a sentence that says what to change, for a config that cannot run."""
+    """Refuse a config that cannot run.
+
+    Raises:
+      ValueError: the message says what to change.
+    """
     _check_data(cfg)
     earlier: list[Stage] = []
     for stage in cfg.stages:

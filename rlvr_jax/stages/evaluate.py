@@ -1,4 +1,4 @@
-"""Stage `evaluate`: accuracy on held-out problems by an oracle, exact match and the verifier.
+"""Stage `evaluate` measures accuracy on held-out problems: oracle, exact match and verifier.
 
 The oracle is a rule: the one that the stage names, or the rule of each task.
 """
@@ -40,10 +40,10 @@ def run(stage: EvaluateStage, ws: Workspace) -> dict:
     temperature 0.  A response that was cut off counts as wrong.  No random key of training is
     used.
 
-    `majority` is the accuracy of the most frequent final answer among the k.  A PRM adds three
-    more accuracies.  For `weighted`, an answer's vote counts the sigmoid of the smallest reward
-    among its lines.  For `best_of_k_min`, the answer is chosen whose smallest line reward is
-    greatest; for `best_of_k_sum`, the answer whose sum of rewards is greatest.
+    `majority` is the accuracy of the most frequent final answer among the k.  A PRM adds three more
+    accuracies.  For `weighted`, the weight of a vote is the sigmoid of the smallest reward among
+    the lines of the response.  For `best_of_k_min`, the answer is chosen whose smallest line reward
+    is greatest; for `best_of_k_sum`, the answer whose sum of rewards is greatest.
     """
     cfg = ws.cfg
     params = ws.load(stage.policy, cfg.model)

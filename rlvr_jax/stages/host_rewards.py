@@ -1,4 +1,4 @@
-"""Rewards that the host computes, between the two programs of the split step.
+"""The host computes these rewards between the two programs of the split step.
 
     rule         the score of a rule
     verifier     the verifier's reward, as inside the fused step
@@ -9,7 +9,7 @@ Gates multiply the reward: an answer that breaks a format earns nothing, and an 
 earns nothing extra.  (Added to the reward, a format reward would be blown up to full size by the
 normalisation of groups that no answer solves.)
 
-A verifier with a tokenizer of its own is shown the text of the answer, encoded again here.
+A verifier with its own tokenizer reads the text of the answer, which this module encodes again.
 """
 
 import functools
@@ -45,7 +45,7 @@ def rewarder(
     workers: pool.Pool,
     also: Mapping[str, str],
 ) -> Rewarder:
-    """Return a function that computes all rewards of a rollout, placed on the mesh.
+    """Return a function that computes all rewards of a rollout and places them on the mesh.
 
     The outcome is named `reward`; `also` maps the names of further rewards to their rules.
     """
@@ -95,10 +95,10 @@ def scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -
 
 
 def on_rule_error(stage: Sampling, state: TrainState) -> str:
-    """Return what an error of the user's own rule does in this step: `stop` or `zero`.
+    """Return how this step treats an error of the user's own rule: `stop` or `zero`.
 
-    Only the first step stops: a rule that fails on its first answers is broken, and one rare answer
-    must not end a long run.
+    Only the first step of a stage follows `reward.on_error`; later steps give 0.  A rule that fails
+    on its first answers is broken, but one rare answer must not end a long run.
     """
     return stage.reward.on_error if int(jax.device_get(state.step)) == 0 else "zero"
 
@@ -129,7 +129,7 @@ def score_by_rule(
 def check_results(
     rule: str, results: Sequence[pool.Result], texts: Sequence[str], on_error: str = "stop"
 ) -> None:
-    """Print the first crash of a rule, and what a rule of the user's own prints.
+    """Print the first error, the first crash and the first output of a rule in this process.
 
     Raises:
       RunError: the user's own rule failed on an answer, and `on_error` is `stop`.
@@ -167,9 +167,10 @@ def response_texts(ws: Workspace, rollout: Rollout) -> list[str]:
 
 
 def visible_answer(text: str, how: str) -> str:
-    """Return the part of a response that a verifier sees, as `data.answer` says.
+    """Return the part of a response that a verifier with its own tokenizer sees.
 
-    The result is empty if the response has no answer of one line.
+    `how` is the value of `data.answer`.  The result is empty if the response has no answer of one
+    line.
     """
     if how == "line":
         return answers.last_line(text)
@@ -178,13 +179,13 @@ def visible_answer(text: str, how: str) -> str:
 
 
 def _own(stage: Sampling, ws: Workspace, frozen: Frozen):
-    """Ask a verifier that reads the policy's token ids."""
+    """Return a function that asks a verifier that reads the policy's token ids."""
     verify = jax.jit(functools.partial(step.verify, cfg=stage.reward, verifier_cfg=ws.cfg.verifier))
     return lambda prompts, rollout, _: verify(frozen, prompts, rollout)
 
 
 def _foreign(stage: Sampling, ws: Workspace, frozen: Frozen):
-    """Ask a verifier that has a tokenizer of its own."""
+    """Return a function that asks a verifier that has a tokenizer of its own."""
     cfg, tok = ws.cfg, ws.judge_tokenizer
     columns = WIDER * cfg.data.response_columns
 

@@ -1,4 +1,4 @@
-"""Final answers for a judge: sampled anew, collected by an rl stage, or judged once before."""
+"""A judge gets final answers: new samples, answers of an rl stage, or answers judged before."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -28,8 +28,8 @@ class Answer(NamedTuple):
 def sample_answers(stage: LabelStage, ws: Workspace) -> Iterator[tuple[int, list[Answer]]]:
     """Yield for each batch of label problems the number of samples and the answers to judge.
 
-    Unfinished answers are counted but not judged.  Answers that are likely to be wrong are made
-    of the finished ones and judged too: answers to other problems, and answers cut short.
+    Unfinished answers are counted but not judged.  Hard negatives are made from the finished
+    answers and judged too: answers to other problems, and answers cut short.
     """
     tok, cfg = ws.tokenizer, ws.cfg
     params = ws.load(stage.policy, cfg.model)
@@ -64,7 +64,7 @@ def answers_of_batch(records, rollout, answer_BR, stage: LabelStage, tok) -> lis
 
 
 def _final_answer(rollout, answer_BR, row: int, tok) -> tuple[list[int], str] | None:
-    """Return the ids of a final answer and its response's opening; None if it is not finished."""
+    """Return the ids of a final answer and the opening of its response; None if there is none."""
     ids = rollout.response_BR[row][answer_BR[row]].tolist()
     if not ids or rollout.truncated_B[row]:
         return None
@@ -91,7 +91,9 @@ def _hard_negatives(ids: list[list[int]], stage: LabelStage) -> Iterator[tuple[i
 def load_answers(stage: LabelStage, ws: Workspace) -> Iterator[tuple[int, list[Answer]]]:
     """Yield batches like `sample_answers`, of the answers that the stage `stage.answers` left.
 
-    Raises RunError where those answers are to other problems than the run's.
+    Raises:
+      RunError: the answers are to other problems than the run's, or their file is damaged.
+      ValueError: the rl stage collected no answers.
     """
     (source,) = (other for other in ws.cfg.stages if other.name == stage.answers)
     if "verdicts" in source.leaves:
@@ -106,7 +108,7 @@ def load_answers(stage: LabelStage, ws: Workspace) -> Iterator[tuple[int, list[A
 
 
 def _records(ws: Workspace) -> dict[tuple[str, str], dataset.Record]:
-    """Return all problems that an answer can be to, by their key and question."""
+    """Return all problems that may have answers, by their key and question."""
     splits = [name for name in ("label", "train") if getattr(ws.cfg.data, name)]
     every = (record for name in splits for record in dataset.each(ws.problems(name)))
     return {(record["key"], record["question"]): record for record in every}

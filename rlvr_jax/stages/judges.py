@@ -1,4 +1,4 @@
-"""Judges of label stages, made from their configs, and the judge that is a larger model."""
+"""This module makes the judges of label stages, and has the judge that is a larger model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,11 @@ BUCKET = 64  # prompts are padded to a multiple of this: one compile serves many
 
 
 def check_judge(cfg: JudgeConfig) -> None:
-    """Raise ValueError, before any work, for a judge that cannot be asked."""
+    """Refuse a judge that cannot be asked, before any work.
+
+    Raises:
+      ValueError: the endpoint, the model or the rule of the judge cannot be used.
+    """
     if cfg.kind == "endpoint":
         http.check_endpoint_config(cfg)
     elif cfg.kind == "model":
@@ -52,7 +56,8 @@ class ModelJudge:
     def __init__(self, cfg: JudgeConfig, ws: Workspace, name: str):
         """Load the model onto the mesh.
 
-        Raises WeightsError, TokenizerError or RunError where the model cannot be used.
+        Raises:
+          WeightsError, TokenizerError or RunError: the model cannot be used.
         """
         path = weights.find_model(cfg.weights)
         self._cfg, self._ws = cfg, ws

@@ -1,4 +1,4 @@
-"""Stage `label`: a judge gives verdicts on answers to the label problems."""
+"""In stage `label` a judge gives verdicts on answers to the label problems."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from rlvr_jax.stages.workspace import Workspace
 
 
 def run(stage: LabelStage, ws: Workspace) -> dict:
-    """Write verdicts/NAME.jsonl, and return what the stage's marker records.
+    """Write verdicts/NAME.jsonl, and return the result for the stage's marker file.
 
     A line holds question, reference, domain, problem key, the final answer as text and as ids,
     the verdict 0 or 1, and, where they exist, the single votes and the opening of the response.

@@ -1,4 +1,4 @@
-"""The loop around a training step: metrics, alarms, checkpoints, and a resume to the same bytes."""
+"""The training loop adds metrics, alarms, checkpoints and an exact resume to a training step."""
 
 import contextlib
 import time
@@ -20,7 +20,7 @@ from rlvr_jax.host.runs.stream import Stream
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import TrainState
 
-# (state, records) -> state, metrics, records that no place was found for
+# (state, records) -> state, metrics, records that return to the queue
 Advance = Callable[[TrainState, list[Any]], tuple[TrainState, dict[str, Any], list[Any]]]
 
 
@@ -36,17 +36,17 @@ def run(
 ) -> TrainState:
     """Run the steps of a stage, from its last checkpoint on if there is one; return the state.
 
-    `batch` is the number of records of a round, over all processes.  A step takes
-    `stage.rounds` such batches from `source` and calls `advance`, which returns the new state,
-    metrics, and the records that come again in a later step.  `compiled` is the name of the
-    jitted step, whose compilations are counted; `shown` maps words on the progress bar to
-    metrics.
+    `batch` is the number of records of a round, over all processes.  A step takes `stage.rounds`
+    such batches from `source` and calls `advance`, which returns the new state, metrics, and the
+    records that return to the queue for a later step.  `compiled` is the name of the jitted step,
+    whose compilations are counted; `shown` maps words on the progress bar to metrics.
 
     A checkpoint holds the state, the position in the data, the records that wait and the length
     of metrics.jsonl.  A resume cuts off later lines and computes them again, to the same bytes.
 
-    Raises Interrupted after a signal and RunError after an alarm or too many non-finite
-    updates.
+    Raises:
+      Interrupted: a signal asked the run to stop.
+      RunError: an alarm stops the run, or too many updates in a row were not finite.
     """
     shard = (jax.process_index(), jax.process_count())
     stream = Stream(dataset.batches(source, batch // shard[1], ws.seed(stage.name), shard=shard))
@@ -83,10 +83,10 @@ def run(
 
 
 def guard_transfers() -> contextlib.AbstractContextManager[None]:
-    """Refuse implicit transfers between host and devices, which would stall a step unseen.
+    """Return a context that refuses implicit transfers, which would stall a step unnoticed.
 
     `jax.device_put`, `jax.device_get` and `Workspace.place` are explicit and allowed.  A backend
-    that shares the host's memory (CPU) reads arrays back without a transfer, so that there only
+    that shares the host's memory (CPU) reads arrays back without a transfer.  There, only
     implicit transfers to a device and between devices are refused.
     """
     return jax.transfer_guard("disallow")
@@ -95,9 +95,9 @@ def guard_transfers() -> contextlib.AbstractContextManager[None]:
 def _restore(
     ws: Workspace, checkpoints: Checkpoints, state: TrainState, stream: Stream
 ) -> tuple[int, TrainState]:
-    """Return the last step that was saved and its state; cut the metrics off where it was saved.
+    """Return the last saved step and its state, and cut metrics.jsonl to its length at that step.
 
-    Without a checkpoint these are 0 and the given state.
+    Without a checkpoint the result is 0 and the given state.
     """
     start = checkpoints.latest() or 0
     if not start:
@@ -120,7 +120,7 @@ def _save(
 def _speed(
     values: dict[str, Any], seconds: float, compiles: int, compile_seconds: float
 ) -> dict[str, Any]:
-    """Return the metrics of time; they are the only ones that differ between equal runs."""
+    """Return the metrics of time and speed, the only ones that differ between equal runs."""
     speed = {"time/step": seconds, "perf/compiles": compiles, "perf/compile_s": compile_seconds}
     if "completion/tokens" in values:
         speed["perf/tokens_per_s"] = float(values["completion/tokens"]) / seconds
@@ -128,13 +128,13 @@ def _speed(
 
 
 class Watch:
-    """A Watch knows which alarms of a stage are on, and what the loop has to do about new ones.
+    """A Watch tracks which alarms of a stage are on, and how the loop has to react to new alarms.
 
-    `saves` asks for a checkpoint in this step, `stops` for the end of the run.
+    `saves` requests a checkpoint in this step, `stops` the end of the run.
     """
 
     def __init__(self, stage: Trained, rows: list[dict[str, Any]]):
-        """`rows` are the metrics of the stage's earlier steps."""
+        """Start from `rows`, the metrics of the stage's earlier steps."""
         self.cfg = stage.alarms
         self.history = [alarms.alarm_metrics(row) for row in rows]
         self.on = alarms.active_alarms(self.history, self.cfg) if self.history else {}

@@ -1,4 +1,4 @@
-"""Stage `prm`: a PRM learns alone, from labelled responses of a fixed policy."""
+"""In stage `prm` a PRM learns alone, from labelled responses of a fixed policy."""
 
 import functools
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Step = Callable[[TrainState, list[Any]], UpdateResult]
 
 
 def run(stage: PrmStage, ws: Workspace) -> dict:
-    """Train the PRM of a stage, and return what its marker records.
+    """Train the PRM of a stage, and return the result for the stage's marker file.
 
     The PRM takes the place of the policy in the stage's checkpoints, so that later stages load
     it as they load the policy of another stage.

@@ -1,7 +1,8 @@
-"""The check of references by the rules that will grade with them, before the first stage.
+"""Before the first stage, references are tried with the rules that will grade with them.
 
-A rule that does not accept the reference of a row would give 0 to every answer.  Such rows are
-named and not refused, because a reference may be written in another way than answers are.
+A rule that does not accept the reference of a row would probably give 0 to every answer.  A sample
+of the rows is tried.  A warning gives the number of such rows and shows the first; the run goes on,
+because a reference may have another form than answers have.
 """
 
 from collections.abc import Iterator
@@ -17,12 +18,12 @@ from rlvr_jax.stages.workspace import Workspace
 
 SAMPLE = 32  # problems of each split whose references are graded
 SECONDS = 0.5  # time limit of one grade; a slow one says nothing about the reference
-# Kinds whose reference, if they read one, is no answer: tests, a schema, a pattern, a language.
+# Kinds of rules whose reference, if any, is no answer: tests, a schema, a pattern, a language.
 OTHERS = ("code", "json", "regex", "language", "format", "overlong", "repetition")
 
 
 def check_references(ws: Workspace) -> None:
-    """Try the references of each split with the rules of the stages that read it."""
+    """Try references of each split with the rules of its stages, and print warnings."""
     with pool.Pool(2, SECONDS) as workers:
         for split, rule in _graded_splits(ws.cfg):
             source = dataset.open_split(ws.run.data, split)
@@ -33,7 +34,10 @@ def check_references(ws: Workspace) -> None:
 
 
 def find_rejected(records: list[Record], rule: str, workers: pool.Pool) -> list[Record]:
-    """Find the records of which a rule gives 0 to the reference and to the worked solution."""
+    """Find the records whose reference and worked solution both get 0 from a rule.
+
+    The reference is tried with and without a box.  A timeout is no rejection.
+    """
     for form in ("\\boxed{{{reference}}}", "{demonstration}", "{reference}"):
         texts = [form.format_map(record) for record in records]
         results = workers.map(jobs.grading_jobs(texts, records, rule))
@@ -48,7 +52,7 @@ def find_rejected(records: list[Record], rule: str, workers: pool.Pool) -> list[
 def _graded_splits(cfg: Config) -> Iterator[tuple[str, str]]:
     """Yield each split with each kind of rule that grades its problems, once.
 
-    A user's own rule may want another form of answers than those that are tried here.
+    A user's own rule is not tried, because it may want another form of answers.
     """
     known = set(rules.KINDS) - set(OTHERS)
     pairs = [
@@ -61,7 +65,7 @@ def _graded_splits(cfg: Config) -> Iterator[tuple[str, str]]:
 
 
 def _is_of_file(record: Record) -> bool:
-    """Return whether a problem is of a file; tasks and reasoning-gym grade what they made."""
+    """Return whether a problem comes from a file, and not from a task or reasoning-gym."""
     return record["task"].startswith(("file:", "tfds:"))
 
 

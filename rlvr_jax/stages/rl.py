@@ -1,4 +1,4 @@
-"""Stage `rl`: the fused step in a loop, or the split step where the host computes the rewards."""
+"""Stage `rl` loops over the fused step, or over the split step if the host computes the rewards."""
 
 import contextlib
 import functools
@@ -24,7 +24,7 @@ Step = Callable[[TrainState, list[Any]], StepResult]
 
 
 def run(stage: RlStage, ws: Workspace) -> dict:
-    """Train the policy of a stage, and return what its marker records."""
+    """Train the policy of a stage, and return the result for the stage's marker file."""
     cfg = ws.cfg
     setup = _setup(stage, ws)
     reference = ws.load(stage.policy, cfg.model) if stage.asks_reference else {}
@@ -89,7 +89,7 @@ def _setup(stage: RlStage, ws: Workspace) -> Setup[RlStage]:
 
 
 def _bar_metrics(stage: RlStage) -> dict[str, str]:
-    """The metrics of the progress bar, by their short names there."""
+    """Return the names of the metrics on the progress bar, by their short names there."""
     metrics = SHOWN | ({"kl": "policy/kl"} if stage.loss.kl_coef else {})
     if stage.filter.on:  # the mean reward of groups that were selected by reward says little
         metrics |= {"reward": "filter/reward"}
@@ -126,7 +126,7 @@ def split_step(
         return rollout, decoded, greedy, outcome, jax.device_get(metrics)
 
     def draw(state: TrainState, records: list[Any]) -> tuple[prompt_filter.Held, dict[str, Any]]:
-        """`step.draw`, with the host's rewards."""
+        """Do the same as `step.draw`, with the host's rewards."""
         if not stage.filter.on:
             rollout, decoded, greedy, outcome, metrics = one_round(state, records, 0)
             return keep_all(rollout, decoded, greedy, outcome), metrics
@@ -153,9 +153,9 @@ def split_step(
 def _show_samples(
     ws: Workspace, stage: RlStage, number: int, records: list[Any], result: StepResult
 ) -> float:
-    """Write all rows of a step to disk, and show one row of each of a few prompts.
+    """Write all rows of a step to disk, and print one row for each of a few prompts.
 
-    Returns by how much the mean reward is above that of the oracle.
+    Returns the mean reward minus the mean score of the oracle.
     """
     rollout, reward_B, advantage_B = jax.device_get(
         (result.rollout, result.reward_B, result.advantage_B)

@@ -1,4 +1,4 @@
-"""What the rl and the prm stage share: frozen models, problems, and the audit before training.
+"""The rl and prm stages share their frozen models, problems, and the audit before training.
 
 In every step of both stages, a policy answers problems and a verifier or a rule rewards the
 answers.

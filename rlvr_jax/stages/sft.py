@@ -1,4 +1,4 @@
-"""Stage `sft`: supervised fine-tuning of a policy on demonstrations."""
+"""Stage `sft` trains a policy on demonstrations (supervised fine-tuning)."""
 
 import functools
 
@@ -13,7 +13,7 @@ from rlvr_jax.structs import UpdateResult
 def run(stage: SftStage, ws: Workspace) -> dict:
     """Train a policy on the demonstrations of the sft problems.
 
-    Returns what the stage's marker records.
+    Returns the result for the stage's marker file.
     """
     cfg, tok = ws.cfg, ws.tokenizer
     tx = optim.make_optimizer(stage.optim, stage.steps)

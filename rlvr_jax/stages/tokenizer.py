@@ -1,4 +1,4 @@
-"""Stage `tokenizer`: a sentencepiece tokenizer is trained on the run's own text."""
+"""Stage `tokenizer` trains a sentencepiece tokenizer on the run's own text."""
 
 from rlvr_jax.config import TokenizerStage
 from rlvr_jax.host.problems import dataset
@@ -8,7 +8,7 @@ from rlvr_jax.stages.workspace import Workspace
 
 
 def run(stage: TokenizerStage, ws: Workspace) -> dict:
-    """Train a tokenizer on the text of the sft problems, and return what the marker records.
+    """Train a tokenizer on the text of the sft problems, and return the result for its marker file.
 
     The text is their prompts, references and demonstrations.
     """

@@ -1,4 +1,4 @@
-"""Verdicts of label stages on their way to verifier stages: loading, splitting, balancing."""
+"""This module loads, splits and balances the verdicts of label stages for verifier stages."""
 
 import json
 import random
@@ -38,10 +38,10 @@ def problem_key(row: Row) -> str:
 
 
 def split_by_problem(rows: Sequence[Row], held_out: int) -> tuple[list[Row], list[Row]]:
-    """Split rows into those to learn and `held_out` rows about other problems, from the file's end.
+    """Split rows into training rows and the last `held_out` rows, about other problems.
 
-    No problem is in both parts.  Where the last of the held-out problems has more rows than are
-    needed, the rest of its rows is in neither part.
+    No problem is in both parts.  If the held-out problems have more than `held_out` rows, their
+    first rows are in neither part.
     """
     counts = Counter(map(problem_key, rows))
     held: set[str] = set()
@@ -55,9 +55,10 @@ def split_by_problem(rows: Sequence[Row], held_out: int) -> tuple[list[Row], lis
 
 
 def balance(rows: list[Row], how: str, rng: random.Random) -> list[Row]:
-    """Return rows with as many verdicts 0 as 1; `rows` itself with `none` or only one verdict.
+    """Return rows with as many verdicts 0 as 1.
 
-    `down` leaves out some rows of the more frequent verdict, `up` repeats rows of the other.
+    `how` is `down` to leave out some rows of the more frequent verdict, `up` to repeat rows of the
+    other verdict, or `none`.  With `none`, or if all verdicts are equal, the result is `rows`.
     """
     ones = [row for row in rows if row["verdict"]]
     zeros = [row for row in rows if not row["verdict"]]

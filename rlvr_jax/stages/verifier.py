@@ -1,4 +1,4 @@
-"""Stage `verifier`: supervised fine-tuning of the compact verifier on the verdicts of a judge."""
+"""Stage `verifier` trains the compact verifier on the verdicts of a judge."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ TRIED = NegativesConfig(*[0.25] * len(negatives.KINDS))
 
 
 def run(stage: VerifierStage, ws: Workspace) -> dict:
-    """Train a verifier on verdicts, and return its agreement with verdicts that were held back.
+    """Train a verifier on verdicts, and return its agreement with held-back verdicts.
 
     The model learns to predict the verdict token after the tail of the template.  Verdicts are held
     back by problem: none is about a problem that the model is trained on.
@@ -107,8 +107,8 @@ def measure(
 ) -> dict[str, Any]:
     """Measure a verifier: agreement with the judge, calibration, and accepted wrong answers.
 
-    `ask` returns log p(accept) - log p(reject) of rows.  `wrong_rows` holds wrong answers by kind;
-    the result has the share of each kind that the verifier accepts.
+    `ask` returns log p(accept) - log p(reject) for each row.  `wrong_rows` holds wrong answers by
+    kind; the result has the share of each kind that the verifier accepts.
     """
     gap, truth = ask(held_rows), np.array([row["verdict"] for row in held_rows])
     p1 = 0.5 * (1 + np.tanh(gap / 2))  # the logistic function, where exp would overflow
@@ -122,7 +122,7 @@ def _flat(result: dict[str, Any]) -> dict[str, float]:
 
 
 def _rows(stage: VerifierStage, ws: Workspace) -> tuple[list[Row], list[Row], dict[str, list]]:
-    """Rows to train on, rows held back, and by kind wrong answers to the problems held back."""
+    """Return training rows, held-back rows, and wrong answers to the held-back problems by kind."""
     rows = verdicts.load_verdicts(ws, stage.verdicts)
     learn, held = verdicts.split_by_problem(rows, stage.held_out)
     rng = random.Random(f"{ws.cfg.seed}/{stage.name}")

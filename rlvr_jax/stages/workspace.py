@@ -1,4 +1,4 @@
-"""The workspace of a run: its folder, mesh, tokenizers, problems and models, for all stages.
+"""The workspace gives all stages the folder, mesh, tokenizers, problems and models of a run.
 
 Text becomes token columns here, arrays are placed on the mesh, and a stage loads what earlier
 stages left behind.
@@ -28,7 +28,7 @@ from rlvr_jax.host.text import template
 from rlvr_jax.host.text.tokenizer import Tokenizer, TokenizerError, open_tokenizer
 from rlvr_jax.structs import Array, Params, Prompts, TrainState, Verdict
 
-# Digits, words, marks and other scripts: tokenizers of two families differ in some of it.
+# Digits, words, marks and other scripts: tokenizers of two families encode some part differently.
 SAMPLE = "The answer is 10,482 = x^2 - 7.\n\\boxed{\u00bc} Caf\u00e9 \u4f60\u597d! 1 0 YES"
 
 
@@ -42,7 +42,7 @@ class Workspace:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the policy, PRM and reference.
+        """Return the tokenizer of the policy, the PRM and the reference policy.
 
         Raises:
           RunError: the tokenizer stage has not run, or the tokenizer does not fit the models.
@@ -64,7 +64,7 @@ class Workspace:
 
     @functools.cached_property
     def judge_tokenizer(self) -> Tokenizer:
-        """The tokenizer of the verifier: the policy's, unless the config names another.
+        """Return the tokenizer of the verifier: the policy's, unless the config names another.
 
         Raises:
           RunError: the tokenizer has more tokens than the verifier has embeddings.
@@ -95,14 +95,15 @@ class Workspace:
 
     @functools.cached_property
     def judged(self) -> bool:
-        """Whether any stage of the run uses a verifier."""
+        """Return whether any stage of the run uses a verifier."""
         return self.cfg.uses_verifier
 
     @functools.cache  # noqa: B019 - one workspace lives as long as its process
     def problems(self, split: str) -> dataset.RandomAccessSource:
-        """Load the records of a split; each of them is checked to fit its token columns.
+        """Load the records of a split that fit their token columns and that its rules can grade.
 
         Raises:
+          ValueError: a record has a task that cannot be graded.
           RunError: a record is too long and `data.too_long` is `refuse`, no record fits, or more
             than 1 % of the records cannot be graded by a rule of a stage.
         """
@@ -149,7 +150,7 @@ class Workspace:
         return dataset.keep(source, kept) if reasons else source
 
     def _lengths(self, record: dataset.Record, split: str) -> dict[str, int]:
-        """The number of tokens of a record in each kind of columns."""
+        """Return the number of tokens of a record in each kind of columns."""
         tok, cfg = self.tokenizer, self.cfg.data
         response = len(tok.encode(record["demonstration"])) + 1 if split == "sft" else 0
         check = 0
@@ -161,7 +162,7 @@ class Workspace:
         return {"prompt": prompt, "check": check, "response": response}
 
     def columns(self, records: list[dataset.Record]) -> Prompts:
-        """Encode records as the token columns of the config, numpy arrays."""
+        """Encode records as token columns, in numpy arrays of the widths that the config sets."""
         judge = self.judge_tokenizer if self.judged else None
         return template.build_prompts(records, self.tokenizer, self.cfg.data, self.judged, judge)
 
@@ -175,12 +176,13 @@ class Workspace:
         return self.replicate(template.build_verdict(self.judge_tokenizer, cfg.data, vocab))
 
     def write_problems(self) -> None:
-        """Write the problems of the config, unless the run folder has those of the same data.
+        """Write the problems of the config, unless the run folder already holds them.
 
-        Until a stage has left something behind, a change of the data makes the problems anew.
+        If the data have changed and the run has no results yet (`Run.begun`), the problems are
+        written again.
 
         Raises:
-          RunError: the data have changed since a stage of the run began.
+          RunError: the data have changed, and the run has results.
         """
         cfg = self.cfg.data
         counts = {k: getattr(cfg, k) for k in ("sft", "label", "train", "test") if getattr(cfg, k)}
@@ -195,7 +197,7 @@ class Workspace:
                         f"of, choose another folder with name=..., or remove {self.run.folder} to "
                         "start over"
                     )
-                return  # a folder of an older version has no origin
+                return  # a folder of an older version has no origin to compare with
             if before is not None and not change:
                 return
             log.say(f"{change or 'the origin of the problems is not known'}: they are made anew")
@@ -233,7 +235,7 @@ class Workspace:
     def load_prm(self, stage: str) -> Params:
         """Load the PRM that a stage left: the one beside the policy of an rl stage, or its model.
 
-        A stage without a PRM gives its own model: a PRM may start from any policy.
+        For a stage without a PRM, this is the model of the stage: a PRM may start from any policy.
         """
         named = {s.name: s for s in self.cfg.stages}.get(stage)
         beside = named is not None and named.has_prm_beside_policy
@@ -254,8 +256,8 @@ class Workspace:
         """Make the state of a stage before its first update, with the shardings of `shardings`.
 
         `init` is a stage as in `load`, or `fresh` for random parameters.  With `prm_tx` a PRM
-        learns beside the policy: it starts from the stage `prm_init`, or as the policy.  `kl_coef`
-        is given where the KL coefficient adapts.
+        learns beside the policy; it starts from the stage `prm_init` or, if that is empty, as the
+        policy.  `kl_coef` is the first KL coefficient, if the coefficient adapts.
         """
         key = self.key(name)
         params = None if init == "fresh" else self.load(init, cfg)
@@ -318,14 +320,14 @@ def chunks(source, size: int):
 
 
 def padded(records: list, size: int) -> list:
-    """Repeat the last record of a short list up to `size` records: one shape, one compile."""
+    """Repeat the last record of a short list up to `size` records, so that one compile suffices."""
     return records + [records[-1]] * (size - len(records))
 
 
 def _too_long_message(
     split: str, dropped: int, total: int, longest: dict[str, int], cfg: DataConfig
 ) -> str:
-    """Say which columns are too narrow for problems, whose `longest` texts have these lengths."""
+    """Write which columns are too narrow; `longest` holds the lengths of the longest texts."""
     needs = [f"data.{key}_columns to at least {n}" for key, n in longest.items()]
     wide = [n > getattr(cfg, f"{key}_columns") for key, n in longest.items()]
     more = " and ".join(itertools.compress(needs, wide))

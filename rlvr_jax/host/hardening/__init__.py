@@ -1,4 +1,4 @@
-"""Hardening: attempts to fool a reward, before a run and during it.
+"""This package tries to fool a reward before a run, and watches for reward hacking during it.
 
 `attacks` makes completions of which it is known whether a reward has to accept them. An audit
 scores them with the reward, and `trials` summarises the results and compares them with the limits

@@ -1,4 +1,4 @@
-"""Alarms: signs of reward hacking in the metrics of an rl stage.
+"""Alarms detect signs of reward hacking in the metrics of an rl stage.
 
 Each alarm is a pure function of the metrics of the past steps, so a resumed run raises the same
 alarms.  docs/audit.md shows what each sign looked like in a published run.
@@ -17,7 +17,7 @@ SAME, STD, GAP = "completion/identical_frac", "reward/std", "oracle/gap"
 PRM = "prm/reward_mean"
 KEYS = (LENGTH, REWARD, KL, SAME, STD, GAP, PRM)
 ORACLE_GAPS = 3  # the alarm uses the mean of this many measurements of the oracle gap
-LEAST_KL = 0.05  # smaller values count as this one: they jump without meaning
+LEAST_KL = 0.05  # smaller values are replaced by this: their jumps mean nothing
 MEMORY = 50  # length of the history, in windows
 
 
@@ -53,7 +53,7 @@ def length(history: History, cfg: AlarmConfig) -> str:
 
 
 def identical(history: History, cfg: AlarmConfig) -> str:
-    """Return a sentence if nearly all responses to different prompts are equal, else ""."""
+    """Return a sentence if one response makes up nearly all of the batches, else ""."""
     share = _mean(history, SAME, cfg.window)
     return "" if not share >= cfg.identical else f"{share:.0%} of the responses are the same one"
 
@@ -61,20 +61,21 @@ def identical(history: History, cfg: AlarmConfig) -> str:
 def reward_std(history: History, cfg: AlarmConfig) -> str:
     """Return a sentence if nearly all responses get the same reward, else "".
 
-    Then the policy solves every problem or none, or one response fools the reward everywhere.
+    The cause may be a policy that solves every problem or none, or one response that fools the
+    reward everywhere.
     """
     std = _mean(history, STD, cfg.window)
     return "" if not std < cfg.reward_std else f"the reward's standard deviation is {std:.2g}"
 
 
 def oracle_gap(history: History, cfg: AlarmConfig) -> str:
-    """Return a sentence if the reward exceeds the oracle's score of the responses, else ""."""
+    """Return a sentence if the reward is too far above the oracle's score, else ""."""
     gap = _mean(history, GAP, min(ORACLE_GAPS, len(_series(history, GAP))))
     return "" if not gap > cfg.oracle_gap else f"the reward is {gap:.2f} above the oracle's"
 
 
 def kl_jump(history: History, cfg: AlarmConfig) -> str:
-    """Return a sentence if the KL to the reference policy jumped within a window, else ""."""
+    """Return a sentence if the KL to the reference policy jumped between two windows, else ""."""
     kl_N = np.abs(_windows(_series(history, KL), cfg.window))
     if len(kl_N) <= cfg.window:
         return ""

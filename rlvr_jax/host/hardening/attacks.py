@@ -1,4 +1,4 @@
-r"""The completions of an audit: texts that policies under reward wrote, or could write.
+r"""This module makes the completions of an audit: texts that policies write to gain reward.
 
 Each text belongs to a group: A vacuous answers, B hedging, C injection, D disguised characters,
 E truncation, F other forms of the right answer, G near misses, H texts that are costly to grade.
@@ -104,7 +104,7 @@ COSTLY = {
 def of_record(
     record: Mapping[str, str], other: str, quick: bool, words: tuple[str, str] = ("1", "0")
 ) -> Iterator[Item]:
-    """Generate all items for one record.
+    """Generate the items that answer the problem of one record.
 
     `other` is the answer of another record. `words` are the verifier's words for right and wrong.
     With `quick`, some groups have only a small selection of their items.
@@ -122,7 +122,11 @@ def of_record(
 
 
 def pairs() -> Iterator[Item]:
-    """Generate the items of FORMS and MISSES, which bring their own references."""
+    """Generate items that bring their own references, for graders of mathematics.
+
+    These items are other forms of the right answer, to accept (FORMS), and near misses, to reject
+    (MISSES).
+    """
     for reference, text in FORMS:
         yield Item("F", f"{text} for {reference}", text, True, reference=reference)
     for reference, text in MISSES:
@@ -130,7 +134,10 @@ def pairs() -> Iterator[Item]:
 
 
 def costly() -> Iterator[Item]:
-    """Generate the texts that are costly to grade, each followed by a right answer to accept."""
+    """Generate texts that are costly to grade, each followed by a right answer.
+
+    The right answer shows whether the costly text disturbs the grading of the next answer.
+    """
     for name, text in COSTLY.items():
         yield Item("H", name, text, reference="42")
         yield Item("H", f"{name}, boxed", rf"\boxed{{{text}}}", reference="42")

@@ -1,4 +1,4 @@
-"""The results of an audit: error rates of a reward by group of attacks, and their limits.
+"""This module computes the error rates of a reward by group of attacks, and checks their limits.
 
 A false positive is an item that the reward accepts and has to reject; a false negative is the
 reverse.  Youden's J is 1 - false-positive rate - false-negative rate; a noisy reward teaches only
@@ -33,9 +33,9 @@ class Trial(NamedTuple):
 
 
 def report(trials: Sequence[Trial], skipped: int, cfg: AuditConfig) -> dict[str, Any]:
-    """Compute the report of an audit: rates over all items and by group, as JSON values.
+    """Compute the report of an audit: rates over all items and by group, in JSON types.
 
-    A rate without items is None. `skipped` is the number of items that did not fit the token
+    A rate over no items is None. `skipped` is the number of items that did not fit the token
     budget.
     """
     groups = {

@@ -1,4 +1,4 @@
-"""Problems: their sources, their splits, and the files that store them.
+"""This package builds problems from their sources, and stores and reads them as splits.
 
 A problem is a record of text fields (`dataset.FIELDS`). Its way through this package:
 

@@ -1,4 +1,4 @@
-"""Problem sets on disk: TFDS writes them as ArrayRecord files, Grain reads them in batches.
+"""TFDS writes problem sets to disk as ArrayRecord files, and Grain reads them in batches.
 
     prepare(folder, {"train": rows, "test": rows}, name="toy")   # once; safe to kill and to repeat
     source = open_split(folder, "train")                         # source[i] is a dict of str
@@ -92,13 +92,13 @@ def prepared(folder: Path, name: str) -> bool:
 def open_split(folder: Path, split: str) -> RandomAccessSource:
     """Open one split of the problem set under `folder` and check that its files are complete.
 
-    `folder` is the folder given to `prepare`. If it contains several sets, add the name of the set
-    to the path.
+    `folder` is the folder given to `prepare`. If that folder contains several sets, add the name
+    of the set to the path.
 
     Raises:
       FileNotFoundError: there is no problem set, or one of its files is missing.
-      ValueError: there are several sets, the split does not exist, or a file is damaged. To read a
-        record of a damaged file can raise it too.
+      ValueError: there are several sets, the split does not exist, or a file is damaged.
+        Reading a record of a damaged file can raise ValueError too.
     """
     folder = Path(folder).absolute()
     homes = sorted([*folder.glob(VERSION), *folder.glob(f"*/{VERSION}")])
@@ -141,13 +141,14 @@ def batches(
     repeat: bool = True,
     shard: tuple[int, int] = (0, 1),
 ) -> grain.DatasetIterator[list[Record]]:
-    """Iterate over shuffled batches of `batch_size` records for process `shard[0]` of `shard[1]`.
+    """Iterate over shuffled batches of `batch_size` records.
 
-    Every epoch has its own order, which depends only on `seed` and the epoch. Process i takes every
-    `shard[1]`-th record of that order, so the global batch of a step is the same for any number of
-    processes, and no two processes get the same record in an epoch. An epoch drops the records that
-    do not fill a batch. With `get_state()` and `set_state()`, the iterator continues at the next
-    batch.
+    `shard` holds the number of this process, from 0, and the number of processes. With `repeat` the
+    iterator is endless; without, it ends after one epoch. Every epoch has its own order, which
+    depends only on `seed` and the epoch. Process i takes every `shard[1]`-th record of that order,
+    so the global batch of a step is the same for any number of processes, and no two processes get
+    the same record in an epoch. An epoch drops the records that do not fill a batch. With
+    `get_state()` and `set_state()`, the iterator continues at the next batch.
 
     Raises:
       ValueError: this process has too few records for one batch, or an argument is out of range.
@@ -218,7 +219,7 @@ class _Selection:
 
 @dataclass(frozen=True)
 class _Split:
-    """A split on disk, with TFDS's bytes decoded to text and its errors made readable."""
+    """A `_Split` reads a split on disk, decodes its bytes to text and makes errors readable."""
 
     raw: Any
     paths: list[Path]

@@ -1,4 +1,4 @@
-"""reasoning-gym's own scorers, for the data sets whose scorer is safe on text of a model."""
+"""This module calls reasoning-gym's scorers, where they are safe on text that a model wrote."""
 
 from __future__ import annotations
 

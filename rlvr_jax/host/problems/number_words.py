@@ -1,4 +1,4 @@
-"""Integers as English words, in both directions."""
+"""This module writes integers as English words and parses such words."""
 
 import functools
 import re
@@ -29,8 +29,8 @@ def number_to_words(n: int) -> str:
 def parse_number_words(text: str) -> int | None:
     """Return the integer that a lower-case English text spells; None if it spells none.
 
-    Only what `number_to_words` writes counts, up to MAX_WORDS, with small liberties: "negative" for
-    "minus", "a hundred" for "one hundred", and spaces for hyphens.
+    Only spellings that `number_to_words` writes count, up to MAX_WORDS, with these exceptions:
+    "negative" for "minus", "a hundred" for "one hundred", and spaces for hyphens.
     """
     sign, rest = re.fullmatch(r"(minus |negative )?(.*)", text, re.S).groups()  # type: ignore
     rest = re.sub(r"^an? (?=hundred|thousand)", "one ", rest)

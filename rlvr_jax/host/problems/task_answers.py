@@ -1,4 +1,4 @@
-"""Answers to the toy tasks: their surface forms, their oracle, and mistakes on purpose.
+"""This module writes answers to the toy tasks, right or wrong on purpose, and grades answers.
 
 The canonical form of an answer is reasoning-gym's own text ("12", "Yes", "father"). A surface form
 is one of many ways to write it ("twelve legs", "the answer is 12", "(B)").
@@ -133,7 +133,10 @@ def mistake(record: Mapping[str, str], rng: random.Random) -> str:
 
 
 def near_misses(n: int) -> list[str]:
-    """Return the near misses of a number, among them its negative, in ascending order."""
+    """Return n - 10, n - 2, n - 1, n + 1, n + 2, n + 10 and -n as texts, in ascending order.
+
+    Each number occurs once, and n itself is omitted.
+    """
     return [str(m) for m in sorted({n - 10, n - 2, n - 1, n + 1, n + 2, n + 10, -n} - {n})]
 
 

@@ -1,4 +1,4 @@
-"""The toy tasks: small problems of reasoning-gym, rewritten for a small vocabulary.
+"""The toy tasks are small problems of reasoning-gym, rewritten for a small vocabulary.
 
 `TASKS` says for each task which reasoning-gym data set it takes its entries from, how an entry
 becomes a short question and in which surface forms its answer may be written. `task_answers` writes

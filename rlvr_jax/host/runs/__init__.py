@@ -1,4 +1,4 @@
-"""Runs: the run folder and everything that a run writes there.
+"""This package handles the run folder and everything that a run writes there.
 
 `settings` turns a YAML file and the command line into a `Config`. `folder` opens the run folder for
 that config and says where each file is. During a stage, `stream` supplies the records of its

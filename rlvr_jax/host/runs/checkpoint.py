@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the device state and the host's counters, written atomically by Orbax.
+"""Checkpoints hold the device state and the host's counters; Orbax writes them atomically.
 
     with Checkpoints(folder) as checkpoints:       # leaving the block waits for the last write
         checkpoints.save(step, state, host)        # device -> host copy now, disk in the background
@@ -42,7 +42,7 @@ PARAMS, OLD_PARAMS = "params", "policy"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written or read; the message says why and how to go on."""
+    """A CheckpointError means that a checkpoint cannot be written or read; the message says why."""
 
 
 class Checkpoints:
@@ -305,7 +305,7 @@ def _sums(path: epath.Path, *, contents: bool) -> dict[str, list[int | None]]:
 def _damage(path: epath.Path) -> str | None:
     """Describe the first damaged file of a step; None if all files agree with their sums.
 
-    This happens before Orbax opens the files, because a read that fails half-way floods the
+    The check comes before Orbax opens the files, because a read that fails half-way floods the
     terminal from Orbax's worker threads.
     """
     try:

@@ -1,4 +1,4 @@
-"""Counts of XLA compilations, and the on-disk cache of compiled programs."""
+"""This module counts XLA compilations, and enables the on-disk cache of compiled programs."""
 
 import os
 from pathlib import Path

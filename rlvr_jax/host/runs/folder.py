@@ -1,7 +1,7 @@
-"""The run folder: the config it belongs to, its finished stages, and the places of its files.
+"""The run folder records the config that it belongs to, the finished stages, and their results.
 
 runs/NAME/config.resolved.yaml  metrics.jsonl  samples/  eval/  checkpoints/  stages/
-          data/  tensorboard/  report.html  verdicts/  judge/  collected/  began.json
+          data/  tensorboard/  report.html  verdicts/  judge/  collected/  dumps/  began.json
 """
 
 import datetime
@@ -19,11 +19,11 @@ from rlvr_jax.host.runs import log, settings
 
 
 class RunError(RuntimeError):
-    """The run cannot go on for a reason that the user can correct; the message says how."""
+    """A RunError means that the user has to correct something; the message says what."""
 
 
 class Interrupted(Exception):
-    """The process was stopped by SIGTERM or Ctrl-C after it saved its state."""
+    """An Interrupted means that SIGTERM or Ctrl-C stopped the process after it saved its state."""
 
     def __init__(self, signum: int):
         super().__init__(f"stopped by {signal.Signals(signum).name}")
@@ -33,8 +33,9 @@ class Interrupted(Exception):
 def tokenizer_path(cfg: Config, folder: Path) -> str | Path:
     """Return the path of the run's tokenizer.
 
-    This is the config's tokenizer, or else the path of the pretrained model, or else the file that
-    the tokenizer stage writes to the run folder. The word `byte` names a tokenizer without a file.
+    The path is that of the config's tokenizer, or else of the pretrained model, or else of the file
+    that the tokenizer stage writes to the run folder. The word `byte` names a tokenizer without a
+    file.
 
     Raises:
       WeightsError: the pretrained model is not there.
@@ -80,7 +81,7 @@ class Run:
 
     @functools.cached_property
     def began(self) -> datetime.datetime:
-        """Load the time at which the run began, which chat templates see; the first call sets it.
+        """Load the time at which the run began, for chat templates; the first call stores it.
 
         Raises:
           RunError: the file is damaged.
@@ -95,11 +96,11 @@ class Run:
 
     @property
     def origin_file(self) -> Path:
-        """Return the file that says what the problem set was made from."""
+        """Return the file that stores the origin of the problem set."""
         return self.data / "origin.json"
 
     def origin(self) -> dict[str, Any] | None:
-        """Load what the problem set was made from; None in a folder of an older version.
+        """Load the origin of the problem set (`sources.origin`); None in an older folder.
 
         Raises:
           RunError: the file is damaged.
@@ -158,7 +159,7 @@ class Run:
     def finish(self, stage: str, result: Mapping[str, Any]) -> dict[str, Any]:
         """Mark a stage as finished and return its marker.
 
-        Call it after all other files of the stage are written.
+        Call this method after all other files of the stage are written.
         """
         marker = {"metrics_bytes": self.metrics.offset, **result}
         log.write_json(self.folder / "stages" / f"{stage}.json", marker)
@@ -220,7 +221,7 @@ class Run:
         return any(next(self.folder.glob(sign), None) for sign in signs)
 
     def clear(self) -> None:
-        """Delete the problems, stage markers and tokenizer of another config."""
+        """Delete the problems, stage markers and tokenizer, which other settings or data made."""
         for folder in (self.data, self.folder / "stages"):
             shutil.rmtree(folder, ignore_errors=True)
         self.tokenizer_file.unlink(missing_ok=True)

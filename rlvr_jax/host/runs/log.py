@@ -1,8 +1,8 @@
-"""Metrics of a run (metrics.jsonl, TensorBoard) and its output on the terminal.
+"""This module writes the metrics of a run (metrics.jsonl, TensorBoard), and prints to the terminal.
 
-metrics.jsonl has one line per step. On resume it is cut to its length at the checkpoint, so an
-interrupted run ends with the same lines as an uninterrupted one, except for the measured keys under
-`time/` and `perf/`.
+metrics.jsonl has one line per step. On resume the file is cut to its length at the checkpoint, so
+an interrupted run ends with the same lines as an uninterrupted one, except for the measured keys
+under `time/` and `perf/`.
 """
 
 import json
@@ -152,12 +152,12 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Non
 
 
 def say(text: str) -> None:
-    """Print a line of plain text on the terminal."""
+    """Print a line of plain text on standard output."""
     console.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def say_aside(text: str) -> None:
-    """Print a line of plain text on standard error, so that what is piped holds results alone."""
+    """Print a line of plain text on standard error, which keeps piped results free of messages."""
     aside.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 

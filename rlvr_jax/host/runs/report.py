@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained HTML page that opens without a network.
+"""The report of a run is one self-contained HTML page that opens without a network.
 
 The page treats everything in a run folder as untrusted, because models write the responses and
 data sets the questions. Text goes into the page as JSON in a data block without any `<`, the script

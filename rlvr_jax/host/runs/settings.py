@@ -1,6 +1,6 @@
 """Configs are read from YAML files and the command line, and written as resolved configs.
 
-What is refused raises ConfigError, whose message says what the user has to change.
+A refused config raises ConfigError, whose message says what the user has to change.
 """
 
 import dataclasses
@@ -51,8 +51,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Load the config in a YAML file and apply dotted overrides such as `seed=3`.
 
     The first word of an override may be the name of a stage: `rl.optim.lr=1e-4`.  The sizes of
-    pretrained models are read from their files, and presets are filled in.  Raises ConfigError, or
-    another ValueError where the files of a pretrained model cannot be used.
+    pretrained models are read from their files, and presets are filled in.
+
+    Raises:
+      ConfigError: the file or an override cannot be used.
+      ValueError: the files of a pretrained model cannot be used.
     """
     try:
         tree = _parse_yaml(Path(path).read_text(encoding="utf-8"))
@@ -94,14 +97,14 @@ def _fill_sizes(tree: dict[str, Any], part: str) -> None:
 
 
 def _unshare(tree: Any) -> Any:
-    """Copy what a YAML alias puts in two places: an override of one must not change the other."""
+    """Copy values that YAML aliases share: an override of one must not change the other."""
     if isinstance(tree, dict):
         return {key: _unshare(value) for key, value in tree.items()}
     return [_unshare(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def parse(tree: dict[str, Any]) -> Config:
-    """Make a Config of a tree of plain values; the key `stage` of a stage names its type.
+    """Build a Config from a tree of plain values; the key `stage` of a stage names its type.
 
     Presets are filled in.
 
@@ -137,7 +140,7 @@ def _fill_preset(kind: type, tree: dict[str, Any], where: str) -> dict[str, Any]
 
 
 def _validate(kind: type, tree: dict[str, Any], where: str) -> Any:
-    """Make a `kind` of a tree of values; `where` is its place in the config, empty at the top."""
+    """Build a `kind` from a tree of values; `where` is its place in the config, "" for the root."""
     sentences = [*_booleans(kind, tree, where)]
     cfg: Any = None
     try:
@@ -175,10 +178,13 @@ def dump(cfg: Config) -> str:
 
 
 def difference(old: str, new: str) -> str | None:
-    """Name the first key in which two resolved configs differ; None where they are equal.
+    """Describe the first key in which two resolved configs differ; None if they are equal.
 
-    A key that one of them does not have counts as its default: an older version of this program
-    did not know the key yet.  Raises ConfigError where one of them is not YAML.
+    A key that one config lacks counts as its default: an older version of this program did not
+    know the key yet.
+
+    Raises:
+      ConfigError: one of the texts is not YAML.
     """
     left, right = _flatten(_completed(old)), _flatten(_completed(new))
     for key in [*left, *right]:
@@ -191,7 +197,7 @@ def difference(old: str, new: str) -> str | None:
 def _completed(text: str) -> Any:
     """Parse a resolved config and add the default of each key that it does not have.
 
-    What is not a config of today, because it has a key that is gone, stays as it is.
+    A text that is no longer a valid config, because one of its keys is gone, stays as it is.
     """
     tree = _parse_yaml(text)
     try:
@@ -282,7 +288,7 @@ def _hint(word: str, known: Sequence[str]) -> str:
 
 
 def _sentence(kind: Any, error: Any, where: str) -> str:
-    """Say one pydantic error of `kind` in a sentence that starts with the place in the config."""
+    """Write one pydantic error of `kind` as a sentence that starts with the place in the config."""
     place = [str(step) for step in error["loc"]]
     where = ".".join(filter(None, (where, *place))) or "config"
     if error["type"] == "unexpected_keyword_argument":

@@ -1,4 +1,4 @@
-"""The stream of records into a stage, with a queue for records that a step gave back."""
+"""A stream feeds records into a stage, and keeps a queue of the records that a step gave back."""
 
 from typing import Any
 

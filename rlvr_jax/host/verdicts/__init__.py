@@ -1,4 +1,4 @@
-"""Verdicts: judgements of 1 (right) or 0 (wrong) on answers, from which a verifier is trained.
+"""Verdicts say whether an answer is right (1) or wrong (0); a verifier is trained on them.
 
     collected (answers of an rl stage) -> judge (votes of a rule or a model) -> agreement (majority)
         -> verdict rows -> negatives (certainly wrong answers) -> training of the verifier

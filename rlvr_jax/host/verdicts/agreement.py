@@ -1,4 +1,4 @@
-"""The majority of votes, and measures of agreement between two sets of verdicts.
+"""This module takes the majority of votes, and measures the agreement of two sets of verdicts.
 
 All functions are arithmetic on numpy arrays and return finite numbers: a ratio with denominator 0
 counts as 0.
@@ -70,7 +70,7 @@ def ece(p1: np.ndarray, truth: np.ndarray, bins: int = BINS) -> float:
 
 
 def agreement(verdict: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Compute all measures of agreement of verdicts with the truth, both of 0 and 1."""
+    """Compute all measures of agreement between verdicts and the truth, both arrays of 0 and 1."""
     verdict, truth = verdict.astype(bool), truth.astype(bool)
     return {
         "accuracy": _ratio((verdict == truth).sum(), truth.size),

@@ -1,4 +1,4 @@
-"""The file of answers that an rl stage collects for a label stage: one JSON line per answer."""
+"""An rl stage collects answers for a label stage in a file with one JSON line per answer."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def load_answers(path: Path) -> list[Row]:
     """Load all collected answers.
 
     Raises:
-      ValueError: there are none.
+      ValueError: the file is missing or holds no answers.
     """
     rows = _load_rows(path)
     if not rows:

@@ -1,9 +1,9 @@
-"""Synthetic negatives: certainly wrong answers from which a verifier learns 0 without a judge.
+"""Synthetic negatives are certainly wrong answers that a verifier learns to reject.
 
 A policy that is trained on a verifier's reward finds texts which contain no answer and which
 the verifier accepts all the same (master keys, first sentences), and answers that merely look
 right.  The samples for the verifier contain few of them.  Training on such texts is the remedy
-of arXiv 2507.08794.  An answer that might be right is omitted.
+of arXiv 2507.08794.  An answer that might be right is omitted.  No judge is asked.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""Selection of one among several responses to a problem, by scores or by majority vote.
+"""This module selects one of several responses to a problem, by scores or by majority vote.
 
 A response votes for its final answer, so two texts with equal answers vote together.  In a weighted
 vote, each response counts sigma(score) with the score of a reward model (Free Process Rewards,

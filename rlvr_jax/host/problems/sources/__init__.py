@@ -1,11 +1,11 @@
-"""The sources of problems: toy tasks, reasoning-gym, the user's files and downloaded data sets.
+"""Problems come from toy tasks, reasoning-gym, the user's files and downloaded data sets.
 
     build_splits(cfg.data, {"train": 4096, "test": 400}, cfg.seed)  # {"train": [record, ...], ...}
 
 Each module reads or generates the problems of one kind of source: `toy`, `gym`, `files` and
 `downloads`. This module mixes the sources of a config and deals their problems to splits. A source
-with held-out problems of its own supplies its part of `test` from them; a hash of the problem
-assigns every other problem to a split.
+with held-out problems of its own takes its part of `test` from them. A hash of the problem assigns
+every other problem to a split.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def check_source(source: SourceConfig) -> None:
     """Refuse a source that cannot be used, before any problem is read.
 
     Raises:
-      ValueError: one sentence on what is wrong with the source.
+      ValueError: the source cannot be used; the message is one sentence.
     """
     if source.test_file and not source.file:
         raise ValueError(f"test_file {source.test_file} needs a `file` to train on: give both.")
@@ -69,7 +69,8 @@ def mix_sources(
     records.
 
     Raises:
-      ValueError: no sources, one that cannot be read, or one with too few distinct problems.
+      ValueError: there are no sources, a count is negative, or a source cannot be read or has too
+        few distinct problems.
     """
     if not sources or any(n < 0 for n in counts.values()):
         raise ValueError("Sources must be a non-empty list, and counts at least 0.")

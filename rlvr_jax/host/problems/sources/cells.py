@@ -1,4 +1,4 @@
-"""Single cells of a row: whether one is filled in, and structures that a cell has as text."""
+"""This module reads single cells of a row: empty cells, and structures that are written as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Well-known data sets from files that the user has downloaded, as records and as TFDS builders.
+"""This module reads well-known data sets from downloaded files, as records or through TFDS.
 
 This module downloads nothing. It looks for the files in a folder, or in the subfolder with the name
 of the data set, under the file names that `SETS` lists. TFDS calls that folder a manual directory.

@@ -1,4 +1,4 @@
-"""Files of problems as records: JSONL, JSON and parquet, in the layouts of common data sets.
+"""This module reads files of problems: JSONL, JSON and parquet, in the layouts of common data sets.
 
 This module reads the rows; `layouts` makes a record of each. The structs of a parquet file may be
 nested or flat (a column named `reward_model.ground_truth`).

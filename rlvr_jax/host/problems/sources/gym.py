@@ -1,4 +1,4 @@
-"""Problems of reasoning-gym as records.
+"""This module generates problems of reasoning-gym as records.
 
 Only data sets of `gym_scorers.SCORED` are accepted. A scorer reads text of a policy that is
 rewarded for the score, and some scorers of reasoning-gym run that text as code (sympy, eval) or
@@ -47,7 +47,10 @@ def check_gym_dataset(name: str, params: Mapping[str, Any]) -> None:
 
 
 def generate_entries(name: str, params: Mapping[str, Any], seed: int) -> Iterator[dict[str, Any]]:
-    """Generate entries of a data set without end; the streams of two seeds do not overlap.
+    """Generate entries of a data set without end.
+
+    A stream starts at a hash of name, parameters and seed, so that the streams of two seeds are
+    very unlikely to overlap.
 
     Raises:
       ValueError: the data set does not accept the parameters, or fails to generate an entry.

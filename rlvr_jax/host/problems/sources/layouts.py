@@ -1,14 +1,14 @@
-"""The layouts of rows: which columns hold the prompt, the reference and the worked solution.
+"""The layout of a row says which columns hold the prompt, the reference and the worked solution.
 
     verl             prompt, reward_model.ground_truth, data_source, extra_info
-    work A           query, label, subject (arXiv 2503.23829)
+    arXiv 2503.23829 query, label, subject
     open-instruct    messages, ground_truth
     TRL and plain    prompt, question or problem, with answer, solution, ground_truth, label or
                      reference
     multiple choice  question, choices or options, answer
 
 A prompt is text, or a list of messages whose last message is the user's. A structure may be written
-as JSON text, and a column that is empty in a row counts as absent where another one is filled in.
+as JSON text, and an empty cell counts as absent if another column of the same meaning is filled in.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content)["']\s*:""")
 
 
 class Parts(NamedTuple):
-    """The parts of a row that make a problem; `solution` is "" without a worked one."""
+    """The Parts of a row make a problem; `solution` is "" if the row has no worked solution."""
 
     prompt: Any
     reference: Any
@@ -42,7 +42,7 @@ def parse_record(row: Row, task: str) -> Record:
     """Parse one row of a file as a record.
 
     Raises:
-      ValueError: the row cannot be a problem; the message does not say where the row stands.
+      ValueError: the row cannot be a problem; the caller adds to the message where the row stands.
     """
     parts = _find_parts(row)
     messages = _parse_messages(parts.prompt)
@@ -108,7 +108,7 @@ def _find_parts(row: Row) -> Parts:
 
 
 def _choice_answers(row: Row) -> tuple[str, ...]:
-    """Return the further columns that name the right one of a row's options."""
+    """Return the further columns that may name the right option; none if the row has no options."""
     return options.ANSWERS if options.find_options(row) else ()
 
 

@@ -1,6 +1,7 @@
-"""Multiple choice with the options in a column of their own, as in MMLU, ARC and MedQA.
+"""This module reads options from a column of their own, as in MMLU, ARC and MedQA.
 
-The options become lines of the question, and the reference the line of the right one: "C) Paris".
+The options become lines of the question, and the line of the right option becomes the reference:
+"C) Paris".
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ _LETTERED = re.compile(r"\(?([A-Ja-j])\s*(?:[).:]+\s*(.*))?", re.DOTALL)
 
 
 class Options(NamedTuple):
-    """The options of a row: their texts, and the names that the row gives them."""
+    """Options hold the texts of a row's options, and the labels that the row gives them."""
 
     texts: list[str]
     labels: list[str]
 
 
 def find_options(row: dict[str, Any]) -> Options | None:
-    """Find the options of a row in their own column or columns; None if it has none."""
+    """Find the options of a row in their own column or columns; None if there are none."""
     for name in COLUMNS:
         if options := _parse_column(parse_structure(row.get(name))):
             return options
@@ -58,10 +59,11 @@ def list_options(question: str, options: Options) -> str:
 def choose_option(row: dict[str, Any], options: Options) -> str:
     """Return the right option as the line that lists it: its letter and its text.
 
-    The row names it by its letter or label, by its text, or by its place, which begins at 0.
+    The row names the right option by its label or letter, by its text, or by its index from 0.
 
     Raises:
-      ValueError: the row names no option, or several.
+      ValueError: the row names no option or several, or the text of the right option is empty or
+        occurs twice.
     """
     given = {name: row[name] for name in ANSWERS if is_given(row.get(name))}
     if not given:
@@ -78,7 +80,7 @@ def choose_option(row: dict[str, Any], options: Options) -> str:
 
 
 def _write_unique(options: Options, place: int) -> str:
-    """Return the line of an option; ValueError if it has no text or that of another one."""
+    """Return the line of an option; ValueError if its text is empty or not unique."""
     texts = [text.casefold() for text in options.texts]
     if not texts[place] or texts.count(texts[place]) > 1:
         raise ValueError("the text of its right option is empty or twice there: repair it.")
@@ -139,7 +141,7 @@ def _of_mapping(texts: dict[Any, Any]) -> Options | None:
 
 
 def _of_texts(texts: list[Any], labels: list[Any] | None) -> Options | None:
-    """Return the options of a list of texts or numbers; None where it is something else.
+    """Return the options of a list of texts or numbers; None for any other list.
 
     Raises:
       ValueError: there is not one label for each text.

@@ -1,6 +1,6 @@
-"""The origin of a problem set: what of the config and which contents of files it was made from.
+"""The origin of a problem set records the settings and the file contents that it was built from.
 
-A run folder keeps the origin beside its problem set, so that a corrected file is noticed.
+A run folder keeps the origin beside its problem set, so that a change of a file is noticed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Origin = dict[str, Any]
 
 
 def compute_origin(data: DataConfig, counts: Mapping[str, int], seed: int) -> Origin:
-    """Compute the origin of the problem set that `build_splits` makes of the same arguments.
+    """Compute the origin of the problem set that `build_splits` builds from the same arguments.
 
     Raises:
       ValueError: a downloaded data set is not there.
@@ -39,7 +39,7 @@ def compute_origin(data: DataConfig, counts: Mapping[str, int], seed: int) -> Or
 
 
 def describe_change(before: Origin, now: Origin) -> str:
-    """Describe the first difference between two origins; "" where they are equal."""
+    """Describe the first difference between two origins; "" if they are equal."""
     then, here = before.get("files", {}), now["files"]
     for path in sorted({*then, *here}):
         if then.get(path) != here.get(path):

@@ -1,8 +1,8 @@
-r"""Reference answers: the text of a row's reference, and the refusal of one that cannot be right.
+r"""This module reads the reference answer of a row, and refuses one that no answer can equal.
 
-A reference that no answer can equal earns 0 for every answer, and nobody sees why.  So this module
-refuses what is left where an answer is missing (`nan`, `proof`), what lost a backslash on its way
-(a form feed and `rac{1}{2}`), what holds characters that nobody sees, and what is too long.
+Such a reference would earn 0 for every answer, and nobody would see why.  Refused are words for a
+missing answer (`nan`, `proof`), LaTeX that lost a backslash (a form feed and `rac{1}{2}`), text
+with invisible characters, and text that is too long.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 from rlvr_jax.host.text import answers
 
-# What programs and data sets write where there is no answer, in any case; `None` only in this one,
-# because "none" may be an answer.
+# What programs and data sets write where there is no answer, in upper or lower case.  `None` counts
+# only as written here, because "none" may be an answer.
 MISSING = frozenset(
     "nan null nil n/a <na> #n/a nat proof notfound not_found not-found unanswerable tbd "
     "todo ? ... \u2026".split()
@@ -50,8 +50,8 @@ _JOINERS = "\u200b\u200c\u200d"
 def parse_reference(value: Any) -> str:
     r"""Return a row's reference answer as text; "" if there is none.
 
-    A list with one element gives that element. Other lists, and numbers, give their JSON text. Of a
-    text with a \boxed{} the reference is what is in the box.
+    A list with one element gives that element. Other lists, and numbers, give their JSON text. A
+    text with a \boxed{} gives its final answer, as `parse_final_answer` finds it.
 
     Raises:
       ValueError: the reference is an object, a number that is not finite, has no JSON text, or
@@ -79,9 +79,9 @@ def parse_reference(value: Any) -> str:
 def parse_final_answer(solution: str) -> str:
     r"""Return the final answer of a worked solution.
 
-    The answer stands behind #### in the last line, or else in the last \boxed{}. A line that begins
-    with #### and has text below it is a Markdown heading. Without a marker and a box, the last line
-    of a text with such headings is the answer, and a text without any is itself the answer.
+    The answer is the text after #### in the last line, or else the content of the last \boxed{}. A
+    line that begins with #### and has text below it is a Markdown heading. A text that has headings
+    but no box gives its last line. A text without ####, and without a box, is itself the answer.
 
     Raises:
       ValueError: the last box is not closed, or it is not clear whether a line is a heading.
@@ -107,7 +107,7 @@ def check_backslashes(name: str, text: str) -> None:
     r"""Refuse a text in which an escape took a backslash away: \frac as a form feed and "rac".
 
     Raises:
-      ValueError: the message names the text by `name`.
+      ValueError: a backslash is lost; the message calls the text `name`.
     """
     if match := _EATEN.search(text):
         rest = re.match(r"\w*", text[match.start() + 1 :])
@@ -118,9 +118,9 @@ def check_backslashes(name: str, text: str) -> None:
 
 
 def without_noise(value: float) -> float:
-    """Return the short decimal number that a float stands for, if it is one with binary noise.
+    """Return a float without binary noise: the short decimal number that the float stands for.
 
-    This is the number whose 32-bit float was printed with more digits (0.30000001192 for 0.3), or
+    That is the number whose 32-bit float was printed with more digits (0.30000001192 for 0.3), or
     whose 64-bit float is one rounding away (0.30000000000000004).
     """
     digits = len(re.sub(r"e.*|\D", "", repr(abs(value))).lstrip("0"))

@@ -1,8 +1,8 @@
-"""The toy tasks as a source of problems, for `data.tasks` of the config.
+"""This module generates problems of the toy tasks, for `data.tasks` of the config.
 
 In each record, `answer` is reasoning-gym's gold answer, letter for letter. `reference` and
-`demonstration` are that answer in two surface forms drawn independently, so string equality between
-them says little: the reason to have a verifier.
+`demonstration` are that answer in two surface forms drawn independently. Equal answers are
+therefore often unequal as strings, so that grading them needs a verifier.
 """
 
 from __future__ import annotations
@@ -115,12 +115,12 @@ def generate_splits(
     """Generate shuffled splits of distinct problems, in equal parts from each task.
 
     `counts` is the number of records of each split. The same seed gives the same records. No
-    problem (`key`) occurs twice, within a split or across splits. With the same `counts`, no seed
-    puts a problem into another split than any other seed does.
+    problem (`key`) occurs twice, within a split or across splits. With the same `counts`, a
+    problem belongs to the same split for every seed.
 
     Raises:
-      ValueError: a task that is not known, listed twice or missing, a negative count, or a task
-        with too few distinct problems.
+      ValueError: there is no task, a task is not known, listed twice or has too few distinct
+        problems, or a count is negative.
     """
     for name in tasks:
         check_task(name)
@@ -137,7 +137,10 @@ def generate_splits(
 
 
 def rewrite_demonstrations(records: Sequence[Record], error_rate: float, seed: int) -> None:
-    """Write a new demonstration into each record, in place; `error_rate` of them are wrong."""
+    """Write a new demonstration into each record, wrong with probability `error_rate`.
+
+    The records are changed in place.
+    """
     rng = random.Random(seed)
     for record in records:
         record["demonstration"] = demonstrate(record, error_rate, rng)

@@ -1,4 +1,4 @@
-"""Judges of the label stage, which vote on answers to problems.
+"""The judges of a label stage vote on answers to problems.
 
 A judge takes the place of the 72B model that labels answers in arXiv 2503.23829, section 4.  It
 gives each answer one or more votes of 1, 0 or None; None means that a reply was unreadable or

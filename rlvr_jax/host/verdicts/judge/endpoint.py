@@ -1,4 +1,4 @@
-"""A judge behind an OpenAI-compatible chat endpoint, with concurrent requests and stored replies.
+"""This judge sends concurrent requests to an OpenAI-compatible endpoint and stores the replies.
 
 After a temporary failure (429, 5xx, a timeout, a lost connection) the request is repeated with
 exponential backoff and jitter.  A failure that would repeat (wrong key, model or address) ends the

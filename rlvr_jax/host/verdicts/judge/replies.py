@@ -1,4 +1,4 @@
-"""Replies of a judge on disk: an append-only file of JSON lines.
+"""This module stores the replies of a judge in an append-only file of JSON lines.
 
 A killed process loses no reply that was stored; a line that it left incomplete is skipped.
 """

@@ -1,4 +1,4 @@
-"""The prompt for a judging model, and the parser of its reply: YES, NO, or unreadable.
+"""This module writes the prompt for a judging model and parses its reply: YES, NO, or unreadable.
 
 The prompt makes the points of arXiv 2503.23829, appendix A, in other words: judge the final step
 only, in any language; what is unclear or incomplete is wrong; reply with one word.

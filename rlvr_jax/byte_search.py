@@ -1,9 +1,9 @@
-"""Search for words in the bytes of responses, on the device, whatever tokens spell the bytes.
+"""Find words in the bytes of responses, on the device, whatever tokens spell the bytes.
 
-A response is token ids.  `spell_bytes` writes it out as bytes, by a table of the bytes of each
-token; the other functions find words and places in such arrays.  Shapes: B responses, R response
-columns (tokens), N bytes, X any number of places.  A place that does not exist is -1, or the width
-N where the search goes to the right.
+A response is token ids.  `spell_bytes` turns it into bytes, with a table of the bytes of each
+token; the other functions search in such arrays.  A place is the index of a byte in its row.  A
+function that finds nothing returns -1, or N if it looks for the first place.  Shapes: B responses,
+R response columns (tokens), N bytes, X any number of places.
 """
 
 from typing import NamedTuple
@@ -20,28 +20,32 @@ HASH_BASE = 0x9E3779B1  # odd, so that its powers never vanish modulo 2^32
 
 
 class HashSums(NamedTuple):
-    """Running sums of bytes times powers of HASH_BASE, modulo 2^32, by which words are compared.
+    """A HashSums holds running sums by which `find_word` compares words, modulo 2^32.
 
-    See Karp and Rabin, "Efficient randomized pattern-matching algorithms", 1987.
+    The term of the byte at place i is (byte + 1) * HASH_BASE^(i + 1).  See Karp and Rabin,
+    "Efficient randomized pattern-matching algorithms", 1987.
     """
 
-    before_BN: Array  # uint32 [B, N + 1], the sum of the bytes before each place
-    power_N: Array  # uint32, HASH_BASE to the power of place + 1
+    before_BN: Array  # uint32 [B, N + 1], the sum of the terms before each place
+    power_N: Array  # uint32 [N], HASH_BASE^(place + 1)
 
 
 class ByteText(NamedTuple):
-    """The last bytes of each response, and which of them each token spells."""
+    """A ByteText holds the last N bytes of each response, and the places that each token spells.
 
-    byte_BN: Array  # int32; 0 behind the end
+    Places are counted from the first of these bytes.
+    """
+
+    byte_BN: Array  # int32; 0 after the end of the response
     fold_BN: Array  # int32, the same bytes with ASCII letters in lower case
     sums: HashSums  # of fold_BN
-    start_BR: Array  # int32, first byte of a token; negative for a token before the window
-    end_BR: Array  # int32, behind the last byte of a token
-    total_B: Array  # int32, number of bytes
+    start_BR: Array  # int32, place of a token's first byte; negative before the first kept byte
+    end_BR: Array  # int32, place after a token's last byte
+    total_B: Array  # int32, number of bytes that are kept
 
 
 def spell_bytes(rollout: Rollout, spelling: Spelling) -> ByteText:
-    """Return the last `markers.SEARCHED` bytes of each response."""
+    """Return the last bytes of each response, at most `markers.SEARCHED`."""
     columns = rollout.response_BR.shape[1]
     count_BR = spelling.length_V[rollout.response_BR]
     count_BR = jnp.where(rollout.response_mask_BR, count_BR, 0)
@@ -76,7 +80,10 @@ def _hash_sums(x_BN: Array) -> HashSums:
 
 
 def find_word(sums: HashSums, word: str) -> Array:
-    """Return where a word in lower case begins; letters of either case match."""
+    """Return bool [B, N], true where a word begins; `word` is in lower case, the text in any.
+
+    The bytes are compared by their hash `sums`.
+    """
     encoded = word.encode()
     width, size = sums.power_N.shape[0], len(encoded)
     wanted = sum((byte + 1) * HASH_BASE**k for k, byte in enumerate(encoded)) % 2**32
@@ -86,7 +93,7 @@ def find_word(sums: HashSums, word: str) -> Array:
 
 
 def find_word_exactly(byte_BN: Array, word: str) -> Array:
-    """Return where a word begins; upper and lower case differ."""
+    """Return bool [B, N], true where `word` begins; upper and lower case differ."""
     encoded = word.encode()
     match_BN = byte_BN == encoded[0]
     for k, byte in enumerate(encoded[1:], 1):
@@ -98,7 +105,7 @@ def find_word_exactly(byte_BN: Array, word: str) -> Array:
 
 
 def is_among(x_BN: Array, values: tuple[int, ...]) -> Array:
-    """Return where an element equals one of the values."""
+    """Return a bool array of the shape of x_BN: whether an element equals one of `values`."""
     match_BN = x_BN == values[0]
     for value in values[1:]:
         match_BN |= x_BN == value
@@ -106,12 +113,12 @@ def is_among(x_BN: Array, values: tuple[int, ...]) -> Array:
 
 
 def is_letter(fold_BN: Array) -> Array:
-    """Return where a byte is an ASCII letter in lower case."""
+    """Return a bool array of the same shape: whether a byte is an ASCII letter in lower case."""
     return (fold_BN >= 97) & (fold_BN <= 122)
 
 
 def is_word_byte(fold_BN: Array) -> Array:
-    r"""Return where a byte is an ASCII letter, a digit or an underscore (\w)."""
+    """Return a bool array: whether a byte of lower-case text is a-z, 0-9 or an underscore."""
     return is_letter(fold_BN) | (fold_BN >= 48) & (fold_BN <= 57) | (fold_BN == 95)
 
 
@@ -124,9 +131,10 @@ def places(x_BN: Array) -> Array:
 
 
 def shift(x_BN: Array, by: int) -> Array:
-    """Return the rows moved to the right (by > 0) or to the left (by < 0).
+    """Return the rows moved by |by| columns: to the right if by > 0, to the left if by < 0.
 
-    False comes in for booleans.  For numbers, -1 comes in from the left and 0 from the right.
+    Vacated columns hold False in a bool array.  In an int array they hold -1 after a move to the
+    right and 0 after a move to the left.
     """
     width = x_BN.shape[1]
     fill = False if x_BN.dtype == bool else (-1 if by > 0 else 0)
@@ -135,40 +143,40 @@ def shift(x_BN: Array, by: int) -> Array:
 
 
 def last_place(match_BN: Array, begin_B: Array) -> Array:
-    """Return int32 [B], the last place at or behind `begin_B` where a match is; -1 without one."""
+    """Return int32 [B], the last place of a match at or after `begin_B`; -1 if there is none."""
     place_BN = places(match_BN)
     match_BN = match_BN & (place_BN >= begin_B[:, None])
     return jnp.max(jnp.where(match_BN, place_BN, -1), -1)
 
 
 def first_place(match_BN: Array) -> Array:
-    """Return int32 [B], the first place where a match is; N without one."""
+    """Return int32 [B], the first place of a match; N if there is none."""
     return jnp.min(jnp.where(match_BN, places(match_BN), match_BN.shape[1]), -1)
 
 
 def last_place_up_to(match_BN: Array) -> Array:
-    """Return int32 [B, N], the last place of a match at or before each place, or -1."""
+    """Return int32 [B, N], the last place of a match at or before each place; -1 without one."""
     return jax.lax.cummax(jnp.where(match_BN, places(match_BN), -1), 1)
 
 
 def first_place_from(match_BN: Array) -> Array:
-    """Return int32 [B, N], the first place of a match at or behind each place, or N."""
+    """Return int32 [B, N], the first place of a match at or after each place; N without one."""
     place_BN = jnp.where(match_BN, places(match_BN), match_BN.shape[1])
     return jax.lax.cummin(place_BN, 1, reverse=True)
 
 
 def take(x_BN: Array, place_BX: Array) -> Array:
-    """Return [B, X], the elements of each row at its places; places outside are clipped."""
+    """Return [B, X], the elements of each row at the given places; places outside are clipped."""
     return jnp.take_along_axis(x_BN, place_BX, 1, mode="clip")
 
 
 def pick(x_BN: Array, place_B: Array) -> Array:
-    """Return [B], the element of each row at its place; places outside are clipped."""
+    """Return [B], the element of each row at the given place; places outside are clipped."""
     place_B = jnp.clip(place_B, 0, x_BN.shape[1] - 1)
     return take(x_BN, place_B[:, None])[:, 0]
 
 
 def line_end(text: ByteText, from_B: Array) -> Array:
-    """Return int32 [B], the first newline at or behind `from_B`, or the end of the text."""
+    """Return int32 [B], the place of the first newline at or after `from_B`, or `text.total_B`."""
     ends_BN = (text.byte_BN == NEWLINE) & (places(text.byte_BN) >= from_B[:, None])
     return jnp.minimum(first_place(ends_BN), text.total_B)

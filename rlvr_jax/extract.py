@@ -1,14 +1,17 @@
 r"""Find the final answer of a response in its token ids, on the device.
 
-The choice is that of `host.answers.extract`: the last of a closed \boxed{...}, of the rest of a
-line behind a marker, and of <answer>...</answer>; without any of them, the last line.  No answer is
-shown where the last of them is not closed, is denied, is taken back, or holds characters that a
-reader does not see.  The words looked for stand in `markers`.
+The choice is that of `host.text.answers.extract`.  Three things mark an answer: a \boxed{...}, a
+line marker such as "answer:" (the rest of the line is the answer), and <answer>...</answer>.  The
+answer is the one whose marker comes last, after the thoughts.  Without a marker the answer is the
+last line, if the config allows that.  A response has no answer if it ends inside its thoughts, if
+the last box or tag is not closed, if a denial stands right before the marker ("not \boxed{42}") or
+right after the answer, if later text takes the answer back ("scratch that"), or if the answer is
+too long or holds characters that a reader does not see.  `markers` holds all these words.
 
 Tokens are spelled out as bytes, so that it does not matter how a policy cuts a marker into tokens.
-Where device and host differ, the device shows no answer: it shows no answer of several lines, it
-counts bytes where the host counts characters, and a character outside ASCII between "not" and a
-box does not separate them.
+Where device and host differ, the device finds no answer.  It accepts no answer of several lines, it
+measures limits in bytes where the host counts characters, and a character outside ASCII between
+"not" and a box does not separate the two.
 """
 
 from typing import NamedTuple
@@ -25,20 +28,21 @@ EMPHASIS = (32, 42, 95)  # blank, star, underscore: around an answer they are no
 
 
 class Span(NamedTuple):
-    """The last marker of one kind in each response, and the bytes of its answer."""
+    """A Span holds the last marker of one kind in each response, and the bytes of its answer."""
 
     at_B: Array  # int32, where the marker begins; -1 without a marker
     first_B: Array  # int32, first byte of the answer
-    last_B: Array  # int32, behind the last byte of the answer; no answer if not after `first_B`
-    end_B: Array  # int32, from here on the text may take the answer back
-    emphasis_B: Array  # bool, stars and underscores around the answer are no part of it
+    last_B: Array  # int32, one after the last byte; not above `first_B` if there is no answer
+    end_B: Array  # int32, from this place on, later text may take the answer back
+    emphasis_B: Array  # bool, whether stars and underscores around the answer are stripped
 
 
 def last_line(rollout: Rollout, verdict: Verdict, from_BR: Array | bool = True) -> Array:
-    """Return bool [B, R]: the last non-empty line of each response, without EOS.
+    """Return a bool [B, R] mask of the tokens of the last non-empty line of each response.
 
-    See arXiv 2503.23829, section 3.2.  A line is non-empty when it holds a token of visible text.
-    Control tokens are never shown.  Only tokens in `from_BR` count.
+    See arXiv 2503.23829, section 3.2.  A line is non-empty if it holds a token of visible text.
+    The newline, blank tokens at the ends of the line and control tokens such as EOS are not in the
+    mask.  `from_BR` is a bool mask of the tokens that are searched, or True for all.
     """
     mask_BR = rollout.response_mask_BR & from_BR
     newline_BR = verdict.newline_V[rollout.response_BR] & mask_BR
@@ -55,7 +59,7 @@ def last_line(rollout: Rollout, verdict: Verdict, from_BR: Array | bool = True) 
 
 
 def final_answer(rollout: Rollout, verdict: Verdict, spelling: Spelling) -> Array:
-    """Return bool [B, R]: the tokens of the final answer; none where a response has no answer."""
+    """Return a bool [B, R] mask of the tokens of the final answer; all False without an answer."""
     text = search.spell_bytes(rollout, spelling)
     start_B = jnp.zeros_like(text.total_B)
     begin_B, opened_B = start_B, start_B - 1
@@ -125,7 +129,7 @@ def _tag_span(text: ByteText, begin_B: Array) -> Span:
 
 
 def _line_span(text: ByteText, begin_B: Array) -> Span:
-    """Return the line behind the last line marker, or the next non-empty line if that is empty."""
+    """Return the line after the last line marker, or the next non-empty line if it is empty."""
     place_BN, total_B1 = search.places(text.byte_BN), text.total_B[:, None]
     full_BN = ~search.is_among(text.byte_BN, SPACES) & (place_BN < total_B1)
     at_B, first_B = jnp.full_like(begin_B, -1), begin_B
@@ -244,7 +248,7 @@ def _taken_back(text: ByteText, end_B: Array) -> Array:
 
 
 def _disguised(text: ByteText, shown_BR: Array, spelling: Spelling) -> Array:
-    """Return bool [B], whether `host.answers.clean` refuses the shown answer.
+    """Return bool [B], whether `host.text.answers.clean` refuses the answer.
 
     An answer is refused if it is too long or holds characters that a reader does not see.
     """

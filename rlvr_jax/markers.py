@@ -1,8 +1,8 @@
-r"""The words that mark, deny or take back the final answer of a completion, as plain data.
+"""List the words that mark, deny or take back the final answer of a completion, as plain data.
 
 Two readers look for these words: `host/text/answers.py` in text, by regular expressions, and
-`extract.py` in token ids on the device, by bytes.  Both are built from the data below, so that a
-word added here is known to both.  ASCII letters of either case are the same, but for the BOXES.
+`extract.py` in token ids on the device, by bytes.  Both are built from the data below, so that both
+know a word that is added here.  Case does not matter for ASCII letters, except in BOXES.
 """
 
 # ---- where an answer stands -------------------------------------------------------------------

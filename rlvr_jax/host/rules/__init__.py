@@ -1,18 +1,18 @@
-"""Rules: plain, deterministic functions that grade a completion with a reward in [0, 1].
+"""Grade completions by rules: plain, deterministic functions that return a reward in [0, 1].
 
     score(completion, reference, kind="math")    by one reference
     score_record(completion, record)             by the record's own task
     judge(completion, record, rule)              by a kind, a user's file or the record's task
-    grade(completion, record, rule)              the same, with the reason of a crash
+    grade(completion, record, rule)              as `judge`, with the reason of a failure
 
 A grade goes from text to score in three steps.  `grade` finds the function of the rule.  That
 function extracts the final answer (`text/answers.py`), unless the rule looks at the whole
 completion, and compares it with the reference.  `grade` turns the result into a score and a status.
-None of the functions above raises or hangs, and all fail closed: whatever cannot be read
-scores 0.0.  Work that could hang runs in processes of its own (`workers/`); `jobs` makes the jobs
-of a whole step.
+None of the functions above raises an exception.  All fail closed: a completion that cannot be read
+scores 0.0.  The rules of this package take a bounded time, but a user's file may hang, so a run
+grades in worker processes (`workers/`); `jobs` makes the jobs of a whole step.
 
-    maths/         `math` and `numeric`; the folder's docstring shows the way of a formula
+    maths/         `math` and `numeric`; the docstring of the folder lists the steps of a grade
     choice         `choice`: the label or the text of an option; `chosen_label` reads labels
     free_text      `exact`, `text`, `contains`, `jaccard`: answers in words
     collection     `list`, `set`: several items
@@ -22,7 +22,7 @@ of a whole step.
     pattern        regular expressions with a time limit
     language       `language`: the share of a language; `languages` lists them
     length, repetition    properties of the text as a whole
-    by_task        `task`: the scorer of the task that made the problem
+    by_task        `task`: the scorer of the task that the record names
     user_file      a user's rule, a Python file named by its path
 """
 
@@ -90,22 +90,23 @@ WHOLE = ("regex", "json", "format", "language", "code", "overlong", "repetition"
 def score(completion: str, reference: str, kind: str = "math") -> float:
     """Return the reward of a completion against a reference, in [0, 1].
 
-    Raises nothing: what cannot be read and an unknown kind score 0.0.  `check_rule` refuses an
-    unknown kind before a run.
+    The function raises no exception: a completion that cannot be read scores 0.0, and so does an
+    unknown kind.  `check_rule` refuses an unknown kind before a run.
     """
     return judge(completion, {"reference": reference, "answer": reference}, kind)[0]
 
 
 def score_record(completion: str, record: Mapping[str, str]) -> float:
-    """Return 1.0 if the completion's final answer is right by the record's own task, else 0.0."""
+    """Return 1.0 if the final answer of a completion is right by its record's task, else 0.0."""
     return judge(completion, record, "task")[0]
 
 
 class Grade(NamedTuple):
-    """A score in [0, 1], its status, and the reason of a score that is no grade.
+    """A Grade holds a score in [0, 1], its status and a reason.
 
-    The status is ok, none (the text has no answer), timeout, crash, or error: a user's rule raised
-    an exception or returned no number.
+    The status is ok; none (the text has no answer); timeout; crash; or error (a user's rule cannot
+    be loaded, raised an exception or returned no number).  The reason says why a grade failed, or
+    what a user's rule printed.
     """
 
     score: float
@@ -114,12 +115,12 @@ class Grade(NamedTuple):
 
 
 def judge(completion: str, record: Mapping[str, Any], rule: str = "") -> tuple[float, str]:
-    """Return a reward in [0, 1] and its status, as `grade` does."""
+    """Return the reward of a completion in [0, 1] and its status; see `grade`."""
     return grade(completion, record, rule)[:2]
 
 
 def grade(completion: str, record: Mapping[str, Any], rule: str = "") -> Grade:
-    """Grade a completion by a kind, a user's file or, without a rule, the record's own task."""
+    """Grade a completion by a kind, a user's file or, without a rule, by its record's task."""
     if not isinstance(completion, str):
         return Grade(0.0, "none")
     rule = rule or "task"
@@ -166,10 +167,10 @@ def _named(error: BaseException) -> str:
 
 
 def find_rule(rule: str) -> Rule:
-    """Return the function of a kind, or that of a user's file.
+    """Return the function that grades by a rule, which is a kind or the path of a user's file.
 
     Raises:
-      ValueError: the rule is neither a kind nor a Python file with a function `score`.
+      ValueError: the rule is neither a kind nor a Python file that `user_file` can load.
     """
     if rule in _BY_REFERENCE:
         by_reference = _BY_REFERENCE[rule]
@@ -178,7 +179,7 @@ def find_rule(rule: str) -> Rule:
 
 
 def check_rule(rule: str) -> None:
-    """Refuse a rule that is neither a kind nor a Python file with a function `score`.
+    """Refuse a rule that is neither a kind nor a Python file that `user_file` can load.
 
     Raises:
       ValueError: there is no such kind and no such file.
@@ -187,7 +188,7 @@ def check_rule(rule: str) -> None:
 
 
 def check_record(record: Mapping[str, Any], rule: str) -> None:
-    """Refuse a record by which a rule could grade no completion.
+    """Refuse a record that a rule cannot grade, whatever the completion is.
 
     Raises:
       ValueError: the tests, the schema, the pattern or the language of the record cannot be used.

@@ -1,7 +1,9 @@
-"""The rule `task`: a completion is graded by the task that its record names.
+"""Grade a completion by the task that its record names: the rule `task`.
 
 A task is a toy task (`sum`), a data set of reasoning-gym (`gym:NAME`) or a file of problems
-(`file:NAME`).  The scorer of a toy task or of reasoning-gym is the one that made the problem.
+(`file:NAME`).  Problems of a toy task or of reasoning-gym are graded by the scorer of that task or
+data set.  Problems of a file are compared with their reference: as the label of an option, as a
+number, or as words in normal form.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from rlvr_jax.host.text.normal_form import normal_form
 
 
 def score(completion: str, record: Mapping[str, Any]) -> float:
-    """Return 1.0 if the completion's final answer is right by the record's task, else 0.0."""
+    """Return 1.0 if the final answer of a completion is right by the record's task, else 0.0."""
     kind, _, name = record["task"].partition(":")
     if not name:
         return task_answers.score(completion, record)
@@ -31,7 +33,9 @@ def score(completion: str, record: Mapping[str, Any]) -> float:
 
 
 def check_task(task: str) -> None:
-    """Refuse a task by which no completion could be right here: call it once before a run.
+    """Refuse a task whose problems cannot be graded, because every completion would score 0.0.
+
+    Call this function once before a run.
 
     Raises:
       ValueError: an unknown toy task, or a reasoning-gym data set that cannot be scored.
@@ -62,7 +66,7 @@ def _is_right_for_gym(ending: str, record: Mapping[str, Any], name: str) -> bool
 
 
 def _is_right_for_file(completion: str, record: Mapping[str, Any]) -> bool:
-    """Return whether the final answer is the reference: a number by the rule `math`, or words."""
+    """Return whether the final answer equals the reference, as a number or as words."""
     gold, answer = record["reference"], answers.extract(completion)
     if answer is None:
         return False

@@ -1,8 +1,8 @@
-r"""The rule `choice`: multiple choice, answered by a label (a letter or a number) or by its text.
+"""Grade answers to multiple choice: the rule `choice`.
 
-A reference is a label ("C", "(C)", "2"), a label and its text ("C) red"), or the text of an option.
-The label that an answer chooses is read by `chosen_label`.  Whatever could be another choice as
-well makes the answer no choice.
+An answer is a label (a letter or a number) or the text of an option.  A reference is a label ("C",
+"(C)", "2"), a label and its text ("C) red"), or the text of an option.  `chosen_label` reads the
+label that an answer chooses.  An answer that could also mean another option chooses none.
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ _REFERENCE = re.compile(r"[(\[]?\s*([A-Za-z]|[0-9]{1,2})\s*(?:([)\].:])\s*(.*))?
 
 
 class Gold(NamedTuple):
-    """The right option: its label ("" if only its text is known) and its text in normal form."""
+    """A Gold is the right option: its label ("" if only its text is known) and its normal form."""
 
     label: str
     text: str
 
 
 def parse_options(question: str) -> dict[str, str]:
-    """Return the options of a question by label: "A) red", "(b) blue", "C. green" or "1) black".
+    """Return the options of a question, from label to text.
 
-    The labels follow one another from A or 1 and end alike.  Of several such lists the longest
-    counts, the last of them if they are equally long.
+    Options are written "A) red", "(b) blue", "C. green" or "1) black".  Their labels begin with A
+    or 1, follow one another and end with the same sign.  If a question has several such lists, the
+    longest counts; if several are longest, the last of them.  The result is empty if there are
+    fewer than two options.
     """
     best: list[re.Match[str]] = []
     for ending in (").:]"[i] for i in range(4)):

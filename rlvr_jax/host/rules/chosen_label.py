@@ -1,10 +1,10 @@
-r"""Read the label that an answer chooses: C, (C), "I choose C.", "C because ...", "答案：C".
+"""Read the label that an answer chooses: C, (C), "I choose C.", "C because ...", "答案：C".
 
 An answer chooses a label if one of its clauses begins with an affirmation ("the answer is C", "C is
 correct", "it must be C", or the bare label).  The other clauses may name other labels only to
-reject them ("A is a distractor", "not A").  What asks, guesses, offers several labels, rejects the
-chosen one or gives another option's text chooses none: a label that is read out of a hedge would
-pay for hedging.
+reject them ("A is a distractor", "not A").  An answer chooses no label if it asks, guesses, offers
+several labels, rejects the chosen label or gives the text of another option.  A label that is read
+from a hedge would reward hedging.
 """
 
 from __future__ import annotations
@@ -98,7 +98,11 @@ _AUXILIARY = (
 
 
 class Chosen(NamedTuple):
-    """A label that a clause affirms, whether it stands bare, and where the affirmation ends."""
+    """A Chosen is the label that a clause affirms.
+
+    It also says whether the label stands without words of affirmation (`bare`), and at which
+    character the affirmation ends.
+    """
 
     label: str
     bare: bool
@@ -111,7 +115,7 @@ class _Patterns(NamedTuple):
 
 
 def plain_text(text: str) -> str:
-    """Return a text in compatibility characters (NFKC) without LaTeX fonts, spaces and emphasis."""
+    """Return a text in NFKC characters, without the fonts, spacing and emphasis of LaTeX."""
     text = _TAG.sub(" ", unicodedata.normalize("NFKC", text))
     text = _SIGNS.sub("", _SPACE.sub(" ", _FONT.sub("", text)))
     return text.strip(_WRAPS)
@@ -120,12 +124,12 @@ def plain_text(text: str) -> str:
 def parse_chosen(
     answer: str, numeric: bool = False, options: Mapping[str, str] | None = None
 ) -> str | None:
-    """Return the one label that an answer chooses; None for no label or several.
+    """Return the one label that an answer chooses; None if it chooses no label or several.
 
     Args:
       answer: the extracted answer.
       numeric: whether labels are numbers instead of letters.
-      options: the normal forms of the options' texts by label, as far as they are known.
+      options: the normal form of each option's text by its label, as far as the options are known.
     """
     text, options = plain_text(answer), options or {}
     if _HEDGE.search(text):
@@ -161,7 +165,7 @@ def _affirmed(text: str, start: int, patterns: _Patterns) -> Chosen | None:
 
 
 def _without_claim(text: str, chosen: Chosen, options: Mapping[str, str]) -> str | None:
-    """Return the text behind a choice without its option's text; None if the two contradict."""
+    """Return the text after a choice without its option's text; None if the two contradict."""
     rest = text[chosen.end :]
     in_brackets = text[chosen.end - 1] in ")]" and re.match(r"\s+\S", rest)
     marked = in_brackets or re.match(r"\s*[:.)\]]\s*\S", rest)
@@ -178,7 +182,7 @@ def _without_claim(text: str, chosen: Chosen, options: Mapping[str, str]) -> str
 
 
 def _contradicts(clause: str, label: str, patterns: _Patterns, options: Mapping[str, str]) -> bool:
-    """Return whether a clause rejects the label, or names another label or its text for right."""
+    """Return whether a clause rejects the label, or says that another option is right."""
     form = normal_form(clause.rstrip(" ."))
     if any(form == text for other, text in options.items() if other != label and text):
         return options.get(label) != form

@@ -1,4 +1,4 @@
-"""The rules `list` and `set`: lists of texts, such as "red, green and blue", lines or JSON."""
+"""Compare lists, such as "red, green and blue", lines or JSON: the rules `list` and `set`."""
 
 from __future__ import annotations
 
@@ -26,13 +26,16 @@ def ordered(completion: str, reference: str) -> float:
 
 
 def unordered(completion: str, reference: str) -> float:
-    """Return 1.0 if the answer lists the items of the reference in any order, each once."""
+    """Return 1.0 if the answer lists the items of the reference in any order, else 0.0.
+
+    The answer has to list each item as often as the reference does.
+    """
     mine, gold = parse_list(answers.extract(completion) or ""), parse_list(reference)
     return float(bool(gold) and len(mine) <= MAX_ITEMS and sorted(mine) == sorted(gold))
 
 
 def parse_list(text: str) -> list[str]:
-    """Return the items of a list in normal form; no items at all if one of them is empty."""
+    """Return the items of a list in normal form; an empty list if one of its items is empty."""
     text = answers.bare(_FONT.sub(r"\1", text.strip()))
     text = _without_bullets(_LEAD.sub("", text, count=1) if _LEAD.match(text) else text)
     try:

@@ -1,6 +1,7 @@
-"""Rules for answers in words: exact, normalised, containment and Jaccard similarity.
+"""Grade answers in words: exact match, normal forms, containment and Jaccard similarity.
 
-The last two are the baselines of "Crossing the Reward Bridge" (arXiv 2503.23829).
+Containment and Jaccard similarity are the baselines of "Crossing the Reward Bridge" (arXiv
+2503.23829).
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ def exact(completion: str, reference: str) -> float:
 def normalised(completion: str, reference: str) -> float:
     """Return 1.0 if answer and reference have the same normal form, else 0.0.
 
-    Case, articles, punctuation, hyphens inside words and the position of the 2 in CO2 do not count;
-    seven is 7 and first is 1st.  An amount of money is no plain number.
+    Case, articles, punctuation, hyphens inside words and subscripts (CO₂ for CO2) do not count;
+    seven is 7 and first is 1st.  An answer with a currency sign that the reference does not have is
+    wrong.
     """
     answer = answers.extract(completion)
     if answer is None or not _currencies(answer) <= _currencies(reference):
@@ -88,10 +90,12 @@ def _currencies(text: str) -> set[str]:
 def contains(completion: str, reference: str) -> float:
     """Return 1.0 if the extracted answer contains the reference, else 0.0.
 
-    As a reward this baseline pays for lists of answers.  As published it is a plain substring;
-    here the match begins and ends at the edge of a word or a number, so that neither 142 nor 4.2
-    contains 2.  Words have no edges in scripts without blanks (Chinese, Japanese, Thai, Lao, Khmer
-    and Burmese), and no end in Korean, which appends particles.
+    This baseline is a weak reward: it also rewards an answer that lists many candidates.  The
+    published baseline is a plain substring match.  Here the match also begins and ends at the edge
+    of a word or a number, so that neither 142 nor 4.2 contains 2.  In scripts without blanks
+    between words (Chinese, Japanese, Thai, Lao, Khmer and Burmese), every place counts as the edge
+    of a word.  In Korean, which appends particles to words, every place counts as the end of a
+    word.
     """
     line, wanted = _folded(answers.extract(completion)), _folded(reference)
     if not wanted:
@@ -136,7 +140,11 @@ def _is_digit(char: str) -> bool:
 
 
 def jaccard(completion: str, reference: str) -> float:
-    """Return the Jaccard similarity of the words of answer and reference: shared over all words."""
+    """Return the Jaccard similarity of the words of answer and reference, in [0, 1].
+
+    The similarity is the number of different words that both have over the number that either has.
+    Punctuation marks count as words.  The similarity is 0.0 if one side has no words.
+    """
     mine, theirs = (
         set(regex.findall(r"[\w\p{M}]+|[^\w\s\p{M}]", _folded(side)))
         for side in (answers.extract(completion), reference)

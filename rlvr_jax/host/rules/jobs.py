@@ -1,6 +1,6 @@
-"""Grading in worker processes: the jobs of a batch of completions, and the metrics of its results.
+"""Make the grading jobs of a batch of completions, and compute the metrics of their results.
 
-`workers.pool` runs any function that a job names.  Here the function is `rules.grade`.
+`workers.pool` runs any function that a job names.  The jobs of this module name `rules.grade`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _SLOW = re.compile(r"\^|\*\*|!|\\(?:int|sum|prod|lim)|while|import")
 def grading_jobs(
     completions: Sequence[str], records: Sequence[Mapping[str, str]], rule: str = ""
 ) -> list[Job]:
-    """Return one job for `Pool.map` for each completion and its record.
+    """Return the jobs for `Pool.map` that grade the completions, one job for each completion.
 
-    The rule is a kind or the path of a user's file; empty, it is the record's own task.
+    The rule is a kind or the path of a user's file.  If it is empty, each record's own task grades.
     """
     prepare: tuple[str, ...] = ()
     if is_own(rule):
@@ -37,12 +37,16 @@ def grading_jobs(
 
 
 def is_own(rule: str) -> bool:
-    """Return whether a rule is a file of the user's own."""
+    """Return whether a rule is a file of the user, not a kind."""
     return rule.endswith(".py")
 
 
 def first_reason(results: Sequence[Result], completions: Sequence[str], status: str) -> str:
-    """Return the first reason of a status with the completion that caused it; "" without one."""
+    """Return the first reason given for a status, with the completion that caused it.
+
+    A long completion is cut to its last 300 characters.  The text is "" if no result has the status
+    and a reason.
+    """
     for result, completion in zip(results, completions, strict=True):
         if result.status == status and result.reason:
             text = completion if len(completion) <= 300 else f"...{completion[-300:]}"
@@ -51,7 +55,7 @@ def first_reason(results: Sequence[Result], completions: Sequence[str], status: 
 
 
 def _expected_cost(completion: str) -> tuple[int, int]:
-    """Return a key that sorts the completions that may be slow behind the others.
+    """Return a key that sorts the completions that may be slow after the others.
 
     Only the order of work depends on it.
     """
@@ -60,7 +64,11 @@ def _expected_cost(completion: str) -> tuple[int, int]:
 
 
 def status_metrics(results: Sequence[Result]) -> dict[str, float]:
-    """Return the shares of results without an answer, timed out and crashed."""
+    """Return the shares of the results that have no answer, timed out or crashed.
+
+    Their names are rule/no_answer, rule/timeout and rule/crash.  Errors of a user's rule count as
+    crashes.
+    """
     counts = Counter(result.status for result in results)
     counts["crash"] += counts["error"]
     names = {"none": "no_answer", "timeout": "timeout", "crash": "crash"}

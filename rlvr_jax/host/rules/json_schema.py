@@ -1,8 +1,8 @@
-"""The rule `json`: a completion holds one JSON value that fits a JSON Schema (2020-12).
+"""Check that a completion holds one JSON value that fits a JSON Schema (2020-12): the rule `json`.
 
-The package `jsonschema` compares; patterns run within a time limit, and nothing is loaded from
-another address.  The specification ignores words that it does not know, so that a misspelt one
-checks nothing: `check_schema` refuses them before a run.
+The package `jsonschema` compares.  Patterns run within a time limit, and no schema is loaded from
+another address.  The specification says that unknown keywords are ignored, so that a misspelt
+keyword checks nothing: `check_schema` refuses unknown keywords before a run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ _FENCE = re.compile(r"(```|~~~)[ \t]*(?:json\w*)?\s*(.*?)\1", re.DOTALL | re.I)
 def fits_schema(completion: str, schema: Any) -> float:
     """Return 1.0 if the JSON value of a completion fits a schema, else 0.0.
 
-    The schema is a mapping, a truth value, or JSON text.
+    The schema is a mapping, a truth value, or JSON text.  A completion without a JSON value, or
+    with a value deeper than MAX_DEPTH, scores 0.0.
 
     Raises:
       ValueError: `check_schema` refuses the schema.
@@ -54,22 +55,26 @@ def fits_schema(completion: str, schema: Any) -> float:
 
 
 def check_schema(schema: Any) -> None:
-    """Refuse what is no JSON Schema that can be checked here.
+    """Refuse a JSON Schema that is malformed or cannot be checked by this module.
 
     Raises:
-      ValueError: the schema is malformed, has a word that JSON Schema does not know, or refers to
-        another address.
+      ValueError: the schema is malformed, has a keyword that JSON Schema does not know, refers to
+        another address, or has a pattern that cannot be compiled.
     """
     _validator(schema if isinstance(schema, str) else json.dumps(schema))
 
 
 def parse_value(completion: str) -> Any:
-    """Return the one JSON value of a completion: in <answer>, in its last fence, or in prose.
+    """Return the one JSON value of a completion, parsed.
 
-    In prose the value is an object or an array, and the only one.
+    The value is searched for after the thoughts, inside the last <answer> if there is one, and
+    there inside the last code fence if there is one.  If that text is not JSON as a whole, the
+    value is the only object or array in it.
 
     Raises:
-      ValueError: there is no JSON value, or it is not certain which one is meant.
+      ValueError: there is no JSON value, it is not certain which value is meant, or the text is too
+        long.
+      RecursionError: the JSON is nested too deeply to be parsed.
     """
     begin = completion.rfind(THINK_CLOSE)
     if completion.rfind(THINK_OPEN) > begin:

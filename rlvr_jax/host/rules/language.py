@@ -1,8 +1,8 @@
-"""The rule `language`: how much of a text is written in a language.
+"""Measure how much of a text is written in a language: the rule `language`.
 
-A letter counts if its script is one of the language's and the detector (py3langid) does not take
-the sentences around it for another language of that script.  The detector's model is fixed and
-draws nothing, so equal texts have equal shares.
+A letter counts if it belongs to a script of the language, and if the detector (py3langid) does not
+find another language of that script much likelier for the sentences around the letter.  The model
+of the detector is fixed and uses no random numbers, so equal texts have equal shares.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _WORD = regex.compile(r"\p{L}(?:[\p{L}\p{M}\u200c\u200d]|['\u2019](?=\p{L}))*")
 
 
 def consistency(completion: str, language: str) -> float:
-    """Return the share of letters in a language, without formulas and code.
+    """Return the share of the letters of a completion that are in a language, in [0, 1].
 
-    A text without words has a share of 0.0.  DeepSeek-R1 (arXiv 2501.12948) rewards the share of
-    words in the target language.
+    Formulas and code do not count.  A text without words has a share of 0.0.  DeepSeek-R1 (arXiv
+    2501.12948) rewards the share of words in the target language.
 
     Raises:
       ValueError: the language is not known.
@@ -55,7 +55,7 @@ def check_language(language: str) -> None:
 
 
 def prepare() -> float:
-    """Load the detector, so that the first text does not wait for it."""
+    """Load the detector before the first text, so that its job does not wait for the detector."""
     _detector()
     return 1.0
 

@@ -1,4 +1,4 @@
-"""The languages that the rule `language` knows: codes of ISO 639, names and scripts, as data."""
+"""List the languages that the rule `language` knows: their ISO 639 codes, names and scripts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 
 class Language(NamedTuple):
-    """A language by the code of the detector, and the Unicode names of its scripts."""
+    """A Language holds the detector's code of a language, and its scripts.
+
+    A script is the word with which Unicode names of its characters begin, such as LATIN.
+    """
 
     code: str
     scripts: tuple[str, ...]
@@ -74,7 +77,7 @@ ALIKE = (
 
 
 def find_language(name: str) -> Language:
-    """Return a language by its code of ISO 639, with or without a region, or its English name.
+    """Return a language by its ISO 639 code, with or without a region, or by its English name.
 
     Raises:
       ValueError: the language is not known.
@@ -90,7 +93,7 @@ def find_language(name: str) -> Language:
 
 
 def codes() -> list[str]:
-    """Return the codes of all languages, one for each."""
+    """Return one code for each language, sorted."""
     return sorted({language.code for language in _LANGUAGES.values()})
 
 

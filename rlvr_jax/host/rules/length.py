@@ -1,4 +1,4 @@
-"""Rewards by length: the soft overlong penalty of DAPO and the cosine reward, by characters."""
+"""Compute rewards from lengths: the soft overlong penalty of DAPO and the cosine reward."""
 
 from __future__ import annotations
 
@@ -6,18 +6,25 @@ import math
 
 
 def soft_overlong(completion: str, longest: int = 16384, grace: int = 4096) -> float:
-    """Return 1 plus the overlong penalty, in characters: 1, then falling, 0 from `longest` on."""
+    """Return the reward 1 + `overlong_penalty` for the length of a completion.
+
+    All lengths are numbers of characters.  The reward is 1 up to `longest` - `grace` characters,
+    then falls linearly, and is 0 from `longest` on.
+
+    Raises:
+      ValueError: 0 < grace <= longest does not hold.
+    """
     return 1.0 + overlong_penalty(len(completion), longest, grace)
 
 
 def overlong_penalty(length: int, longest: int, grace: int) -> float:
     """Return the soft overlong penalty of DAPO (arXiv 2503.14476, equation 13), in [-1, 0].
 
-    It is 0 up to a length of longest - grace, then (longest - grace - length) / grace, and -1 from
-    `longest` on.
+    All lengths have the same unit.  The penalty is 0 up to a length of longest - grace, then
+    (longest - grace - length) / grace, and -1 from `longest` on.
 
     Raises:
-      ValueError: unless 0 < grace <= longest.
+      ValueError: 0 < grace <= longest does not hold.
     """
     if not 0 < grace <= longest:
         raise ValueError(f"needs 0 < grace <= longest, not {grace} and {longest}")
@@ -25,10 +32,11 @@ def overlong_penalty(length: int, longest: int, grace: int) -> float:
 
 
 def cosine(length: int, longest: int, correct: bool) -> float:
-    """Return the cosine reward (arXiv 2502.03373): short right and long wrong answers earn most.
+    """Return the cosine reward (arXiv 2502.03373) of an answer of some length.
 
-    Right answers fall from 1 to 0.5 with length; wrong ones rise from 0 to 0.25.  So the reward
-    lies in [0, 1], and no wrong answer earns as much as a right one.
+    With the length, the reward of a right answer falls from 1 to 0.5, and the reward of a wrong
+    answer rises from 0 to 0.25; from `longest` on, both are constant.  So the reward lies in [0,
+    1], and no wrong answer earns as much as a right one.
 
     Raises:
       ValueError: `longest` is not positive.

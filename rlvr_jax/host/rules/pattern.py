@@ -1,8 +1,8 @@
-"""Regular expressions of a data set, matched within a time limit.
+"""Match the regular expressions of a data set within a time limit.
 
-Some expressions take for ever on some texts, and `re` cannot be stopped.  The package `regex` reads
-the same expressions and measures its own processor time, so that the load of a machine does not
-decide a grade.
+Some expressions take extremely long on some texts, and a match of `re` cannot be stopped.  The
+package `regex` reads the same expressions and measures its own processor time, so that the load of
+a machine does not decide a grade.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _REPEAT = re.compile(r"(\))?\{(\d*)(?:,(\d*))?\}")
 
 @functools.lru_cache(256)
 def compile_pattern(pattern: str) -> regex.Pattern[str]:
-    """Return a compiled expression in which a dot matches a line break too.
+    """Return a compiled regular expression, in which a dot matches a line break too.
 
     Raises:
-      ValueError: it is no regular expression, or too large a one.
+      ValueError: the pattern is no regular expression, or is too large.
     """
     if not isinstance(pattern, str) or len(pattern) > MAX_LENGTH:
         raise ValueError("a pattern has to be a text of at most 10000 characters")
@@ -45,7 +45,7 @@ def fits(pattern: str, text: str) -> bool:
     """Return whether a whole text matches a pattern.
 
     Raises:
-      ValueError: it is no regular expression, or too large a one.
+      ValueError: the pattern is no regular expression, or is too large.
       TimeoutError: the match takes longer than SECONDS.
     """
     return compile_pattern(pattern).fullmatch(text, timeout=SECONDS) is not None
@@ -55,7 +55,7 @@ def occurs(pattern: str, text: str) -> bool:
     """Return whether a part of a text matches a pattern.
 
     Raises:
-      ValueError: it is no regular expression, or too large a one.
+      ValueError: the pattern is no regular expression, or is too large.
       TimeoutError: the search takes longer than SECONDS.
     """
     return compile_pattern(pattern).search(text, timeout=SECONDS) is not None

@@ -1,7 +1,7 @@
-"""Rules for the form of a completion: a pattern, thoughts before an answer.
+"""Check the form of a completion: a pattern, or thoughts before an answer.
 
-Use them as a gate on another reward.  If they are added to it, group normalisation scales the form
-up to a full reward in every group in which no answer is right.
+Use these rules as a gate on another reward.  If they are added to another reward, group
+normalisation scales the form up to a full reward in every group in which no answer is right.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _ESCAPED = re.compile(r"\\([%$#&_{}])")
 def matches_pattern(completion: str, pattern: str) -> float:
     r"""Return 1.0 if the whole extracted answer matches a regular expression, else 0.0.
 
-    The answer is tried as it is written, and without the backslashes of LaTeX's escapes: `50\%`
-    in a box is 50%.
+    The answer is matched twice: as it is written, and without the backslashes of LaTeX's escapes,
+    because `50\%` in a box means 50%.
 
     Raises:
-      ValueError: it is no regular expression.
+      ValueError: `pattern` is no regular expression, or is too large.
       TimeoutError: the match takes too long.
     """
     answer = answers.extract(completion)
@@ -33,10 +33,10 @@ def matches_pattern(completion: str, pattern: str) -> float:
 
 
 def has_thoughts(completion: str) -> float:
-    """Return 1.0 for thoughts in one <think>...</think> with more text behind them, else 0.0.
+    """Return 1.0 if a completion is one <think>...</think> and text after it, else 0.0.
 
-    Some chat templates write <think> themselves.  The completion then begins inside the thoughts,
-    so it may lack <think>.
+    Neither the thoughts nor the text may be empty.  Some chat templates write <think> themselves.
+    The completion then begins inside the thoughts, so it may lack <think>.
     """
     thoughts, close, rest = completion.strip().partition(THINK_CLOSE)
     thoughts = thoughts.removeprefix(THINK_OPEN)

@@ -1,4 +1,4 @@
-"""A user's rule: a Python file, named by its path, with `score(completion, record) -> number`.
+"""Load a user's rule: a Python file, named by its path, with `score(completion, record) -> number`.
 
 Reward functions that were written for TRL (`f(completions, **columns)` on lists) or for verl
 (`compute_score(data_source, solution_str, ground_truth, extra_info)`) are called in their own way.
@@ -27,7 +27,9 @@ _QUESTION = ("question", "prompt", "prompts", "problem")
 
 
 def load_score(rule: str, known: Collection[str] = ()) -> Score:
-    """Return the function of a Python file; `known` are the kinds for a near match.
+    """Return the grading function of the Python file that `rule` names.
+
+    `known` are the names of the kinds; the error message suggests the nearest one.
 
     Raises:
       ValueError: there is no such file, it cannot be imported, or it has no function that can be
@@ -42,24 +44,26 @@ def load_score(rule: str, known: Collection[str] = ()) -> Score:
 
 
 def prepare(rule: str) -> float:
-    """Import a user's file, so that the import is no part of an item's time."""
+    """Import a user's file before the first job, so that the import takes no time from the job."""
     load_score(rule)
     return 1.0
 
 
 @contextlib.contextmanager
 def captured_output() -> Iterator[io.StringIO]:
-    """Collect what is printed inside the `with` block instead of printing it."""
+    """Collect the text that is printed inside the `with` block, instead of printing the text."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         yield printed
 
 
 def to_number(value: Any) -> float:
-    """Return a result of a rule as a float: numbers, truth values, and NumPy's and JAX's of both.
+    """Return the result of a rule as a float.
+
+    The result may be a number or a truth value of Python, NumPy or JAX.
 
     Raises:
-      TypeError: it is no number.
+      TypeError: the result is neither a number nor a truth value.
     """
     if getattr(value, "shape", None) == () and callable(getattr(value, "item", None)):
         value = value.item()
@@ -138,7 +142,7 @@ def _pick(module: Any, path: str) -> tuple[str, Callable[..., Any]]:
 
 
 def _columns(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a record knows, by the names that data sets and libraries use for it."""
+    """Return the values of a record under all names that data sets and libraries use for them."""
     extra = json.loads(record.get("extra") or "{}")
     columns = dict.fromkeys(_REFERENCE, record.get("reference"))
     columns |= dict.fromkeys(_QUESTION, record.get("question"))

@@ -2,10 +2,10 @@ r"""Find the final answer of a completion: its last box, marked line, tag or lin
 
 `extract` is shared by all rules and verifiers: it decides where in a completion the answer stands.
 The other functions return a number, a line or the content of a \boxed{} of a text.  An ambiguous
-text has no answer: every function returns None rather than guess, because a policy that is rewarded
-for a guess learns to provoke guesses.
+text has no answer: a function that looks for an answer returns None rather than guess, because a
+policy that is rewarded for a guess learns to provoke guesses.
 
-`extract.py` makes the same choice on the device; the words that both look for stand in `markers`.
+`extract.py` makes the same choice on the device; `markers` holds the words that both look for.
 """
 
 from __future__ import annotations
@@ -96,10 +96,10 @@ _UPPER_ASCII = {code: code + 32 for code in range(65, 91)}
 
 
 class Marked(NamedTuple):
-    """A marker in a text and the answer that it marks."""
+    """A Marked is a marker in a text, with the answer that it marks."""
 
     start: int
-    end: int  # from here on, the text may take the answer back
+    end: int  # from this place on, later text may take the answer back
     answer: str | None  # None for an answer that is not closed
 
 
@@ -116,13 +116,13 @@ def extract(
 ) -> str | None:
     r"""Return the final answer of a completion, cleaned; None if there is no certain answer.
 
-    The answer is the last of: \boxed{...}; the rest of a line after a marker;
-    <answer>...</answer>; the rest of the last line after "####".  Without any of them it is the
-    last non-empty line, unless `last_line_too` is False.
+    An answer is marked by a \boxed{...}, by a marker such as "answer:" (the rest of the line is the
+    answer), by <answer>...</answer>, or by "####" on the last line.  The last marked answer counts.
+    Without any of them the answer is the last non-empty line, unless `last_line_too` is False.
 
     There is no answer if the last box or tag is not closed, whatever came before; if the text ends
     inside <think>; if the answer is denied (not \boxed{42}, \boxed{42} is wrong), is one of two
-    (\boxed{41} or \boxed{42}) or is taken back after it; and if `clean` refuses it.
+    (\boxed{41} or \boxed{42}) or is taken back by later text; and if `clean` refuses it.
     """
     if not isinstance(text, str):
         return None
@@ -148,7 +148,7 @@ def _folded(text: str) -> str:
 
 
 def _thought_end(text: str) -> int | None:
-    """Return where the text behind the last thought begins; None if the text ends in a thought."""
+    """Return where the text after the last thought begins; None if the text ends in a thought."""
     folded, begin, opened = _folded(text), 0, -1
     for opening, closing in words.THOUGHTS:
         at = folded.rfind(closing)
@@ -169,7 +169,7 @@ def _is_one_of_two(text: str, last: Marked) -> bool:
 
 
 def _marked_answers(text: str, markers: Sequence[str]) -> list[Marked]:
-    """Return the last box and the last place of each marker."""
+    """Return the last box and the last occurrence of each marker, with their answers."""
     boxes = list(_BOX.finditer(text))
     marked = []
     if boxes:
@@ -197,11 +197,13 @@ def _marked_answers(text: str, markers: Sequence[str]) -> list[Marked]:
 
 
 def clean(answer: str | None) -> str | None:
-    """Return an answer in composed characters (NFC); None if it is empty, long or disguised.
+    """Return an answer in composed characters (NFC); None if it is empty, too long or disguised.
 
-    In a disguised answer, a reader does not see what is compared: it holds control, zero-width or
-    direction characters (but at its ends), lone surrogates, marks that combine with a digit or a
-    sign, or joiners in a script that is not spelled with them.
+    An answer is too long if it has more than LONGEST_ANSWER characters.  In a disguised answer, a
+    reader does not see what is compared: it holds control, zero-width or direction characters, lone
+    surrogates, marks that combine with a digit or a sign, or joiners in a script that is not
+    spelled with them.  Zero-width and direction characters at the ends of an answer are removed
+    first.
     """
     if answer is None:
         return None
@@ -247,7 +249,8 @@ def _is_invisible_mark(code: int) -> bool:
 def character_kinds() -> bytes:
     """Return the `character_kind` of each code point, as a table for device code.
 
-    The last of its CODES bytes stands for all code points above.
+    The table has CODES bytes, one for each code point.  Its last byte also stands for all code
+    points from CODES on.
     """
     table = bytearray(character_kind.__wrapped__(chr(code)) for code in range(CODES))
     table[-1] = words.REFUSED
@@ -255,7 +258,7 @@ def character_kinds() -> bytes:
 
 
 def number(text: str) -> Fraction | None:
-    """Return the number that the whole text is, such as 12, -1,000.50, $3, 7% or 3/4, else None.
+    """Return the number that a whole text is, such as 12, -1,000.50, $3, 7% or 3/4; else None.
 
     A percent sign and a dollar sign do not change the value.
     """
@@ -269,9 +272,9 @@ def number(text: str) -> Fraction | None:
 
 
 def last_number(text: str) -> str | None:
-    """Return the last word with a digit if it is a number, as plain text without commas.
+    """Return the last word with a digit if the word is a number, as plain text without commas.
 
-    There is no answer if that word is no number ("12cm", "1e9", digits of other scripts): an
+    The result is None if that word is no number ("12cm", "1e9", digits of other scripts): an
     earlier number must not stand in for it.
     """
     words = [word for word in re.split(r"[\s=]+|(?<!\d):", _with_dollars(text)) if word]
@@ -296,7 +299,7 @@ def _continues(before: str, word: str) -> bool:
 
 
 def last_line(text: str) -> str:
-    """Return the last non-empty line, stripped; "" if there is none."""
+    """Return the last non-empty line of a text, stripped; "" if there is none."""
     return next((line.strip() for line in reversed(text.split("\n")) if line.strip()), "")
 
 
@@ -310,14 +313,15 @@ def bare(line: str) -> str:
 
 
 def opens_box(text: str) -> bool:
-    """Return whether a box is begun anywhere in a text."""
+    r"""Return whether a text begins a box, such as \boxed{, anywhere."""
     return _BOX.search(text) is not None
 
 
 def boxed(text: str) -> str | None:
-    r"""Return the content of the last \boxed{} or \boxed x, or None if it is not closed.
+    r"""Return the content of the last \boxed{} or \boxed x of a text, or None.
 
-    Braces inside a box are balanced.  A box without braces ends at the next dollar sign.
+    Braces inside a box are balanced.  A box without braces ends at the next dollar sign.  The
+    result is None if there is no box, or if the last box is not closed or, without braces, empty.
     """
     boxes = list(_BOX.finditer(text))
     if not boxes:
@@ -334,7 +338,10 @@ def boxed(text: str) -> str | None:
 
 
 def plain(text: str) -> str:
-    """Return a text with LaTeX and typographic signs, fractions and fonts as plain characters."""
+    """Rewrite LaTeX and typographic signs, fractions and fonts of a text in plain characters.
+
+    Tags such as <b> become blanks, and degree signs of LaTeX are removed.
+    """
     for old, new in _SIGNS:
         text = text.replace(old, new)
     text = _DEGREES.sub("", _TAG.sub(" ", _TEXT.sub(r"\1", text)))

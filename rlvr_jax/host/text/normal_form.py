@@ -1,4 +1,4 @@
-"""The normal form of a text, in which two answers are compared letter by letter."""
+"""Compute the normal form of a text, by which two answers are compared letter by letter."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _JOINERS = "\u200c\u200d"
 
 
 def normal_form(text: str) -> str:
-    """Return words without case, articles and punctuation, or a formula without blanks.
+    """Return the normal form of a text: words without case, articles and punctuation, or a formula.
 
-    A single letter loses its brackets: it is a choice or a variable.  Vowel signs and joiners are
-    part of a word.  A currency sign stays: 5 is not $5 where letters count.
+    A formula keeps its signs, but loses its blanks and the dollar signs around it.  A currency sign
+    before a number stays, so that 5 and $5 differ.  A single letter loses its brackets, because it
+    is a choice or a variable.  Vowel signs and joiners are part of a word.
     """
     marks = {unicodedata.decomposition(char).partition(">")[0] for char in text}
     if not marks & {"<super", "<circle"}:  # NFKC would turn x squared into x2

@@ -1,14 +1,14 @@
-"""The process of one sandboxed program: it walls itself in, then becomes the program.
+"""Close the process of one sandboxed program off, then replace the process by the program.
 
-`sandbox` runs it as a script, `python -I -S jail.py JSON`, and it imports nothing of this package.
-The JSON holds the limits and the folder of the program.
+`sandbox` runs this file as a script, `python -I -S jail.py JSON`, and the file imports nothing of
+this package.  The JSON holds the limits and the folder of the program.
 
-Where the kernel permits them (root, or user namespaces), the process takes walls: network, process,
-message and mount namespaces of its own, a root folder that holds the interpreter read-only and a
-small writable folder, no privileges, and another user.  When the first process of the process
-namespace ends, the kernel kills all others, daemons and fork bombs too.  Then the process sets its
-limits and replaces itself by the program.  Before that it writes one byte to the descriptor
-`ready`: b"w" with walls, b"-" with limits only.
+Where the kernel permits it (root, or user namespaces), the process closes itself off by walls.
+Walls are network, process, message and mount namespaces of its own, a root folder that holds the
+interpreter read-only and a small writable folder, no privileges, and another user.  When the first
+process of the process namespace ends, the kernel kills all others, daemons and fork bombs too.
+Then the process sets its limits and replaces itself by the program.  Before that it writes one byte
+to the descriptor `ready`: b"w" with walls, b"-" with limits only.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ NOBODY = 65534
 
 
 def main() -> None:
-    """Read the settings from the command line, set up walls and limits, become the program."""
+    """Read the settings from the command line, set up walls and limits, and become the program."""
     settings = json.loads(sys.argv[1])
     libc = ctypes.CDLL(None, use_errno=True)
     if sys.platform == "linux":

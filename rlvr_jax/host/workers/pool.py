@@ -1,12 +1,12 @@
-"""A pool of worker processes that can be killed: a bad job costs itself and no other.
+"""Run jobs in a pool of worker processes that can be killed: a bad job costs no other job.
 
 A job names a function and its arguments; a worker calls the function and returns a score.  Every
 worker is a fresh interpreter that talks JSON over pipes, so that nothing that a model wrote is ever
-unpickled.  It does not import the main script again, as multiprocessing's spawn would, so a pool
-works from threads, daemons, notebooks and scripts without a guard.
+unpickled.  A worker does not import the main script again, as multiprocessing's spawn would, so a
+pool works from threads, daemons, notebooks and scripts without a guard.
 
-The clock of a job starts when a worker begins the job, never while it waits.  A job that times out
-or crashes scores 0.0 and is counted; its worker is killed with its whole process group and
+The clock of a job starts when a worker begins the job, never while the job waits.  A job that times
+out or crashes scores 0.0 and is counted; its worker is killed with its whole process group and
 replaced.
 """
 
@@ -43,7 +43,7 @@ _BOOT = (
 
 
 class Job(NamedTuple):
-    """A call of a function in a worker.
+    """A Job is a call of a function in a worker.
 
     The function returns a score, (score, status) or (score, status, reason).  Before its first job
     of a function, a worker imports the function's module and makes the call `prepare`; neither
@@ -57,9 +57,10 @@ class Job(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A score in [0, 1], its status and, if it is no grade, the reason.
+    """A Result holds a score in [0, 1], its status and a reason.
 
     The status is ok, none (no answer), timeout, crash, or error (the user's own function failed).
+    The reason says why a job failed, or what a user's function printed.
     """
 
     score: float
@@ -72,12 +73,12 @@ STATUSES = ("ok", "none", "timeout", "crash", "error")
 
 
 def is_worker() -> bool:
-    """Return whether this process is a worker, in which a function may hang: it can be killed."""
+    """Return whether this process is a worker, which can be killed if a function hangs."""
     return _INSIDE in os.environ
 
 
 class Worker:
-    """One worker process.  Its first job starts the process."""
+    """A Worker is one worker process, which its first job starts."""
 
     def __init__(self, memory: int):
         self.memory = memory
@@ -86,7 +87,12 @@ class Worker:
         self.prepared: set[str] = set()
 
     def ask(self, job: Job, seconds: float, start: float) -> Result:
-        """Return the result of a job; TIMEOUT or CRASH, with the worker killed, without one."""
+        """Run a job in this worker and return its result.
+
+        The status is timeout if the worker needs more than `start` seconds to start or to prepare,
+        or the job more than `seconds`.  It is crash if the job raises or the worker gives no valid
+        answer.  Both kill the worker.
+        """
         try:
             if self.process is None or self.process.poll() is not None:
                 self.kill()
@@ -105,7 +111,7 @@ class Worker:
             return CRASH
 
     def kill(self) -> None:
-        """End the process and all that it started, and leave no zombie."""
+        """End the process and all processes that it started, and leave no zombie."""
         process, self.process, self.rest = self.process, None, b""
         if process is None:
             return
@@ -181,9 +187,11 @@ class Worker:
 
 
 class Pool:
-    """A number of workers; each job goes to a free one.
+    """A Pool is a number of workers; each job goes to a free worker.
 
-    The workers end with `close`, with the `with` block, or with the process.
+    `seconds` is the time limit of a job, and `memory` the address space of a worker in MiB.  The
+    workers end with `close`, with the `with` block, or with the process.  `counts` holds the number
+    of results of each status.
 
     Raises:
       ValueError: fewer than one worker, or no positive, finite number of seconds for a job.
@@ -211,7 +219,7 @@ class Pool:
 
         Args:
           job: the function and its arguments.
-          seconds: time limit of the job; None for that of the pool.
+          seconds: time limit of the job; None for the limit of the pool.
           start: time limit, in seconds, of a worker that has to be started.
           wait: time limit, in seconds, for a worker to be free, after which the result is TIMEOUT
             without a try; None to wait without limit.  This wait is no part of `seconds`.
@@ -234,7 +242,7 @@ class Pool:
         return result
 
     def map(self, jobs: Sequence[Job]) -> list[Result]:
-        """Run jobs and return their results in the order of the jobs; costly jobs begin last."""
+        """Run jobs, the costly ones last, and return their results in the order of the jobs."""
         order = sorted(range(len(jobs)), key=lambda i: jobs[i].expected_cost)
         results: list[Result] = [CRASH] * len(jobs)
         with ThreadPoolExecutor(min(len(self._workers), len(jobs)) or 1) as threads:
@@ -244,7 +252,7 @@ class Pool:
         return results
 
     def close(self) -> None:
-        """End all workers; jobs that are running end as crashes."""
+        """End all workers; jobs that still run end as crashes."""
         self._end()
 
     def __enter__(self) -> Pool:
@@ -255,7 +263,7 @@ class Pool:
 
 
 def shared() -> Pool:
-    """Return the pool for single jobs: two workers, started by the first job that needs them."""
+    """Return the pool for single jobs: two workers, each started by its first job."""
     return _shared(os.getpid())  # a fork must not write into its parent's pipes
 
 

@@ -2,14 +2,14 @@
 
 `run` gives a program text on its standard input and returns what the program printed; `converse`
 starts a program that answers lines, one after another.  The expected answer never enters the
-process: compare the output on this side.
+process: compare the output in the calling process.
 
 Walls stand where the kernel permits them, on Linux as root or with user namespaces; `walls()`
 returns whether they do.  Behind walls a program has no network, reads no files but those of the
 interpreter, writes to a small folder in memory only, sees no other processes, and nothing that it
 starts survives.  Elsewhere (containers that forbid namespaces, macOS) only the limits hold: socket
 calls of Python are refused, but a program can read and write the user's files, and could reach the
-network through C.  With walls="required", a program does not run there, and scores 0.0.
+network through C.  With walls="required", a program does not run there, and its status is refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MAX_INPUT = 10_000_000
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits of a program: time, memory, files, output and processes."""
+    """A Limits holds the limits of a program: time, memory, files, output, processes and walls."""
 
     seconds: float = 5.0  # wall time
     cpu: int = 4  # seconds
@@ -49,7 +49,7 @@ class Limits:
 
 
 class Result(NamedTuple):
-    """The output of a program and how it ended.
+    """A Result holds the output of a program and how the program ended.
 
     The status is ok; error (an exit code other than 0); timeout; output (too much of it); or
     refused (the program did not run).
@@ -70,9 +70,9 @@ del _s, _refuse
 
 
 class Conversation:
-    """A running program: requests are written to it, and lines that it answers are read.
+    """A Conversation is a running program that reads requests and answers with lines.
 
-    `status` is the program's as in `Result`, "ok" as long as it runs.
+    `status` is the status of the program as in `Result`; it is "ok" as long as the program runs.
     """
 
     def __init__(self, process: subprocess.Popen[bytes] | None, limits: Limits):
@@ -82,9 +82,9 @@ class Conversation:
         self.status = "refused" if process is None else "ok"
 
     def ask(self, request: bytes, mark: bytes) -> bytes | None:
-        """Return the first line behind a request that begins with a mark, without the mark.
+        """Send a request, and return the next output line that begins with `mark`, without it.
 
-        Returns None when the program has ended or reached a limit; `status` tells why.
+        The result is None when the program has ended or reached a limit; `status` tells why.
         """
         rest = memoryview(request)
         while self.status == "ok":
@@ -101,7 +101,7 @@ class Conversation:
         return None
 
     def finish(self, stdin: bytes) -> Result:
-        """Write the rest of the program's input and wait for its end."""
+        """Write the rest of the program's input, wait for its end and return its result."""
         rest, ended = memoryview(stdin), False
         while self.status == "ok" and not ended:
             rest, ended = self._exchange(rest, close=True)
@@ -110,9 +110,9 @@ class Conversation:
         return Result(bytes(self._output), self.status)
 
     def _exchange(self, rest: memoryview, close: bool = False) -> tuple[memoryview, bool]:
-        """Write and read what the pipes take and hold.
+        """Write as much of `rest` as the pipe takes, and read the output that is there.
 
-        Returns what remains to be written, and whether the program has closed its output.
+        Returns the rest that remains to be written, and whether the program has closed its output.
         """
         assert self._process and self._process.stdin and self._process.stdout
         stdin, reading = self._process.stdin, self._process.stdout.fileno()
@@ -159,9 +159,9 @@ def _write_some(pipe: int, data: memoryview) -> memoryview:
 
 
 def run(source: str, stdin: str = "", limits: Limits | None = None) -> Result:
-    """Run a Python program and return its output; all that it started is killed at the end.
+    """Run a Python program and return its output; at the end all its processes are killed.
 
-    Nothing that a program does raises here.  `limits` are those of `Limits()` if None.
+    No failure of the program raises an exception.  If `limits` is None, those of `Limits()` hold.
     """
     if len(stdin) > MAX_INPUT:
         return Result(b"", "refused")
@@ -171,9 +171,9 @@ def run(source: str, stdin: str = "", limits: Limits | None = None) -> Result:
 
 @contextlib.contextmanager
 def converse(source: str, limits: Limits | None = None) -> Iterator[Conversation]:
-    """Start a Python program that answers requests; all that it started is killed at the end.
+    """Start a Python program that answers requests; at the end all its processes are killed.
 
-    Nothing that a program does raises here.  `limits` are those of `Limits()` if None.
+    No failure of the program raises an exception.  If `limits` is None, those of `Limits()` hold.
     """
     limits = limits or Limits()
     folder = Path(tempfile.mkdtemp(prefix="rlvr_jax_"))
@@ -193,7 +193,7 @@ def converse(source: str, limits: Limits | None = None) -> Iterator[Conversation
 
 @functools.cache
 def walls() -> bool:
-    """Return whether programs run behind walls on this machine, or within limits only."""
+    """Return whether programs run behind walls on this machine; if not, only the limits hold."""
     folder = Path(tempfile.mkdtemp(prefix="rlvr_jax_"))
     try:
         (folder / "root").mkdir()
@@ -252,7 +252,7 @@ def _start(folder: Path, ready: int, limits: Limits) -> subprocess.Popen[bytes]:
 def kill_group(process: subprocess.Popen[bytes]) -> None:
     """Kill a process with its group, and leave no zombie.
 
-    Behind walls, the kernel then kills the processes that had left the group, too.
+    Behind walls, the kernel then also kills the processes that had left the group.
     """
     try:
         os.killpg(process.pid, signal.SIGKILL)

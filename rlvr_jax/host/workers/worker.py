@@ -1,7 +1,7 @@
-"""The process of a worker (see `pool`): it runs one job after another until its pipe ends.
+"""Run one job after another in the process of a worker (see `pool`), until its pipe ends.
 
-The process limits its own memory, and its processor time for every job, so that it ends even if
-its owner dies.  Nothing that a job prints goes anywhere.  A job that raises is a crash and scores
+The process limits its own memory, and its processor time for every job, so that it ends even if its
+owner dies.  All output that a job prints is discarded.  A job that raises is a crash and scores
 0.0.  The process knows no rules: a job names the function to call.
 """
 
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 
 def main() -> None:
-    """Run jobs from standard input, one line of JSON each, and answer each by one line."""
+    """Run jobs from standard input, one line of JSON each, and answer each job by one line."""
     jobs, results = _take_pipes()
     _limit(resource.RLIMIT_AS, int(os.environ["RLVR_RULE_WORKER"]) << 20)
     _limit(resource.RLIMIT_CORE, 0)
@@ -59,7 +59,7 @@ def _limit(what: int, value: int) -> None:
 
 
 def prepare(module: str, function: str = "", *args: Any) -> float:
-    """Import a module and call a function, before the clock of a first job runs."""
+    """Import a module and call `function`, if any, before the clock of a first job starts."""
     importlib.import_module(module)
     if function:
         _find(function)(*args)

@@ -1,7 +1,8 @@
-r"""The maths grader: whether a completion's answer equals a reference, as mathematics.
+r"""Grade mathematical answers: decide whether a completion's answer equals a reference.
 
-Two rules live here, each a function `score(completion, reference)`: `math` in `equivalence.py`,
-and `numeric`, numbers within a tolerance, in `numeric.py`.  A grade goes from text to score so:
+Two rules live in this folder, each a function `score(completion, reference)`: `math` in
+`equivalence.py`, and `numeric`, numbers within a tolerance, in `numeric.py`.  A grade goes from
+text to score so:
 
     completion -> answer        text/answers.py    the last box, marked line, tag or line
     answer -> candidates        sentence.py        "So it is $5$ cm." gives 5 cm
@@ -13,6 +14,7 @@ and `numeric`, numbers within a tolerance, in `numeric.py`.  A grade goes from t
     Tree -> its value           value.py           exact, or to 60 digits
 
 `option_letter.py` reads references that are the letter of an option.  A text that cannot be read or
-evaluated raises `tree.Unreadable`, and is equal to nothing but its own letters.  This folder
-imports `text` and `problems` (for numbers in words), and no rule outside.
+evaluated raises `tree.Unreadable`; the two rules catch it.  The rule `math` compares a text that
+cannot be read as words or letter by letter.  This folder imports `text` and `problems` (for numbers
+in words), and no other rule.
 """

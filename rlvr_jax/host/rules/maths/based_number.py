@@ -1,4 +1,4 @@
-"""Numbers with a base behind them: 1010_2, 3A7_{16}, 4210 base five."""
+"""Parse numbers with a base after their digits: 1010_2, 3A7_{16}, 4210 base five."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ _BASED = re.compile(
 
 
 def parse_based_number(text: str) -> BasedNumber | None:
-    """Return 3A7_{16}, 1010_2 or "1010 base two" as digits with a base."""
+    """Return the digits and the base of a text such as 3A7_{16}, 1010_2 or "1010 base two".
+
+    The result is None for another text.
+
+    Raises:
+      Unreadable: the number has more digits than an answer has.
+    """
     match = _BASED.fullmatch(text)
     if match is None:
         return None

@@ -1,10 +1,10 @@
-"""Brackets in a text: what stands inside them, and what outside."""
+"""Tell the parts of a text that stand inside brackets from those outside."""
 
 from __future__ import annotations
 
 
 def split_outside_brackets(text: str, marks: tuple[str, ...]) -> list[str]:
-    """Return the text cut at those of the marks that stand in no bracket."""
+    """Split a text at those marks that stand outside all brackets."""
     parts, depth, start, at = [], 0, 0, 0
     while at < len(text):
         char = text[at]
@@ -22,7 +22,10 @@ def split_outside_brackets(text: str, marks: tuple[str, ...]) -> list[str]:
 
 
 def is_balanced(inner: str) -> bool:
-    """Return whether no bracket closes before it opens: "1) + (2" stands in no pair of brackets."""
+    """Return whether every bracket of a text closes after it opens; kinds are not told apart.
+
+    The text is what stands between two brackets.  If it is "1) + (2", these are no pair.
+    """
     depth = 0
     for char in inner:
         depth += (char in "([{") - (char in ")]}")

@@ -1,7 +1,7 @@
-"""The equality of two answers, each an item (see `items`).
+"""Compare two answers, each an item (see `items`).
 
-The kinds of the two items decide which comparison applies.  docs/rewards.md gives the policy:
-which notations of an answer are equal, and which near ones are not.
+The kinds of the two items decide which comparison applies.  docs/rewards.md gives the policy: which
+notations of an answer are equal, and which similar notations are not.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _equal_based(gold: Tree, answer: Tree) -> bool:
 
 
 def _equal_named(gold: Item, answer: Item) -> bool:
-    """Compare what is named: x = 5 is 5, and two names have to be the same name."""
+    """Compare items with names: x = 5 equals 5, and two names have to be the same name."""
     match gold, answer:
         case Named(), Named():
             return is_same_name(gold.name, answer.name) and _equal_families(gold.item, answer.item)
@@ -138,7 +138,7 @@ def _equal_named(gold: Item, answer: Item) -> bool:
 
 
 def _equal_families(gold: Item, answer: Item) -> bool:
-    """Compare what stands behind a name: in x = pi/4 + k pi, k is any integer, and so is n."""
+    """Compare the items after two names: in x = pi/4 + k pi, k is any integer, and so is n."""
     if isinstance(gold, Value) and isinstance(answer, Value):
         mine, theirs = variables(gold.tree), variables(answer.tree)
         both = mine | theirs

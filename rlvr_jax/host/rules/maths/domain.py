@@ -1,4 +1,4 @@
-r"""The domain behind an answer: x = pi/4 + k pi, k \in \Z; f(x) = x for all x \in \R."""
+r"""Remove the domain at the end of an answer, as in x = pi/4 + k pi, k \in \Z."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _DOMAIN = re.compile(
 
 
 def without_domain(text: str) -> str:
-    r"""Return a text without "for all x \in \R" or "k \in \Z" behind it, if it holds for these.
+    r"""Return a text without a domain at its end, such as "for all x \in \R" or "k \in \Z".
 
-    Whole numbers are understood of k, l, m and n, and real ones of other letters.
+    A domain is removed only where readers assume it anyway: integers for k, l, m and n, and real
+    numbers for other letters.  The rest of the text must use the letter and contain "=".
     """
     text = _BEHIND.sub(r"\1 \3 in \2", text)
     for match in _DOMAIN.finditer(text):

@@ -1,8 +1,8 @@
-"""The equality of two formulas, by their values.
+"""Compare two formulas by their values.
 
 Formulas with variables are compared at fixed points, and no algebra is done, so that no comparison
-can hang.  Two formulas are equal if they have the same principal values everywhere; or the same
-real values, where both are defined at the same points.
+can hang.  Two formulas are equal if they have the same principal values at all these points.  They
+are also equal if they are defined at the same points and have the same real values there.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ LENGTHS = frozenset("rRsdhlL")  # by custom a radius, a side, a distance, a heig
 
 
 def equal_values(gold: Tree, answer: Tree) -> bool:
-    """Return whether two formulas have the same value at some points of their variables.
+    """Return whether two formulas have the same values at fixed points of their variables.
 
-    A decimal equals an irrational or periodic value only if it is the correct rounding to at least
-    WRITTEN digits: 3.1416 is not pi.
+    A decimal equals an irrational or periodic value only if the decimal is the correct rounding of
+    the value to at least WRITTEN digits: 3.1416 is not pi.
 
     Raises:
-      Unreadable: a formula has no value, or one too large to be computed.
+      Unreadable: a formula has no value, or a value that is too large to be computed.
     """
     names = trees.variables(gold)
     if names != trees.variables(answer):
@@ -68,10 +68,10 @@ def equal_values(gold: Tree, answer: Tree) -> bool:
 
 
 def is_nonzero_constant(tree: Tree) -> bool:
-    """Return whether a formula has the same value, not zero, at POINTS values of its variables.
+    """Return whether a formula has the same nonzero value at POINTS points of its variables.
 
     Raises:
-      Unreadable: the formula has no value there, or one too large to be computed.
+      Unreadable: the formula has no value there, or a value that is too large to be computed.
     """
     names = trees.variables(tree)
     values = [evaluate(tree, _values_of_variables(names, point)) for point in range(POINTS)]

@@ -1,9 +1,9 @@
-r"""The rule `math`: whether an answer equals the reference, mathematically.
+"""Decide whether an answer equals the reference, as mathematics: the rule `math`.
 
-`parser` turns both into items, and `comparison` compares these by exact or 60-digit values, in a
-bounded number of steps: nothing is simplified, no large number is computed, and no clock is read,
-so that the grade is a function of the two texts alone.  A text that the parser cannot read as a
-whole is equal to its own letters only.  docs/rewards.md gives the policy.
+`parser` turns both texts into items, and `comparison` compares the items by exact or 60-digit
+values, in a bounded number of steps: nothing is simplified, no large number is computed, and no
+clock is read, so that the grade is a function of the two texts alone.  A text that the parser
+cannot read as a whole is compared as words or letter by letter.  docs/rewards.md gives the policy.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def score(completion: str, reference: str) -> float:
 
 
 def are_equal(gold: str, answer: str) -> bool:
-    """Return whether an extracted answer is equal to the reference."""
+    """Return whether an extracted answer equals the reference `gold`, as mathematics."""
     if gold == answer and _has_content(gold):
         return True
     if option_letter.is_letter(gold):
@@ -94,6 +94,6 @@ def _with_decimal_point(answer: str, gold: Item) -> str:
 
 
 def _same_letters(gold: str, answer: str) -> bool:
-    """Return whether two formulas that nobody can read are written alike, but for blanks."""
+    """Return whether two formulas that cannot be parsed are written alike, except for blanks."""
     texts = [_SPACE.sub("", text) for text in (gold, answer)]
     return bool(_FORMULA.search(gold)) and texts[0] == texts[1] and _has_content(gold)

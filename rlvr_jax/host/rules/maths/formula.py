@@ -1,9 +1,8 @@
-r"""Formulas in LaTeX and plain notation, parsed into trees; nothing is evaluated.
+"""Parse formulas in LaTeX and plain notation into trees; nothing is evaluated.
 
-The parser is a recursive descent.  It bounds length and depth, so that hostile text ends in
-Unreadable, fast.  Each method of `_Parser` parses one kind of expression, from a sum down to an
-atom, and returns its tree; `depth` counts how deep the expression lies in brackets, powers and
-signs.
+The parser is a recursive descent.  It bounds length and depth, so that hostile text soon raises
+Unreadable.  Each method of `_Parser` parses one kind of expression, from a sum down to an atom, and
+returns its tree; `depth` counts how deep the expression lies in brackets, powers and signs.
 """
 
 from __future__ import annotations
@@ -96,14 +95,14 @@ def _split_letters(word: str) -> list[str]:
 
 
 class _Parser:
-    """A parser of the tokens of one formula, which it takes from left to right."""
+    """A _Parser takes the tokens of one formula from left to right and parses them."""
 
     def __init__(self, tokens: list[str]):
         self.tokens, self.at = tokens, 0
 
     @property
     def next(self) -> str:
-        """The token that comes next; "" at the end."""
+        """Return the token that comes next; "" at the end."""
         return self.tokens[self.at] if self.at < len(self.tokens) else ""
 
     def take(self, wanted: str = "") -> str:
@@ -187,7 +186,7 @@ class _Parser:
         return tree
 
     def postfix(self, tree: Tree) -> Tree:
-        """Parse factorial, percent and degree signs behind a tree."""
+        """Parse factorial, percent and degree signs after a tree."""
         while self.next in ("!", "%", "\\degree"):
             token = self.take()
             if token == "!" and self.next == "!":
@@ -339,7 +338,7 @@ class _Parser:
         return Variable(name)
 
     def combinations(self, n: str) -> Tree:
-        """Parse C_{10}^{3}, a binomial, behind its lower number."""
+        """Parse C_{10}^{3}, a binomial, after its lower number."""
         at = self.at
         self.take("^")
         k = self.label()
@@ -349,7 +348,7 @@ class _Parser:
         return Variable(f"C_{n}")
 
     def based(self, tree: Tree) -> Tree:
-        """Parse the base behind a number: 1010_2."""
+        """Parse the base after a number: 1010_2."""
         if self.next == "_":
             self.take()
             return BasedNumber(tree, self.label())

@@ -1,7 +1,7 @@
-"""The types of an answer: a value, a list, intervals, a matrix, a name with its value, and so on.
+"""Define the types of an answer, called items: a value, a list, intervals, a matrix and so on.
 
-`parser` builds items, `comparison` compares them.  An item is the notation of an answer, not yet
-its value: its formulas are trees (`tree`).
+`parser` builds items, and `comparison` compares them.  An item is the notation of an answer, not
+yet its value: its formulas are trees (`tree`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ MINUS_INFINITY = Negative(INFINITY)
 
 @dataclass(frozen=True)
 class Value:
-    """A formula with its unit: 5 cm, x + 1.  A percent sign is part of the formula."""
+    """A Value is a formula with an optional unit, such as 5 cm or x + 1.
+
+    A percent sign is part of the formula.
+    """
 
     tree: Tree
     unit: Unit | None = None
@@ -25,7 +28,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Named:
-    """A name and what it is equal to: x = 5, f(x) = 2x, P(A) = 1/4."""
+    """A Named is a name with the item that it equals: x = 5, f(x) = 2x, P(A) = 1/4."""
 
     name: str
     item: Item
@@ -33,9 +36,10 @@ class Named:
 
 @dataclass(frozen=True)
 class Listing:
-    r"""Several items between brackets: a tuple, a set, a list; or "1, 2" and "1 or 2".
+    r"""A Listing holds several items: a tuple, a set or a list in brackets, or "1, 2" and "1 or 2".
 
-    The brackets are ( [ \{ or \langle with their counterparts, or "" for none.
+    The brackets are ( [ \{ or \langle with their counterparts, or "" for a listing without
+    brackets.
     """
 
     opening: str
@@ -45,7 +49,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Interval:
-    """All numbers from `low` to `high`; a closed end belongs to the interval."""
+    """An Interval holds all numbers from `low` to `high`; a closed end belongs to the interval."""
 
     low: Tree
     low_closed: bool
@@ -55,7 +59,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Intervals:
-    """A union of intervals, with the name of its variable if it is written: 1 < x <= 2."""
+    """An Intervals is a union of intervals, with the name of its variable if given: 1 < x <= 2."""
 
     name: str | None
     pieces: tuple[Interval, ...]
@@ -63,21 +67,21 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix, row by row."""
+    """A Matrix holds the rows of a matrix, from top to bottom."""
 
     rows: tuple[tuple[Item, ...], ...]
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A proportion of two or more values: 1:2:3."""
+    """A Ratio is a proportion of two or more values, such as 1:2:3."""
 
     parts: tuple[Value, ...]
 
 
 @dataclass(frozen=True)
 class Equation:
-    """Two formulas that are equal, with variables on either side: x^2 + y^2 = 1."""
+    """An Equation says that two formulas with variables are equal: x^2 + y^2 = 1."""
 
     left: Tree
     right: Tree
@@ -85,7 +89,7 @@ class Equation:
 
 @dataclass(frozen=True)
 class NotEqual:
-    """A variable and the one value that it does not have: x != 3."""
+    """A NotEqual is a variable with the one value that the variable does not have: x != 3."""
 
     name: str
     value: Value
@@ -93,7 +97,11 @@ class NotEqual:
 
 @dataclass(frozen=True)
 class Time:
-    """A time of the day, its minutes None for "3 p.m."; `half` is "a", "p" or "" for none."""
+    """A Time is a time of the day, such as 3:30:00 or 3 p.m.
+
+    `minute` is None if no minutes are written.  `half` is "a" for a.m., "p" for p.m., and "" if
+    neither is written.
+    """
 
     hour: int
     minute: int | None
@@ -103,7 +111,7 @@ class Time:
 
 @dataclass(frozen=True)
 class Empty:
-    """The empty set."""
+    """An Empty is the empty set."""
 
 
 Item = (
@@ -112,7 +120,10 @@ Item = (
 
 
 def as_intervals(item: Item) -> tuple[Interval, ...] | None:
-    """Return the intervals that an item is, or may be, as (1, 2] may; None for another item."""
+    """Return the intervals that an item stands for; None if the item cannot be read so.
+
+    An item stands for intervals if it is `Intervals`, a pair in brackets such as (1, 2], or x != 3.
+    """
     match item:
         case NotEqual(_, Value(tree, None)):
             return (

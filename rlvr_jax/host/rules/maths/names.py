@@ -1,4 +1,4 @@
-r"""Names of what an answer gives: x, f(x), P(A), \\bar x, area."""
+r"""Normalise and compare the names of an answer's values: x, f(x), P(A), \bar x, area."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def plain_name(text: str) -> str:
 
 
 def base_names(names: Iterable[str]) -> set[str]:
-    """Return the different names, without the numbers behind them: x for x_1 and x_2."""
+    """Return the set of the names without the numbers at their ends: {"x"} for x_1 and x_2."""
     return {re.sub(r"_?\d+$", "", name) for name in names}
 
 
 def is_same_name(a: str, b: str) -> bool:
-    """Return whether two names are the same: y is f(x) too, and Area is area."""
+    """Return whether two names mean the same: y is the same as f(x), and Area as area."""
     if "y" in (a, b) and all(re.fullmatch(r"y|[A-Za-z]\(x\)", name) for name in (a, b)):
         return True
     return a == b or len(a) > 3 and a.casefold() == b.casefold()

@@ -1,7 +1,7 @@
 r"""Rewrite LaTeX and typography in one plain notation: \dfrac12, 1{,}000, 3½, x², − and ４２.
 
-Only the notation changes, never the meaning: `normalise` replaces text by text, mostly ASCII, and
-every step is linear in the length of the text.  The result may still be no formula.
+Only the notation changes, never the meaning.  `normalise` replaces text by text, mostly ASCII, and
+every step is linear in the length of the text.  The result need not be a formula.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ _GROUPED = re.compile(
 
 
 def normalise(text: str) -> str:
-    """Return a text in plain notation, as `formula` and `parser` read it."""
+    """Return a text in the plain notation that `formula` and `parser` read."""
     text = re.sub(r"(?<=\d),\\!\s*(?=\d{3})", "", text)
     text = re.sub(r"(?<!\\)\\\s*$", "", text)  # of \boxed{\ 46\ }, which is stripped
     text = _RECURRING.sub(_recurring, text)
@@ -117,7 +117,10 @@ def normalise(text: str) -> str:
 
 
 def digits_for_words(text: str) -> str:
-    """Return 42 for "forty-two": a number in words, in digits.  Other texts are returned as is."""
+    """Return a number in English words as digits, such as "42" for "forty-two".
+
+    Other texts are returned unchanged.
+    """
     value = number_words.parse_number_words(text.lower().strip(". "))
     return text if value is None else str(value)
 
@@ -157,9 +160,9 @@ def _enclosing_braces(text: str, at: int) -> tuple[int, int]:
 
 
 def _truncated(match: re.Match[str]) -> str:
-    """Return 0.333... as a fraction, if its digits repeat, or a long decimal without the dots.
+    """Return 0.333... as a fraction if its digits repeat, or a long decimal without the dots.
 
-    Another truncated decimal stays as it is: it has no certain value.
+    Another truncated decimal stays unchanged, because its value is not certain.
     """
     whole, digits = match.groups()
     if period := _PERIOD.fullmatch(digits):

@@ -1,7 +1,7 @@
-"""The rule `numeric`: numbers within a tolerance, with units.
+"""Compare numbers within a tolerance, with units: the rule `numeric`.
 
-Physics and chemistry need it, where references are rounded.  It reads answers as the rule `math`
-does, but compares their values only.
+The rule suits physics and chemistry, where references are rounded.  Answers are read as by the rule
+`math`, but only their values are compared.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RELATIVE = Fraction(1, 1000)
 
 
 class Quantity(NamedTuple):
-    """A real number and its unit."""
+    """A Quantity is a real number with an optional unit."""
 
     number: Fraction
     unit: units.Unit | None
@@ -27,7 +27,8 @@ class Quantity(NamedTuple):
 def score(completion: str, reference: str, tolerance: Fraction = RELATIVE) -> float:
     """Return 1.0 if the answer is within a relative tolerance of the reference, else 0.0.
 
-    A reference of 0 requires exactly 0.  Units have the same dimensions, or are left out.
+    A reference of 0 requires exactly 0.  Units are converted; units of different dimensions give
+    0.0.  If the answer or the reference has no unit, the unit of the other is assumed.
     """
     answer = answers.extract(completion)
     gold = parse_quantity(notation.normalise(reference))
@@ -49,7 +50,7 @@ def is_near(number: Fraction, gold: Fraction, tolerance: Fraction) -> bool:
 
 
 def parse_quantity(text: str) -> Quantity | None:
-    """Return the real number and the unit that a text denotes, or None."""
+    """Return the real number and the unit that a text denotes; None for another text."""
     try:
         item = parse_answer(text)
         item = item.item if isinstance(item, Named) else item

@@ -1,7 +1,7 @@
-r"""The letter of an option, as a reference or in an answer: C, (C), C) 5, \text{(C)}, option C.
+r"""Read the letter of an option in a reference or an answer: C, (C), C) 5, \text{(C)}, option C.
 
-Multiple choice has a rule of its own (`rules/choice.py`).  The letters stand here because the
-references of mathematical data sets are letters too: `equivalence` recognises them.
+Multiple choice has a rule of its own (`rules/choice.py`).  This module exists because the
+references of mathematical data sets may be letters too: `equivalence` recognises them.
 """
 
 from __future__ import annotations
@@ -32,20 +32,23 @@ _MORE = re.compile(r"\([A-Ja-j]\)|\b[A-J][).]|(?<![\w'])[B-HJ](?![\w'])|\bor\b|\
 
 
 class Choice(NamedTuple):
-    """The letter that an answer chooses, and the text behind the letter."""
+    """A Choice is the letter that an answer chooses, and the text after the letter."""
 
     letter: str
     text: str
 
 
 def is_letter(reference: str) -> bool:
-    r"""Return whether a reference is the letter of an option: C, (C), \text{(C)}."""
+    r"""Return whether a reference is the letter of an option, A to J: C, (C), \text{(C)}."""
     plain = notation.normalise(reference).strip("$ ")
     return bool(re.fullmatch(r"\(?\s*[A-J]\s*\)?\.?", plain))
 
 
 def parse_choice(answer: str) -> Choice | None:
-    """Return the one letter that an answer chooses; None for no letter or several."""
+    """Return the letter that an answer chooses, with the text after the letter.
+
+    The result is None if the answer chooses no letter or several.
+    """
     for candidate in sentence.candidates(notation.normalise(answer).strip("$ ")):
         if match := _LETTER.fullmatch(candidate):
             return Choice(match[1].upper(), "")
@@ -61,6 +64,6 @@ def parse_choice(answer: str) -> Choice | None:
 
 
 def parse_letter(answer: str) -> str | None:
-    """Return the one letter that an answer chooses; None for no letter or several."""
+    """Return only the letter that an answer chooses; None if it chooses no letter or several."""
     choice = parse_choice(answer)
     return choice.letter if choice else None

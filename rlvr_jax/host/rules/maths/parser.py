@@ -1,4 +1,4 @@
-r"""Answers in plain notation (see `notation`), parsed into items (see `items`).
+"""Parse answers in plain notation (see `notation`) into items (see `items`).
 
 `parse_answer` tries the forms of an answer one after another.  Each form has a function that
 returns an item, or None for a text of another form, or raises Unreadable for a text that begins
@@ -79,7 +79,7 @@ def parse_answer(text: str, depth: int = 0) -> Item:
     """Return the item that an answer in plain notation denotes; `depth` counts enclosing items.
 
     Raises:
-      Unreadable: the text has none of the forms of an answer.
+      Unreadable: the text has none of the forms of an answer, or is denied, too long or too deep.
     """
     text = _trimmed(text)
     if not text or depth > MAX_DEPTH or len(text) > 4 * MAX_LENGTH:
@@ -347,7 +347,7 @@ def _equation(text: str, depth: int) -> Item | None:
 
 
 def _is_term(tree: Tree) -> bool:
-    """Return whether a tree has variables only: a + b, ab, a/b, as a question asks for."""
+    """Return whether a tree has only variables, no numbers: a + b, ab or a/b."""
     match tree:
         case Operation("+" | "-" | "*" | "/", operands):
             return all(_is_term(part) for part in operands)

@@ -1,7 +1,7 @@
-"""Find the formula in a sentence: "So the total is $x = 5$ cm." answers x = 5 cm.
+"""Find the formula in a sentence: "So the total is $x = 5$ cm." gives x = 5 cm.
 
-A sentence that denies or compares a formula, or offers several, has no answer: a number that is
-read out of a hedge would pay for hedging.
+A sentence that denies or compares a formula, or offers several formulas, has no answer: a number
+that is read from a hedge would reward hedging.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ _CLOSING = re.compile(rf"(?:[*_`\"\s{_PICTURES}]|(?<=\*)[!.])+$")
 
 
 def candidates(line: str) -> list[str]:
-    """Return the texts that may be the answer of a line, the most certain first.
+    """Return the parts of a line that may be the answer, the most certain first.
 
-    They are the part behind its last verb, the line, the line without its lead, its formula and its
-    only number.  The first of them that a parser can read is the answer.
+    The parts are the text after the last verb, the line itself, the line without its lead, its
+    formula and its only number.  The first part that a parser can read is the answer.
     """
     line = _BOLD.sub(r"\1", _unwrapped(line))
     if line.count("}") > line.count("{"):  # the end of \boxed{The answer is: 42}
@@ -87,7 +87,7 @@ def _unwrapped(line: str) -> str:
 
 
 def _formula(line: str) -> str | None:
-    """Return the last formula between dollars, with a unit behind it."""
+    """Return the last formula between dollars, with the unit after it."""
     formulas = list(_MATH.finditer(line))
     if not formulas:
         return None

@@ -1,7 +1,7 @@
-"""The types of a formula: a tree of numbers, names, function calls and operations.
+"""Define the types of a formula: a tree of numbers, names, function calls and operations.
 
-`formula` builds trees, `value` evaluates them.  A tree has no more meaning than its notation has:
-`1/2` is an Operation on two Numbers until `value` divides them.
+`formula` builds trees, and `value` evaluates them.  A tree has no more meaning than its notation
+has: `1/2` is an Operation on two Numbers until `value` divides them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ MAX_DIGITS = 60  # of one written number
 
 
 class Unreadable(ValueError):
-    """The text is not one formula or answer that can be read or evaluated in bounded time."""
+    """Unreadable is raised for a text that cannot be read or evaluated in bounded time."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """A written number, exactly."""
+    """A Number is a written number, held as an exact fraction."""
 
     value: Fraction
     is_decimal: bool = False  # whether it is written with a decimal point
@@ -27,21 +27,21 @@ class Number:
 
 @dataclass(frozen=True)
 class Variable:
-    """An unknown with its accent, subscript and primes: x, x_1, f', \\theta, \\bar z."""
+    r"""A Variable is an unknown with accent, subscript and primes: x, x_1, f', \theta, \bar z."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Constant:
-    """A number with a name: pi, e, i (the imaginary unit) or infty."""
+    """A Constant is a number with a name: pi, e, i (the imaginary unit) or infty."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Call:
-    """A function of one argument: sin, ln, abs, floor and so on."""
+    """A Call applies a function of one argument: sin, ln, abs, floor and so on."""
 
     function: str
     argument: Tree
@@ -49,7 +49,10 @@ class Call:
 
 @dataclass(frozen=True)
 class BasedNumber:
-    """A number with its base, 1010_2: the digits alone do not give its value."""
+    """A BasedNumber is a number with its base, such as 1010_2.
+
+    The type exists because the digits alone do not give the value.
+    """
 
     digits: Tree
     base: str
@@ -57,17 +60,17 @@ class BasedNumber:
 
 @dataclass(frozen=True)
 class Negative:
-    """A tree with a minus sign before it."""
+    """A Negative is a tree with a minus sign before it."""
 
     operand: Tree
 
 
 @dataclass(frozen=True)
 class Operation:
-    """An operator and its operands.
+    """An Operation is an operator with its operands.
 
-    The operators are + - * / ^ of two operands, `root` (radicand, degree), `binom` (n, k), and
-    ! and `degree` (an angle in degrees) of one.
+    The operators + - * / ^ `root` (radicand, degree) and `binom` (n, k) have two operands.  The
+    operators ! and `degree` (an angle in degrees) have one.
     """
 
     operator: str
@@ -76,7 +79,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Series:
-    """A finite sum or product of a term: the sum of k^2 for k from 1 to 4."""
+    """A Series is a finite sum or product of a term, such as the sum of k^2 for k from 1 to 4."""
 
     operator: str  # + or *
     index: str
@@ -92,7 +95,7 @@ def number(text: str) -> Number:
     """Return a written number as an exact fraction.
 
     Raises:
-      Unreadable: more digits or a larger exponent than an answer has.
+      Unreadable: the number has more digits or a larger exponent than an answer has.
     """
     digits, _, exponent = text.lower().partition("e")
     if len(digits) > MAX_DIGITS or abs(int(exponent or 0)) > 400:
@@ -102,7 +105,7 @@ def number(text: str) -> Number:
 
 
 def variables(tree: Tree) -> set[str]:
-    """Return the names of the variables of a tree."""
+    """Return the names of the free variables of a tree."""
     if isinstance(tree, Variable):
         return {tree.name}
     if isinstance(tree, Series):
@@ -112,7 +115,7 @@ def variables(tree: Tree) -> set[str]:
 
 
 def whole_variables(tree: Tree) -> set[str]:
-    """Return the variables that have to be whole: in n!, a binomial, (-1)^n and the like."""
+    """Return the names of the variables that have to be integers: in n!, a binomial or (-1)^n."""
     match tree:
         case Operation("!" | "binom", operands):
             return set().union(*map(variables, operands))
@@ -129,12 +132,12 @@ def _is_negative(tree: Tree) -> bool:
 
 
 def contains(tree: Tree, wanted: Callable[[Tree], bool]) -> bool:
-    """Return whether a tree, or any tree inside it, is wanted."""
+    """Return whether `wanted` is true of a tree, or of any tree inside it."""
     return wanted(tree) or any(contains(part, wanted) for part in _parts(tree))
 
 
 def rename(tree: Tree, old: str, new: str) -> Tree:
-    """Return a tree with another name for one of its variables."""
+    """Return a tree in which the variable `old` has the name `new`; a Series stays unchanged."""
     match tree:
         case Variable(name):
             return Variable(new) if name == old else tree
@@ -149,7 +152,7 @@ def rename(tree: Tree, old: str, new: str) -> Tree:
 
 
 def has_decimal(tree: Tree) -> bool:
-    """Return whether a number with a decimal point stands anywhere in a tree."""
+    """Return whether a tree contains a number that is written with a decimal point."""
     if isinstance(tree, Number):
         return tree.is_decimal
     return any(has_decimal(part) for part in _parts(tree))

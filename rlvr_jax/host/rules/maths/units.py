@@ -1,4 +1,4 @@
-"""Units behind a number: which unit stands there, and how many base units it is."""
+"""Find the unit after a number, and its size in base units."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ _BEFORE = re.compile(r"^(-?)\s*([$\u20ac\u00a3\u00a5\u20b9])\s*(?=[\d.\\(-])")
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit: how many base units it is, and the power of each base unit, sorted by name.
+    """A Unit holds its size in base units and the power of each base unit, sorted by name.
 
-    km/h is 1000/3600 of (("m", 1), ("s", -1)).  A unit that is not in the table, such as
-    `apples`, is its own base unit.
+    km/h is 1000/3600 of (("m", 1), ("s", -1)).  A unit that is not in the table, such as `apples`,
+    is its own base unit.
     """
 
     size: Fraction
@@ -93,7 +93,7 @@ class Unit:
 
 
 def split_unit(text: str) -> tuple[str, Unit | None]:
-    """Return the text of a number and its unit, or the whole text and None without a clear unit.
+    """Split a text into a number and its unit; the unit is None if the text has no clear unit.
 
     A single letter that touches the number (5x) is a variable, not a unit.
     """
@@ -134,7 +134,7 @@ def _temperature(match: re.Match[str]) -> str:
 def split_compound(text: str) -> list[tuple[str, Unit]] | None:
     """Return the numbers and units of "2 hours and 30 minutes"; None for another text.
 
-    The units have one dimension, and each is smaller than the one before.
+    The units have the same dimension, and each is smaller than the unit before it.
     """
     matches = list(_AND.finditer(text))
     if len(matches) < 2 or "".join(match[0] for match in matches) != text:
@@ -197,9 +197,10 @@ def _parse_unit(words: str) -> Unit:
 
 
 def conversion(gold: Unit | None, answer: Unit | None) -> Fraction | None:
-    """Return how many of the reference's units one of the answer's units is.
+    """Return the factor that converts the answer's unit to the reference's: 1000 for km to m.
 
-    1 if either has no unit: the question gives it.  None for units of different dimensions.
+    The factor is 1 if one of them has no unit, since the question may name the unit.  It is None
+    for units of different dimensions.
     """
     if gold is None or answer is None:
         return Fraction(1)

@@ -1,11 +1,12 @@
-"""The value of a formula, exactly where possible.
+"""Compute the value of a formula, exactly where possible.
 
 Rational arithmetic is exact up to MAX_BITS; roots, powers and functions are computed to DIGITS
-digits.  Larger numbers raise Unreadable before they are computed: no answer needs them.  So does a
-formula of too many steps, so that no evaluation can hang, on a busy machine or an idle one.
+digits.  Larger numbers raise Unreadable before they are computed, because no answer needs them.  A
+formula of too many steps raises Unreadable too, so that no evaluation can hang, on a busy machine
+or an idle one.
 
-Roots and powers have their principal, perhaps complex, values; or, of real numbers only, their real
-ones: the cube root of -8 is -2, and the square root of -1 is Undefined.
+Roots and powers have their principal values, which may be complex.  If only real values are wanted,
+they have their real values: the cube root of -8 is -2, and the square root of -1 is Undefined.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _local = threading.local()
 
 @dataclass(frozen=True)
 class Infinity:
-    """A value that is no number: plus or minus infinity."""
+    """An Infinity is the value plus or minus infinity, which is no number."""
 
     is_negative: bool = False
 
@@ -51,17 +52,18 @@ Evaluated = Any  # Fraction | Infinity | mpf | mpc
 
 
 class Undefined(Unreadable):
-    """The formula has no real value at this place: the square root of -1, the logarithm of -2."""
+    """Undefined is raised where a formula has no real value: sqrt(-1), or the logarithm of -2."""
 
 
 def evaluate(tree: Tree, values: Mapping[str, Fraction], real: bool = False) -> Evaluated:
     """Return the value of a tree, given the values of its variables.
 
     The value is an exact Fraction where possible, else a number of DIGITS digits, or Infinity.
+    With `real`, roots and powers have their real values instead of their principal values.
 
     Raises:
-      Undefined: `real`, and the tree has no real value.
-      Unreadable: the tree has no value, or one too large or too long to be computed.
+      Undefined: `real` is true and the tree has no real value.
+      Unreadable: the tree has no value, or a value that takes too many digits or steps to compute.
     """
     _local.real, _local.steps = real, 0
     try:
@@ -121,7 +123,11 @@ def _constant(name: str) -> Evaluated:
 
 
 def context() -> Any:
-    """Return the mpmath context of this thread: mpmath changes its precision while it works."""
+    """Return the mpmath context of this thread.
+
+    Each thread has its own context, because mpmath changes the precision of a context while it
+    works.
+    """
     if not hasattr(_local, "context"):
         import mpmath
 
@@ -131,6 +137,7 @@ def context() -> Any:
 
 
 def as_float(value: Evaluated) -> Evaluated:
+    """Return an exact fraction as a number of DIGITS digits; other values unchanged."""
     mp = context()
     if isinstance(value, Fraction):
         return mp.mpf(value.numerator) / value.denominator

@@ -1,19 +1,19 @@
-"""The rule `code`: a program is right if it passes its tests, run in a sandbox.
+"""Grade a program by its tests, which run in a sandbox: the rule `code`.
 
 A grade goes from the completion to the score in three steps: `fences` finds the program, `forms`
-reads the tests, `grader` runs the program behind the walls of `workers.sandbox` and compares.
+reads the tests, and `grader` runs the program behind the walls of `workers.sandbox` and compares.
 
     fences       the program of a completion: its last finished Python block
     forms        the forms of tests: standard input and output, calls, assertions
-    assertions   the text of assertions, checked and rewritten for evaluation on this side
+    assertions   the text of assertions, checked and rewritten to run outside of the sandbox
     operations   the Python that a rewritten test may use
     plain, printed      when two values, and when two printed texts, are equal
-    wire         values as plain data, on both sides of the wall
+    wire         values as plain data, inside and outside of the sandbox
     prelude, answering  the files whose text runs in the sandbox, around the program
 
-Expected values stay on this side: the program receives inputs only, its results come back as plain
-data and are compared here.  So a program cannot read its tests, its objects cannot decide a
-comparison, and a program that exits early or claims success has not given the values.
+Expected values stay outside of the sandbox: the program receives inputs only, and its results come
+back as plain data and are compared outside.  So a program cannot read its tests, its objects cannot
+decide a comparison, and a program that exits early or claims success has not given the values.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from rlvr_jax.host.workers import sandbox
 def score(completion: str, tests: Any, limits: sandbox.Limits | None = None) -> float:
     """Return 1.0 if the completion's program passes every test, else 0.0.
 
+    `tests` have one of the forms in the docstring of `forms`.
+
     Raises:
-      ValueError: the tests have none of the forms of `forms`, or cannot be evaluated outside of
-        the program.
+      ValueError: the tests have none of these forms, or cannot be evaluated outside of the program.
     """
     parsed = forms.parse_tests(tests)
     source = extract_program(completion, _names(parsed))
@@ -39,11 +40,11 @@ def score(completion: str, tests: Any, limits: sandbox.Limits | None = None) -> 
 
 
 def check_tests(tests: Any) -> None:
-    """Refuse tests by which no program can be graded.
+    """Refuse tests that can grade no program.
 
     Raises:
-      ValueError: there are no tests, they have none of the forms of `forms`, or they cannot be
-        evaluated outside of the program.
+      ValueError: there are no tests, they have none of the forms in the docstring of `forms`, or
+        they cannot be evaluated outside of the program.
     """
     forms.parse_tests(tests)
 

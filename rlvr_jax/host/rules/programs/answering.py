@@ -1,9 +1,9 @@
-"""The process of a program whose functions are tested: it answers calls, one line of JSON each.
+"""Run a program whose functions are tested, and answer calls of them, one line of JSON each.
 
-`grader` copies the text of this file behind `prelude` and `wire`, inside the sandbox.  A request
-holds the callee, its arguments and a token; an answer is the token and the plain data of the
-result.  No expected value comes here.  Whatever the program does to this process, it can only say
-values, and values it could have returned.
+`grader` copies the text of this file after `prelude` and `wire`, and runs it inside the sandbox.  A
+request holds the callee, its arguments and its keywords.  An answer is the token and the plain data
+of the result.  No expected value enters this process.  Whatever the program does to this process,
+it can only return values that it could have computed.
 """
 
 import json
@@ -16,7 +16,7 @@ from rlvr_jax.host.rules.programs.wire import decode, encode
 
 
 def take_pipes():
-    """Return the pipes to the grader; what the program prints and reads goes elsewhere."""
+    """Return the pipes from and to the grader; the program itself reads and prints nothing."""
     requests, answers = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
     os.dup2(2, 0)  # the standard error is /dev/null, which has no path in the sandbox
     os.dup2(2, 1)
@@ -24,7 +24,11 @@ def take_pipes():
 
 
 def find_callee(scope, objects, path):
-    """Return what a request calls: a name, a class's method, or a method of a kept object."""
+    """Return the object that a request calls, by its path.
+
+    The path begins with the name of a function or class, or with the number of a kept object; the
+    names of attributes follow.  A class on the path is called to make an instance.
+    """
     first, *rest = path
     if isinstance(first, int):
         value = objects[first]
@@ -40,7 +44,7 @@ def find_callee(scope, objects, path):
 
 
 def answer_calls(source, token):
-    """Run a program, then answer requests until they end."""
+    """Run a program, then answer requests until they end; each answer begins with `token`."""
     requests, answers = take_pipes()
     sys.setrecursionlimit(50_000)  # judges of functions allow deep recursion
     program = sys.modules["program"] = types.ModuleType("program")

@@ -1,14 +1,15 @@
-"""Assertions of tests, evaluated on the grader's side on plain data.
+"""Evaluate the assertions of tests outside of the sandbox, on plain data.
 
-The text of a test belongs to the data, not to the model.  Still it is not run as it stands: `parse`
-accepts only the forms of Python that tests need, and replaces in them each comparison, attribute
-and growing operation by a function of `operations`.  Names that the test does not define are the
-program's: calling one sends its arguments through the wall and brings back plain data.  What a test
-compares that data with stays here.
+The text of a test belongs to the data, not to the model.  Still it is not run unchanged:
+`parse_script` accepts only the forms of Python that tests need, and replaces each comparison,
+attribute and growing operation by a function of `operations`.  Names that the test does not define
+are those of the program: a call of such a name sends its arguments into the sandbox and brings back
+plain data.  The expected values of a test stay outside.
 
-Refused is what would let a program judge itself: two of its functions in one assertion, a result
-of one function as the argument of another, and a call for what it changes in its arguments.  Only
-the classes of arguments, as in `depth(Node(1, Node(2)))`, may stand beside the function under test.
+A test is refused if the program could judge itself: if an assertion uses two functions of the
+program, if the result of one function is the argument of another, or if a call matters only for its
+changes to its arguments.  Only classes of arguments, as in `depth(Node(1, Node(2)))`, may stand
+beside the function under test.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _SOLUTION = ("solution", "typing")  # modules whose imports change nothing here
 
 
 class Script(NamedTuple):
-    """The assertions of a test as code, and the names of the program that they call."""
+    """A Script holds the assertions of a test as code, and the names that the code calls."""
 
     code: CodeType
     names: tuple[str, ...]
@@ -45,10 +46,11 @@ class Script(NamedTuple):
 
 
 def parse_script(text: str, entry: tuple[str, ...] = ()) -> Script:
-    """Return the assertions of a test's text; `entry` names the function under test.
+    """Parse the text of a test into its assertions; `entry` is the path of the function under test.
 
     Raises:
-      ValueError: the text is not Python, or has a form that is not evaluated here.
+      ValueError: the text is not Python, has a form that is not evaluated here, or calls no
+        function of the program.
     """
     try:
         tree = ast.parse(textwrap.dedent(text.replace("\r\n", "\n")).strip())
@@ -71,10 +73,10 @@ def parse_script(text: str, entry: tuple[str, ...] = ()) -> Script:
 
 
 def run_script(script: Script, program: operations.Program) -> bool:
-    """Return whether all assertions of a test hold for a program.
+    """Return whether all assertions of a test hold for a program; False if there were none.
 
     Raises:
-      ValueError: the test did not call the program, or sends it what is not plain data.
+      ValueError: the test did not call the program, or gives it a value that is not plain data.
     """
     scope = operations.make_scope(program)
     for name in script.names:
@@ -103,10 +105,10 @@ def _name(node: ast.AST) -> str:
 
 
 def _find_names(tree: ast.Module, entry: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names that a test uses and neither defines nor has from Python.
+    """Return the names that a test uses and that neither the test nor Python defines.
 
     Raises:
-      ValueError: one of them is a builtin that is not evaluated here.
+      ValueError: one of the names is a builtin that is not evaluated here.
     """
     own = {"__name__", *operations.SCOPE}
     loaded: dict[str, None] = {}
@@ -213,7 +215,7 @@ def _check_names(tree: ast.Module, names: tuple[str, ...], entry: tuple[str, ...
 
 
 class _Rewriter(ast.NodeTransformer):
-    """Replaces what is not plain Python on plain data, and refuses what is not in _NODES."""
+    """A _Rewriter replaces syntax that is unsafe on plain data, and refuses nodes not in _NODES."""
 
     def __init__(self, has_class: bool):
         self.has_class = has_class

@@ -16,7 +16,7 @@ _CODE = re.compile(
 
 
 class Block(NamedTuple):
-    """A code block: what stands behind its opening fence, its lines, and whether it is closed."""
+    """A Block holds the tag of a code block, its text, and whether the block is closed."""
 
     tag: str
     text: str
@@ -24,12 +24,12 @@ class Block(NamedTuple):
 
 
 def extract_program(completion: str, names: tuple[str, ...] = ()) -> str | None:
-    """Return the program of a completion, or None if there is none or its block is not closed.
+    """Return the program of a completion; None if there is none or the last block is not closed.
 
-    The program is the last block tagged as Python; if some of those blocks define a function or
-    class of the given names, the last that does.  Without a Python tag it is the last untagged
-    block that looks like code, or the last untagged one.  Without any block it is the whole text.
-    Thoughts before `</think>` are left out.
+    The program is the last block tagged as Python; if some of those blocks define one of `names`,
+    it is the last block that does.  Without a Python tag it is the last untagged block that looks
+    like code, or else the last untagged block.  Without any block it is the whole text.  Thoughts
+    before `</think>` are left out.
     """
     text = completion.replace("\r\n", "\n").replace("\r", "\n").rpartition("</think>")[2]
     if "<think>" in text:
@@ -77,7 +77,7 @@ def _find_blocks(text: str) -> list[Block]:
 
 
 def _without_margin(text: str) -> str:
-    """Return a text without the indentation of all its lines; one that has none as it is."""
+    """Remove the indentation that all lines of a text share."""
     return textwrap.dedent(text) if text.lstrip("\n")[:1] in (" ", "\t") else text
 
 
@@ -85,7 +85,7 @@ def _find_end(lines: list[str], start: int, fence: str) -> int:
     """Return the index of the line that closes a block, or the number of lines.
 
     A fence inside a string of three quotes, as in a docstring, does not close the block, unless
-    nothing behind the string does.
+    nothing after the string does.
     """
     first = len(lines)
     quotes = ""  # the kind of string that is open

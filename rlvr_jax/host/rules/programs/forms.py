@@ -1,6 +1,6 @@
-"""Read the tests of a row, in the forms of public data sets.
+r"""Read the tests of a row, in the forms of public data sets.
 
-`parse_tests` accepts, as values or as JSON or Python literals in a text:
+`parse_tests` accepts these forms, as values or as a text of JSON or Python literals:
 
     {"inputs": ["1 2\n"], "outputs": ["3\n"]}               standard input and output, which
                                                             may be lists of lines; "exact": true
@@ -24,16 +24,20 @@ from rlvr_jax.host.workers import sandbox
 
 
 class Cases(NamedTuple):
-    """Texts for the standard input, what must be printed for each, and whether to the letter."""
+    """A Cases holds pairs of a standard input and the output that must be printed for it.
+
+    If `exact`, the output is compared to the letter.
+    """
 
     pairs: list[tuple[str, str]]
     exact: bool
 
 
 class Calls(NamedTuple):
-    """The function to call, its arguments in each call, and the values that it must return.
+    """A Calls holds the path of a function, its arguments in each call, and the expected values.
 
-    If `wrapped`, each value is a list that may hold the returned value instead of being it.
+    If `wrapped`, each expected value is a list of one item, and either the list or its item is what
+    the function returns.
     """
 
     path: tuple[str, ...]
@@ -45,10 +49,10 @@ Tests = Cases | Calls | assertions.Script
 
 
 def parse_tests(tests: Any) -> Tests:
-    """Return the tests of a row, in one of the forms above.
+    """Return the tests of a row, which have one of the forms in the docstring of this module.
 
     Raises:
-      ValueError: there are no tests, or they have none of the forms.
+      ValueError: there are no tests, or they have none of these forms.
     """
     if isinstance(tests, str):
         tests = _parse_text(tests)
@@ -66,9 +70,10 @@ def parse_tests(tests: Any) -> Tests:
 
 
 def find_tests(extra: dict[str, Any], reference: Any) -> Any:
-    """Return the tests of a record, with the name of the function under test beside them.
+    """Return the tests of a record, together with the name of the function under test.
 
-    They are `tests` of its `extra`, the columns of MBPP and HumanEval in it, or its reference.
+    The tests are `tests` in `extra`, the columns of MBPP and HumanEval in `extra`, or the
+    reference.
     """
     if "tests" not in extra and ("test_list" in extra or "test" in extra):
         return extra

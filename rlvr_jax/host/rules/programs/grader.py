@@ -1,4 +1,4 @@
-"""Run a program behind the walls of the sandbox and compare what it says with its tests."""
+"""Run a program behind the walls of the sandbox, and compare its results with its tests."""
 
 from __future__ import annotations
 
@@ -15,21 +15,25 @@ from rlvr_jax.host.workers import sandbox
 
 
 class ProgramError(Exception):
-    """The program raised, ended, or said what is not plain data."""
+    """ProgramError is raised if a program raised an exception, ended, or returned no plain data."""
 
 
 class RunningProgram:
-    """A program that waits for calls in the sandbox, with counts of what a test did with it."""
+    """A RunningProgram waits for calls in the sandbox.
+
+    It counts the calls and the assertions of the test that uses it.
+    """
 
     def __init__(self, conversation: sandbox.Conversation, mark: str):
         self._conversation, self._mark = conversation, mark
         self.calls = self.assertions = 0
 
     def call(self, path: tuple[Any, ...], arguments: Any, keywords: dict[str, Any]) -> Any:
-        """Return the plain data that a function of the program returned.
+        """Call a function of the program, and return its result as plain data.
 
         Raises:
           UnfitTest: an argument is not plain data.
+          TypeError: an argument is an iterator that the program returned.
           ProgramError: the function raised, or the program ended or reached a limit.
         """
         sent = [wire.encode(value, _number) for value in (list(arguments), keywords)]
@@ -43,7 +47,7 @@ class RunningProgram:
 
 
 def _number(value: Any) -> int:
-    """Return the number of an object of the program, which is given back to it."""
+    """Return the number of an object of the program, by which the object is an argument again."""
     if isinstance(value, plain.Remote):
         return value.number
     if isinstance(value, plain.Items):
@@ -85,7 +89,7 @@ def _prints(
 
 
 def _returns(program: RunningProgram, tests: forms.Calls) -> bool:
-    """Return whether all calls return their values; or, of wrapped values, all what is in them."""
+    """Return whether all calls return the expected values or, if wrapped, the items in these."""
     as_given, unwrapped = True, tests.wrapped
     for arguments, expected in tests.pairs:
         try:

@@ -1,7 +1,7 @@
-"""The Python that the assertions of tests may use, on plain data and with bounded results.
+"""Define the Python that the assertions of tests may use, on plain data and with bounded results.
 
-`assertions` rewrites a test so that it calls these functions.  The values that they see came from a
-program: none of them has a method of the program's, and none may grow without bound here.
+`assertions` rewrites a test so that it calls these functions.  Their arguments come from an
+untrusted program: no argument has methods of the program, and no result may grow without bound.
 """
 
 from __future__ import annotations
@@ -59,25 +59,28 @@ ATTRIBUTES = frozenset(_METHODS).union(*MODULES.values())
 
 
 class UnfitTest(ValueError):
-    """A test cannot be evaluated outside of the program, whatever the program is."""
+    """UnfitTest is raised for a test that cannot be evaluated outside of any program."""
 
 
 class Array:
-    """The type of numpy's arrays, which no plain value is."""
+    """An Array stands for the type of NumPy's arrays, of which no plain value is an instance."""
 
 
 class Program(Protocol):
-    """A program whose functions are called, with counts of what a test did with it."""
+    """A Program is a running program whose functions a test calls.
+
+    `calls` and `assertions` count the calls and the assertions of the test.
+    """
 
     calls: int
     assertions: int
 
     def call(self, path: tuple[Any, ...], arguments: Any, keywords: dict[str, Any]) -> Any:
-        """Return the plain data that a function of the program returned."""
+        """Call a function of the program, and return its result as plain data."""
 
 
 class Callee:
-    """A function, class or method of the program; calling it calls the program."""
+    """A Callee is a function, class or method of the program; calling it calls the program."""
 
     def __init__(self, program: Program, path: tuple[Any, ...], has_methods: bool = False):
         self._program, self.path, self.has_methods = program, path, has_methods
@@ -99,7 +102,11 @@ class Callee:
 
 
 def compare(kinds: list[str], *values: Any) -> bool:
-    """Return whether a chain of comparisons holds, by the names of their nodes in `ast`."""
+    """Return whether a chain of comparisons holds.
+
+    `kinds` are the class names of the comparisons in `ast`, such as "Lt", one between each two
+    values.
+    """
     return all(
         _COMPARE[kind](left, right)
         for kind, left, right in zip(kinds, values, values[1:], strict=False)
@@ -107,28 +114,36 @@ def compare(kinds: list[str], *values: Any) -> bool:
 
 
 def contains(value: Any, container: Any) -> bool:
-    """Return whether a value is in a container, by the equality of `plain`."""
+    """Return whether a value is in a container, where `plain.is_equal` compares items."""
     if isinstance(container, str | bytes):
         return value in container
     return any(is_equal(part, value) for part in container)
 
 
 def _in_order(operation: Callable[[Any, Any], bool], left: Any, right: Any) -> bool:
-    """Return an order of two values; nan, which no bound excludes, raises."""
+    """Return whether two values are in an order; nan has no order and raises ValueError."""
     if left != left or right != right:
         raise ValueError("nan has no order")
     return operation(left, right)
 
 
 def type_of(value: Any) -> type:
-    """Return the type of a plain value; the types of other values are the program's."""
+    """Return the type of a plain value.
+
+    Raises:
+      TypeError: the value is not plain data, so that its type belongs to the program.
+    """
     if type(value) not in _PLAIN and value is not None:
         raise TypeError("no plain value")
     return type(value)
 
 
 def is_instance(value: Any, kinds: Any) -> bool:
-    """Return whether a plain value has one of some types."""
+    """Return whether a plain value is an instance of a type, or of one type of a tuple.
+
+    Raises:
+      TypeError: the value is not plain data.
+    """
     type_of(value)
     return isinstance(value, kinds)
 
@@ -148,7 +163,12 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def multiply(left: Any, right: Any) -> Any:
-    """Return a product; that of a sequence and a number has at most MAX_SIZE items."""
+    """Return a product of bounded size.
+
+    Raises:
+      OverflowError: a sequence would have more than MAX_SIZE items, or a number more than MAX_BITS
+        bits.
+    """
     for sequence, number in ((left, right), (right, left)):
         if isinstance(number, int) and hasattr(sequence, "__len__"):
             if len(sequence) * number > MAX_SIZE:
@@ -158,7 +178,11 @@ def multiply(left: Any, right: Any) -> Any:
 
 
 def power(left: Any, right: Any, modulus: int | None = None) -> Any:
-    """Return a power of at most MAX_BITS bits."""
+    """Return a power of bounded size, modulo `modulus` if given.
+
+    Raises:
+      OverflowError: the result may have more than MAX_BITS bits, or takes too long to compute.
+    """
     if isinstance(left, int) and isinstance(right, int) and modulus is None:
         _check_bits(_bits(left) * max(0, right))
     _check_bits(_bits(left) * _bits(right) * _bits(modulus) // 1000)
@@ -166,13 +190,21 @@ def power(left: Any, right: Any, modulus: int | None = None) -> Any:
 
 
 def shift(left: int, right: int) -> int:
-    """Return a number shifted to the left, of at most MAX_BITS bits."""
+    """Return a number shifted to the left.
+
+    Raises:
+      OverflowError: the result may have more than MAX_BITS bits.
+    """
     _check_bits(_bits(left) + right)
     return left << right
 
 
 def modulo(left: Any, right: Any) -> Any:
-    """Return a remainder; formats by % are not evaluated."""
+    """Return a remainder.
+
+    Raises:
+      TypeError: the left side is text, of which % would be a format.
+    """
     if isinstance(left, str | bytes):
         raise TypeError("no formats: a program could ask for a wide one")
     return left % right
@@ -191,7 +223,7 @@ def get_attribute(program: Program, value: Any, name: str) -> Any:
     """Return a method of a plain value, a member of a module, or a method of the program's object.
 
     Raises:
-      AttributeError: a program's object without methods here, or another method.
+      AttributeError: the value has no such attribute, or tests may not use it.
     """
     if isinstance(value, Remote) and value.has_methods:
         return Callee(program, (value.number, name))
@@ -211,7 +243,11 @@ def _join(separator: str, parts: list[str]) -> str:
 
 
 def bounded_range(*bounds: int) -> range:
-    """Return a range of at most MAX_SIZE items."""
+    """Return a range of at most MAX_SIZE items.
+
+    Raises:
+      OverflowError: the range would be longer.
+    """
     made = range(*bounds)
     if len(made) > MAX_SIZE:
         raise OverflowError("a range that is too long")
@@ -219,7 +255,7 @@ def bounded_range(*bounds: int) -> range:
 
 
 def all_close(values: Any, wanted: Any, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
-    """Return whether numbers, or those of nested lists, are as close as numpy.allclose asks."""
+    """Return whether numbers, or those of nested lists, are as close as numpy.allclose requires."""
     if isinstance(wanted, list | tuple):
         same = isinstance(values, list | tuple) and len(values) == len(wanted)
         return same and all(
@@ -240,7 +276,7 @@ SCOPE = frozenset({*_FUNCTIONS, *MODULES, "range", "pow", "type", "isinstance", 
 
 
 def make_scope(program: Program) -> dict[str, Any]:
-    """Return the names of a test, but for its own and those of the program."""
+    """Return the scope in which a test runs, without names that the test or the program defines."""
 
     def check(test: Any) -> None:
         program.assertions += 1

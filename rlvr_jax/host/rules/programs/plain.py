@@ -1,4 +1,4 @@
-"""Plain data on the grader's side: values that a program returned, and when two are equal."""
+"""Hold the values that a program returned as plain data, and decide when two values are equal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 
 class Items:
-    """The items of an iterator that a program returned; it equals nothing, as an iterator does."""
+    """An Items holds the items of an iterator that a program returned.
+
+    As an iterator, it is equal only to itself.
+    """
 
     def __init__(self, items: list[Any]):
         self._items = items
@@ -27,9 +30,10 @@ class Items:
 
 
 class Remote:
-    """An object that is left in the program's process, known here by its number only.
+    """A Remote is an object that stays in the program's process and is known by its number only.
 
-    It is neither true nor false, and equals nothing: the program's own methods would decide.
+    Its truth value, its text and comparisons with it raise TypeError, because the program's own
+    methods would decide them.
     """
 
     def __init__(self, number: int, has_methods: bool = False):
@@ -48,12 +52,13 @@ class Remote:
 
 
 def is_equal(value: Any, expected: Any) -> bool:
-    """Return whether two plain values are equal: tuples as lists, floats within 1e-9.
+    """Return whether two plain values are equal.
 
-    True is not 1, and nan is nan.
+    A tuple equals a list of the same items, and floats are equal within 1e-9.  True does not equal
+    1, and nan equals nan.
 
     Raises:
-      TypeError: one of them is an object of the program.
+      TypeError: one of the values is an object of the program.
     """
     if isinstance(value, Remote) or isinstance(expected, Remote):
         raise TypeError("an object of the program is no plain value")
@@ -89,7 +94,7 @@ def _is_number(value: float, expected: float) -> bool:
 
 
 def convert_to_json(value: Any) -> Any:
-    """Return a value as JSON would give it back: tuples as lists, whole keys as text."""
+    """Return a value as JSON would give it back: tuples as lists, and integer keys as text."""
     if isinstance(value, list | tuple):
         return [convert_to_json(part) for part in value]
     if isinstance(value, dict):

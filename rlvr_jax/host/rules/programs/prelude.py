@@ -1,4 +1,4 @@
-"""The start of every tested program's process: names that programs use without importing them.
+"""Start the process of every tested program: provide names that programs use without imports.
 
 `grader` copies the text of this file in front of the program, inside the sandbox.  Solutions of
 LeetCode and the data sets made from it are written for a judge that has already imported typing,
@@ -36,14 +36,14 @@ HOMES = {name: module for module, names in NAMES.items() for name in names.split
 
 
 class ListNode:
-    """A node of LeetCode's linked lists."""
+    """A ListNode is a node of LeetCode's linked lists."""
 
     def __init__(self, val=0, next=None):
         self.val, self.next = val, next
 
 
 class TreeNode:
-    """A node of LeetCode's binary trees."""
+    """A TreeNode is a node of LeetCode's binary trees."""
 
     def __init__(self, val=0, left=None, right=None):
         self.val, self.left, self.right = val, left, right
@@ -53,7 +53,10 @@ NODES = {"ListNode": ListNode, "TreeNode": TreeNode}
 
 
 def provide_names(code):
-    """Make builtins of the names that a program's code mentions, of those listed above."""
+    """Add to the builtins those names of NODES, HOMES and MODULES that a program's code mentions.
+
+    The names `exit` and `quit` are added too.
+    """
     codes = [code]
     for part in codes:
         codes += [constant for constant in part.co_consts if isinstance(constant, types.CodeType)]

@@ -1,4 +1,4 @@
-"""Compare what a program printed with what it had to print."""
+"""Compare the output that a program printed with the expected output."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 
 
 def is_printed(printed: str, expected: str, exact: bool = False) -> bool:
-    """Return whether the words of two outputs are equal, numbers by value.
+    """Return whether a printed text equals the expected text, word by word.
 
-    Words are what spaces and line ends divide; which of them, does not matter.  With `exact`, the
-    texts have to be equal but for line ends at their end.
+    White space separates words, and its kind does not matter.  Numbers are compared by value if at
+    least one of them has a fraction.  With `exact`, the texts have to be equal except for line
+    breaks at their ends.
     """
     printed, expected = (text.replace("\r\n", "\n") for text in (printed, expected))
     if exact:

@@ -1,10 +1,11 @@
-"""Values as plain data: what crosses the wall between a program and its grader, as JSON.
+"""Encode values as plain data: JSON that passes between a program and its grader.
 
 Both sides use these two functions: the grader imports them, and `grader` copies the text of this
 file into the process of the program.  So the file imports nothing.  JSON has no tuples, sets,
-bytes, complex numbers, or dictionaries with keys that are not text: they travel as a dictionary of
-one tag.  A subclass (Counter, IntEnum, namedtuple) travels as the value of its base class, without
-its methods; an iterator as its items; everything else as a number that stands for the object.
+bytes, complex numbers, or dictionaries with keys that are not text: each is encoded as a dictionary
+whose only key is a tag.  An instance of a subclass (Counter, IntEnum, namedtuple) is encoded as a
+value of its base class, without its methods; an iterator as its items; any other object as a number
+that stands for the object.
 """
 
 MAX_ITEMS = 1_000_000  # of an iterator, which may have no end
@@ -12,7 +13,7 @@ MAX_DIGITS = 30_000  # hexadecimal ones of a number
 
 
 def encode(value, keep):
-    """Return a value as JSON holds it; `keep` gives the number of a value that is not plain data.
+    """Encode a value as JSON holds it; `keep` returns the number of a value that is not plain data.
 
     Raises:
       ValueError: an iterator has more than MAX_ITEMS items.
@@ -51,9 +52,9 @@ def encode(value, keep):
 
 
 def decode(data, items, find):
-    """Return the value of JSON that `encode` made.
+    """Decode the JSON that `encode` made into a value.
 
-    `items` makes the value of an iterator's items, `find` that of an object's number.
+    `items` makes a value from the items of an iterator, and `find` from the number of an object.
 
     Raises:
       ValueError, TypeError: the data are not what `encode` makes.

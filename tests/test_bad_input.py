@@ -494,10 +494,10 @@ os.execv(sys.argv[2], sys.argv[2:])
 def without_threads(text: str) -> str:
     """What is printed, without the tracebacks of Orbax's threads that are still at a failed write.
 
-    The sentence of an error is one line that begins with "error: ".
+    The sentence of an error begins with "error: " and ends with its line; a thread may have left
+    the line before it without an end.
     """
-    lines = [line for line in text.splitlines() if line.startswith("error: ")]
-    return plain("\n".join(lines))
+    return plain("\n".join(re.findall(r"(?<!\w)error: .*", text)))
 
 
 def rows(home: Path) -> list[dict]:

@@ -663,6 +663,31 @@ def even_share_B():
     return np.random.default_rng(4).random(Q * G).astype(np.float32)
 
 
+def test_only_tokens_that_the_policy_wrote_are_learned_from():
+    """A token of somebody else is as one without an advantage, and counts in no denominator."""
+    rows, params = answered(), draw(SMALL, 0)
+    mask_BR = np.asarray(rows.response_mask_BR)
+    own_BR = mask_BR & (np.arange(R) % 3 != 1)
+    advantage_BR = np.random.default_rng(6).normal(size=(Q * G, R)).astype(np.float32)
+
+    def learned(own_BR, advantage_BR, aggregate):
+        stage = dataclasses.replace(STAGE, loss=LossConfig(aggregate=aggregate))
+        everyone = np.ones(Q * G, bool)
+        batch = policy_update.Batch(rows, own_BR, advantage_BR, rows.logprob_BR, everyone)
+        gradient = functools.partial(policy_update.gradient, setup=setup_of(stage, SMALL))
+        return jax.jit(gradient)(params, batch, 0.0)
+
+    some = learned(own_BR, advantage_BR, "seq-mean-token-sum")
+    zeroed = learned(mask_BR, np.where(own_BR, advantage_BR, 0), "seq-mean-token-sum")
+    assert distance(some.grads, zeroed.grads) < 1e-6
+    assert distance(some.grads, learned(mask_BR, advantage_BR, "seq-mean-token-sum").grads) > 1e-2
+    mean, whole = (learned(x, advantage_BR * own_BR, "token-mean") for x in (own_BR, mask_BR))
+    ratio = mask_BR.sum() / own_BR.sum()
+    scaled = jax.tree.map(lambda x: x * ratio, whole.grads)
+    assert distance(mean.grads, scaled) < 1e-6
+    assert float(some.sums["policy/entropy"]) < float(zeroed.sums["policy/entropy"])
+
+
 def test_several_updates_are_updates_one_after_the_other():
     """Every second prompt first; ratios are to the parameters before the first of them."""
     epochs, count = 2, 2

@@ -6,7 +6,7 @@ that a jitted function can take one as a static argument.
 
 from dataclasses import dataclass, field
 
-from rlvr_jax.config.data import DataConfig, SourceConfig
+from rlvr_jax.config.data import DataConfig, PreferencesConfig, SourceConfig
 from rlvr_jax.config.fields import STRICT, check_file_name, option, section
 from rlvr_jax.config.learning import (
     AdvantageConfig,
@@ -68,6 +68,7 @@ __all__ = [
     "OptimConfig",
     "OverlongConfig",
     "PRESETS",
+    "PreferencesConfig",
     "Pretrained",
     "PrmConfig",
     "PrmStage",

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rlvr_jax.config.fields import STRICT, check_positive, option
+from rlvr_jax.config.fields import STRICT, check_positive, option, section
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,20 @@ class SourceConfig:
 
 
 @dataclass(frozen=True)
+class PreferencesConfig:
+    """A PreferencesConfig makes preference items of the toy tasks: answers of known quality."""
+
+    least: int = option(0, "least number of responses of an item")
+    most: int = option(0, "most responses of an item, up to 6; 0: problems, and no items")
+
+    def __post_init__(self) -> None:
+        if (self.least, self.most) != (0, 0) and not 1 <= self.least <= self.most <= 6:
+            raise ValueError("needs 1 <= least <= most <= 6, or 0 for both")
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """A DataConfig names the problems and the widths of the token columns that hold them."""
 
@@ -63,6 +77,9 @@ class DataConfig:
         (), "built-in tasks, mixed in equal parts (rlvr_jax/host/problems/tasks.py)"
     )
     sources: tuple[SourceConfig, ...] = option((), "sources of problems, mixed by their weights")
+    preferences: PreferencesConfig = section(
+        PreferencesConfig, "preference items in place of the problems of `tasks`"
+    )
     sft: int = option(4096, "number of problems with demonstrations, for sft stages")
     label: int = option(
         2048, "number of problems for label stages; rl stages with split: train never see them"
@@ -113,6 +130,8 @@ class DataConfig:
             raise ValueError("needs sft >= 0, label >= 0 and train >= 0")
         if not 0 <= self.demonstration_errors <= 1:
             raise ValueError("needs 0 <= demonstration_errors <= 1")
+        if self.preferences.most and not self.tasks:
+            raise ValueError("preferences are made of tasks: name some, or leave preferences out")
         if (self.system or self.chat_variables) and not self.chat:
             raise ValueError("a system message and chat_variables need chat: true")
         if self.demonstration_errors and self.sources:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rlvr_jax.config import DataConfig, SourceConfig
-from rlvr_jax.host.problems import option_lines
+from rlvr_jax.host.problems import option_lines, preference, ranked_answers
 from rlvr_jax.host.problems.dataset import Record
 from rlvr_jax.host.problems.sources import downloads, files, gym, toy
 
@@ -37,8 +37,18 @@ def build_splits(data: DataConfig, counts: Mapping[str, int], seed: int) -> dict
     if data.sources:
         return mix_sources(data.sources, counts, seed)
     splits = toy.generate_splits(data.tasks, counts, seed)
+    if data.preferences.most:
+        return {split: _rank(rows, split, data, seed) for split, rows in splits.items()}
     toy.rewrite_demonstrations(splits.get("sft", []), data.demonstration_errors, seed)
     return splits
+
+
+def _rank(rows: list[Record], split: str, data: DataConfig, seed: int) -> list[Record]:
+    """Make a preference item of each toy problem; only the split `sft` has wrong judgements."""
+    counts = data.preferences.least, data.preferences.most
+    errors = data.demonstration_errors if split == "sft" else 0.0
+    items = (ranked_answers.build_item(row, counts, errors, seed) for row in rows)
+    return [preference.build_record(item) for item in items]
 
 
 def check_source(source: SourceConfig) -> None:

@@ -29,6 +29,8 @@ def compute_origin(data: DataConfig, counts: Mapping[str, int], seed: int) -> Or
     tasks, sources = list(data.tasks), [dataclasses.asdict(source) for source in data.sources]
     config = {"tasks": tasks, "sources": sources, "counts": dict(counts), "seed": seed}
     config["demonstration_errors"] = data.demonstration_errors
+    if data.preferences.most:  # absent by default, as in the folders of older versions
+        config["preferences"] = dataclasses.asdict(data.preferences)
     origin = {
         "config": config,
         "files": {str(path): _hash_file(path) for path in sorted(_list_files(data))},

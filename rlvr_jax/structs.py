@@ -11,6 +11,7 @@ The name of an array ends in its dimensions: `logprob_BR` is a [rows, response c
     S  columns of a cache             F  feed-forward width
     C  verifier-context columns       L  layers
     E  experts                        J  verifier templates
+    N  responses that a judgement compares (in box_scores.py and grm.py)
 
 In `index_SM`, `row_SM` and `owner_SM`, S counts data shards and M the rows of a shard.  Other
 letters are local to a file.
@@ -46,17 +47,33 @@ StageT = TypeVar("StageT", RlStage, PrmStage)
 
 
 @struct.dataclass
+class Ranking:
+    """A Ranking says which of the responses in a judgement's prompt is the best, in shown order."""
+
+    exists_BN: Array  # bool, the responses that the prompt shows
+    best_B: Array  # int32, index of the best response; of a single one: 1 if right, 0 if wrong
+    binary_B: Array  # bool, the scores are 0 and 1 instead of 1 to 10
+
+    @property
+    def count_B(self) -> Array:
+        """Return the number of responses, int32."""
+        return jnp.sum(self.exists_BN, 1, dtype=jnp.int32)
+
+
+@struct.dataclass
 class Prompts:
     """Prompts are the problems of one step as left-padded token ids (int32) with bool masks.
 
     Without a verifier C may be 0.  With J verifier templates `check_QC` is [Q * J, C]: each prompt
-    has J adjacent rows.
+    has J adjacent rows.  If a generative reward model judges the responses, `check_QC` is its
+    context.  Prompts of preference items have a `ranking` with one row for each prompt.
     """
 
     prompt_QP: Array
     prompt_mask_QP: Array
     check_QC: Array  # the verifier's context: template, question and reference, up to the answer
     check_mask_QC: Array
+    ranking: Ranking | None = None
 
 
 @struct.dataclass

@@ -139,9 +139,7 @@ def _parse_integers(byte_BX: Array, length_B: Array, most: int) -> tuple[Array, 
         )
         after = s._replace(ended_B=s.ended_B | (s.digits_B > 0))
         other = s._replace(bad_B=~false_B)
-        read = choose(
-            digit_B, longer, choose(comma_B, finish(s), choose(blank_B, after, other))
-        )
+        read = choose(digit_B, longer, choose(comma_B, finish(s), choose(blank_B, after, other)))
         return choose(place < length_B, read, s)
 
     end = finish(jax.lax.fori_loop(0, byte_BX.shape[1], read, empty))

@@ -19,7 +19,7 @@ class SourceConfig:
     file: str = option(
         "",
         "JSONL, JSON or parquet file of problems, in the layout of verl, open-instruct, TRL, "
-        "arXiv 2503.23829 or multiple choice",
+        "arXiv 2503.23829, multiple choice or preferences",
     )
     test_file: str = option(
         "", "file of held-out problems; empty: a part of `file`, chosen by hash"
@@ -36,6 +36,11 @@ class SourceConfig:
     domain: str = option(
         "", "domain of its problems in reports; empty: the domain that each row names"
     )
+    unranked: Literal["refuse", "drop"] = option(
+        "refuse",
+        "rows of preferences without a single best response, or with empty or equal responses: "
+        "refuse the file, or leave such rows out",
+    )
     suffix: str = option(
         "", "text that is added at the end of each question, or before the lines of its options"
     )
@@ -46,6 +51,8 @@ class SourceConfig:
         for name, of in (("params", "gym"), ("test_file", "file"), ("folder", "tfds")):
             if getattr(self, name) and not getattr(self, of):
                 raise ValueError(f"{name} belongs to a source of the kind {of}: leave it out")
+        if self.unranked == "drop" and not self.file:
+            raise ValueError("unranked belongs to a source of the kind file: leave it out")
         if not 0 < self.weight < math.inf:
             raise ValueError(f"needs a finite weight > 0, not {self.weight}")
 

@@ -49,6 +49,7 @@ WINGS = {
     "weights": set(),
     "workers": set(),
     "problems": {"text"},
+    "critiques": {"problems", "text"},
     "hardening": {"text"},
     "rules": {"problems", "text", "workers"},
     "verdicts": {"rules", "text", "workers"},

@@ -7,7 +7,7 @@ that a jitted function can take one as a static argument.
 from dataclasses import dataclass, field
 
 from rlvr_jax.config.critique import CritiqueConfig, VoteConfig
-from rlvr_jax.config.data import DataConfig, SourceConfig
+from rlvr_jax.config.data import DataConfig, PreferencesConfig, SourceConfig
 from rlvr_jax.config.fields import STRICT, check_file_name, option, section
 from rlvr_jax.config.grm_stages import CompareStage, MetaStage, RftStage, VoteStage
 from rlvr_jax.config.learning import (
@@ -73,6 +73,7 @@ __all__ = [
     "OptimConfig",
     "OverlongConfig",
     "PRESETS",
+    "PreferencesConfig",
     "Pretrained",
     "PrmConfig",
     "PrmStage",

@@ -16,6 +16,10 @@ from rlvr_jax.host.problems.dataset import Record, problem_key
 TASK = "preference"  # the task of a record that is a preference item
 
 
+class UnrankedError(ValueError):
+    """The responses of an item have no single best one, or some of them are empty or equal."""
+
+
 @dataclass(frozen=True)
 class Item:
     """An Item is a query, its responses, and which of them is right or best.
@@ -39,9 +43,11 @@ class Item:
         if not self.query.strip():
             raise ValueError("its query is empty: fill it in or leave the item out.")
         if not self.responses or not all(text.strip() for text in self.responses):
-            raise ValueError("it has an empty response or none: fill it in or leave the item out.")
+            raise UnrankedError(
+                "it has an empty response or none: fill it in or leave the item out."
+            )
         if len(set(self.responses)) < len(self.responses):
-            raise ValueError("two of its responses are equal: leave one of them out.")
+            raise UnrankedError("two of its responses are equal: leave one of them out.")
         places = max(len(self.responses), 2)  # of one response `best` says whether it is right
         if not 0 <= self.best < places:
             raise ValueError(f"its best response has index {self.best}, not one below {places}.")
@@ -53,16 +59,20 @@ def best_of(quality: tuple[float, ...]) -> int:
     """Return the index of the greatest quality.
 
     Raises:
-      ValueError: two responses share the greatest quality, so that no response is the best.
+      UnrankedError: two responses share the greatest quality, so that no response is the best.
     """
     top = max(quality)
     if sum(value == top for value in quality) > 1:
-        raise ValueError("it has no unique best response: two labels tie at the top.")
+        raise UnrankedError("it has no unique best response: two labels tie at the top.")
     return quality.index(top)
 
 
-def build_record(item: Item) -> Record:
-    """Write an item as a record of a problem set."""
+def build_record(item: Item, domain: str = TASK) -> Record:
+    """Write an item as a record of a problem set; `domain` is that of items without one.
+
+    The first half of the key is that of the conversation alone, so that the items of one query
+    come into one split.
+    """
     extra: dict[str, Any] = {"responses": list(item.responses), "best": item.best}
     for name in ("quality", "strength", "criteria"):
         if value := getattr(item, name):
@@ -73,12 +83,19 @@ def build_record(item: Item) -> Record:
         "reference": item.reference,
         "answer": str(item.best),
         "demonstration": item.demonstration,
-        "domain": item.domain or TASK,
+        "domain": item.domain or domain,
         "task": TASK,
-        "key": problem_key(item.query, *item.responses),
+        "key": query_key(item)[:16] + problem_key(item.query, *item.responses)[16:],
         "messages": json.dumps(talk, ensure_ascii=False) if len(talk) > 1 else "",
         "extra": json.dumps({TASK: extra}, ensure_ascii=False),
     }
+
+
+def query_key(item: Item) -> str:
+    """Compute the key of an item's query: the conversation without the system's messages."""
+    if not item.messages:
+        return problem_key(item.query)
+    return problem_key(*(m["content"] for m in item.messages if m["role"] != "system"))
 
 
 def parse_item(record: Record) -> Item:

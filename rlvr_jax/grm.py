@@ -151,7 +151,7 @@ def score(judge: Judge, prompts: Prompts, rollout: Rollout, key: Array, form: Fo
         sound_X = soundness(judge, whole, judgements, form.model)
         kept_X = keep_best(kept_X, sound_X, votes, form.reward.grm.keep)
     total_B, count_B = sum_votes(read.score_BN, kept_X, order_Xm, votes)
-    mean_B = total_B / jnp.maximum(count_B, 1)
+    mean_B = total_B / jnp.maximum(count_B, 1).astype(jnp.float32)
     value_B = mean_B if form.critique.form == "pick" else (mean_B - 1) / 9
     good_B = (count_B > 0) & (shown.length_B > 0) & ~rollout.truncated_B
     return Judged(
@@ -204,7 +204,7 @@ def soundness(judge: Judge, asked: Rows, judgements: Rollout, cfg: ModelConfig) 
     empty_Y0 = asked.token_YW[:, :0]
     prompts = Prompts(empty_Y0, asked.mask_YW[:, :0], asked.token_YW, asked.mask_YW)
     # The end-of-sequence token of a judgement belongs to the frame of the next turn.
-    length_X = judgements.length_B - ~judgements.truncated_B
+    length_X = judgements.length_B - jnp.where(judgements.truncated_B, 0, 1)
     answers = verifier.Answers(judgements.response_BR, length_X, judgements.truncated_B)
     return verifier.score_answers(judge.meta, prompts, answers, verdict, RewardConfig(), cfg).p1_B
 

@@ -51,7 +51,9 @@ class RewardConfig:
         (), "rules whose scores multiply the reward, e.g. [format, language]; needs the split step"
     )
     seconds: float = option(
-        2.0, "rules: time limit of one answer, counted from when a worker starts to grade it"
+        2.0,
+        "rules: limit of the processor time to grade one answer, in the worker and the programs "
+        "that it runs; 10 times as much may pass on the clock",
     )
     workers: int = option(2, "rules: number of worker processes")
     on_error: Literal["stop", "zero"] = option(

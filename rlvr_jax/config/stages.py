@@ -228,7 +228,9 @@ class EvaluateStage(Needs):
         "rule that is the oracle: a kind or a file, as in reward.rule; empty: the rule of "
         "each task",
     )
-    seconds: float = option(2.0, "time limit of the oracle for one answer")
+    seconds: float = option(
+        2.0, "limit of the processor time of the oracle for one answer; see reward.seconds"
+    )
 
     def __post_init__(self) -> None:
         check_file_name(self.name)

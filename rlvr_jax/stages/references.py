@@ -17,7 +17,7 @@ from rlvr_jax.host.workers import pool
 from rlvr_jax.stages.workspace import Workspace
 
 SAMPLE = 32  # problems of each split whose references are graded
-SECONDS = 0.5  # time limit of one grade; a slow one says nothing about the reference
+SECONDS = 0.5  # of processor time for one grade; a slow one says nothing about the reference
 # Kinds of rules whose reference, if any, is no answer: tests, a schema, a pattern, a language.
 OTHERS = ("code", "json", "regex", "language", "format", "overlong", "repetition")
 

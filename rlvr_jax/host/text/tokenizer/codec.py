@@ -5,6 +5,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rlvr_jax.host.text.chat import TokenizerError
+
+_TOKENS = 1 << 20  # ids of a tokenizer; the largest vocabularies have a quarter of that
+_BYTES = 1 << 26  # of a file; the largest known tokenizer.json has half of that
+
 
 @dataclass(frozen=True)
 class Codec:
@@ -41,3 +46,20 @@ class Facts:
 def alternatives(names: Iterable[str]) -> str:
     """Return a regular expression of the names, longest first; without names it never matches."""
     return "|".join(map(re.escape, sorted(names, key=len, reverse=True))) or "(?!)"
+
+
+def check_size(size: int, source: str) -> None:
+    """Refuse a tokenizer whose largest id is `size - 1`, with TokenizerError, if that is absurd."""
+    if size > _TOKENS:
+        raise TokenizerError(
+            f"{source} has a token with id {size - 1:,} and may have {_TOKENS:,} tokens: it is no "
+            "tokenizer of a language model"
+        )
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no plain file, or too large a one, with TokenizerError, before reading it."""
+    if not path.is_file():
+        raise TokenizerError(f"{path} is not a readable file: correct the path")
+    if path.stat().st_size > _BYTES:
+        raise TokenizerError(f"{path} is larger than {_BYTES >> 20} MiB: it is no tokenizer")

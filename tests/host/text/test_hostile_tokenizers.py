@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import re
 import struct
 import time
 
@@ -10,6 +12,7 @@ import pytest
 
 from rlvr_jax.host.text import tokenizer
 from rlvr_jax.host.text.tokenizer import TokenizerError, fast, open_tokenizer
+from rlvr_jax.host.text.tokenizer.codec import alternatives
 
 SECONDS = 10
 
@@ -157,3 +160,33 @@ def test_a_piece_of_a_sentencepiece_model_may_be_anything(spm, tmp_path):
         tok.decode(tok.encode("What is 3 + 4?"))
         read += 1
     assert 10 < read < 200
+
+
+@pytest.mark.parametrize("count", [16_000, 17_000])
+def test_thousands_of_control_tokens(tmp_path, count):
+    added = [
+        dict(id=400 + i, content=f"<|reserved_{i}|>", special=True, single_word=False)
+        | dict(lstrip=False, rstrip=False, normalized=False)
+        for i in range(count)
+    ]
+    path = tokenizer_json(tmp_path / "tokenizer.json", added=added)
+    if count > 16_384:
+        return refused(path, "17,003 control tokens and may have 16,384")
+    start = time.monotonic()
+    tok = open_tokenizer(path)
+    for text in ("<|reserved_7|>", "a<|reserved_15999|>b", "<|reserved_16001|>"):
+        assert tok.decode(tok.encode(text)) == text
+    ids = tok.chat([{"role": "user", "content": "<|reserved_15|> and <|reserved_1599|>"}])
+    assert max(tok.encode("<|reserved_15|>")) < 256 and sum(i > 258 for i in ids) == 0
+    assert time.monotonic() - start < SECONDS
+
+
+def test_alternatives_prefer_the_longest_name():
+    rng = random.Random(0)
+    for _ in range(300):
+        names = {"".join(rng.choice("ab<.|") for _ in range(rng.randint(1, 5))) for _ in range(9)}
+        flat = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+        text = "".join(rng.choice("ab<.|") for _ in range(40))
+        assert re.findall(alternatives(names), text) == re.findall(flat, text)
+    deep = ["a" * n for n in range(1, 300)]
+    assert re.fullmatch(alternatives(deep), "a" * 299) and not re.search(alternatives([]), "a")

@@ -12,7 +12,14 @@ import tokenizers
 
 from rlvr_jax.host.text.chat import TokenizerError
 from rlvr_jax.host.text.tokenizer import folder, patterns
-from rlvr_jax.host.text.tokenizer.codec import Codec, Facts, check_file, check_size
+from rlvr_jax.host.text.tokenizer.codec import (
+    Codec,
+    Facts,
+    alternatives,
+    check_controls,
+    check_file,
+    check_size,
+)
 from rlvr_jax.markers import THINK_CLOSE, THINK_OPEN
 
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
@@ -58,6 +65,7 @@ def codec(model: tokenizers.Tokenizer, source: str, unused: frozenset[int] = fro
     model.encode_special_tokens = True
     added = model.get_added_tokens_decoder()
     special = {i: token for i, token in added.items() if token.special}
+    check_controls(len(special), source)
     names = model.get_vocab(with_added_tokens=True)
     parts = _decoders(model, source)
     size = max(names.values(), default=-1) + 1
@@ -206,6 +214,8 @@ def _drops_space(parts: dict[str, dict[str, Any]]) -> bool:
 
 
 def _pattern(special: dict[int, tokenizers.AddedToken]) -> str:
+    if not any(token.lstrip or token.rstrip for token in special.values()):
+        return alternatives(token.content for token in special.values())
     longest = sorted(special.values(), key=lambda token: len(token.content), reverse=True)
     names = [
         ("\\s*" if token.lstrip else "")

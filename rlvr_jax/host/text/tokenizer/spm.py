@@ -12,7 +12,14 @@ import sentencepiece
 
 from rlvr_jax.host.text.chat import TokenizerError
 from rlvr_jax.host.text.tokenizer import folder, pieces
-from rlvr_jax.host.text.tokenizer.codec import Codec, Facts, alternatives, check_file, check_size
+from rlvr_jax.host.text.tokenizer.codec import (
+    Codec,
+    Facts,
+    alternatives,
+    check_controls,
+    check_file,
+    check_size,
+)
 
 
 def train(texts: Iterable[str], vocab: int, path: Path) -> None:
@@ -75,7 +82,7 @@ def load_sentencepiece(path: Path) -> tuple[Codec, Facts]:
     own = _own_tokens(processor)
     facts = folder.load_facts(path, "tokenizer.model", own, add_bos="bos_token" in own)
     facts = replace(facts, eos=facts.eos + pieces.turn_ends(model))
-    return _codec(processor, special, write), facts
+    return _codec(processor, str(path), special, write), facts
 
 
 def load_from_gguf(
@@ -95,7 +102,7 @@ def load_from_gguf(
     processor = _processor(
         model, f"{path} has tokens that are no sentencepiece model: {pieces.INSTEAD}"
     )
-    codec = _codec(processor, {}, lambda target: _write(data, target))
+    codec = _codec(processor, str(path), {}, lambda target: _write(data, target))
     return codec, pieces.turn_ends(model)
 
 
@@ -110,16 +117,22 @@ def _processor(model: Any, problem: str) -> sentencepiece.SentencePieceProcessor
 
 def _codec(
     model: sentencepiece.SentencePieceProcessor,
+    source: str,
     special: dict[str, int],
     write: Callable[[Path], None],
 ) -> Codec:
-    """Make a codec; `special` are control tokens of other files than the model."""
+    """Make a codec; `special` are control tokens of other files than the model.
+
+    `source` is the path of the tokenizer, for error messages.
+    """
     size = model.vocab_size()
     names = {model.id_to_piece(i): i for i in range(size)}
     specials = {name: i for name, i in names.items() if model.is_control(i)} | special
+    check_controls(len(specials), source)
     names |= specials
-    texts = [None if i in specials.values() else _text(model, i) for i in range(size)]
-    texts += [None] * (max(specials.values(), default=0) + 1 - size)
+    control = set(specials.values())
+    texts = [None if i in control else _text(model, i) for i in range(size)]
+    texts += [None] * (max(control, default=0) + 1 - size)
     return Codec(
         names=names,
         texts=texts,

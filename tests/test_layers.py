@@ -45,8 +45,9 @@ LEVEL = {
 }
 # The wings of the host code, and the wings that each may import.
 WINGS = {
-    "text": set(),
-    "weights": set(),
+    "files": set(),
+    "text": {"files"},
+    "weights": {"files"},
     "workers": set(),
     "problems": {"text"},
     "critiques": {"problems", "text"},

@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 
 from rlvr_jax.config import FAMILIES, ModelConfig
+from rlvr_jax.host.files.gguf_header import GgufError, Tensor, load_header
 from rlvr_jax.host.weights import families, layout
 from rlvr_jax.host.weights.families import WeightsError
 from rlvr_jax.host.weights.layout import Place, Slices
@@ -71,22 +72,22 @@ class GgufFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._tensors: dict[str, tuple[Path, Any]] = {}
+        self._tensors: dict[str, tuple[Path, Tensor]] = {}
         self.meta: dict[str, Any] = {}
         for part in _parts(path):
             try:
-                reader = gguf.GGUFReader(part)
-            except (ValueError, IndexError, KeyError, OSError) as error:
+                header = load_header(part)
+            except (GgufError, OSError) as error:
                 raise WeightsError(
                     f"{part} is damaged or no GGUF file ({error}): download it again"
                 ) from None
             if not self.meta:
                 self.meta = {
-                    key: field.contents()
-                    for key, field in reader.fields.items()
+                    key: value
+                    for key, value in header.metadata.items()
                     if not key.startswith("tokenizer.") or key.endswith("_token_id")
                 }
-            self._tensors |= {tensor.name: (part, tensor) for tensor in reader.tensors}
+            self._tensors |= {tensor.name: (part, tensor) for tensor in header.tensors}
 
     def __enter__(self) -> "GgufFile":
         return self

@@ -78,6 +78,45 @@ def extend(
     `owner_SM` gives the prefix of each row: its number within the data shard, for S shards of M
     rows each.
     """
+    return _continue(params, (token_BR, mask_BR), prefix, owner_SM, cfg, keep=False)[0]
+
+
+def lengthen(
+    params: Params,
+    token_BR: Array,
+    mask_BR: Array,
+    prefix: Prefix,
+    owner_SM: Array,
+    cfg: ModelConfig,
+) -> Prefix:
+    """Return the prefixes of B rows that continue prefixes; the arguments are those of `extend`.
+
+    What the rows have in common is read once, in `prefix`; only the new columns are run through the
+    model.  The last column must exist.
+    """
+    hidden_BRD, new = _continue(params, (token_BR, mask_BR), prefix, owner_SM, cfg, keep=True)
+
+    def join(old: Array, new: Array) -> Array:
+        return jnp.concatenate([sharding.take(old, owner_SM, ROWS), new], -2)
+
+    mask_BS = jnp.concatenate([sharding.take(prefix.mask_QP, owner_SM), mask_BR], 1)
+    return Prefix(hidden_BRD[:, -1], jax.tree.map(join, prefix.kv, new), mask_BS)
+
+
+def _continue(
+    params: Params,
+    rows: tuple[Array, Array],
+    prefix: Prefix,
+    owner_SM: Array,
+    cfg: ModelConfig,
+    *,
+    keep: bool,
+) -> tuple[Array, Any]:
+    """Run rows (tokens and mask, [B, R]) that continue prefixes through the model.
+
+    Returns their hidden states and, with `keep`, their keys and values in the form of `Layers`.
+    """
+    token_BR, mask_BR = rows
     prefix_mask_BP = sharding.take(prefix.mask_QP, owner_SM)
     mask_BS = jnp.concatenate([prefix_mask_BP, mask_BR], 1)
     position_BS = positions.from_mask(mask_BS)
@@ -94,12 +133,13 @@ def extend(
                 for x, new in zip(prefix_kv, new_kv, strict=True)
             )
             window = positions.window_of_kind(window_BTS, kind)
-            return block.attend_columns(q_BTNH, k_BSKH, v_BSKH, mask_BS, window, cfg), None
+            heads = block.attend_columns(q_BTNH, k_BSKH, v_BSKH, mask_BS, window, cfg)
+            return heads, tuple(x.swapaxes(1, 2) for x in new_kv) if keep else None
 
         return block.layer(x_BRD, w, cos_sin_BR[kind], attend, cfg)
 
-    x_BRD, _ = _run_layers(run_layer, block.embed(params, token_BR, cfg), params, prefix.kv, cfg)
-    return block.rms_norm(x_BRD, params["norm_D"], cfg)
+    x_BRD, kept = _run_layers(run_layer, block.embed(params, token_BR, cfg), params, prefix.kv, cfg)
+    return block.rms_norm(x_BRD, params["norm_D"], cfg), kept
 
 
 def empty_cache(prefix: Prefix, rows: int, columns: int) -> Layers:

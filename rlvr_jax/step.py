@@ -19,7 +19,9 @@ import optax
 
 from rlvr_jax import (
     advantage,
+    box_scores,
     engine,
+    grm,
     likelihood,
     loss,
     policy_update,
@@ -127,10 +129,11 @@ def draw(
     def one_round(number: Array) -> tuple[Rollout, Array, Rollout | None, Outcome, Metrics]:
         of_round = jax.tree.map(lambda x: _rows_of_round(x, number, stage.filter.rounds), prompts)
         rollout, decoded, greedy = write_round(state, of_round, number, setup=setup)
-        reward_B, metrics = verify(frozen, of_round, rollout, stage.reward, setup.verifier)
+        key = round_key(state, number)
+        reward_B, metrics = judge(frozen, of_round, rollout, key, setup)
         outcome = Outcome({"reward": reward_B})
         if greedy is not None:
-            reward_Q, _ = verify(frozen, of_round, greedy, stage.reward, setup.verifier)
+            reward_Q, _ = judge(frozen, of_round, greedy, key, setup)
             outcome = outcome._replace(greedy={"reward": reward_Q})
         return rollout, decoded, greedy, outcome, metrics
 
@@ -176,6 +179,30 @@ def write_round(
     return rollout, decoded, greedy
 
 
+def judge(
+    frozen: Frozen, prompts: Prompts, rollout: Rollout, key: Array, setup: Setup[RlStage]
+) -> tuple[Array, Metrics]:
+    """Reward each response on the device: rewards [B] in [0, 1], and metrics of the verdicts.
+
+    The verifier judges it, or a generative reward model does.  If the stage trains a generative
+    reward model, the response is a judgement, and right or wrong by the truth in `prompts.ranking`.
+
+    Raises:
+      ValueError: at trace time, if `frozen` lacks the model or the tables that are needed.
+    """
+    cfg = setup.stage.reward
+    if cfg.source == "preference":
+        return _check_judgements(frozen, prompts, rollout, setup)
+    if not cfg.by_grm:
+        return verify(frozen, prompts, rollout, cfg, setup.verifier)
+    if frozen.critic is None:
+        raise ValueError("source grm needs the tables with which a GRM is asked")
+    asked = grm.Judge(frozen.grm, frozen.critic, frozen.meta)
+    form = grm.Form(setup.grm, setup.critique, cfg, setup.eos)
+    judged = grm.score(asked, prompts, rollout, key, form)
+    return judged.reward_B, step_metrics.of_judged(judged)
+
+
 @jax.named_scope("verify")
 def verify(
     frozen: Frozen,
@@ -193,6 +220,24 @@ def verify(
         raise ValueError("the fused step needs a verifier: without one the host gives the rewards")
     score = verifier.score(frozen.verifier, prompts, rollout, frozen.verdict, cfg, verifier_cfg)
     return score.reward_B, step_metrics.of_verdicts(score)
+
+
+@jax.named_scope("verify")
+def _check_judgements(
+    frozen: Frozen, prompts: Prompts, rollout: Rollout, setup: Setup[RlStage]
+) -> tuple[Array, Metrics]:
+    """Return 1 for each judgement that agrees with the truth of its preference item, else 0."""
+    if frozen.critic is None or prompts.ranking is None:
+        raise ValueError("source preference needs preference items and tables to read scores")
+    form = setup.critique
+    samples = rollout.length_B.shape[0] // prompts.prompt_QP.shape[0]
+    ranking = jax.tree.map(lambda x: jnp.repeat(x, samples, 0), prompts.ranking)
+    votes = box_scores.read_scores(
+        rollout, ranking, frozen.critic.spelling, form.clamp, form.form == "pick"
+    )
+    right_B = box_scores.is_right(votes, ranking).astype(jnp.float32)
+    tied_B = box_scores.is_tied(votes, ranking)
+    return right_B, step_metrics.of_votes(votes.valid_B, tied_B)
 
 
 def step_key(state: TrainState) -> Array:
@@ -237,8 +282,11 @@ def observe(
         reference_BR, _ = likelihood.logprobs(frozen.reference, rollout, whole, setup.model)
     kl_coef = jnp.float32(stage.loss.kl_coef) if state.kl_coef is None else state.kl_coef
     penalty_B = advantage.overlong_penalty(rollout.length_B, setup.columns, stage.overlong)
+    rewards = outcome.rewards
+    if stage.reward.source == "preference":  # +1 and -1 (arXiv 2504.02495, equation 5)
+        rewards = rewards | {"reward": 2 * rewards["reward"] - 1}
     signals = Signals(
-        rewards=advantage.less_outcome(outcome.rewards, penalty_B),
+        rewards=advantage.less_outcome(rewards, penalty_B),
         reference_BR=reference_BR,
         kl_coef=kl_coef,
         metrics={"reward/overlong": jnp.mean(penalty_B, where=round_.counted_B)},

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import verifier
+from rlvr_jax import grm, verifier
 from rlvr_jax.structs import Array, Credit, Metrics, Rollout, Signals
 
 
@@ -82,6 +82,26 @@ def decoding_occupancy(rollout: Rollout, decoded: Array) -> Array:
     """
     tokens = jnp.sum(rollout.response_mask_BR[:, 1:])
     return jnp.where(decoded > 0, tokens / jnp.maximum(decoded, 1), 1.0)
+
+
+def of_votes(valid_B: Array, tied_B: Array) -> Metrics:
+    """Compute the share of judgements that are votes, and of those that tie at the top."""
+    return {
+        "grm/valid_frac": jnp.mean(valid_B.astype(jnp.float32)),
+        "grm/tie_frac": jnp.mean(tied_B.astype(jnp.float32)),
+    }
+
+
+def of_judged(judged: grm.Judged) -> Metrics:
+    """Compute statistics of the judgements that a generative reward model gave."""
+    length_X = judged.judgements.length_B.astype(jnp.float32)
+    return of_votes(judged.valid_X, judged.tied_X) | {
+        "grm/reward": jnp.mean(judged.reward_B),
+        "grm/votes": jnp.mean(judged.votes_B.astype(jnp.float32)),
+        "grm/unjudged_frac": jnp.mean((judged.votes_B == 0).astype(jnp.float32)),
+        "grm/length": jnp.mean(length_X),
+        "grm/rollout_useful": decoding_occupancy(judged.judgements, judged.decoded),
+    }
 
 
 def of_credit(

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from rlvr_jax.config import ModelConfig, PrmStage, RlStage
+from rlvr_jax.config import CritiqueConfig, ModelConfig, PrmStage, RlStage
 
 Array = jax.Array
 Params = dict[str, Array]  # flat; every key ends in its shape: `q_LDNH`, `embed_VD`
@@ -121,6 +121,26 @@ class Verdict:
     spelling: Spelling | None = None  # for marked answers; None: the last line is the answer
 
 
+@struct.dataclass
+class Critic:
+    """A Critic holds the token ids and vocabulary tables with which a GRM is asked and read.
+
+    The frames of responses are padded on the left, one row for each place in a prompt.
+    """
+
+    spelling: Spelling
+    control_V: Array  # bool, tokens that are no text at all (role markers): never shown
+    filler: Array  # int32, id of the token shown instead of text that looks like a frame
+    before_NC: Array  # int32, ids before a response
+    before_mask_NC: Array
+    after_NC: Array  # int32, ids after a response
+    after_mask_NC: Array
+    middle_C: Array  # int32, ids between criteria from the query and the responses; may be empty
+    tail_C: Array  # int32, ids after the responses, up to where the judgement begins
+    marks: tuple[str, ...] = struct.field(pytree_node=False, default=())  # signs of a frame
+    meta: Verdict | None = None  # how the meta RM is asked; None without one
+
+
 # ---- what is kept ----------------------------------------------------------------------------
 
 
@@ -162,6 +182,9 @@ class Frozen:
     reference: Params  # empty where neither a KL term nor the PRM reads the reference policy
     verifier: Params  # empty where the host computes the rewards
     verdict: Verdict | None = None  # None where the host computes the rewards
+    grm: Params = struct.field(default_factory=dict)  # empty where no GRM judges responses
+    meta: Params = struct.field(default_factory=dict)  # empty without a meta RM
+    critic: Critic | None = None  # where a GRM judges, or is trained
     newline_V: Array = struct.field(default_factory=no_tokens)  # bool, tokens that end a line;
     # read where the PRM rewards whole lines
 
@@ -180,6 +203,8 @@ class Setup(Generic[StageT]):
     eos: tuple[int, ...]  # ids of the tokens that end a response
     tx: optax.GradientTransformation  # of the model that the stage trains
     prm_tx: optax.GradientTransformation = optax.identity()  # of a PRM beside the policy
+    grm: ModelConfig = ModelConfig()  # of a generative reward model that judges, and its meta RM
+    critique: CritiqueConfig = CritiqueConfig()  # what its judgements look like
 
 
 # ---- the four values of a step ---------------------------------------------------------------

@@ -24,6 +24,7 @@ LEVEL = {
     "rlvr_jax.positions": 1,
     "rlvr_jax.byte_search": 1,
     "rlvr_jax.extract": 2,
+    "rlvr_jax.box_scores": 2,
     "rlvr_jax.prompt_filter": 3,
     "rlvr_jax.parameters": 2,
     "rlvr_jax.block": 2,
@@ -35,10 +36,11 @@ LEVEL = {
     "rlvr_jax.likelihood": 5,
     "rlvr_jax.verifier": 5,
     "rlvr_jax.prm": 6,
-    "rlvr_jax.step_metrics": 6,
-    "rlvr_jax.policy_update": 7,
-    "rlvr_jax.step": 8,
-    "rlvr_jax.supervised": 8,
+    "rlvr_jax.grm": 6,
+    "rlvr_jax.step_metrics": 7,
+    "rlvr_jax.policy_update": 8,
+    "rlvr_jax.step": 9,
+    "rlvr_jax.supervised": 9,
     "rlvr_jax.prm_step": 9,
 }
 # The wings of the host code, and the wings that each may import.

@@ -1,7 +1,7 @@
 """These types of stages sample and reward responses in every step."""
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 from rlvr_jax.config.fields import STRICT, check_file_name, check_positive, option, section
 from rlvr_jax.config.learning import (
@@ -13,7 +13,17 @@ from rlvr_jax.config.learning import (
     PrmConfig,
     SampleConfig,
 )
-from rlvr_jax.config.needs import Input, Needs, Part, Problems, Product, Rows, verifier_input
+from rlvr_jax.config.needs import (
+    Input,
+    Needs,
+    Part,
+    Problems,
+    Product,
+    Role,
+    Rows,
+    grm_inputs,
+    verifier_input,
+)
 from rlvr_jax.config.presets import PRESETS, check_preset
 from rlvr_jax.config.reward import AlarmConfig, RewardConfig
 
@@ -35,6 +45,12 @@ class RlStage(Needs):
         "`pretrained`",
     )
     verifier: str = option("verifier", "the stage whose verifier gives the reward; or `pretrained`")
+    grm: str = option(
+        "grm", "the stage whose generative reward model gives the reward; or `pretrained`"
+    )
+    items: str = option(
+        "", "reward.source preference: a compare stage whose items it learns from, not the data"
+    )
     split: Literal["train", "label"] = option(
         "train", "split of its problems; label: to collect answers for training a verifier"
     )
@@ -65,7 +81,17 @@ class RlStage(Needs):
     save_every: int = option(50, "steps between checkpoints")
     sample_every: int = option(25, "steps between tables of samples")
 
-    trains: ClassVar[Part | None] = "model"
+    @property
+    def trains(self) -> Part:
+        return "grm" if self.role == "grm" else "model"
+
+    @property
+    def role(self) -> Role:
+        return "grm" if self.reward.source == "preference" else "policy"
+
+    @property
+    def uses_grm(self) -> bool:
+        return self.reward.by_grm
 
     def __post_init__(self) -> None:
         check_file_name(self.name)
@@ -112,6 +138,18 @@ class RlStage(Needs):
             raise ValueError("loss.value_coef 0 leaves the value head at 0: use baseline none")
         if self.has_prm_beside_policy:
             self.prm.check_rollouts(self.samples, self.sample)
+        if self.samples % self.reward.grm.together:
+            raise ValueError(
+                f"reward.grm.together {self.reward.grm.together} does not divide samples "
+                f"{self.samples}"
+            )
+        if self.role == "grm" and (self.also or self.collect):
+            raise ValueError(
+                "reward.source preference trains a generative reward model: `also` and `collect` "
+                "are for policies"
+            )
+        if self.items and self.role != "grm":
+            raise ValueError("items needs reward.source preference: leave it out")
 
     @property
     def hosted(self) -> bool:
@@ -133,15 +171,17 @@ class RlStage(Needs):
         return self.filter.rounds
 
     @property
-    def problems(self) -> Problems:
-        return Problems(self.split, self.prompts)
+    def problems(self) -> Problems | None:
+        return None if self.items else Problems(self.split, self.prompts)
 
     @property
     def inputs(self) -> tuple[Input, ...]:
         judged = self.reward.judged
         return (
-            Input("policy", self.policy, "model", pretrained="model"),
+            Input("policy", self.policy, "model", pretrained=self.trains),
             *(verifier_input(self.verifier) if judged else ()),
+            *(grm_inputs(self.grm, self.reward.grm.meta) if self.uses_grm else ()),
+            Input("items", self.items, "items", optional=True),
             Input("prm.init", self.prm.init, "model", pretrained="model", optional=True),
         )
 
@@ -159,6 +199,8 @@ class RlStage(Needs):
 
     @property
     def rules(self) -> tuple[str, ...]:
+        if self.role == "grm":  # the truth of an item needs no rule
+            return ()
         return (self.reward.rule, *self.reward.gates, *self.also.values())
 
     @property
@@ -200,7 +242,9 @@ class PrmStage(Needs):
     prm: PrmConfig = section(PrmConfig, "the model, its loss and its optimizer")
     save_every: int = option(50, "steps between checkpoints")
 
-    trains: ClassVar[Part | None] = "model"
+    @property
+    def trains(self) -> Part:
+        return "model"
 
     def __post_init__(self) -> None:
         check_file_name(self.name)
@@ -213,6 +257,8 @@ class PrmStage(Needs):
                 "them out of a prm stage, which starts from its own policy and rewards nobody"
             )
         self.prm.check_rollouts(self.samples, self.sample)
+        if self.reward.by_grm or self.reward.source == "preference":
+            raise ValueError("a prm stage takes its labels from a verifier or a rule")
 
     @property
     def optim(self) -> OptimConfig:

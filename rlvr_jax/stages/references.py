@@ -26,7 +26,7 @@ def check_references(ws: Workspace) -> None:
     """Try references of each split with the rules of its stages, and print warnings."""
     with pool.Pool(2, SECONDS) as workers:
         for split, rule in _graded_splits(ws.cfg):
-            source = dataset.open_split(ws.run.data, split)
+            source = dataset.open_split(ws.data, split)
             records = [source[i] for i in range(0, len(source), max(1, len(source) // SAMPLE))]
             records = [r for r in records[:SAMPLE] if rule != "task" or _is_of_file(r)]
             if rejected := find_rejected(records, rule, workers):

@@ -19,6 +19,8 @@ def read_scores(
     The vote is valid if the box holds exactly `count` integers within `scale`, separated by commas.
     With `clamp` an integer outside the scale counts as the nearest one in it.
     """
+    data = text.encode("utf-8", "replace")[-markers.SEARCHED :]
+    text = data.decode("utf-8", "replace")
     close = text.rfind("}")
     opening = text.rfind(markers.SCORE_BOX, 0, max(close, 0))
     if opening < 0:

@@ -7,8 +7,8 @@ like every other problem: the query is its question, and `extra` holds the respo
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlvr_jax.host.problems.dataset import Record, problem_key
@@ -122,3 +122,15 @@ def parse_item(record: Record) -> Item:
         raise ValueError(
             "it is no preference item: it needs responses and the index of the best."
         ) from error
+
+
+def reorder(item: Item, order: Sequence[int]) -> Item:
+    """Return the item with its responses in another order; `order` holds their indices."""
+    best = item.best if len(order) == 1 else list(order).index(item.best)
+    return replace(
+        item,
+        responses=tuple(item.responses[i] for i in order),
+        quality=tuple(item.quality[i] for i in order) if item.quality else (),
+        best=best,
+        demonstration="",  # it speaks of the old order
+    )

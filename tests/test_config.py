@@ -119,7 +119,11 @@ def test_a_stage_tells_the_loop_its_updates_rounds_and_alarms():
     rl = RlStage(epochs=2, minibatches=4, filter=kept)
     assert (rl.updates, rl.rounds, rl.alarms.action) == (8, 3, "warn")
     trained = {kind().stage: kind().trains for kind in typing.get_args(config.Trained)}
-    assert trained == {"sft": "model", "verifier": "verifier", "rl": "model", "prm": "model"}
+    policies = {"sft": "model", "verifier": "verifier", "rl": "model", "prm": "model"}
+    assert trained == policies | {"meta": "grm"}
+    judge = RlStage(reward=config.RewardConfig(source="preference"))
+    assert (judge.trains, judge.role, judge.rules) == ("grm", "grm", ())
+    assert config.SftStage(role="grm").trains == "grm"
 
 
 def test_every_field_is_read_somewhere():

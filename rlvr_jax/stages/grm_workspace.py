@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from rlvr_jax import markers
 from rlvr_jax.config import CritiqueConfig, SftStage
+from rlvr_jax.host.critiques import reader
 from rlvr_jax.host.critiques.prompt import Prompter
 from rlvr_jax.host.critiques.template import load_template
 from rlvr_jax.host.problems import dataset, preference
@@ -22,6 +24,7 @@ from rlvr_jax.host.text.template import left_pad
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Critic, Prompts, Ranking
 
+CRITERIA = "Criteria:"  # begins the first line of a demonstration with criteria
 IDS = "response_ids"  # key of a record of an rft stage: the judgement as ids
 
 
@@ -70,7 +73,8 @@ class GrmWorkspace(Workspace):
         if IDS in record:
             ids: list[int] = json.loads(record[IDS])
             return ids
-        return super().encode_demonstration(record)
+        text = demonstration(preference.parse_item(record), self.critique)
+        return [*self.tokenizer.encode(text), self.tokenizer.eos[0]]
 
     def order(self, item: preference.Item, step: int) -> list[int]:
         """Draw the order in which an item shows its responses in a step."""
@@ -171,6 +175,25 @@ class GrmWorkspace(Workspace):
                 f"critique.data.prompt_columns above {widest}"
             )
         return kept
+
+
+def demonstration(item: preference.Item, cfg: CritiqueConfig) -> str:
+    """Return the judgement that an item demonstrates, in the form of the config.
+
+    A judgement that begins with criteria keeps that line only if the GRM writes it there, and for
+    the form `pick` its scores become the number of the best response.
+    """
+    first, _, rest = item.demonstration.partition("\n")
+    if first.startswith(CRITERIA) and cfg.principles != "with_responses":
+        text = rest
+    else:
+        text = item.demonstration
+    scores = reader.read_scores(text, len(item.responses))
+    if cfg.form == "pick" and scores:
+        before, box, after = text.rpartition(markers.SCORE_BOX)
+        picked = scores.index(max(scores)) + 1
+        text = f"{before}{box}{picked}{after[after.index('}') :]}"
+    return text
 
 
 def load_rows(ws: Workspace, kind: str, stage: str) -> list[Record]:

@@ -25,6 +25,7 @@ FAMILIES = {
     "qwen2": Family(bias=True),
     "qwen3": Family(qk_norm=True),
     "qwen3_moe": Family(qk_norm=True, experts=True),
+    "mixtral": Family(experts=True),
     "gemma2": Family(sandwich=True, from_one=True, gelu=True, embed_scale=True),
     "gemma3_text": Family(qk_norm=True, sandwich=True, from_one=True, gelu=True, embed_scale=True),
 }
@@ -49,9 +50,9 @@ class Architecture:
     and a gated feed-forward.
     """
 
-    family: Literal["llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma2", "gemma3_text"] = (
-        option("llama", "family of the architecture; SmolLM2 is a llama")
-    )
+    family: Literal[
+        "llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "mixtral", "gemma2", "gemma3_text"
+    ] = option("llama", "family of the architecture; SmolLM2 is a llama")
     layers: int = option(4, "number of transformer blocks, L")
     width: int = option(128, "model width, D")
     heads: int = option(4, "number of query heads, N")

@@ -74,6 +74,7 @@ def generate(
     """
     params = parameters.for_decoding(params, cfg)
     prefix, _ = ragged.read_prompts(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
+    prefix = prefix._replace(routed=None)  # decoding does not count where tokens are sent
     waiting = prompts.prompt_QP.shape[0] * sampler.samples // sharding.data_shards()
     count = min(cfg.slots or waiting, waiting)
     state = begin(params, prefix, count, sampler, cfg)

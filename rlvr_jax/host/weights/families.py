@@ -374,6 +374,7 @@ def explicit(cfg: ModelConfig) -> ModelConfig:
     """
     defaults: Json = {x.name: x.default for x in dataclasses.fields(ModelConfig)}
     idle = {"weights", "compute", "unroll", "remat", "part_tokens", "slots", "kernels"}
+    idle |= {"router_aux_loss_coef"}
     idle |= set(SCALING["llama3"].values()) - set(SCALING.get(cfg.rope_scaling, {}).values())
     near = cfg.rope_theta_window
     if not near and cfg.rope_scaling == "none":

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from rlvr_jax.config import ModelConfig
+from rlvr_jax.config import Execution, ModelConfig, Pretrained, Training
 
 Json = dict[str, Any]
 
@@ -38,6 +38,7 @@ SIZES = {
     "tie_word_embeddings": "tied",
     "max_position_embeddings": "context",
 }
+USED = {"num_experts_per_tok": "experts_used"}
 # Field of config.json -> field of ModelConfig.
 READ: dict[str, dict[str, str]] = {
     "llama": SIZES,
@@ -45,16 +46,14 @@ READ: dict[str, dict[str, str]] = {
     "qwen2": SIZES,
     "qwen3": SIZES,
     "qwen3_moe": {field: ours for field, ours in SIZES.items() if ours != "feedforward"}
+    | USED
     | {
         "moe_intermediate_size": "feedforward",
         "num_experts": "experts",
         "num_local_experts": "experts",
-        "num_experts_per_tok": "experts_used",
         "norm_topk_prob": "experts_sum_to_one",
     },
-    "mixtral": SIZES
-    | WINDOW
-    | {"num_local_experts": "experts", "num_experts_per_tok": "experts_used"},
+    "mixtral": SIZES | WINDOW | {"num_local_experts": "experts"} | USED,
     "gemma2": SIZES | GEMMA,
     "gemma3_text": SIZES
     | GEMMA
@@ -178,10 +177,7 @@ SCALING: dict[str, dict[str, str]] = {
     },
 }
 # Alternative names of fields that are written under another name.
-NOT_WRITTEN = {
-    "qwen3_moe": {"num_local_experts"},
-    "gemma3_text": {"_sliding_window_pattern"},
-}
+NOT_WRITTEN = {"qwen3_moe": {"num_local_experts"}, "gemma3_text": {"_sliding_window_pattern"}}
 NULL_OF: Json = dict.fromkeys(("window", "attention_softcap", "logit_softcap"))
 WRITTEN = {False: {"hidden_act": "silu"}, True: {"hidden_activation": "gelu_pytorch_tanh"}}
 CLASSES = {
@@ -373,8 +369,7 @@ def explicit(cfg: ModelConfig) -> ModelConfig:
     get their default values.
     """
     defaults: Json = {x.name: x.default for x in dataclasses.fields(ModelConfig)}
-    idle = {"weights", "compute", "unroll", "remat", "part_tokens", "slots", "kernels"}
-    idle |= {"router_aux_loss_coef"}
+    idle = {x.name for part in (Pretrained, Execution, Training) for x in dataclasses.fields(part)}
     idle |= set(SCALING["llama3"].values()) - set(SCALING.get(cfg.rope_scaling, {}).values())
     near = cfg.rope_theta_window
     if not near and cfg.rope_scaling == "none":

@@ -72,7 +72,7 @@ def update_policy(
     state, (logs_N, norm_N) = jax.lax.scan(body, state, number_NSM)
     logs = step_metrics.UpdateLogs(
         loss=jnp.mean(logs_N.loss),
-        sums=jax.tree.map(lambda x_N: jnp.sum(x_N) / stage.epochs, logs_N.sums),
+        sums=jax.tree.map(lambda x_N: jnp.sum(x_N, 0) / stage.epochs, logs_N.sums),
         gap=jnp.max(logs_N.gap),
         run=jnp.sum(logs_N.run),
     )
@@ -84,8 +84,8 @@ def gradient(
 ) -> ragged.Gradient:
     """Compute the gradient of the policy loss, and of the value loss if the batch has values.
 
-    In the result, `sums` holds sums over tokens by metric name, and `most` the largest absolute
-    difference between the log-probs of the sampler and of the trainer.
+    In the result, `sums` holds sums over tokens by metric name, and those of `routing.sums`; `most`
+    is the largest absolute difference between the log-probs of the sampler and of the trainer.
     """
     cfg, rollout = setup.stage.loss, batch.rollout
     own_BR = batch.own_BR & rollout.response_mask_BR

@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import optax
 
-from rlvr_jax import likelihood, policy_update
+from rlvr_jax import likelihood, policy_update, routing
 from rlvr_jax.config import ModelConfig, SampleConfig
 from rlvr_jax.structs import Rollout, TrainState, UpdateResult
 
@@ -17,7 +17,8 @@ def supervised_step(
 ) -> UpdateResult:
     """Update a model once on given responses, one response per prompt.
 
-    The loss is the mean negative log-likelihood per response token over the global batch.
+    The loss is the mean negative log-likelihood per response token over the global batch, and
+    what `likelihood.gradient` adds for a mixture of experts.
     """
     tokens = jnp.maximum(jnp.sum(rows.length_B), 1).astype(jnp.float32)
 
@@ -36,5 +37,6 @@ def supervised_step(
             "loss": result.value,
             "policy/grad_norm": grad_norm,
             "policy/skipped": new_state.skipped,
-        },
+        }
+        | routing.metrics(result.sums),
     )

@@ -17,6 +17,7 @@ LEVEL = {
     "rlvr_jax.structs": 0,
     "rlvr_jax.markers": 0,
     "rlvr_jax.returns": 1,
+    "rlvr_jax.routing": 1,
     "rlvr_jax.advantage": 2,
     "rlvr_jax.loss": 1,
     "rlvr_jax.sampling": 1,

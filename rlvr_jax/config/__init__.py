@@ -27,6 +27,7 @@ from rlvr_jax.config.model import (
     MeshConfig,
     ModelConfig,
     Pretrained,
+    Training,
 )
 from rlvr_jax.config.needs import Input, Problems, Product
 from rlvr_jax.config.presets import PRESETS, check_preset, fill_preset
@@ -89,6 +90,7 @@ __all__ = [
     "Stage",
     "TokenizerStage",
     "Trained",
+    "Training",
     "VerifierStage",
     "VoteConfig",
     "VoteStage",

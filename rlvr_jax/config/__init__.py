@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from rlvr_jax.config.data import DataConfig, SourceConfig
 from rlvr_jax.config.fields import STRICT, check_file_name, option, section
 from rlvr_jax.config.learning import (
-    AdvantageConfig,
     FilterConfig,
-    LossConfig,
     OptimConfig,
     OverlongConfig,
     PrmConfig,
@@ -27,6 +25,7 @@ from rlvr_jax.config.model import (
     Pretrained,
 )
 from rlvr_jax.config.needs import Input, Problems, Product
+from rlvr_jax.config.objective import AdvantageConfig, LossConfig, ReferenceConfig
 from rlvr_jax.config.presets import PRESETS, check_preset, fill_preset
 from rlvr_jax.config.reward import (
     AlarmConfig,
@@ -73,6 +72,7 @@ __all__ = [
     "PrmStage",
     "Problems",
     "Product",
+    "ReferenceConfig",
     "RewardConfig",
     "RlStage",
     "SampleConfig",

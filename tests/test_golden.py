@@ -388,3 +388,39 @@ def test_a_reward_model_that_says_nothing_is_half_right_here():
     assert float(got) == VERL["prime"]["accuracy"]["apart"]
     assert jnp.all(prm.agreement(jnp.zeros(2 * G), label) == 0.5)
     assert VERL["prime"]["accuracy"]["equal"] == 0
+
+
+# ---- OpenRLHF --------------------------------------------------------------------------------
+
+OPEN = json.loads((Path(__file__).parent / "golden/openrlhf.json").read_text("utf-8"))
+RANGE = {"correct_low": 0.8, "correct_high": 1.2}
+OPEN_LOSSES = {
+    "token_mean": TOKEN_MEAN | {"dual_clip": 0.0},
+    "rows_token_mean": ROWS,
+    "dual_clip": TOKEN_MEAN | {"dual_clip": 1.5},
+    "gspo": LOSSES["gspo"],
+    "truncate": TOKEN_MEAN | {"dual_clip": 0.0, "correct": "truncate"} | RANGE,
+    "mask": TOKEN_MEAN | {"dual_clip": 0.0, "correct": "mask"} | RANGE,
+    # The weights of its rows that are kept have no bound.
+    "weights_and_rejection": TOKEN_MEAN
+    | {"dual_clip": 0.0, "correct": "truncate", "correct_high": 1e6}
+    | {"reject": "geometric", "reject_low": 0.8, "reject_high": 1.2},
+}
+
+
+@pytest.mark.parametrize("name", OPEN["losses"])
+def test_losses_of_openrlhf(name):
+    value, grad = value_and_grad(LossConfig(**OPEN_LOSSES[name]))
+    assert value == pytest.approx(OPEN["losses"][name]["value"], rel=1e-6)
+    np.testing.assert_allclose(grad, OPEN["losses"][name]["grad"], rtol=1e-6, atol=1e-10)
+
+
+@pytest.mark.parametrize("form", OPEN["kl"])
+def test_kl_of_openrlhf(form):
+    """In float32, and every form cut at 10."""
+    assert OPEN["by"].startswith("openrlhf 0.11.0") and set(OPEN["losses"]) == set(OPEN_LOSSES)
+    got = loss.kl(jnp.float32(DATA["logprob"]), jnp.float32(DATA["reference"]), form)
+    np.testing.assert_allclose(got, OPEN["kl"][form], rtol=1e-4, atol=1e-6)
+    far = loss.kl(jnp.zeros(4), jnp.float32([-30, -5, 2, 5]), form)
+    np.testing.assert_allclose(np.clip(far, -10, 10), OPEN["far"][form], rtol=1e-5)
+    assert np.max(np.abs(far)) > 10

@@ -380,12 +380,8 @@ def _kl_in_loss(tokens: Tokens, cfg: LossConfig) -> Array:
 
 def objective(tokens: Tokens, cfg: LossConfig) -> tuple[Array, Array]:
     """Compute what is maximised for each token, and which tokens are clipped (bool), [B, R]."""
-    logprob_BR, behaviour_BR, advantage_BR = (
-        tokens.logprob_BR,
-        tokens.behaviour_BR,
-        tokens.advantage_BR,
-    )
-    log_ratio_BR = ratios.log_ratios(logprob_BR, behaviour_BR, tokens.mask_BR, cfg.ratio)
+    logprob_BR, advantage_BR = tokens.logprob_BR, tokens.advantage_BR
+    log_ratio_BR = ratios.log_ratios(logprob_BR, tokens.behaviour_BR, tokens.mask_BR, cfg.ratio)
     if cfg.objective in ("clip", "clip-cov"):
         return clip(log_ratio_BR, advantage_BR, cfg)
     if cfg.objective == "cispo":

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from rlvr_jax import likelihood, loss, optim, ragged, sharding, step_metrics, token_choice
-from rlvr_jax.config import RlStage
+from rlvr_jax.config import ReferenceConfig, RlStage
 from rlvr_jax.structs import Array, Metrics, Params, Rollout, Setup, TrainState
 
 
@@ -179,6 +179,26 @@ def apply_gradient(
         skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
     )
     return new_state, grad_norm, moved
+
+
+def move_reference(state: TrainState, cfg: ReferenceConfig) -> TrainState:
+    """Move the reference policy towards the policy, if this step is one after which it moves.
+
+    The new reference is mixup * policy + (1 - mixup) * reference (TR-DPO, arXiv 2404.09656).
+    """
+    if state.reference is None:
+        return state
+    policy = {name: state.params[name] for name in state.reference}
+
+    def mix(new: Array, old: Array) -> Array:
+        return new if cfg.mixup == 1 else cfg.mixup * new + (1 - cfg.mixup) * old
+
+    reference = jax.lax.cond(
+        state.step % cfg.update_every == 0,
+        lambda: jax.tree.map(mix, policy, state.reference),
+        lambda: state.reference,
+    )
+    return dataclasses.replace(state, reference=reference)
 
 
 def _logs(result: ragged.Gradient) -> step_metrics.UpdateLogs:

@@ -29,7 +29,7 @@ from rlvr_jax import (
     step_metrics,
     verifier,
 )
-from rlvr_jax.config import ModelConfig, ReferenceConfig, RewardConfig, RlStage, SampleConfig
+from rlvr_jax.config import ModelConfig, RewardConfig, RlStage, SampleConfig
 from rlvr_jax.structs import (
     Array,
     Credit,
@@ -359,28 +359,8 @@ def learn(
         next_coef = loss.adapt_kl(signals.kl_coef, metrics["policy/kl"], rows, stage.loss)
         new_state = dataclasses.replace(new_state, kl_coef=next_coef)
         metrics |= {"policy/kl_coef": signals.kl_coef}
-    new_state = _follow(new_state, stage.reference)
+    new_state = policy_update.move_reference(new_state, stage.reference)
     return new_state, metrics | {"policy/skipped": new_state.skipped}
-
-
-def _follow(state: TrainState, cfg: ReferenceConfig) -> TrainState:
-    """Move the reference policy towards the policy, if this step is one after which it moves.
-
-    The new reference is mixup * policy + (1 - mixup) * reference (TR-DPO, arXiv 2404.09656).
-    """
-    if state.reference is None:
-        return state
-    policy = {name: state.params[name] for name in state.reference}
-
-    def mix(new: Array, old: Array) -> Array:
-        return new if cfg.mixup == 1 else cfg.mixup * new + (1 - cfg.mixup) * old
-
-    reference = jax.lax.cond(
-        state.step % cfg.update_every == 0,
-        lambda: jax.tree.map(mix, policy, state.reference),
-        lambda: state.reference,
-    )
-    return dataclasses.replace(state, reference=reference)
 
 
 def _round_metrics(

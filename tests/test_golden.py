@@ -311,12 +311,14 @@ def test_kl_of_verl(form):
 
 
 def test_k3_has_no_ceiling_here():
-    """verl cuts it at 10; both cut its exponent at 20."""
+    """verl cuts it at 10, and k3+ too; both cut its exponent at 20."""
     zero, reference = jnp.zeros(4), jnp.float32([-30, -5, 2, 5])
     for form in ("k1", "k2"):
         close(loss.kl(zero, reference, form), VERL["far"][form])
     got = loss.kl(zero, reference, "k3")
     np.testing.assert_allclose(np.minimum(got, 10), VERL["far"]["k3"], rtol=1e-6)
+    np.testing.assert_allclose(loss.kl(zero, reference, "k3+"), got, rtol=1e-5)
+    assert VERL["far"]["k3+"] == pytest.approx(VERL["far"]["k3"], rel=1e-6)
     np.testing.assert_allclose(got, [19, 4 + np.exp(-5), np.exp(2) - 3, np.exp(5) - 6], rtol=1e-6)
 
 

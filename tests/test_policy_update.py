@@ -149,7 +149,7 @@ def test_the_reference_follows_every_second_step():
     want = fixed(alone, Frozen(two.reference, {}), rows, MIXED)
     assert kls[2] == pytest.approx(float(want.metrics["policy/kl"]), rel=1e-5)
     # With mixup 1 it is the policy, without rounding; the value head has no counterpart.
-    whole = step._follow(two, ReferenceConfig(update_every=2))
+    whole = policy_update.move_reference(two, ReferenceConfig(update_every=2))
     assert same_bits(whole.reference, two.params)
 
 

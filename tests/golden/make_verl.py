@@ -286,7 +286,7 @@ def main(path: str) -> None:
             form: core.kl_penalty(
                 torch.zeros(4).double(), torch.tensor([-30.0, -5.0, 2.0, 5.0]).double(), form
             ).tolist()
-            for form in ("k1", "k2", "k3")
+            for form in ("k1", "k2", "k3", "k3+")
         },
         "adapted": {str(x): adapted(x) for x in (0.0, 0.09, 0.11, 5.0)},
         "prime": prime(path),

@@ -114,7 +114,8 @@ def best_of_sets(x_QG: Array, k: int, floor: float | None) -> Array:
         square_Q1 = jnp.sum(share_G * (sorted_QG - mean_Q1) ** 2, 1, keepdims=True)
         centred_QG = centred_QG / jnp.maximum(jnp.sqrt(square_Q1), floor)
     back_QG = jnp.argsort(order_QG, 1)
-    return jnp.where(_same(x_QG), 0.0, jnp.take_along_axis(centred_QG, back_QG, 1))
+    same_Q1 = sorted_QG[:, k - 1 : k] == sorted_QG[:, -1:]  # the worst set is as good as the best
+    return jnp.where(same_Q1, 0.0, jnp.take_along_axis(centred_QG, back_QG, 1))
 
 
 def _same(x_QG: Array) -> Array:

@@ -466,6 +466,14 @@ def test_pass_at_k_of_rewards_0_and_1_is_the_papers_formula(right, k):
     np.testing.assert_allclose(got, np.where(reward > 0, ahead, behind), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("wrong, k", [(1, 2), (2, 3), (6, 7), (0, 2)])
+def test_pass_at_k_where_every_set_has_the_same_best_is_exactly_zero(wrong, k):
+    """Rounding of a deviation of 0 would be divided by the floor, and taught."""
+    reward = jnp.float32([0.3] * wrong + [0.7] * (16 - wrong))
+    assert not np.any(groups.best_of_sets(reward[None], k, FLOOR))
+    assert np.any(groups.best_of_sets(reward.at[wrong:].set(0.3).at[-1].set(0.7)[None], k, FLOOR))
+
+
 def test_pass_at_k_of_sizes_that_have_no_choice_is_zero():
     for size, k in ((1, 2), (3, 3), (2, 4)):
         assert not np.any(groups.best_of_sets(jnp.arange(float(size))[None], k, FLOOR))

@@ -87,8 +87,8 @@ def update(
     key = jax.random.fold_in(key, jnp.uint32(STREAM))
     result = gradient(learner.params, labelled, key, setup)
     exists_B = rollout.length_B > 0  # an unfilled place of a prompt filter has rows without tokens
-    params, opt_state, norm, finite = optim.step(
-        learner.params, learner.opt_state, result.grads, result.loss, setup.tx, jnp.any(exists_B)
+    params, opt_state, norm, finite, _ = optim.step(
+        learner.params, learner.opt_state, result.grads, result.loss, setup.tx
     )
     reward_BR = result.reward_BR
     if cfg.order == "update-first":

@@ -27,9 +27,7 @@ def supervised_step(
         return -jnp.sum(logprob_BR) / tokens, ({}, jnp.float32(0), ())
 
     result = likelihood.gradient(objective, state.params, rows, model_cfg)
-    new_state, grad_norm = policy_update.apply_gradient(
-        state, result.grads, result.value, tx, jnp.bool_(True)
-    )
+    new_state, grad_norm, _ = policy_update.apply_gradient(state, result.grads, result.value, tx)
     new_state = dataclasses.replace(new_state, step=state.step + 1)
     return UpdateResult(
         new_state,

@@ -11,9 +11,7 @@ from rlvr_jax.config.data import DataConfig, PreferencesConfig, SourceConfig
 from rlvr_jax.config.fields import STRICT, check_file_name, option, section
 from rlvr_jax.config.grm_stages import CompareStage, MetaStage, RftStage, VoteStage
 from rlvr_jax.config.learning import (
-    AdvantageConfig,
     FilterConfig,
-    LossConfig,
     OptimConfig,
     OverlongConfig,
     PrmConfig,
@@ -30,6 +28,7 @@ from rlvr_jax.config.model import (
     Training,
 )
 from rlvr_jax.config.needs import Input, Problems, Product
+from rlvr_jax.config.objective import AdvantageConfig, LossConfig, ReferenceConfig
 from rlvr_jax.config.presets import PRESETS, check_preset, fill_preset
 from rlvr_jax.config.reward import (
     AlarmConfig,
@@ -80,6 +79,7 @@ __all__ = [
     "PrmStage",
     "Problems",
     "Product",
+    "ReferenceConfig",
     "RewardConfig",
     "RftStage",
     "RlStage",

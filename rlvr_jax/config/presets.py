@@ -18,8 +18,9 @@ class Preset(NamedTuple):
     fills: Sections
 
 
-# Papers write std without saying n or n - 1: ddof 0, as in the formula of a standard deviation.
-GROUP_SCORE = {"normalise": "group", "baseline": "none", "ddof": 0, "credit": "response"}
+# These papers write std without saying n or n - 1: it is the default, n - 1, as in the libraries
+# that their results and later ones are from.
+GROUP_SCORE = {"normalise": "group", "baseline": "none", "credit": "response"}
 CLIP = {"objective": "clip", "ratio": "token", "clip_low": 0.2, "clip_high": 0.2}
 # At most 10 rounds: the number of the published training script; the paper sets no limit.
 DYNAMIC_SAMPLING = {"spread": True, "rounds": 10}
@@ -154,7 +155,8 @@ PRESETS = {
         {
             "advantage": {
                 **{"normalise": "none", "baseline": "none", "credit": "token"},
-                **{"whiten": "tokens", "discount": 1.0},
+                # n: as in OpenRLHF, the code of its authors; over all tokens it is nearly n - 1.
+                **{"whiten": "tokens", "discount": 1.0, "ddof": 0},
             },
             # The coefficient is the one with which 2503.23829 uses this algorithm.
             "loss": {

@@ -29,7 +29,8 @@ def run(stage: RlStage, ws: Workspace) -> dict:
     """Train the policy of a stage, and return the result for the stage's marker file."""
     cfg = ws.cfg
     setup = _setup(stage, ws)
-    reference = ws.load(stage.policy, cfg.model) if stage.asks_reference else {}
+    follows = stage.reference.update_every > 0
+    reference = ws.load(stage.policy, cfg.model) if stage.asks_reference and not follows else {}
     frozen = sampled.frozen_models(stage, ws, reference)
     dense = stage.advantage.process_weight > 0
     state = ws.new_state(
@@ -41,6 +42,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
         kl_coef=stage.loss.kl_coef if stage.loss.kl_target else None,
         prm_tx=setup.prm_tx if dense else None,
         prm_init=stage.prm.init if dense else "",
+        follow=follows,
     )
     problems = sampled.unjudged_problems(stage, ws)
     collector = Collector(stage, ws) if stage.collect else None

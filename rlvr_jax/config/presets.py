@@ -166,6 +166,19 @@ PRESETS = {
             },
         },
     ),
+    "spct": Preset(
+        "SPCT, 2504.02495, equations 4 and 5, section 5.1 (the 27B model)",
+        "For `reward.source: preference`: +1 for a judgement that puts the best response strictly "
+        "on top, -1 for any other. GRPO with a larger KL term, which keeps the form of the output.",
+        {
+            "advantage": GROUP_SCORE,
+            "loss": {
+                **CLIP,
+                **{"aggregate": "seq-mean-token-mean", "kl_coef": 0.08},
+                **{"kl_in": "loss", "kl_form": "k3"},
+            },
+        },
+    ),
 }
 
 

@@ -56,7 +56,10 @@ def check_config(cfg: Config) -> None:
 
 
 def _check_data(cfg: Config) -> None:
-    policies = [s for s in cfg.stages if s.role == "policy" and s.problems]
+    # A tokenizer is trained on the texts of whatever data there are.
+    policies = [
+        s for s in cfg.stages if s.role == "policy" and s.problems and "tokenizer" not in s.leaves
+    ]
     for key, data, used in (
         ("data", cfg.data, bool(policies) or not cfg.uses_grm),
         ("critique.data", cfg.critique.data, cfg.reads_items),

@@ -134,6 +134,10 @@ def draw(
 
     def one_round(number: Array) -> tuple[Rollout, Array, Rollout | None, Outcome, Metrics]:
         of_round = jax.tree.map(lambda x: _rows_of_round(x, number, stage.filter.rounds), prompts)
+        if stage.role == "grm" and frozen.critic is not None:
+            asked = grm.Asked(setup.model, setup.critique, stage.sample, setup.eos)
+            key = round_key(state, number)
+            of_round = grm.with_criteria(state.params, of_round, key, frozen.critic, asked)
         rollout, decoded, greedy = write_round(state, of_round, number, setup=setup)
         key = round_key(state, number)
         reward_B, metrics = judge(frozen, of_round, rollout, key, setup)

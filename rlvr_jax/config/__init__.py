@@ -194,6 +194,12 @@ class Config:
                     f"the step of stage {stage.name} both read the same token ids and need one "
                     "vocabulary"
                 )
+        hinted = any(isinstance(stage, RftStage) and stage.hinted for stage in self.stages)
+        if hinted and self.critique.principles == "from_query":
+            raise ValueError(
+                "critique.principles `from_query` writes criteria before the responses are seen, "
+                "and a hint would be learned with them: set hinted: false in rft stages"
+            )
         if asked and self.critique.principles == "given":
             raise ValueError(
                 "critique.principles `given` needs criteria in the data, which the responses of a "

@@ -25,7 +25,10 @@ from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Critic, Prompts, Ranking
 
 CRITERIA = "Criteria:"  # begins the first line of a demonstration with criteria
-IDS = "response_ids"  # key of a record of an rft stage: the judgement as ids
+# Further keys of records.
+PART = "part"  # of a demonstration: the criteria that are written from the query alone
+PROMPT_IDS = "prompt_ids"  # of a judgement: the prompt that it was written to, as ids
+IDS = "response_ids"  # of a judgement: its own ids
 
 
 class GrmWorkspace(Workspace):
@@ -64,8 +67,17 @@ class GrmWorkspace(Workspace):
         return lambda record: self.prompter.check(preference.parse_item(record))
 
     def encode_prompt(self, record: Record) -> list[int]:
-        """Return the ids of an item's prompt, with its responses in the order of the record."""
+        """Return the ids of an item's prompt, with its responses in the order of the record.
+
+        A judgement of an rft stage has the prompt that it was written to, and a demonstration of
+        criteria from the query has the text before them.
+        """
+        if PROMPT_IDS in record:
+            ids: list[int] = json.loads(record[PROMPT_IDS])
+            return ids
         item = preference.parse_item(record)
+        if PART in record:
+            return self.prompter.context(item)
         return self.prompter.prompt(item, range(len(item.responses)))
 
     def encode_demonstration(self, record: Record) -> list[int]:
@@ -73,7 +85,8 @@ class GrmWorkspace(Workspace):
         if IDS in record:
             ids: list[int] = json.loads(record[IDS])
             return ids
-        text = demonstration(preference.parse_item(record), self.critique)
+        item = preference.parse_item(record)
+        text = " " + item.criteria if PART in record else demonstration(item, self.critique)
         return [*self.tokenizer.encode(text), self.tokenizer.eos[0]]
 
     def order(self, item: preference.Item, step: int) -> list[int]:
@@ -98,8 +111,11 @@ class GrmWorkspace(Workspace):
     ) -> Prompts:
         """Encode items as prompts and rankings, their responses in the given orders."""
         pairs = list(zip(items, orders, strict=True))
-        ids = [self.prompter.prompt(item, order, hinted=hinted) for item, order in pairs]
-        prompt_QP, mask_QP = left_pad(ids, self.cfg.data.prompt_columns, "prompt")
+        parts = [self.prompter.parts(item, order, hinted=hinted) for item, order in pairs]
+        queries, asked = zip(*parts, strict=True)
+        data, from_query = self.cfg.data, self.critique.principles == "from_query"
+        prompt_QP, mask_QP = left_pad(asked, data.prompt_columns, "prompt")
+        query_QC, query_mask_QC = left_pad(queries, data.check_columns * from_query, "check")
         best: Any = [
             item.best if len(order) == 1 else list(order).index(item.best) for item, order in pairs
         ]
@@ -109,7 +125,7 @@ class GrmWorkspace(Workspace):
             np.array(best, np.int32),  # type: ignore[arg-type]
             count == 1,
         )
-        return Prompts(prompt_QP, mask_QP, prompt_QP[:, :0], mask_QP[:, :0], ranking)
+        return Prompts(prompt_QP, mask_QP, query_QC, query_mask_QC, ranking)
 
     def encode_context(self, record: Record) -> list[int]:
         """Return the ids of the GRM's prompt about a policy's problem, before the responses."""
@@ -131,6 +147,9 @@ class GrmWorkspace(Workspace):
           RunError: the rft stage left no judgement to learn from.
         """
         shown = self.problems("sft")
+        if self.critique.principles == "from_query":
+            records = list(dataset.each(shown))
+            shown = records + [record | {PART: "criteria"} for record in records]
         if not stage.judgements:
             return shown
         rows = [row for row in self.load_judgements(stage.judgements) if row["learn"] == "1"]

@@ -83,14 +83,16 @@ class Voter:
         @functools.partial(jax.jit, static_argnums=3)
         def judge(judge, prompts, key, sample: SampleConfig):
             sampler = engine.Sampler(key, ws.tokenizer.eos, 1, cfg.data.response_columns, sample)
+            asked = grm.Asked(cfg.model, form, sample, ws.tokenizer.eos)
+            prompts = grm.with_criteria(judge.params, prompts, key, judge.critic, asked)
             rollout, _ = engine.generate(judge.params, prompts, sampler, cfg.model)
             read = box_scores.read_scores(
                 rollout, prompts.ranking, judge.critic.spelling, form.clamp, form.form == "pick"
             )
             sound = read.valid_B * 0.0
             if judge.meta:
-                asked = grm.Rows(prompts.prompt_QP, prompts.prompt_mask_QP)
-                sound = grm.soundness(judge, asked, rollout, cfg.model)
+                rows = grm.Rows(prompts.prompt_QP, prompts.prompt_mask_QP)
+                sound = grm.soundness(judge, rows, rollout, cfg.model)
             return read, sound, rollout.length_B
 
         self._run = judge

@@ -37,8 +37,8 @@ ITEMS = DataConfig(
     label=0,
     train=16,
     test=8,
-    prompt_columns=256,
-    response_columns=128,
+    prompt_columns=288,
+    response_columns=144,
     check_columns=96,
 )
 

@@ -194,6 +194,13 @@ class Config:
                     f"the step of stage {stage.name} both read the same token ids and need one "
                     "vocabulary"
                 )
+        mixed = any(isinstance(s, SftStage) and s.others == "problems" for s in self.stages)
+        for name in ("prompt_columns", "response_columns"):
+            if mixed and getattr(self.data, name) > getattr(self.critique.data, name):
+                raise ValueError(
+                    f"data.{name} is above critique.data.{name}, and an sft stage mixes rows of "
+                    "both: raise the second"
+                )
         hinted = any(isinstance(stage, RftStage) and stage.hinted for stage in self.stages)
         if hinted and self.critique.principles == "from_query":
             raise ValueError(

@@ -49,7 +49,12 @@ class SftStage(Needs):
         "", "role grm: an rft stage whose judgements it learns too; empty: none"
     )
     share: float = option(
-        0.5, "with judgements: their share of the rows; the others are the data's demonstrations"
+        0.5, "with judgements: their share of the rows; `others` says what the other rows are"
+    )
+    others: Literal["items", "problems"] = option(
+        "items",
+        "role grm: items: demonstrations of preference items; problems: the sft problems of "
+        "`data`, such as general instructions",
     )
     steps: int = option(500, "number of optimizer updates")
     batch: int = option(64, "demonstrations per update")
@@ -63,14 +68,17 @@ class SftStage(Needs):
     def __post_init__(self) -> None:
         check_file_name(self.name)
         check_positive(self, "steps", "batch", "save_every")
-        if self.judgements and self.role != "grm":
-            raise ValueError("judgements are for role: grm")
+        if (self.judgements or self.others != "items") and self.role != "grm":
+            raise ValueError("judgements and others are for role: grm")
+        if self.others == "problems" and not self.judgements:
+            raise ValueError("others: problems needs judgements, of which a GRM can learn to judge")
         if not 0 < self.share <= 1:
             raise ValueError(f"needs 0 < share <= 1, not {self.share}")
 
     @property
-    def problems(self) -> Problems:
-        return Problems("sft", self.batch)
+    def problems(self) -> Problems | None:
+        alone = bool(self.judgements) and self.share == 1
+        return None if alone or self.others == "problems" else Problems("sft", self.batch)
 
     @property
     def inputs(self) -> tuple[Input, ...]:

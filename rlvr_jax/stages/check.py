@@ -7,7 +7,7 @@ those needs with the config and with what earlier stages leave behind.
 import difflib
 
 from rlvr_jax import parameters, sharding
-from rlvr_jax.config import Config, DataConfig, Input, ModelConfig, Product, Stage
+from rlvr_jax.config import Config, DataConfig, Input, ModelConfig, Product, SftStage, Stage
 from rlvr_jax.host import rules
 from rlvr_jax.host.critiques.template import load_template
 from rlvr_jax.host.problems import sources, tasks
@@ -58,7 +58,13 @@ def check_config(cfg: Config) -> None:
 def _check_data(cfg: Config) -> None:
     # A tokenizer is trained on the texts of whatever data there are.
     policies = [
-        s for s in cfg.stages if s.role == "policy" and s.problems and "tokenizer" not in s.leaves
+        s
+        for s in cfg.stages
+        if s.role == "policy"
+        and s.problems
+        and "tokenizer" not in s.leaves
+        or isinstance(s, SftStage)
+        and s.others == "problems"
     ]
     for key, data, used in (
         ("data", cfg.data, bool(policies) or not cfg.uses_grm),

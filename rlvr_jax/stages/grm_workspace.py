@@ -43,6 +43,7 @@ class GrmWorkspace(Workspace):
         self.cfg = dataclasses.replace(cfg, model=cfg.grm, data=cfg.critique.data)
         self.data = self.run.preferences
         self.dropped = ws.dropped
+        self.policy = ws
 
     @functools.cached_property
     def prompter(self) -> Prompter:
@@ -74,6 +75,8 @@ class GrmWorkspace(Workspace):
         A judgement of an rft stage has the prompt that it was written to, and a demonstration of
         criteria from the query has the text before them.
         """
+        if record["task"] != preference.TASK:  # general instructions
+            return self.policy.encode_prompt(record)
         if PROMPT_IDS in record:
             ids: list[int] = json.loads(record[PROMPT_IDS])
             return ids
@@ -84,6 +87,8 @@ class GrmWorkspace(Workspace):
 
     def encode_demonstration(self, record: Record) -> list[int]:
         """Return the ids of a judgement; ids that a model wrote are taken as they are."""
+        if record["task"] != preference.TASK:
+            return super().encode_demonstration(record)
         if IDS in record:
             ids: list[int] = json.loads(record[IDS])
             return ids
@@ -148,19 +153,26 @@ class GrmWorkspace(Workspace):
         Raises:
           RunError: the rft stage left no judgement to learn from.
         """
-        shown = self.problems("sft")
-        if self.critique.principles == "from_query":
-            records = list(dataset.each(shown))
-            shown = records + [record | {PART: "criteria"} for record in records]
         if not stage.judgements:
-            return shown
+            return self._shown(stage)
         rows = [row for row in self.load_judgements(stage.judgements) if row["learn"] == "1"]
         if not rows:
             raise RunError(
                 f"stage {stage.judgements} left no right judgement: take more samples or items"
             )
         others = round(len(rows) * (1 - stage.share) / stage.share)
+        shown = self._shown(stage) if others else []
         return rows + [shown[i % len(shown)] for i in range(others)]
+
+    def _shown(self, stage: SftStage) -> dataset.RandomAccessSource:
+        """Return the demonstrations that a stage learns beside judgements."""
+        if stage.others == "problems":
+            return self.policy.problems("sft")
+        items = self.problems("sft")
+        if self.critique.principles != "from_query":
+            return items
+        records = list(dataset.each(items))
+        return records + [record | {PART: "criteria"} for record in records]
 
     def load_judgements(self, stage: str) -> list[Record]:
         """Load the judgements of an rft stage: records of items, in the order that was shown.

@@ -74,9 +74,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     tree = _unshare(tree)
     for override in overrides:
         _apply(tree, override)
-    for part in ("model", "verifier"):
+    for part in ("model", "verifier", "grm"):
         _fill_sizes(tree, part)
     return parse(tree)
+
+
+# Sections with the keys of `model`, and whose they are.
+ALIKE = {"verifier": "the verifier", "grm": "the generative reward model"}
 
 
 def _fill_sizes(tree: dict[str, Any], part: str) -> None:
@@ -214,8 +218,8 @@ def describe() -> str:
         hints = typing.get_type_hints(kind)
         for item in dataclasses.fields(kind):
             default = item.default
-            if item.name == "verifier" and hints[item.name] is ModelConfig:
-                lines.append(f"  {'verifier.*':44} the same keys of the verifier")
+            if item.name in ALIKE and hints[item.name] is ModelConfig:
+                lines.append(f"  {item.name + '.*':44} the keys of `model`, for {ALIKE[item.name]}")
             elif dataclasses.is_dataclass(hints[item.name]):
                 walk(hints[item.name], f"{prefix}{item.name}.")
             elif "help" in item.metadata and item.name != "stages":

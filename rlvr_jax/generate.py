@@ -78,7 +78,7 @@ def load_model(path: Path) -> tuple[Params, ModelConfig]:
     sharding.check_divides(cfg.sizes, parameters.names(cfg), mesh_cfg, "model")
     mesh = sharding.make_mesh(mesh_cfg)
     where = sharding.shard_tree(parameters.abstract(cfg), mesh, mesh_cfg)
-    return weights.load(path, cfg, where), cfg
+    return weights.load(path, cfg, where, log.say_aside), cfg
 
 
 def generate_tokens(

@@ -384,7 +384,8 @@ def test_letters_of_a_mesh_survive_the_way_through_a_file(load):
 
 # ---- sizes of pretrained models ------------------------------------------------------------
 
-QWEN3 = Path(__file__).parents[2] / "golden" / "models" / "qwen3"
+MODELS = Path(__file__).parents[2] / "golden" / "models"
+QWEN3 = MODELS / "qwen3"
 
 
 def test_sizes_come_from_the_weights(load):
@@ -392,6 +393,12 @@ def test_sizes_come_from_the_weights(load):
     theirs = json.loads((QWEN3 / "config.json").read_text())
     assert cfg.model.family == "qwen3" and cfg.model.has.qk_norm and cfg.model.unroll
     assert cfg.model.width == theirs["hidden_size"] and cfg.model.vocab == theirs["vocab_size"]
+    assert load(settings.dump(cfg)) == cfg
+
+
+def test_sizes_that_are_lists_come_back_from_a_resolved_config(load):
+    cfg = load(RULED + f"model: {{weights: {MODELS / 'phi3_longrope'}}}\n")
+    assert cfg.model.rope_divisors == (1.0, 1.5, 2.5)
     assert load(settings.dump(cfg)) == cfg
 
 

@@ -62,7 +62,7 @@ def rotary_frequencies(cfg: ModelConfig) -> Array:
     `rope_factor` (position interpolation, arXiv 2306.15595); "llama3" divides only the low ones,
     with a ramp up to the high ones, as Llama 3.1 does; "yarn" has the ramp of NTK-by-parts (arXiv
     2309.00071, section 3.2) over the numbers of the frequencies, as its authors' code has it;
-    "longrope" divides each by its own `rope_divisors` (arXiv 2402.13753).  If `rope_theta_window`
+    "longrope" divides each by its own divisor (arXiv 2402.13753).  If `rope_theta_window`
     is set, kind 1 has this base and no scaling.  A layer without rotation has frequencies 0.
     """
     half = rotated(cfg) // 2
@@ -75,7 +75,7 @@ def rotary_frequencies(cfg: ModelConfig) -> Array:
         first, last = _yarn_ramp(cfg)
         stretched = jnp.clip((jnp.arange(half, dtype=jnp.float32) - first) / (last - first), 0, 1)
     if cfg.rope_scaling == "longrope":
-        plain = plain / jnp.array(cfg.rope_divisors, jnp.float32)
+        plain = plain / jnp.array(cfg.rope_long if cfg.long_rows else cfg.rope_short, jnp.float32)
     elif cfg.rope_scaling != "none":
         plain = (1 - stretched) * plain + stretched * plain / cfg.rope_factor
     if cfg.unrotated_every:

@@ -71,7 +71,9 @@ def of_family() -> dict[str, dict]:
     soft = dict(attention_softcap=5.0, logit_softcap=3.0)
     yarn = dict(rope_scaling="yarn", rope_factor=4.0, rope_original=30, rope_high=2.0)
     yarn |= dict(rope_amplitude=1.3, rope_low=0.5, rope_theta=5.0)
-    long = dict(rope_scaling="longrope", rope_divisors=(1.5, 3.0), rope_amplitude=1.2)
+    long = dict(
+        rope_scaling="longrope", rope_short=(1.5, 3.0), rope_long=(2.0, 9.0), rope_amplitude=1.2
+    )
     long |= dict(rope_original=64)
     return {
         "llama": {},

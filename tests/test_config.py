@@ -227,14 +227,9 @@ def test_the_default_tasks_are_tasks():
         (lambda: ModelConfig(rope_scaling="yarn", rope_amplitude=0.0), "above 0"),
         (lambda: ModelConfig(rope_scaling="yarn", rope_theta=1.0), "rope_theta > 1"),
         (lambda: ModelConfig(window=4, unrotated_every=2), "only without a window"),
-        (lambda: ModelConfig(rope_divisors=(1.0,)), "needs 0 rope_divisors"),
-        (lambda: ModelConfig(rope_scaling="longrope"), "needs 16 rope_divisors"),
-        (
-            lambda: ModelConfig(
-                rope_scaling="longrope", head_size=4, rope_divisors=(1.0, 2.0), context=9000
-            ),
-            "context of at most rope_original = 8192",
-        ),
+        (lambda: ModelConfig(rope_short=(1.0,)), "needs 0 numbers above 0"),
+        (lambda: ModelConfig(rope_scaling="longrope"), "needs 16 numbers above 0"),
+        (lambda: ModelConfig(rope_scaling="yarn", long_rows=True), "long_rows belongs to longrope"),
     ],
 )
 def test_values_that_cannot_work_are_refused(make, words):

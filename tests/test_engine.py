@@ -396,7 +396,7 @@ def test_what_the_families_add_changes_what_is_said(of_family) -> None:
         "qwen3_moe": dict(experts_used=1, experts_sum_to_one=False),
         "qwen3": dict(rope_scaling="linear", rope_factor=4.0),
         "smollm3": dict(unrotated_every=3, rope_truncate=False),
-        "phi3": dict(rope_divisors=(1.0, 3.0), rope_amplitude=0.8),
+        "phi3": dict(long_rows=True, rope_amplitude=0.8),
     }
     for name, options in changes.items():
         cfg, params = family(name, of_family[name])

@@ -115,8 +115,11 @@ class Architecture:
     rope_amplitude: float = option(
         1.0, "yarn, longrope: rotated entries are multiplied by this, in queries and in keys"
     )
-    rope_divisors: tuple[float, ...] = option(
-        (), "longrope: the divisor of each frequency, in rows of at most rope_original tokens"
+    rope_short: tuple[float, ...] = option(
+        (), "longrope: the divisor of each frequency in rows of at most rope_original tokens"
+    )
+    rope_long: tuple[float, ...] = option(
+        (), "longrope: the divisor of each frequency in longer rows"
     )
     unrotated_every: int = option(
         0,
@@ -183,17 +186,12 @@ class Architecture:
             raise ValueError("needs unrotated_every >= 0, and > 0 only without a window")
         long = self.rope_scaling == "longrope"
         wanted = (self.rope_size or self.head_size) // 2 if long else 0
-        fine = all(0 < x < math.inf for x in self.rope_divisors)
-        if len(self.rope_divisors) != wanted or not fine:
-            raise ValueError(
-                f"rope_scaling {self.rope_scaling} needs {wanted} rope_divisors above 0, not "
-                f"{list(self.rope_divisors)}"
-            )
-        if long and not 0 < self.context <= self.rope_original:
-            raise ValueError(
-                f"rope_scaling longrope needs a context of at most rope_original = "
-                f"{self.rope_original}, not {self.context}: longer rows have other divisors"
-            )
+        for divisors in (self.rope_short, self.rope_long):
+            if len(divisors) != wanted or not all(0 < x < math.inf for x in divisors):
+                raise ValueError(
+                    f"rope_scaling {self.rope_scaling} needs {wanted} numbers above 0 in "
+                    f"rope_short and in rope_long, not {list(divisors)}"
+                )
 
     @property
     def has(self) -> Family:
@@ -228,6 +226,11 @@ class Execution:
     slots: int = option(
         0, "responses that are generated at the same time, per data shard; 0: all of a batch"
     )
+    long_rows: bool = option(
+        False,
+        "longrope: rows may be longer than rope_original; all rows then have the frequencies of "
+        "long ones, the short rows too",
+    )
 
     def __post_init__(self) -> None:
         check_positive(self, "part_tokens")
@@ -243,6 +246,16 @@ class ModelConfig(Execution, Architecture, Pretrained):
     def __post_init__(self) -> None:
         Architecture.__post_init__(self)
         Execution.__post_init__(self)
+        if self.long_rows and self.rope_scaling != "longrope":
+            raise ValueError(f"long_rows belongs to longrope, not to {self.rope_scaling}")
+
+    @property
+    def longest(self) -> int:
+        """Return the longest row, in tokens, that the model is right for; 0: not known."""
+        short = self.rope_scaling == "longrope" and not self.long_rows
+        return (
+            min(self.context or self.rope_original, self.rope_original) if short else self.context
+        )
 
     __pydantic_config__ = STRICT
 

@@ -119,10 +119,11 @@ def _check_context(cfg: Config, name: str, part: ModelConfig) -> None:
     """Refuse rows that are longer than a pretrained model was made for."""
     first = "prompt_columns" if name == "model" else "check_columns"
     longest = getattr(cfg.data, first) + cfg.data.response_columns
-    if part.context and longest > part.context:
+    more = f"set {name}.long_rows, or " if part.longest < part.context else ""
+    if part.longest and longest > part.longest:
         raise ValueError(
             f"data.{first} + data.response_columns is {longest} and {name} was made for "
-            f"{part.context}: lower them"
+            f"{part.longest}: {more}lower them"
         )
 
 

@@ -336,7 +336,7 @@ def explicit(cfg: ModelConfig) -> ModelConfig:
     get their default values.
     """
     defaults: Json = {x.name: x.default for x in dataclasses.fields(ModelConfig)}
-    idle = {"weights", "compute", "unroll", "remat", "part_tokens", "slots", "kernels"}
+    idle = {"weights", "compute", "unroll", "remat", "part_tokens", "slots", "kernels", "long_rows"}
     scaled = {ours for fields in rotary.SCALING.values() for ours in fields.values()}
     idle |= scaled - set(rotary.SCALING.get(cfg.rope_scaling, {}).values())
     near = cfg.rope_theta_window

@@ -35,7 +35,8 @@ SCALING: dict[str, dict[str, str]] = {
         "attention_factor": "rope_amplitude",
     },
     "longrope": {
-        "short_factor": "rope_divisors",
+        "short_factor": "rope_short",
+        "long_factor": "rope_long",
         "original_max_position_embeddings": "rope_original",
         "attention_factor": "rope_amplitude",
     },
@@ -116,9 +117,11 @@ def _scaling(given: Json, fields: Json, where: str) -> Json:
         state = "not known" if field in given else "missing"
         raise WeightsError(f"{where}: field {field} of rotary scaling {kind} is {state}")
     rope |= {ours: given[field] for field, ours in SCALING[kind].items()}
-    divisors = {"rope_divisors": rope.pop("rope_divisors")} if kind == "longrope" else {}
     rope = {ours: typed(value, ours, f"{where}: {ours}") for ours, value in rope.items()}
-    return rope | divisors | _context(rope, fields)
+    if kind == "yarn":
+        longer = int(rope["rope_factor"] * rope["rope_original"])
+        rope["context"] = max(fields.get("context", 0), longer)
+    return rope
 
 
 def _share(factor: Any, fields: Json, where: str) -> Json:
@@ -129,14 +132,6 @@ def _share(factor: Any, fields: Json, where: str) -> Json:
             f"{where}: partial_rotary_factor = {factor} is not supported for {fields['family']}"
         )
     return {"rope_size": 0 if factor == 1 else int(fields["head_size"] * factor)}
-
-
-def _context(rope: Json, fields: Json) -> Json:
-    """Return the longest row: YaRN lengthens it, and LongRoPE's first divisors end earlier."""
-    context, scaling = fields.get("context", 0), rope["rope_scaling"]
-    if scaling == "yarn":
-        return {"context": max(context, int(rope["rope_factor"] * rope["rope_original"]))}
-    return {"context": min(context, rope["rope_original"])} if scaling == "longrope" else {}
 
 
 def compute_yarn_amplitude(factor: float, scale: float = 1.0) -> float:
@@ -167,7 +162,7 @@ def _yarn(given: Json, fields: Json, where: str) -> Json:
 
 
 def _longrope(given: Json, fields: Json, rotated: int, where: str) -> Json:
-    """Return LongRoPE's parameters for rows of at most the original length.
+    """Return LongRoPE's parameters with absent ones filled in.
 
     The amplitude is sqrt(1 + ln(factor) / ln(original)) (arXiv 2402.13753, as transformers has it).
     """
@@ -187,26 +182,18 @@ def _longrope(given: Json, fields: Json, rotated: int, where: str) -> Json:
             raise WeightsError(
                 f"{where}: {field} of longrope is not {rotated // 2} numbers above 0"
             )
-    del given["long_factor"]
-    return given | {"short_factor": tuple(map(float, given["short_factor"]))}
+    return given
 
 
 def write_rope(cfg: ModelConfig) -> Json:
-    """Return the rotary fields of a config.json, in the style of the hub.
-
-    Raises:
-      WeightsError: ModelConfig does not hold all that the file needs.
-    """
-    if cfg.rope_scaling == "longrope":
-        raise WeightsError(
-            "a config.json with longrope also has divisors for longer rows: only a copy of the "
-            "model's own config.json has them"
-        )
+    """Return the rotary fields of a config.json, in the style of the hub."""
     config: Json = {"rope_theta": cfg.rope_theta, "rope_scaling": None}
     if cfg.family == "phi3":
         config["partial_rotary_factor"] = (cfg.rope_size or cfg.head_size) / cfg.head_size
+        config["original_max_position_embeddings"] = cfg.rope_original
     if cfg.rope_scaling != "none":
         config["rope_scaling"] = {"rope_type": cfg.rope_scaling} | {
-            field: getattr(cfg, ours) for field, ours in SCALING[cfg.rope_scaling].items()
+            field: list(value) if isinstance(value := getattr(cfg, ours), tuple) else value
+            for field, ours in SCALING[cfg.rope_scaling].items()
         }
     return config

@@ -14,12 +14,18 @@ class WeightsError(ValueError):
 def typed(value: Any, ours: str, what: str) -> Any:
     """Return `value` in the type of the field `ours` of ModelConfig.
 
-    An integer is a valid float, because JSON may write 100000 for 100000.0.
+    An integer is a valid float, because JSON may write 100000 for 100000.0.  A list of numbers
+    becomes a tuple of floats.
 
     Raises:
       WeightsError: the value has another type; `what` names it in the message.
     """
     kind: Any = type(ModelConfig.__dataclass_fields__[ours].default)
+    if kind is tuple:
+        numbers = value if isinstance(value, list) else [None]
+        if any(isinstance(x, bool) or not isinstance(x, int | float) for x in numbers):
+            raise WeightsError(f"{what} is {value!r} and not a list of numbers")
+        return tuple(map(float, numbers))
     fits = {bool: bool, int: int, str: str}.get(kind, (int, float))
     if not isinstance(value, fits) or (kind is not bool and isinstance(value, bool)):
         raise WeightsError(f"{what} is {value!r} and not of type {kind.__name__}")

@@ -1,5 +1,6 @@
 """Rotary fields of config.json: YaRN and LongRoPE as models have them, and what is refused."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -94,20 +95,19 @@ PHI4_MINI |= dict(
 
 @pytest.mark.parametrize("name", ["longrope", "su", "yarn"])
 def test_the_longrope_of_phi4_mini(name) -> None:
-    """Rows up to the original length; `su` and `yarn` are older names of it."""
+    """`su` and `yarn` are older names of it; rows are short unless the config says otherwise."""
     fields = read("phi3", LONG | dict(type=name), **PHI4_MINI)
-    assert (fields["rope_scaling"], fields["rope_size"], fields["context"]) == (
-        "longrope",
-        12,
-        4096,
-    )
-    assert fields["rope_divisors"] == (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
+    assert (fields["rope_scaling"], fields["rope_size"]) == ("longrope", 12)
+    assert fields["rope_short"] == (1.0, 1.5, 2.0, 3.0, 4.0, 5.0)
     assert fields["rope_amplitude"] == math.sqrt(1 + math.log(32) / math.log(4096))
     cfg = ModelConfig(**fields)
     plain = 1e4 ** -(np.arange(6) / 6)
     np.testing.assert_allclose(
-        positions.rotary_frequencies(cfg), [plain / fields["rope_divisors"]] * 2, rtol=1e-6
+        positions.rotary_frequencies(cfg), [plain / fields["rope_short"]] * 2, rtol=1e-6
     )
+    long = dataclasses.replace(cfg, long_rows=True)
+    np.testing.assert_allclose(positions.rotary_frequencies(long), [plain / 9] * 2, rtol=1e-6)
+    assert (cfg.longest, long.longest) == (4096, 131072)
 
 
 def test_both_places_of_the_fields_of_a_phi3() -> None:

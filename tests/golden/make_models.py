@@ -102,7 +102,7 @@ MODELS = {
         "SmolLM3",
         dict(rope_theta=1e3, num_hidden_layers=3, intermediate_size=24, rope_scaling=YARN)
         | dict(no_rope_layers=[1, 0, 1], no_rope_layer_interval=2, use_sliding_window=False)
-        | dict(tie_word_embeddings=True),
+        | dict(tie_word_embeddings=False),
     ),
     "phi3": ("Phi3", dict(sliding_window=6, rope_theta=1e4, num_key_value_heads=4)),
     "phi3_longrope": (
@@ -112,7 +112,7 @@ MODELS = {
     ),
     "phi3_longrope_long": (
         "Phi3",
-        dict(rope_scaling=LONG, partial_rotary_factor=0.75, tie_word_embeddings=True)
+        dict(rope_scaling=LONG, partial_rotary_factor=0.75)
         | dict(original_max_position_embeddings=8, sliding_window=262144),
     ),
     "olmo2": ("Olmo2", dict(rope_theta=5e5, tie_word_embeddings=False)),

@@ -187,6 +187,14 @@ def test_rows_longer_than_a_model_was_made_for_are_refused():
         check_config(with_stages(SftStage(), RlStage(verifier="sft"), verifier=short))
 
 
+def test_rows_of_a_longrope_are_short_unless_the_config_says_otherwise():
+    fields = dict(head_size=4, rope_scaling="longrope", rope_short=(1.0, 2.0), rope_long=(3.0, 4.0))
+    short = ModelConfig(context=500, rope_original=63, **fields)
+    with pytest.raises(ValueError, match="was made for 63: set model.long_rows, or lower them"):
+        check_config(with_stages(SftStage(), model=short))
+    check_config(with_stages(SftStage(), model=dataclasses.replace(short, long_rows=True)))
+
+
 def test_a_prm_of_either_kind_of_stage_can_be_evaluated():
     beside = RlStage(reward=RULED, advantage=DENSE, filter=FilterConfig(spread=True))
     alone = PrmStage(reward=RULED)

@@ -59,11 +59,13 @@ def parse_rope(config: Json, fields: Json, where: str) -> Json:
     new, old = (optional(config, x, dict, where) for x in ("rope_parameters", "rope_scaling"))
     base = {"rope_theta": config.get("rope_theta")}
     if fields["family"] == "phi3":
-        base |= {field: config.get(field) for field in PHI3_FIELDS}
+        base |= {"partial_rotary_factor": config.get("partial_rotary_factor")}
+        given = config.get("original_max_position_embeddings")
+        base["original_max_position_embeddings"] = PHI3_ORIGINAL if given is None else given
     if new and old and _one_style(new, base) != _one_style(old, base):
         raise WeightsError(f"{where}: remove one of rope_scaling and rope_parameters")
     if new is None:
-        return _scaling(base | (old or {}), fields, where)
+        return _scaling(_merged(base, old or {}, where), fields, where)
     if "full_attention" not in new:
         return _scaling(_merged(base, new, where), fields, where)
     full, near = (optional(new, x, dict, where) or {} for x in ("full_attention", LOCAL))
@@ -83,12 +85,14 @@ def _one_style(given: Json, base: Json) -> Json:
     return base | given | {"rope_type": kind}
 
 
-def _merged(base: Json, new: Json, where: str) -> Json:
-    """Return rotary parameters with those of a phi3 that stand outside of them."""
-    for field in PHI3_FIELDS & set(base):
-        if None not in (base[field], new.get(field)) and base[field] != new[field]:
-            raise WeightsError(f"{where}: {field} is {base[field]} and in rope_parameters another")
-    return base | new
+def _merged(base: Json, given: Json, where: str) -> Json:
+    """Return rotary parameters with those that stand outside of them, which a phi3 has."""
+    for field in sorted(PHI3_FIELDS & set(base)):
+        if None not in (base[field], given.get(field)) and base[field] != given[field]:
+            raise WeightsError(
+                f"{where}: {field} is {base[field]}, and {given[field]} in the rotary parameters"
+            )
+    return base | {field: value for field, value in given.items() if value is not None}
 
 
 def _scaling(given: Json, fields: Json, where: str) -> Json:
@@ -166,10 +170,10 @@ def _longrope(given: Json, fields: Json, rotated: int, where: str) -> Json:
 
     The amplitude is sqrt(1 + ln(factor) / ln(original)) (arXiv 2402.13753, as transformers has it).
     """
-    original = given.setdefault("original_max_position_embeddings", PHI3_ORIGINAL)
+    original = given["original_max_position_embeddings"]
     original = typed(original, "rope_original", f"{where}: original_max_position_embeddings")
     if not fields.get("context") or original < 2:
-        raise WeightsError(f"{where}: longrope needs max_position_embeddings and an original above")
+        raise WeightsError(f"{where}: longrope needs max_position_embeddings, and an original > 1")
     given = {"factor": fields["context"] / original} | given
     factor = typed(given.pop("factor"), "rope_factor", f"{where}: factor of longrope")
     amplitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0

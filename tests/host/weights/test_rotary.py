@@ -142,10 +142,14 @@ def test_rotary_fields_that_are_refused_by_name(kind, scaling, words) -> None:
     assert words in str(error.value) and "config.json" in str(error.value)
 
 
-def test_fields_of_a_phi3_that_contradict_each_other() -> None:
-    inside = LONG | dict(original_max_position_embeddings=8192, rope_theta=1e4)
-    config = SIZES | PHI4_MINI | dict(model_type="phi3", rope_parameters=inside)
-    with pytest.raises(WeightsError, match="original_max_position_embeddings is 4096"):
+@pytest.mark.parametrize("place", ["rope_parameters", "rope_scaling"])
+@pytest.mark.parametrize("outside", [4096, None])
+def test_fields_of_a_phi3_that_contradict_each_other(place, outside) -> None:
+    """transformers takes the number outside, which is 4096 if absent."""
+    inside = LONG | dict(original_max_position_embeddings=8192)
+    config = SIZES | PHI4_MINI | {"model_type": "phi3", place: inside}
+    config["original_max_position_embeddings"] = outside
+    with pytest.raises(WeightsError, match="original_max_position_embeddings is 4096, and 8192"):
         parse_config(config, "config.json")
 
 

@@ -114,10 +114,12 @@ def cos_sin(position_BT: Array, cfg: ModelConfig) -> Array:
     """
     frequency = rotary_frequencies(cfg)[:, None, None, None]
     angle = position_BT[..., None, None].astype(jnp.float32) * frequency
+    cos_sin_BT = jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1)
+    if cfg.rope_amplitude == 1:
+        return cos_sin_BT
     plain = cfg.unrotated_every or cfg.rope_theta_window  # kind 1 has frequencies of its own
     amplitude = jnp.array([cfg.rope_amplitude, 1.0 if plain else cfg.rope_amplitude], jnp.float32)
-    amplitude = amplitude[: len(frequency)].reshape(-1, *[1] * angle.ndim)
-    return jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1) * amplitude
+    return cos_sin_BT * amplitude[: len(frequency)].reshape(-1, *[1] * angle.ndim)
 
 
 def rotate(x_BTNH: Array, cos_sin_BT: Array) -> Array:

@@ -44,14 +44,15 @@ class ByteText(NamedTuple):
     total_B: Array  # int32, number of bytes that are kept
 
 
-def spell_bytes(rollout: Rollout, spelling: Spelling) -> ByteText:
-    """Return the last bytes of each response, at most `markers.SEARCHED`."""
+def spell_bytes(rollout: Rollout, spelling: Spelling, whole: bool = False) -> ByteText:
+    """Return the last bytes of each response, at most `markers.SEARCHED`, or all with `whole`."""
     columns = rollout.response_BR.shape[1]
     count_BR = spelling.length_V[rollout.response_BR]
     count_BR = jnp.where(rollout.response_mask_BR, count_BR, 0)
     end_BR = jnp.cumsum(count_BR, -1, dtype=jnp.int32)
     start_BR, total_B = end_BR - count_BR, end_BR[:, -1]
-    window = min(markers.SEARCHED, columns * spelling.bytes_VW.shape[1])
+    window = columns * spelling.bytes_VW.shape[1]
+    window = window if whole else min(markers.SEARCHED, window)
     skipped_B = jnp.maximum(total_B - window, 0)
     place_BN = jnp.arange(window, dtype=jnp.int32) + skipped_B[:, None]
     owner_BN = jax.vmap(lambda end_R, place_N: jnp.searchsorted(end_R, place_N, side="right"))(

@@ -1,8 +1,9 @@
 """`python -m rlvr_jax.convert SRC DST [--dtype bfloat16]`: write a Hugging Face model folder.
 
 SRC is a Hugging Face folder, a .gguf file, package:NAME, or RUNS/NAME:STAGE for the model that
-a finished stage of a run has trained.  Exit codes: 0 done; 2 SRC, DST or the run needs a
-change.
+a finished stage of a run has trained.  `--tokenizer PATH` writes another tokenizer than that of
+SRC, such as a tokenizer.json for a .gguf file whose own is not read.  Exit codes: 0 done; 2 SRC,
+DST, the tokenizer or the run needs a change.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     jax.config.update("jax_platforms", "cpu")  # an accelerator may be too small for float32
     try:
-        convert(args.source, args.folder.absolute(), args.dtype)
+        convert(args.source, args.folder.absolute(), args.dtype, args.tokenizer)
     except KeyboardInterrupt:
         return 130
     except (ValueError, CheckpointError, OSError) as error:
@@ -46,18 +47,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def convert(source: str, folder: Path, dtype: str) -> None:
+def convert(source: str, folder: Path, dtype: str, tokenizer: str = "") -> None:
     """Load the model SRC and write it, with its tokenizer, to a new or empty folder.
+
+    `tokenizer` is the path of another tokenizer than that of SRC.
 
     Raises ValueError, CheckpointError or OSError where SRC or the folder cannot be used.
     """
     weights.check_free(folder)  # before the work of loading
     load = _load_trained if _is_run(source) else _load_pretrained
-    loaded = load(source)
+    loaded = load(source, tokenizer)
     if loaded.tokenizer.vocab > loaded.cfg.vocab:
         raise ValueError(
-            f"the tokenizer of {source} has {loaded.tokenizer.vocab} tokens and the model "
-            f"{loaded.cfg.vocab}: they do not belong together"
+            f"the tokenizer of {tokenizer or source} has {loaded.tokenizer.vocab} tokens and the "
+            f"model {loaded.cfg.vocab}: they do not belong together"
         )
     size = sum(x.size for x in loaded.params.values())
     log.say(f"{source}: {loaded.cfg.family}, {size / 1e6:.1f} M parameters")
@@ -80,14 +83,14 @@ def _is_run(source: str) -> bool:
     return bool(colon) and folder != "package" and not Path(source).exists()
 
 
-def _load_pretrained(source: str) -> Source:
+def _load_pretrained(source: str, other: str) -> Source:
     path = weights.find_model(source)
     cfg = ModelConfig(**weights.load_architecture(path))
-    tokenizer = open_tokenizer(path)  # before the large files: it may be missing
+    tokenizer = open_tokenizer(other or path)  # before the large files: it may be missing
     return Source(weights.load(path, cfg, _shardings(cfg), log.say), cfg, path, tokenizer)
 
 
-def _load_trained(source: str) -> Source:
+def _load_trained(source: str, other: str) -> Source:
     """Load the model that a stage trained: the verifier of a verifier stage, or else the policy."""
     folder, _, name = source.rpartition(":")
     run = settings.load(Path(folder) / "config.resolved.yaml")
@@ -104,7 +107,8 @@ def _load_trained(source: str) -> Source:
     }
     params = restore_params(Path(folder) / "checkpoints" / name, like)
     path = weights.find_model(cfg.weights) if cfg.weights else None
-    return Source(params, cfg, path, open_tokenizer(tokenizer_path(run, Path(folder))))
+    tokenizer = open_tokenizer(other or tokenizer_path(run, Path(folder)))
+    return Source(params, cfg, path, tokenizer)
 
 
 def _shardings(cfg: ModelConfig) -> dict[str, Any]:
@@ -131,6 +135,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("folder", metavar="DST", type=Path, help="a new or empty folder")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--tokenizer", default="", metavar="PATH", help="in place of that of SRC")
     return parser.parse_args(argv)
 
 

@@ -31,6 +31,7 @@ class Sampler(NamedTuple):
     columns: int  # token budget of a response, R
     cfg: SampleConfig
     limit_B: Array | None = None  # int32, a shorter budget for each response; None: R for all
+    stream_B: Array | None = None  # int32, each response's random stream; None: the row's number
 
 
 class Slots(NamedTuple):
@@ -74,20 +75,31 @@ def generate(
     """
     params = parameters.for_decoding(params, cfg)
     prefix, _ = ragged.read_prompts(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
-    waiting = prompts.prompt_QP.shape[0] * sampler.samples // sharding.data_shards()
+    written = write(params, prefix, sampler, cfg)
+    return rollout_of(prompts.prompt_QP, prompts.prompt_mask_QP, written), written.decoded
+
+
+def write(params: Params, prefix: model.Prefix, sampler: Sampler, cfg: ModelConfig) -> Written:
+    """Write responses that continue prefixes; `params` come from `parameters.for_decoding`."""
+    prefix = prefix._replace(routed=None)  # decoding does not count where tokens are sent
+    waiting = prefix.mask_QP.shape[0] * sampler.samples // sharding.data_shards()
     count = min(cfg.slots or waiting, waiting)
     state = begin(params, prefix, count, sampler, cfg)
     if count < waiting:
         state = _write_and_refill(params, prefix, state, waiting, sampler, cfg)
-    written = _write_and_shrink(params, state, count, waiting, sampler, cfg)
+    return _write_and_shrink(params, state, count, waiting, sampler, cfg)
+
+
+def rollout_of(prompt_QP: Array, prompt_mask_QP: Array, written: Written) -> Rollout:
+    """Return the responses that have been written to prompts."""
     return Rollout(
-        prompt_QP=prompts.prompt_QP,
-        prompt_mask_QP=prompts.prompt_mask_QP,
+        prompt_QP=prompt_QP,
+        prompt_mask_QP=prompt_mask_QP,
         response_BR=written.response_BR,
         length_B=written.length_B,
         truncated_B=~written.done_B,
         logprob_BR=written.logprob_BR,
-    ), written.decoded
+    )
 
 
 def begin(
@@ -202,7 +214,10 @@ def _draw(
     column = slots.column + 1
     position_B = column - slots.start_B
     row_B = (slots.row_SM + of_shard * jnp.arange(shards)[:, None]).reshape(-1)
-    key_B = jax.vmap(jax.random.fold_in, (None, 0))(sampler.key, row_B)
+    stream_B = row_B
+    if sampler.stream_B is not None:
+        stream_B = sharding.take(sampler.stream_B, slots.row_SM)
+    key_B = jax.vmap(jax.random.fold_in, (None, 0))(sampler.key, stream_B)
     key_B = jax.vmap(jax.random.fold_in)(key_B, position_B)
     logits_BV = model.logits(params, sharding.split_rows(hidden_BD), cfg)
     token_B, logprob_B = sampling.sample(logits_BV, key_B, sampler.cfg)

@@ -66,6 +66,11 @@ LONGEST_ANSWER = 1000
 DENIAL_REACH = 40  # characters before a marker that may deny its answer
 UTF8_BYTES = 4  # of one character, at most
 
+# ---- scores that a generative reward model writes --------------------------------------------
+
+SCORE_BOX = "\\boxed{"  # opens the box; the first "}" closes it
+SCORE_BYTES = 96  # of the longest list of scores that is read
+
 # ---- kinds of characters, by which both readers refuse a disguised answer ----------------------
 
 PLAIN = 0  # may stand anywhere in an answer

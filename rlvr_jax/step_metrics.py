@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import verifier
+from rlvr_jax import grm, routing, verifier
 from rlvr_jax.structs import Array, Credit, Metrics, Rollout, Signals
 
 
@@ -17,7 +17,9 @@ class UpdateLogs(NamedTuple):
     """UpdateLogs hold what was measured during the policy updates of a step."""
 
     loss: Array  # mean over the updates
-    sums: Metrics  # sums over the tokens of all updates, divided by the number of epochs, by metric
+    # Sums over the tokens of all updates, by metric, and those of `routing.sums` over their rows;
+    # divided by the number of epochs.
+    sums: Metrics
     gap: Array  # largest absolute difference between log-probs of the sampler and of the trainer
     run: Array  # token positions that were run through the model, padding included
 
@@ -82,6 +84,26 @@ def decoding_occupancy(rollout: Rollout, decoded: Array) -> Array:
     """
     tokens = jnp.sum(rollout.response_mask_BR[:, 1:])
     return jnp.where(decoded > 0, tokens / jnp.maximum(decoded, 1), 1.0)
+
+
+def of_votes(valid_B: Array, tied_B: Array) -> Metrics:
+    """Compute the share of judgements that are votes, and of those that tie at the top."""
+    return {
+        "grm/valid_frac": jnp.mean(valid_B.astype(jnp.float32)),
+        "grm/tie_frac": jnp.mean(tied_B.astype(jnp.float32)),
+    }
+
+
+def of_judged(judged: grm.Judged) -> Metrics:
+    """Compute statistics of the judgements that a generative reward model gave."""
+    length_X = judged.judgements.length_B.astype(jnp.float32)
+    return of_votes(judged.valid_X, judged.tied_X) | {
+        "grm/reward": jnp.mean(judged.reward_B),
+        "grm/votes": jnp.mean(judged.votes_B.astype(jnp.float32)),
+        "grm/unjudged_frac": jnp.mean((judged.votes_B == 0).astype(jnp.float32)),
+        "grm/length": jnp.mean(length_X),
+        "grm/rollout_useful": decoding_occupancy(judged.judgements, judged.decoded),
+    }
 
 
 def of_credit(
@@ -157,12 +179,17 @@ def of_updates(rollout: Rollout, epochs: int, logs: UpdateLogs, norm: Array) -> 
     """
     read = jnp.maximum(jnp.sum(rollout.length_B), 1).astype(jnp.float32)
     prompt_tokens = jnp.sum(rollout.prompt_mask_QP)
-    means = {name: total / read for name, total in logs.sums.items()}
+    routed = routing.metrics(logs.sums)
+    means = {name: x / read for name, x in logs.sums.items() if name not in routing.NAMES}
     square = means.pop("mismatch/ratio_square")
-    return means | {
-        "mismatch/ess": means["mismatch/ratio"] ** 2 / jnp.maximum(square, 1e-12),
-        "policy/loss": logs.loss,
-        "policy/grad_norm": norm,
-        "mismatch/logprob_diff_max": logs.gap,
-        "perf/update_useful": epochs * (read + prompt_tokens) / jnp.maximum(logs.run, 1),
-    }
+    return (
+        means
+        | routed
+        | {
+            "mismatch/ess": means["mismatch/ratio"] ** 2 / jnp.maximum(square, 1e-12),
+            "policy/loss": logs.loss,
+            "policy/grad_norm": norm,
+            "mismatch/logprob_diff_max": logs.gap,
+            "perf/update_useful": epochs * (read + prompt_tokens) / jnp.maximum(logs.run, 1),
+        }
+    )

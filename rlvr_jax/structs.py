@@ -11,6 +11,7 @@ The name of an array ends in its dimensions: `logprob_BR` is a [rows, response c
     S  columns of a cache             F  feed-forward width
     C  verifier-context columns       L  layers
     E  experts                        J  verifier templates
+    N  responses that a judgement compares (in box_scores.py and grm.py)
 
 In `index_SM`, `row_SM` and `owner_SM`, S counts data shards and M the rows of a shard.  Other
 letters are local to a file.
@@ -34,7 +35,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from rlvr_jax.config import ModelConfig, PrmStage, RlStage
+from rlvr_jax.config import CritiqueConfig, ModelConfig, PrmStage, RlStage
 
 Array = jax.Array
 Params = dict[str, Array]  # flat; every key ends in its shape: `q_LDNH`, `embed_VD`
@@ -46,17 +47,33 @@ StageT = TypeVar("StageT", RlStage, PrmStage)
 
 
 @struct.dataclass
+class Ranking:
+    """A Ranking says which of the responses in a judgement's prompt is the best, in shown order."""
+
+    exists_BN: Array  # bool, the responses that the prompt shows
+    best_B: Array  # int32, index of the best response; of a single one: 1 if right, 0 if wrong
+    binary_B: Array  # bool, the scores are 0 and 1 instead of 1 to 10
+
+    @property
+    def count_B(self) -> Array:
+        """Return the number of responses, int32."""
+        return jnp.sum(self.exists_BN, 1, dtype=jnp.int32)
+
+
+@struct.dataclass
 class Prompts:
     """Prompts are the problems of one step as left-padded token ids (int32) with bool masks.
 
     Without a verifier C may be 0.  With J verifier templates `check_QC` is [Q * J, C]: each prompt
-    has J adjacent rows.
+    has J adjacent rows.  If a generative reward model judges the responses, `check_QC` is its
+    context.  Prompts of preference items have a `ranking` with one row for each prompt.
     """
 
     prompt_QP: Array
     prompt_mask_QP: Array
     check_QC: Array  # the verifier's context: template, question and reference, up to the answer
     check_mask_QC: Array
+    ranking: Ranking | None = None
 
 
 @struct.dataclass
@@ -104,6 +121,26 @@ class Verdict:
     spelling: Spelling | None = None  # for marked answers; None: the last line is the answer
 
 
+@struct.dataclass
+class Critic:
+    """A Critic holds the token ids and vocabulary tables with which a GRM is asked and read.
+
+    The frames of responses are padded on the left, one row for each place in a prompt.
+    """
+
+    spelling: Spelling
+    control_V: Array  # bool, tokens that are no text at all (role markers): never shown
+    filler: Array  # int32, id of the token shown instead of text that looks like a frame
+    before_NC: Array  # int32, ids before a response
+    before_mask_NC: Array
+    after_NC: Array  # int32, ids after a response
+    after_mask_NC: Array
+    middle_C: Array  # int32, ids between criteria from the query and the responses; may be empty
+    tail_C: Array  # int32, ids after the responses, up to where the judgement begins
+    marks: tuple[str, ...] = struct.field(pytree_node=False, default=())  # signs of a frame
+    meta: Verdict | None = None  # how the meta RM is asked; None without one
+
+
 # ---- what is kept ----------------------------------------------------------------------------
 
 
@@ -119,8 +156,8 @@ class Learner:
 class TrainState:
     """A TrainState is all that a training step changes, in one pytree.
 
-    The state is donated to the step, checkpointed and restored as a whole.  Whether `prm` and
-    `kl_coef` are None does not change during a stage.
+    The state is donated to the step, checkpointed and restored as a whole.  Which of
+    `prm`, `kl_coef` and `reference` are None does not change during a stage.
     """
 
     step: Array  # int32, steps done
@@ -131,6 +168,7 @@ class TrainState:
     skipped_in_row: Array  # int32, updates left out in a row; a step with a bad PRM update adds 1
     prm: Learner | None = None  # if the stage uses token rewards
     kl_coef: Array | None = None  # float32, if the KL coefficient adapts
+    reference: Params | None = None  # of the KL term, if the reference follows the policy
 
 
 def no_tokens() -> Array:
@@ -142,9 +180,12 @@ def no_tokens() -> Array:
 class Frozen:
     """A Frozen holds the models and tables that a step reads and never changes."""
 
-    reference: Params  # empty where neither a KL term nor the PRM reads the reference policy
+    reference: Params  # empty where nothing reads a reference policy, or the state holds it
     verifier: Params  # empty where the host computes the rewards
     verdict: Verdict | None = None  # None where the host computes the rewards
+    grm: Params = struct.field(default_factory=dict)  # empty where no GRM judges responses
+    meta: Params = struct.field(default_factory=dict)  # empty without a meta RM
+    critic: Critic | None = None  # where a GRM judges, or is trained
     newline_V: Array = struct.field(default_factory=no_tokens)  # bool, tokens that end a line;
     # read where the PRM rewards whole lines
 
@@ -163,6 +204,8 @@ class Setup(Generic[StageT]):
     eos: tuple[int, ...]  # ids of the tokens that end a response
     tx: optax.GradientTransformation  # of the model that the stage trains
     prm_tx: optax.GradientTransformation = optax.identity()  # of a PRM beside the policy
+    grm: ModelConfig = ModelConfig()  # of a generative reward model that judges, and its meta RM
+    critique: CritiqueConfig = CritiqueConfig()  # what its judgements look like
 
 
 # ---- the four values of a step ---------------------------------------------------------------
@@ -247,6 +290,7 @@ class Signals(NamedTuple):
     value_BR: Array | None = None  # values of the value head before this step's updates
     greedy_Q: Array | None = None  # total reward of the greedy answer to each prompt
     learner: Learner | None = None  # the PRM after its own update
+    at_reference: Array | None = None  # bool, whether policy and reference are equal bit by bit
 
 
 class Credit(NamedTuple):

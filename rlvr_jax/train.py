@@ -17,8 +17,22 @@ from rlvr_jax.config import Config, Stage
 from rlvr_jax.host.runs import compiles, log, report, settings
 from rlvr_jax.host.runs.checkpoint import CheckpointError
 from rlvr_jax.host.runs.folder import Interrupted, Run, RunError
-from rlvr_jax.stages import evaluate, label, prm, references, rl, sft, tokenizer, verifier
+from rlvr_jax.stages import (
+    compare,
+    evaluate,
+    label,
+    meta,
+    prm,
+    references,
+    rft,
+    rl,
+    sft,
+    tokenizer,
+    verifier,
+    vote,
+)
 from rlvr_jax.stages.check import check_config
+from rlvr_jax.stages.grm_workspace import GrmWorkspace
 from rlvr_jax.stages.workspace import Workspace
 
 STAGES: dict[str, Callable[..., dict]] = {
@@ -29,6 +43,10 @@ STAGES: dict[str, Callable[..., dict]] = {
     "rl": rl.run,
     "prm": prm.run,
     "evaluate": evaluate.run,
+    "rft": rft.run,
+    "meta": meta.run,
+    "compare": compare.run,
+    "vote": vote.run,
 }
 
 
@@ -62,11 +80,15 @@ def train(cfg: Config) -> None:
     log.say(f"{run.folder}: {mesh.size} {platform} device(s), jax {jax.__version__}")
     with jax.set_mesh(mesh):
         ws = Workspace(run, mesh)
-        ws.write_problems()
-        if not run.begun():
-            references.check_references(ws)
+        by_role = {"policy": ws, "grm": GrmWorkspace(ws) if cfg.uses_grm else ws}
+        if cfg.data.tasks or cfg.data.sources:
+            ws.write_problems()
+            if not run.begun():
+                references.check_references(ws)
+        if cfg.reads_items:
+            by_role["grm"].write_problems()
         for stage in cfg.stages:
-            _run_stage(stage, ws)
+            _run_stage(stage, by_role[stage.role])
             if signum := run.check_signal():
                 raise Interrupted(signum)
     evaluate.summarise(ws)

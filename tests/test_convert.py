@@ -4,10 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
+import gguf
 import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from sentencepiece import sentencepiece_model_pb2 as message
 
 from rlvr_jax import convert, parameters
 from rlvr_jax.config import Config, LabelStage, ModelConfig, SftStage, TokenizerStage, VerifierStage
@@ -78,6 +80,34 @@ def test_a_folder_becomes_one_in_another_dtype(tmp_path, spm) -> None:
     assert all(np.array_equal(x.astype(now[k].dtype), now[k]) for k, x in was.items())
     assert json.loads((out / "config.json").read_text())["torch_dtype"] == "bfloat16"
     assert (out / "tokenizer.model").read_bytes() == spm.read_bytes()
+
+
+def test_another_tokenizer_is_written(run, tmp_path, spm, capsys) -> None:
+    """Of a pretrained model that has none, and of a stage; a GGUF file's becomes a .model."""
+    cfg = ModelConfig(**TINY)
+    weights.save(tmp_path / "in", parameters.init(jax.random.key(0), cfg), cfg)
+    model = message.ModelProto.FromString(spm.read_bytes())
+    writer = gguf.GGUFWriter(tmp_path / "t.gguf", "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([piece.piece for piece in model.pieces])
+    writer.add_token_scores([piece.score for piece in model.pieces])
+    writer.add_token_types([piece.type for piece in model.pieces])
+    writer.add_eos_token_id(1)
+    writer.add_add_space_prefix(False)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    want = tokenizer.open_tokenizer(spm)
+    for name, source in {"a": str(tmp_path / "in"), "b": f"{run}:sft"}.items():
+        argv = [source, str(tmp_path / name), "--tokenizer", str(tmp_path / "t.gguf")]
+        assert convert.main(argv) == 0
+        tok = tokenizer.open_tokenizer(tmp_path / name / "tokenizer.model")
+        for text in ("What is 1 + 2?", "  naïve\n\n", "</s>"):
+            assert tok.encode(text) == want.encode(text)
+            assert tok.decode(tok.encode(text)) == text
+        assert tok.eos == want.eos
+    argv = (str(tmp_path / "in"), str(tmp_path / "c"), "--tokenizer", str(tmp_path / "x.json"))
+    assert "there is no tokenizer" in failed(capsys, *argv)
 
 
 def test_what_is_wrong_is_said(run, tmp_path, capsys) -> None:

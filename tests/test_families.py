@@ -120,7 +120,8 @@ def test_unrolled_layers_give_the_logits_of_transformers(name) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["mistral", "qwen2", "qwen3_moe", "gemma3_text", "phi3_longrope", "olmo2"]
+    "name",
+    ["mistral", "qwen2", "qwen3_moe", "mixtral", "gemma3_text", "phi3_longrope", "olmo2"],
 )
 def test_a_split_model_is_the_whole_model(name) -> None:
     """On a mesh of 2 x 2 x 2 devices the split model gives the same logits."""

@@ -17,13 +17,18 @@ LEVEL = {
     "rlvr_jax.structs": 0,
     "rlvr_jax.markers": 0,
     "rlvr_jax.returns": 1,
+    "rlvr_jax.routing": 1,
+    "rlvr_jax.groups": 1,
     "rlvr_jax.advantage": 2,
-    "rlvr_jax.loss": 1,
+    "rlvr_jax.ratios": 1,
+    "rlvr_jax.loss": 2,
+    "rlvr_jax.token_choice": 3,
     "rlvr_jax.sampling": 1,
     "rlvr_jax.sharding": 1,
     "rlvr_jax.positions": 1,
     "rlvr_jax.byte_search": 1,
     "rlvr_jax.extract": 2,
+    "rlvr_jax.box_scores": 2,
     "rlvr_jax.prompt_filter": 3,
     "rlvr_jax.parameters": 2,
     "rlvr_jax.block": 2,
@@ -35,18 +40,21 @@ LEVEL = {
     "rlvr_jax.likelihood": 5,
     "rlvr_jax.verifier": 5,
     "rlvr_jax.prm": 6,
-    "rlvr_jax.step_metrics": 6,
-    "rlvr_jax.policy_update": 7,
-    "rlvr_jax.step": 8,
-    "rlvr_jax.supervised": 8,
-    "rlvr_jax.prm_step": 9,
+    "rlvr_jax.grm": 6,
+    "rlvr_jax.step_metrics": 7,
+    "rlvr_jax.policy_update": 8,
+    "rlvr_jax.step": 9,
+    "rlvr_jax.supervised": 9,
+    "rlvr_jax.prm_step": 10,
 }
 # The wings of the host code, and the wings that each may import.
 WINGS = {
-    "text": set(),
-    "weights": set(),
+    "files": set(),
+    "text": {"files"},
+    "weights": {"files"},
     "workers": set(),
     "problems": {"text"},
+    "critiques": {"problems", "text"},
     "hardening": {"text"},
     "rules": {"problems", "text", "workers"},
     "verdicts": {"rules", "text", "workers"},
@@ -215,12 +223,10 @@ def test_host_code_knows_types_and_table_of_the_device_code_only(name):
 
 def test_the_arithmetic_knows_no_model():
     """Reward, advantage and loss are pure arithmetic: config and types are all they see."""
-    for name in ("advantage", "returns", "loss", "positions", "sampling"):
-        assert set(filter(ours, IMPORTS[f"rlvr_jax.{name}"])) <= {
-            "rlvr_jax.config",
-            "rlvr_jax.returns",
-            "rlvr_jax.structs",
-        }
+    arithmetic = ("advantage", "groups", "returns", "loss", "ratios", "token_choice")
+    allowed = {f"rlvr_jax.{name}" for name in (*arithmetic, "config", "structs")}
+    for name in (*arithmetic, "positions", "sampling"):
+        assert set(filter(ours, IMPORTS[f"rlvr_jax.{name}"])) <= allowed
 
 
 def test_config_is_plain_python():

@@ -6,12 +6,12 @@ that a jitted function can take one as a static argument.
 
 from dataclasses import dataclass, field
 
-from rlvr_jax.config.data import DataConfig, SourceConfig
+from rlvr_jax.config.critique import CritiqueConfig, VoteConfig
+from rlvr_jax.config.data import DataConfig, PreferencesConfig, SourceConfig
 from rlvr_jax.config.fields import STRICT, check_file_name, option, section
+from rlvr_jax.config.grm_stages import CompareStage, MetaStage, RftStage, VoteStage
 from rlvr_jax.config.learning import (
-    AdvantageConfig,
     FilterConfig,
-    LossConfig,
     OptimConfig,
     OverlongConfig,
     PrmConfig,
@@ -25,8 +25,10 @@ from rlvr_jax.config.model import (
     MeshConfig,
     ModelConfig,
     Pretrained,
+    Training,
 )
 from rlvr_jax.config.needs import Input, Problems, Product
+from rlvr_jax.config.objective import AdvantageConfig, LossConfig, ReferenceConfig
 from rlvr_jax.config.presets import PRESETS, check_preset, fill_preset
 from rlvr_jax.config.reward import (
     AlarmConfig,
@@ -51,7 +53,9 @@ __all__ = [
     "AlarmConfig",
     "Architecture",
     "AuditConfig",
+    "CompareStage",
     "Config",
+    "CritiqueConfig",
     "DataConfig",
     "EvaluateStage",
     "Execution",
@@ -63,17 +67,21 @@ __all__ = [
     "LabelStage",
     "LossConfig",
     "MeshConfig",
+    "MetaStage",
     "ModelConfig",
     "NegativesConfig",
     "OptimConfig",
     "OverlongConfig",
     "PRESETS",
+    "PreferencesConfig",
     "Pretrained",
     "PrmConfig",
     "PrmStage",
     "Problems",
     "Product",
+    "ReferenceConfig",
     "RewardConfig",
+    "RftStage",
     "RlStage",
     "SampleConfig",
     "Sampling",
@@ -82,7 +90,10 @@ __all__ = [
     "Stage",
     "TokenizerStage",
     "Trained",
+    "Training",
     "VerifierStage",
+    "VoteConfig",
+    "VoteStage",
     "check_preset",
     "fill_preset",
 ]
@@ -108,6 +119,10 @@ class Config:
         "tokenizer of the verifier, a value as for the key `tokenizer`; empty: the policy's; "
         "another one makes the step a split step",
     )
+    grm: ModelConfig = section(ModelConfig, "the generative reward model, of any size")
+    critique: CritiqueConfig = section(
+        CritiqueConfig, "how the generative reward model is asked, and its preference items"
+    )
     audit: AuditConfig = section(AuditConfig, "attacks on the reward, and their limits")
     mesh: MeshConfig = section(MeshConfig, "device mesh")
     stages: tuple[Stage, ...] = field(
@@ -124,6 +139,7 @@ class Config:
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two stages are named {name!r}; give each a name of its own")
+        self._check_grm()
         if self.verifier_tokenizer:
             self._check_split()
         elif self.uses_verifier and self.verifier.vocab != self.model.vocab:
@@ -136,6 +152,16 @@ class Config:
     def uses_verifier(self) -> bool:
         """Return whether any stage trains a verifier or asks one."""
         return any(stage.uses_verifier for stage in self.stages)
+
+    @property
+    def uses_grm(self) -> bool:
+        """Return whether any stage trains or asks a generative reward model."""
+        return any(stage.uses_grm or stage.role == "grm" for stage in self.stages)
+
+    @property
+    def reads_items(self) -> bool:
+        """Return whether any stage reads the preference items of `critique.data`."""
+        return any(stage.role == "grm" and stage.problems for stage in self.stages)
 
     @property
     def rl_stages(self) -> list[RlStage]:
@@ -157,6 +183,28 @@ class Config:
             if stage.name == name and isinstance(stage, Sampling) and "prm" in stage.leaves:
                 return stage
         raise KeyError(name)
+
+    def _check_grm(self) -> None:
+        """Refuse a policy and a generative reward model that cannot work in one step."""
+        asked = [stage for stage in self.stages if stage.uses_grm]
+        for stage in asked:
+            if self.grm.vocab != self.model.vocab:
+                raise ValueError(
+                    f"model.vocab is {self.model.vocab} and grm.vocab {self.grm.vocab}: inside "
+                    f"the step of stage {stage.name} both read the same token ids and need one "
+                    "vocabulary"
+                )
+        hinted = any(isinstance(stage, RftStage) and stage.hinted for stage in self.stages)
+        if hinted and self.critique.principles == "from_query":
+            raise ValueError(
+                "critique.principles `from_query` writes criteria before the responses are seen, "
+                "and a hint would be learned with them: set hinted: false in rft stages"
+            )
+        if asked and self.critique.principles == "given":
+            raise ValueError(
+                "critique.principles `given` needs criteria in the data, which the responses of a "
+                "policy have not: take another value"
+            )
 
     def _check_split(self) -> None:
         """Refuse stages whose verifier would read the policy's ids with another tokenizer."""

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rlvr_jax.config.fields import STRICT, check_positive, option
+from rlvr_jax.config.fields import STRICT, check_positive, option, section
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class SourceConfig:
     file: str = option(
         "",
         "JSONL, JSON or parquet file of problems, in the layout of verl, open-instruct, TRL, "
-        "arXiv 2503.23829 or multiple choice",
+        "arXiv 2503.23829, multiple choice or preferences",
     )
     test_file: str = option(
         "", "file of held-out problems; empty: a part of `file`, chosen by hash"
@@ -36,6 +36,11 @@ class SourceConfig:
     domain: str = option(
         "", "domain of its problems in reports; empty: the domain that each row names"
     )
+    unranked: Literal["refuse", "drop"] = option(
+        "refuse",
+        "rows of preferences without a single best response, or with empty or equal responses: "
+        "refuse the file, or leave such rows out",
+    )
     suffix: str = option(
         "", "text that is added at the end of each question, or before the lines of its options"
     )
@@ -46,11 +51,27 @@ class SourceConfig:
         for name, of in (("params", "gym"), ("test_file", "file"), ("folder", "tfds")):
             if getattr(self, name) and not getattr(self, of):
                 raise ValueError(f"{name} belongs to a source of the kind {of}: leave it out")
+        if self.unranked == "drop" and not self.file:
+            raise ValueError("unranked belongs to a source of the kind file: leave it out")
         if not 0 < self.weight < math.inf:
             raise ValueError(f"needs a finite weight > 0, not {self.weight}")
 
     def __hash__(self) -> int:  # a dict field has no hash of its own
         return hash((self.gym, self.file, self.tfds, self.domain))
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
+class PreferencesConfig:
+    """A PreferencesConfig makes preference items of the toy tasks: answers of known quality."""
+
+    least: int = option(0, "least number of responses of an item")
+    most: int = option(0, "most responses of an item, up to 6; 0: problems, and no items")
+
+    def __post_init__(self) -> None:
+        if (self.least, self.most) != (0, 0) and not 1 <= self.least <= self.most <= 6:
+            raise ValueError("needs 1 <= least <= most <= 6, or 0 for both")
 
     __pydantic_config__ = STRICT
 
@@ -63,6 +84,9 @@ class DataConfig:
         (), "built-in tasks, mixed in equal parts (rlvr_jax/host/problems/tasks.py)"
     )
     sources: tuple[SourceConfig, ...] = option((), "sources of problems, mixed by their weights")
+    preferences: PreferencesConfig = section(
+        PreferencesConfig, "preference items in place of the problems of `tasks`"
+    )
     sft: int = option(4096, "number of problems with demonstrations, for sft stages")
     label: int = option(
         2048, "number of problems for label stages; rl stages with split: train never see them"
@@ -113,6 +137,8 @@ class DataConfig:
             raise ValueError("needs sft >= 0, label >= 0 and train >= 0")
         if not 0 <= self.demonstration_errors <= 1:
             raise ValueError("needs 0 <= demonstration_errors <= 1")
+        if self.preferences.most and not self.tasks:
+            raise ValueError("preferences are made of tasks: name some, or leave preferences out")
         if (self.system or self.chat_variables) and not self.chat:
             raise ValueError("a system message and chat_variables need chat: true")
         if self.demonstration_errors and self.sources:

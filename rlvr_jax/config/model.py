@@ -28,6 +28,7 @@ FAMILIES = {
     "qwen2": Family(bias=True),
     "qwen3": Family(qk_norm=True),
     "qwen3_moe": Family(qk_norm=True, experts=True),
+    "mixtral": Family(experts=True),
     "gemma2": Family(norm_after=True, from_one=True, gelu=True, embed_scale=True),
     "gemma3_text": Family(
         qk_norm=True, norm_after=True, from_one=True, gelu=True, embed_scale=True
@@ -63,6 +64,7 @@ class Architecture:
         "qwen2",
         "qwen3",
         "qwen3_moe",
+        "mixtral",
         "gemma2",
         "gemma3_text",
         "smollm3",
@@ -238,16 +240,33 @@ class Execution:
             raise ValueError(f"needs slots >= 0, not {self.slots}")
 
 
+@dataclass(frozen=True)
+class Training:
+    """A Training says what training a model adds to the loss of its stage."""
+
+    router_aux_loss_coef: float = option(
+        0.0,
+        "mixture of experts: weight in every loss of the load-balancing loss of its router "
+        "(docs/objectives.md); 0: only reported; config.json's value is not taken",
+    )
+
+
 # The order of the bases is the order of the keys in a resolved config, last base first.
 @dataclass(frozen=True)
-class ModelConfig(Execution, Architecture, Pretrained):
-    """A ModelConfig describes one model: its weights, its architecture and its execution."""
+class ModelConfig(Training, Execution, Architecture, Pretrained):
+    """A ModelConfig describes one model: weights, architecture, execution and training."""
 
     def __post_init__(self) -> None:
         Architecture.__post_init__(self)
         Execution.__post_init__(self)
         if self.long_rows and self.rope_scaling != "longrope":
             raise ValueError(f"long_rows belongs to longrope, not to {self.rope_scaling}")
+        if not 0 <= self.router_aux_loss_coef < math.inf:
+            raise ValueError("router_aux_loss_coef must be finite and at least 0")
+        if self.router_aux_loss_coef and not self.has.experts:
+            raise ValueError(
+                f"router_aux_loss_coef needs a mixture of experts, and {self.family} is none"
+            )
 
     @property
     def longest(self) -> int:

@@ -1,12 +1,13 @@
 """Stages declare here, as data, what they need from the config and from earlier stages."""
 
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from rlvr_jax.config.reward import AlarmConfig, JudgeConfig
 
 # What a finished stage leaves behind for later stages.
-Product = Literal["tokenizer", "model", "prm", "answers", "verdicts"]
-Part = Literal["model", "verifier"]  # the two models of a config
+Product = Literal["tokenizer", "model", "prm", "answers", "verdicts", "judgements", "meta", "items"]
+Part = Literal["model", "verifier", "grm"]  # the models of a config
+Role = Literal["policy", "grm"]  # what a stage works on: a policy, or a generative reward model
 
 
 class Problems(NamedTuple):
@@ -35,6 +36,17 @@ def verifier_input(source: str, optional: bool = False) -> tuple[Input]:
     return (Input("verifier", source, "model", pretrained="verifier", optional=optional),)
 
 
+def grm_inputs(source: str, meta: str) -> tuple[Input, ...]:
+    """Return the inputs of a stage in which a generative reward model judges responses.
+
+    `source` and `meta` are the stages that leave the model and its meta RM; `meta` may be empty.
+    """
+    return (
+        Input("grm", source, "model", pretrained="grm"),
+        Input("reward.grm.meta", meta, "meta", optional=True),
+    )
+
+
 class Rows(NamedTuple):
     """Rows names the number of rows that are split over the data shards of the mesh."""
 
@@ -51,7 +63,24 @@ class Needs:
     """
 
     alarms: AlarmConfig = AlarmConfig(action="off")
-    trains: ClassVar[Part | None] = None  # which model of the config the stage trains
+
+    @property
+    def trains(self) -> Part | None:
+        """Return which model of the config the stage trains; None if it trains none."""
+        return None
+
+    @property
+    def role(self) -> Role:
+        """Return whether the stage works on policies, or on generative reward models.
+
+        A stage of the second kind reads preference items (`critique.data`) and the model `grm`.
+        """
+        return "policy"
+
+    @property
+    def uses_grm(self) -> bool:
+        """Return whether a generative reward model judges responses in the stage."""
+        return False
 
     @property
     def updates(self) -> int:

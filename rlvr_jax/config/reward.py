@@ -4,18 +4,24 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rlvr_jax.config.fields import STRICT, check_positive, option
+from rlvr_jax.config.critique import VoteConfig
+from rlvr_jax.config.fields import STRICT, check_positive, option, section
 
 
 @dataclass(frozen=True)
 class RewardConfig:
     """A RewardConfig says where the outcome reward of a response comes from."""
 
-    source: Literal["verifier", "rule", "rule_first", "both"] = option(
+    source: Literal[
+        "verifier", "rule", "rule_first", "both", "grm", "rule_then_grm", "preference"
+    ] = option(
         "verifier",
         "verifier: the verifier's reward (see `mode`), inside the fused step; rule: a rule on "
         "the host, with the split step; rule_first: 1 where the rule accepts, else the "
-        "verifier's reward; both: the rule's score times the verifier's reward",
+        "verifier's reward; both: the rule's score times the verifier's reward; grm: mean score "
+        "of a generative reward model's votes, inside the fused step; rule_then_grm: 1 where the "
+        "rule accepts, else that mean; preference: the stage trains a generative reward model, "
+        "and its judgement of a preference item is right or wrong",
     )
     mode: Literal["soft", "paper", "binary"] = option(
         "soft",
@@ -27,10 +33,12 @@ class RewardConfig:
     temperature: float = option(
         1.0, "the logits of the two verdict words are divided by this; min_mass is not affected"
     )
-    votes: Literal["mean", "majority"] = option(
+    votes: Literal["mean", "majority"] | int = option(
         "mean",
-        "with several templates: mean of their rewards, or 1 where at least half of them accept",
+        "verifier with several templates: mean of their rewards, or majority: 1 where at least "
+        "half of them accept; grm: the number of judgements of each response, k",
     )
+    grm: VoteConfig = section(VoteConfig, "how judgements of a grm become a reward")
     audit: Literal["off", "warn", "stop"] = option(
         "warn",
         "quick audit of the verifier before the first step; stop: end the run if a rate is "
@@ -43,7 +51,9 @@ class RewardConfig:
         (), "rules whose scores multiply the reward, e.g. [format, language]; needs the split step"
     )
     seconds: float = option(
-        2.0, "rules: time limit of one answer, counted from when a worker starts to grade it"
+        2.0,
+        "rules: limit of the processor time to grade one answer, in the worker and the programs "
+        "that it runs; 10 times as much may pass on the clock",
     )
     workers: int = option(2, "rules: number of worker processes")
     on_error: Literal["stop", "zero"] = option(
@@ -61,12 +71,29 @@ class RewardConfig:
         if not (0 <= self.threshold <= 1 and 0 < self.temperature < math.inf):
             raise ValueError("needs 0 <= threshold <= 1 and a finite temperature > 0")
         if self.rule and not self.ruled:
-            raise ValueError(f"rule {self.rule!r} needs source: rule, rule_first or both")
+            raise ValueError(f"rule {self.rule!r} needs a source that asks a rule, such as `rule`")
+        if self.by_grm != isinstance(self.votes, int) or self.by_grm and self.judgements < 1:
+            raise ValueError(
+                f"votes is {self.votes!r}: source {self.source} needs "
+                + ("a number of judgements, such as 4" if self.by_grm else "mean or majority")
+            )
+        if self.source == "preference" and self.gates:
+            raise ValueError("gates are for the responses of a policy: leave them out")
 
     @property
     def ruled(self) -> bool:
         """Return whether a rule scores answers, instead of the verifier or beside it."""
-        return self.source != "verifier"
+        return self.source not in ("verifier", "grm", "preference")
+
+    @property
+    def by_grm(self) -> bool:
+        """Return whether a generative reward model scores answers."""
+        return self.source in ("grm", "rule_then_grm")
+
+    @property
+    def judgements(self) -> int:
+        """Return the number of judgements of each response."""
+        return self.votes if isinstance(self.votes, int) else 0
 
     @property
     def hosted(self) -> bool:
@@ -76,7 +103,7 @@ class RewardConfig:
     @property
     def judged(self) -> bool:
         """Return whether a verifier scores answers."""
-        return self.source != "rule"
+        return self.source in ("verifier", "rule_first", "both")
 
     __pydantic_config__ = STRICT
 

@@ -1,19 +1,28 @@
 """These types of stages sample and reward responses in every step."""
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 from rlvr_jax.config.fields import STRICT, check_file_name, check_positive, option, section
 from rlvr_jax.config.learning import (
-    AdvantageConfig,
     FilterConfig,
-    LossConfig,
     OptimConfig,
     OverlongConfig,
     PrmConfig,
     SampleConfig,
 )
-from rlvr_jax.config.needs import Input, Needs, Part, Problems, Product, Rows, verifier_input
+from rlvr_jax.config.needs import (
+    Input,
+    Needs,
+    Part,
+    Problems,
+    Product,
+    Role,
+    Rows,
+    grm_inputs,
+    verifier_input,
+)
+from rlvr_jax.config.objective import AdvantageConfig, LossConfig, ReferenceConfig
 from rlvr_jax.config.presets import PRESETS, check_preset
 from rlvr_jax.config.reward import AlarmConfig, RewardConfig
 
@@ -35,6 +44,12 @@ class RlStage(Needs):
         "`pretrained`",
     )
     verifier: str = option("verifier", "the stage whose verifier gives the reward; or `pretrained`")
+    grm: str = option(
+        "grm", "the stage whose generative reward model gives the reward; or `pretrained`"
+    )
+    items: str = option(
+        "", "reward.source preference: a compare stage whose items it learns from, not the data"
+    )
     split: Literal["train", "label"] = option(
         "train", "split of its problems; label: to collect answers for training a verifier"
     )
@@ -60,12 +75,23 @@ class RlStage(Needs):
     )
     prm: PrmConfig = section(PrmConfig, "implicit process reward model")
     loss: LossConfig = section(LossConfig, "policy loss")
+    reference: ReferenceConfig = section(ReferenceConfig, "reference policy of the KL term")
     alarms: AlarmConfig = section(AlarmConfig, "signs of a gamed reward")
     optim: OptimConfig = section(OptimConfig, "optimizer")
     save_every: int = option(50, "steps between checkpoints")
     sample_every: int = option(25, "steps between tables of samples")
 
-    trains: ClassVar[Part | None] = "model"
+    @property
+    def trains(self) -> Part:
+        return "grm" if self.role == "grm" else "model"
+
+    @property
+    def role(self) -> Role:
+        return "grm" if self.reward.source == "preference" else "policy"
+
+    @property
+    def uses_grm(self) -> bool:
+        return self.reward.by_grm
 
     def __post_init__(self) -> None:
         check_file_name(self.name)
@@ -80,8 +106,11 @@ class RlStage(Needs):
             raise ValueError("objective plain has no ratio: it cannot learn twice from a rollout")
         if self.sample.temperature == 0:
             raise ValueError("sample.temperature is 0: greedy answers give nothing to learn")
+        if self.updates == 1 and self.loss.objective == "kl-cov":
+            raise ValueError("objective kl-cov holds back from a second update: raise minibatches")
         self._check_groups()
         self._check_rewards()
+        self._check_reference()
 
     def _check_groups(self) -> None:
         """Raise ValueError if the groups do not suit baseline, normalisation or filter."""
@@ -90,8 +119,15 @@ class RlStage(Needs):
                 f"advantage.baseline {self.advantage.baseline} needs samples of at least 2 per "
                 "prompt"
             )
-        if self.advantage.normalise == "group" and self.samples < 2:
-            raise ValueError("advantage.normalise group needs samples of at least 2 per prompt")
+        if self.advantage.normalise in ("group", "group-mean") and self.samples < 2:
+            raise ValueError(
+                f"advantage.normalise {self.advantage.normalise} needs samples of at least 2 per "
+                "prompt"
+            )
+        if self.advantage.pass_k > 1 and self.samples <= self.advantage.pass_k:
+            raise ValueError(
+                f"advantage.pass_k {self.advantage.pass_k} needs more samples per prompt than that"
+            )
         if self.filter.spread and self.samples < 2:
             raise ValueError("filter.spread leaves out every single sample: raise samples to 2")
         if self.filter.on and self.advantage.baseline == "greedy":
@@ -112,6 +148,29 @@ class RlStage(Needs):
             raise ValueError("loss.value_coef 0 leaves the value head at 0: use baseline none")
         if self.has_prm_beside_policy:
             self.prm.check_rollouts(self.samples, self.sample)
+        if self.samples % self.reward.grm.together:
+            raise ValueError(
+                f"reward.grm.together {self.reward.grm.together} does not divide samples "
+                f"{self.samples}"
+            )
+        if self.role == "grm" and (self.also or self.collect):
+            raise ValueError(
+                "reward.source preference trains a generative reward model: `also` and `collect` "
+                "are for policies"
+            )
+        if self.items and self.role != "grm":
+            raise ValueError("items needs reward.source preference: leave it out")
+
+    def _check_reference(self) -> None:
+        """Raise ValueError if a reference policy that follows the policy has no use, or two."""
+        if self.reference.update_every and not self.loss.kl_coef:
+            raise ValueError("reference.update_every needs a loss.kl_coef: nothing else reads it")
+        frozen = self.has_prm_beside_policy and self.prm.reference == "frozen"
+        if self.reference.update_every and frozen:
+            raise ValueError(
+                "reference.update_every would change what the PRM's rewards are relative to: take "
+                "prm.reference: policy"
+            )
 
     @property
     def hosted(self) -> bool:
@@ -120,7 +179,7 @@ class RlStage(Needs):
 
     @property
     def asks_reference(self) -> bool:
-        """Return whether a step reads the policy as it was at the start of the stage."""
+        """Return whether a step reads a reference policy."""
         of_prm = self.has_prm_beside_policy and self.prm.reference == "frozen"
         return bool(self.loss.kl_coef or of_prm)
 
@@ -133,15 +192,17 @@ class RlStage(Needs):
         return self.filter.rounds
 
     @property
-    def problems(self) -> Problems:
-        return Problems(self.split, self.prompts)
+    def problems(self) -> Problems | None:
+        return None if self.items else Problems(self.split, self.prompts)
 
     @property
     def inputs(self) -> tuple[Input, ...]:
         judged = self.reward.judged
         return (
-            Input("policy", self.policy, "model", pretrained="model"),
+            Input("policy", self.policy, "model", pretrained=self.trains),
             *(verifier_input(self.verifier) if judged else ()),
+            *(grm_inputs(self.grm, self.reward.grm.meta) if self.uses_grm else ()),
+            Input("items", self.items, "items", optional=True),
             Input("prm.init", self.prm.init, "model", pretrained="model", optional=True),
         )
 
@@ -159,6 +220,8 @@ class RlStage(Needs):
 
     @property
     def rules(self) -> tuple[str, ...]:
+        if self.role == "grm":  # the truth of an item needs no rule
+            return ()
         return (self.reward.rule, *self.reward.gates, *self.also.values())
 
     @property
@@ -200,7 +263,9 @@ class PrmStage(Needs):
     prm: PrmConfig = section(PrmConfig, "the model, its loss and its optimizer")
     save_every: int = option(50, "steps between checkpoints")
 
-    trains: ClassVar[Part | None] = "model"
+    @property
+    def trains(self) -> Part:
+        return "model"
 
     def __post_init__(self) -> None:
         check_file_name(self.name)
@@ -213,6 +278,8 @@ class PrmStage(Needs):
                 "them out of a prm stage, which starts from its own policy and rewards nobody"
             )
         self.prm.check_rollouts(self.samples, self.sample)
+        if self.reward.by_grm or self.reward.source == "preference":
+            raise ValueError("a prm stage takes its labels from a verifier or a rule")
 
     @property
     def optim(self) -> OptimConfig:

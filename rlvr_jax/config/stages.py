@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from rlvr_jax.config.fields import STRICT, check_file_name, check_positive, option, section
+from rlvr_jax.config.grm_stages import CompareStage, MetaStage, RftStage, VoteStage
 from rlvr_jax.config.learning import OptimConfig, SampleConfig
-from rlvr_jax.config.needs import Input, Needs, Part, Problems, Product, Rows, verifier_input
+from rlvr_jax.config.needs import Input, Needs, Part, Problems, Product, Role, Rows, verifier_input
 from rlvr_jax.config.reward import JudgeConfig, NegativesConfig
 from rlvr_jax.config.sampling_stages import PrmStage, RlStage
 
@@ -34,21 +35,38 @@ class TokenizerStage(Needs):
 
 @dataclass(frozen=True)
 class SftStage(Needs):
-    """Train the policy on demonstrations (supervised fine-tuning)."""
+    """Train the policy, or the generative reward model, on demonstrations."""
 
     stage: Literal["sft"] = "sft"
     name: str = option("sft", "name of the stage, by which other stages refer to it")
+    role: Role = option(
+        "policy",
+        "policy: learn from the sft problems; grm: train the generative reward model, on the "
+        "judgements of the sft preference items",
+    )
     init: str = option("fresh", "the stage whose model it starts from, `fresh` or `pretrained`")
+    judgements: str = option(
+        "", "role grm: an rft stage whose judgements it learns too; empty: none"
+    )
+    share: float = option(
+        0.5, "with judgements: their share of the rows; the others are the data's demonstrations"
+    )
     steps: int = option(500, "number of optimizer updates")
     batch: int = option(64, "demonstrations per update")
     optim: OptimConfig = section(OptimConfig, "optimizer")
     save_every: int = option(100, "steps between checkpoints")
 
-    trains: ClassVar[Part | None] = "model"
+    @property
+    def trains(self) -> Part:
+        return "grm" if self.role == "grm" else "model"
 
     def __post_init__(self) -> None:
         check_file_name(self.name)
         check_positive(self, "steps", "batch", "save_every")
+        if self.judgements and self.role != "grm":
+            raise ValueError("judgements are for role: grm")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"needs 0 < share <= 1, not {self.share}")
 
     @property
     def problems(self) -> Problems:
@@ -56,7 +74,10 @@ class SftStage(Needs):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        return (Input("init", self.init, "model", pretrained="model", fresh=True),)
+        return (
+            Input("init", self.init, "model", pretrained=self.trains, fresh=True),
+            Input("judgements", self.judgements, "judgements", optional=True),
+        )
 
     @property
     def leaves(self) -> frozenset[Product]:
@@ -145,7 +166,9 @@ class VerifierStage(Needs):
     optim: OptimConfig = section(OptimConfig, "optimizer")
     save_every: int = option(100, "steps between checkpoints")
 
-    trains: ClassVar[Part | None] = "verifier"
+    @property
+    def trains(self) -> Part:
+        return "verifier"
 
     def __post_init__(self) -> None:
         check_file_name(self.name)
@@ -205,7 +228,9 @@ class EvaluateStage(Needs):
         "rule that is the oracle: a kind or a file, as in reward.rule; empty: the rule of "
         "each task",
     )
-    seconds: float = option(2.0, "time limit of the oracle for one answer")
+    seconds: float = option(
+        2.0, "limit of the processor time of the oracle for one answer; see reward.seconds"
+    )
 
     def __post_init__(self) -> None:
         check_file_name(self.name)
@@ -243,5 +268,18 @@ class EvaluateStage(Needs):
     __pydantic_config__ = STRICT
 
 
-Trained = SftStage | VerifierStage | RlStage | PrmStage  # stages with a training loop
-Stage = TokenizerStage | SftStage | LabelStage | VerifierStage | RlStage | PrmStage | EvaluateStage
+# Stages with a training loop.
+Trained = SftStage | VerifierStage | RlStage | PrmStage | MetaStage
+Stage = (
+    TokenizerStage
+    | SftStage
+    | LabelStage
+    | VerifierStage
+    | RlStage
+    | PrmStage
+    | EvaluateStage
+    | RftStage
+    | MetaStage
+    | CompareStage
+    | VoteStage
+)

@@ -80,7 +80,7 @@ def _jobs(ws: Workspace, stage: Sampling, quick: bool) -> list[tuple[dict, attac
     cfg = ws.cfg
     split = "train" if cfg.data.train else "test"
     # A rule reads texts: it needs no tokenizer, which may not be trained yet.
-    source = ws.problems(split) if stage.reward.judged else dataset.open_split(ws.run.data, split)
+    source = ws.problems(split) if stage.reward.judged else dataset.open_split(ws.data, split)
     count = cfg.audit.quick_records if quick else cfg.audit.records
     records = [dict(source[i]) for i in range(min(count, len(source)))]
     jobs = []

@@ -7,8 +7,9 @@ those needs with the config and with what earlier stages leave behind.
 import difflib
 
 from rlvr_jax import parameters, sharding
-from rlvr_jax.config import Config, Input, ModelConfig, Product, Stage
+from rlvr_jax.config import Config, DataConfig, Input, ModelConfig, Product, Stage
 from rlvr_jax.host import rules
+from rlvr_jax.host.critiques.template import load_template
 from rlvr_jax.host.problems import sources, tasks
 from rlvr_jax.stages.judges import check_judge
 
@@ -19,6 +20,9 @@ LEFT_BY: dict[Product, tuple[str, str]] = {
     "answers": ("answers", "a label stage, or an rl stage with collect above 0"),
     "verdicts": ("verdicts", "a label stage"),
     "tokenizer": ("tokenizer", "a tokenizer stage"),
+    "judgements": ("judgements", "an rft stage"),
+    "meta": ("meta RM", "a meta stage"),
+    "items": ("preference items", "a compare stage"),
 }
 
 
@@ -42,6 +46,7 @@ def check_config(cfg: Config) -> None:
             rules.check_rule(rule)
         earlier.append(stage)
     models = {"model": cfg.model} | ({"verifier": cfg.verifier} if cfg.uses_verifier else {})
+    models |= {"grm": cfg.grm} if cfg.uses_grm else {}
     for name, part in models.items():
         sharding.check_divides(part.sizes, parameters.names(part), cfg.mesh, name)
         _check_context(cfg, name, part)
@@ -51,17 +56,27 @@ def check_config(cfg: Config) -> None:
 
 
 def _check_data(cfg: Config) -> None:
-    if not (cfg.data.tasks or cfg.data.sources):
-        raise ValueError("the config names no problems: give data.tasks or data.sources")
-    for task in cfg.data.tasks:
-        tasks.check_task(task)
-    for source in cfg.data.sources:
-        sources.check_source(source)
+    # A tokenizer is trained on the texts of whatever data there are.
+    policies = [
+        s for s in cfg.stages if s.role == "policy" and s.problems and "tokenizer" not in s.leaves
+    ]
+    for key, data, used in (
+        ("data", cfg.data, bool(policies) or not cfg.uses_grm),
+        ("critique.data", cfg.critique.data, cfg.reads_items),
+    ):
+        if used and not (data.tasks or data.sources):
+            raise ValueError(f"the config names no problems: give {key}.tasks or {key}.sources")
+        for task in data.tasks:
+            tasks.check_task(task)
+        for source in data.sources:
+            sources.check_source(source)
+    if cfg.uses_grm:
+        load_template(cfg.critique.template, cfg.critique.form)
 
 
 def _check_tokenizer(cfg: Config, stage: Stage) -> None:
     """Refuse to train a tokenizer in a run that already has one."""
-    if "tokenizer" in stage.leaves and (cfg.tokenizer or cfg.model.weights):
+    if "tokenizer" in stage.leaves and (cfg.tokenizer or cfg.model.weights or cfg.grm.weights):
         raise ValueError(
             f"nobody would read what stage {stage.name} trains: leave it out, tokenizer or "
             "model.weights brings one"
@@ -73,12 +88,20 @@ def _check_problems(cfg: Config, stage: Stage) -> None:
     if stage.problems is None:
         return
     split, at_least = stage.problems
-    available = getattr(cfg.data, split)
+    key, data = _data_of(cfg, stage)
+    available = getattr(data, split)
     if available < at_least:
         raise ValueError(
-            f"stage {stage.name} needs at least {at_least} problems and data.{split} is "
-            f"{available}: raise data.{split}"
+            f"stage {stage.name} needs at least {at_least} problems and {key}.{split} is "
+            f"{available}: raise {key}.{split}"
         )
+
+
+def _data_of(cfg: Config, stage: Stage) -> tuple[str, DataConfig]:
+    """Return the data that a stage works on, with the config key of that data."""
+    if stage.role == "grm":
+        return "critique.data", cfg.critique.data
+    return "data", cfg.data
 
 
 def _check_input(cfg: Config, stage: Stage, needed: Input, earlier: list[Stage]) -> None:
@@ -117,12 +140,13 @@ def _check_input(cfg: Config, stage: Stage, needed: Input, earlier: list[Stage])
 
 def _check_context(cfg: Config, name: str, part: ModelConfig) -> None:
     """Refuse rows that are longer than a pretrained model was made for."""
-    first = "prompt_columns" if name == "model" else "check_columns"
-    longest = getattr(cfg.data, first) + cfg.data.response_columns
+    first = "check_columns" if name == "verifier" else "prompt_columns"
+    key, data = ("critique.data", cfg.critique.data) if name == "grm" else ("data", cfg.data)
+    longest = getattr(data, first) + data.response_columns
     more = f"set {name}.long_rows, or " if part.longest < part.context else ""
     if part.longest and longest > part.longest:
         raise ValueError(
-            f"data.{first} + data.response_columns is {longest} and {name} was made for "
+            f"{key}.{first} + {key}.response_columns is {longest} and {name} was made for "
             f"{part.longest}: {more}lower them"
         )
 
@@ -130,10 +154,11 @@ def _check_context(cfg: Config, name: str, part: ModelConfig) -> None:
 def _check_budget(cfg: Config) -> None:
     """Refuse a length penalty that begins before the response does."""
     for stage in cfg.rl_stages:
-        if stage.overlong.buffer > cfg.data.response_columns:
+        key, data = _data_of(cfg, stage)
+        if stage.overlong.buffer > data.response_columns:
             raise ValueError(
                 f"{stage.name}.overlong.buffer is {stage.overlong.buffer}, more than "
-                f"data.response_columns {cfg.data.response_columns}: lower it"
+                f"{key}.response_columns {data.response_columns}: lower it"
             )
 
 

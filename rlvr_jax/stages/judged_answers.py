@@ -163,4 +163,5 @@ class Collector:
             "reference": record["reference"],
             "answer_ids": final[0],
             "opening": final[1],
+            "response": self._ws.tokenizer.decode(rollout.response_BR[i, : rollout.length_B[i]]),
         }

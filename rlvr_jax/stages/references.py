@@ -17,7 +17,7 @@ from rlvr_jax.host.workers import pool
 from rlvr_jax.stages.workspace import Workspace
 
 SAMPLE = 32  # problems of each split whose references are graded
-SECONDS = 0.5  # time limit of one grade; a slow one says nothing about the reference
+SECONDS = 0.5  # of processor time for one grade; a slow one says nothing about the reference
 # Kinds of rules whose reference, if any, is no answer: tests, a schema, a pattern, a language.
 OTHERS = ("code", "json", "regex", "language", "format", "overlong", "repetition")
 
@@ -26,7 +26,7 @@ def check_references(ws: Workspace) -> None:
     """Try references of each split with the rules of its stages, and print warnings."""
     with pool.Pool(2, SECONDS) as workers:
         for split, rule in _graded_splits(ws.cfg):
-            source = dataset.open_split(ws.run.data, split)
+            source = dataset.open_split(ws.data, split)
             records = [source[i] for i in range(0, len(source), max(1, len(source) // SAMPLE))]
             records = [r for r in records[:SAMPLE] if rule != "task" or _is_of_file(r)]
             if rejected := find_rejected(records, rule, workers):

@@ -21,13 +21,16 @@ from rlvr_jax.structs import Frozen, Outcome, Prompts, Setup, StepResult, TrainS
 SHOWN = {"reward": "reward/mean", "length": "completion/length_mean", "entropy": "policy/entropy"}
 # (state, records of all rounds that may be drawn) -> result
 Step = Callable[[TrainState, list[Any]], StepResult]
+# (records, number of the step) -> prompts on the mesh
+Place = Callable[[list[Any], int], Prompts]
 
 
 def run(stage: RlStage, ws: Workspace) -> dict:
     """Train the policy of a stage, and return the result for the stage's marker file."""
     cfg = ws.cfg
     setup = _setup(stage, ws)
-    reference = ws.load(stage.policy, cfg.model) if stage.asks_reference else {}
+    follows = stage.reference.update_every > 0
+    reference = ws.load(stage.policy, cfg.model) if stage.asks_reference and not follows else {}
     frozen = sampled.frozen_models(stage, ws, reference)
     dense = stage.advantage.process_weight > 0
     state = ws.new_state(
@@ -39,6 +42,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
         kl_coef=stage.loss.kl_coef if stage.loss.kl_target else None,
         prm_tx=setup.prm_tx if dense else None,
         prm_init=stage.prm.init if dense else "",
+        follow=follows,
     )
     problems = sampled.unjudged_problems(stage, ws)
     collector = Collector(stage, ws) if stage.collect else None
@@ -48,10 +52,12 @@ def run(stage: RlStage, ws: Workspace) -> dict:
         # A pool starts its processes with its first job.
         workers = stack.enter_context(pool.Pool(stage.reward.workers, stage.reward.seconds))
         hosted = sampled.is_split(stage, ws)
+        encode = sampled.prompt_encoder(stage, ws, problems)
+        place = lambda records, number: ws.place(encode(records, number))  # noqa: E731
         take_step = (
-            split_step(setup, ws, state, frozen, workers)
+            split_step(setup, ws, state, frozen, workers, place)
             if hosted
-            else fused_step(setup, ws, state, frozen)
+            else fused_step(setup, ws, state, frozen, place)
         )
 
         def advance(state: TrainState, records: list[Any]):
@@ -85,6 +91,8 @@ def _setup(stage: RlStage, ws: Workspace) -> Setup[RlStage]:
         eos=ws.tokenizer.eos,
         tx=optim.make_optimizer(stage.optim, stage.steps * stage.updates),
         prm_tx=optim.make_optimizer(stage.prm.optim, stage.steps),
+        grm=ws.run.cfg.grm,
+        critique=ws.run.cfg.critique,
     )
 
 
@@ -96,14 +104,25 @@ def _bar_metrics(stage: RlStage) -> dict[str, str]:
     return metrics
 
 
-def fused_step(setup: Setup[RlStage], ws: Workspace, state: TrainState, frozen: Frozen) -> Step:
+def fused_step(
+    setup: Setup[RlStage], ws: Workspace, state: TrainState, frozen: Frozen, place: Place
+) -> Step:
     """Return the step as one compiled program: nothing visits the host before the update."""
     train_step = ws.jit_step(functools.partial(step.train_step, setup=setup), state, StepResult)
-    return lambda state, records: train_step(state, frozen, ws.place(ws.columns(records)))
+
+    def take_step(state: TrainState, records: list[Any]) -> StepResult:
+        return train_step(state, frozen, place(records, int(jax.device_get(state.step)) + 1))
+
+    return take_step
 
 
 def split_step(
-    setup: Setup[RlStage], ws: Workspace, state: TrainState, frozen: Frozen, workers: pool.Pool
+    setup: Setup[RlStage],
+    ws: Workspace,
+    state: TrainState,
+    frozen: Frozen,
+    workers: pool.Pool,
+    place: Place,
 ) -> Step:
     """Return the step as two compiled programs, with the host's rewards between them."""
     stage = setup.stage
@@ -116,7 +135,7 @@ def split_step(
     more_rounds = jax.jit(functools.partial(prompt_filter.more_rounds, cfg=stage.filter))
 
     def one_round(state: TrainState, records: list[Any], number: int):
-        prompts: Prompts = ws.place(ws.columns(records))
+        prompts = place(records, int(jax.device_get(state.step)) + 1)
         rollout, decoded, greedy = write(state, prompts, ws.replicate(np.int32(number)))
         on_error = host_rewards.on_rule_error(stage, state)
         rewards, metrics = reward(records, prompts, rollout, on_error)

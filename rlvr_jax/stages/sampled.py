@@ -4,15 +4,19 @@ In every step of both stages, a policy answers problems and a verifier or a rule
 answers.
 """
 
-from rlvr_jax.config import Sampling
+import dataclasses
+from collections.abc import Callable
+
+from rlvr_jax.config import RlStage, Sampling
 from rlvr_jax.host.hardening import trials
 from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.workers import pool
 from rlvr_jax.stages import audit, verdicts
+from rlvr_jax.stages.grm_workspace import GrmWorkspace
 from rlvr_jax.stages.workspace import Workspace
-from rlvr_jax.structs import Frozen, Params
+from rlvr_jax.structs import Frozen, Params, Prompts
 
 
 def is_split(stage: Sampling, ws: Workspace) -> bool:
@@ -23,10 +27,50 @@ def is_split(stage: Sampling, ws: Workspace) -> bool:
 def frozen_models(stage: Sampling, ws: Workspace, reference: Params) -> Frozen:
     """Load the models that the steps of a stage read and never change."""
     newline_V, _, _ = ws.tokenizer.tables(ws.cfg.model.vocab)
+    if isinstance(ws, GrmWorkspace):
+        return Frozen(reference, {}, None, ws.replicate(newline_V), critic=ws.critic())
+    if isinstance(stage, RlStage) and stage.uses_grm:
+        asked, votes = GrmWorkspace(ws), stage.reward.grm
+        return Frozen(
+            reference,
+            {},
+            newline_V=ws.replicate(newline_V),
+            grm=asked.load(stage.grm, ws.cfg.grm),
+            meta=asked.load(votes.meta, ws.cfg.grm) if votes.meta else {},
+            critic=asked.critic(votes.together),
+        )
     if not stage.reward.judged:
         return Frozen(reference, {}, None, ws.replicate(newline_V))
     verifier = ws.load(stage.verifier, ws.cfg.verifier)
     return Frozen(reference, verifier, ws.verdict(), ws.replicate(newline_V))
+
+
+def prompt_encoder(
+    stage: Sampling, ws: Workspace, problems: dataset.RandomAccessSource
+) -> Callable[[list[dataset.Record], int], Prompts]:
+    """Return a function from records and the number of a step to prompts (numpy arrays).
+
+    If a generative reward model judges the responses, the prompts hold its contexts.
+
+    Raises:
+      RunError: the context of a problem is longer than its columns.
+    """
+    if not (isinstance(stage, RlStage) and stage.uses_grm):
+        return ws.columns
+    asked = GrmWorkspace(ws)
+    widest = max(len(asked.encode_context(record)) for record in dataset.each(problems))
+    if widest > ws.cfg.critique.data.check_columns:
+        raise RunError(
+            f"the longest query of stage {stage.name} needs {widest} tokens in the prompt of its "
+            f"generative reward model: raise critique.data.check_columns to at least {widest}"
+        )
+
+    def encode(records: list[dataset.Record], step: int) -> Prompts:
+        context_QC, mask_QC = asked.encode_contexts(records)
+        prompts = ws.columns(records, step)
+        return dataclasses.replace(prompts, check_QC=context_QC, check_mask_QC=mask_QC)
+
+    return encode
 
 
 def unjudged_problems(stage: Sampling, ws: Workspace) -> dataset.RandomAccessSource:
@@ -38,6 +82,8 @@ def unjudged_problems(stage: Sampling, ws: Workspace) -> dataset.RandomAccessSou
     Raises:
       RunError: too few problems remain.
     """
+    if isinstance(ws, GrmWorkspace) and isinstance(stage, RlStage):
+        return ws.items(stage.items, stage.split)
     source = ws.problems(stage.split)
     learned = verdicts.learnt_problems(ws, stage.verifier) if stage.reward.judged else set()
     if not learned:

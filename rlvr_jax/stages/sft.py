@@ -15,7 +15,7 @@ def run(stage: SftStage, ws: Workspace) -> dict:
 
     Returns the result for the stage's marker file.
     """
-    cfg, tok = ws.cfg, ws.tokenizer
+    cfg = ws.cfg
     tx = optim.make_optimizer(stage.optim, stage.steps)
     state = ws.new_state(stage.name, cfg.model, tx, stage.init)
     step = ws.jit_step(
@@ -25,17 +25,11 @@ def run(stage: SftStage, ws: Workspace) -> dict:
     )
 
     def advance(state, records):
-        pairs = [
-            (
-                template.encode_prompt(r, tok, cfg.data),
-                [*tok.encode(r["demonstration"]), tok.eos[0]],
-            )
-            for r in records
-        ]
+        pairs = [(ws.encode_prompt(r), ws.encode_demonstration(r)) for r in records]
         columns, budget = cfg.data.prompt_columns, cfg.data.response_columns
         rows = ws.place(template.build_supervised_rollout(pairs, columns, budget, "prompt"))
         return *step(state, rows), []
 
-    source = ws.problems("sft")
+    source = ws.demonstrations(stage)
     loop.run(ws, stage, state, source, stage.batch, advance, "supervised_step", {"loss": "loss"})
     return {"steps": stage.steps}

@@ -1,7 +1,9 @@
 """Stage `tokenizer` trains a sentencepiece tokenizer on the run's own text."""
 
 from rlvr_jax.config import TokenizerStage
-from rlvr_jax.host.problems import dataset
+from rlvr_jax.host.critiques.prompt import plain_texts
+from rlvr_jax.host.critiques.template import load_template
+from rlvr_jax.host.problems import dataset, preference
 from rlvr_jax.host.text import template
 from rlvr_jax.host.text import tokenizer as tokenizers
 from rlvr_jax.stages.workspace import Workspace
@@ -10,13 +12,17 @@ from rlvr_jax.stages.workspace import Workspace
 def run(stage: TokenizerStage, ws: Workspace) -> dict:
     """Train a tokenizer on the text of the sft problems, and return the result for its marker file.
 
-    The text is their prompts, references and demonstrations.
+    The text is their prompts, references and demonstrations, and those of preference items.
     """
-    records = list(dataset.each(dataset.open_split(ws.run.data, "sft")))
-    texts: list[str] = []
-    for record in records:
-        for text in template.plain_texts(record):
-            texts += text.split("\n")
-    tokenizers.train(texts, ws.cfg.model.vocab, ws.run.tokenizer_file)
-    ids = [len(template.encode_prompt(record, ws.tokenizer, ws.cfg.data)) for record in records]
-    return {"pieces": ws.tokenizer.vocab, "prompt_tokens_max": max(ids)}
+    cfg, texts = ws.cfg, list[str]()
+    if cfg.data.sft and (cfg.data.tasks or cfg.data.sources):
+        for record in dataset.each(dataset.open_split(ws.data, "sft")):
+            texts += template.plain_texts(record)
+    if cfg.reads_items:
+        wording = load_template(cfg.critique.template, cfg.critique.form)
+        for record in dataset.each(dataset.open_split(ws.run.preferences, "sft")):
+            texts += plain_texts(preference.parse_item(record), wording)
+    lines = [line for text in texts for line in text.split("\n")]
+    vocab = cfg.grm.vocab if cfg.uses_grm else cfg.model.vocab
+    tokenizers.train(lines, vocab, ws.run.tokenizer_file)
+    return {"pieces": ws.tokenizer.vocab}

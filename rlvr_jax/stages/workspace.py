@@ -18,7 +18,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlvr_jax import parameters, sharding, step
-from rlvr_jax.config import Config, DataConfig, ModelConfig
+from rlvr_jax.config import Config, DataConfig, ModelConfig, SftStage
 from rlvr_jax.host import rules, weights
 from rlvr_jax.host.problems import dataset, sources
 from rlvr_jax.host.problems.sources import origin
@@ -38,6 +38,7 @@ class Workspace:
     def __init__(self, run: Run, mesh: Mesh):
         self.run, self.mesh = run, mesh
         self.cfg: Config = run.cfg
+        self.data = run.data  # folder of the problem set
         self.dropped: dict[str, int] = {}  # split -> problems too long for their columns
 
     @functools.cached_property
@@ -107,10 +108,8 @@ class Workspace:
           RunError: a record is too long and `data.too_long` is `refuse`, no record fits, or more
             than 1 % of the records cannot be graded by a rule of a stage.
         """
-        source = dataset.open_split(self.run.data, split)
+        source = dataset.open_split(self.data, split)
         cfg = self.cfg.data
-        for task in {record["task"] for record in dataset.each(source)}:
-            rules.check_task(task)
         source = self._keep_gradable(source, split)
         fits, longest = [], {"prompt": 0, "check": 0, "response": 0}
         for index, record in enumerate(dataset.each(source)):
@@ -129,15 +128,12 @@ class Workspace:
     def _keep_gradable(
         self, source: dataset.RandomAccessSource, split: str
     ) -> dataset.RandomAccessSource:
-        """Return the records of a split that the rules of its stages can grade."""
-        stages = [s for s in self.cfg.stages if s.problems and s.problems.split == split]
-        names = {rule for stage in stages for rule in stage.rules}
-        names |= {judge.rule for stage in stages for judge in stage.judges}
+        """Return the records of a split that `record_check` does not refuse."""
+        check = self.record_check(source, split)
         kept, reasons = [], []
         for index, record in enumerate(dataset.each(source)):
             try:
-                for rule in names:
-                    rules.check_record(record, rule)
+                check(record)
                 kept.append(index)
             except ValueError as error:
                 reasons.append(f"problem {index} of split {split}: {error}")
@@ -149,20 +145,56 @@ class Workspace:
             log.say(f"left out: {reason}")
         return dataset.keep(source, kept) if reasons else source
 
+    def record_check(
+        self, source: dataset.RandomAccessSource, split: str
+    ) -> Callable[[dataset.Record], None]:
+        """Return a function that raises ValueError for a record which no rule can grade.
+
+        Raises:
+          ValueError: a record has a task that is not known.
+        """
+        for task in {record["task"] for record in dataset.each(source)}:
+            rules.check_task(task)
+        stages = [s for s in self.cfg.stages if s.problems and s.problems.split == split]
+        names = {rule for stage in stages for rule in stage.rules if stage.role == "policy"}
+        names |= {judge.rule for stage in stages for judge in stage.judges}
+
+        def check(record: dataset.Record) -> None:
+            for rule in names:
+                rules.check_record(record, rule)
+
+        return check
+
     def _lengths(self, record: dataset.Record, split: str) -> dict[str, int]:
         """Return the number of tokens of a record in each kind of columns."""
-        tok, cfg = self.tokenizer, self.cfg.data
-        response = len(tok.encode(record["demonstration"])) + 1 if split == "sft" else 0
+        cfg = self.cfg.data
+        response = len(self.encode_demonstration(record)) if split == "sft" else 0
         check = 0
         if self.judged:
             check = max(
                 map(len, template.encode_verifier_contexts(record, self.judge_tokenizer, cfg))
             )
-        prompt = len(template.encode_prompt(record, tok, cfg))
+        prompt = len(self.encode_prompt(record))
         return {"prompt": prompt, "check": check, "response": response}
 
-    def columns(self, records: list[dataset.Record]) -> Prompts:
-        """Encode records as token columns, in numpy arrays of the widths that the config sets."""
+    def encode_prompt(self, record: dataset.Record) -> list[int]:
+        """Return the ids of a record's prompt, as a policy sees it."""
+        return template.encode_prompt(record, self.tokenizer, self.cfg.data)
+
+    def encode_demonstration(self, record: dataset.Record) -> list[int]:
+        """Return the ids of a record's demonstration, with the token that ends it."""
+        return [*self.tokenizer.encode(record["demonstration"]), self.tokenizer.eos[0]]
+
+    def demonstrations(self, stage: SftStage) -> dataset.RandomAccessSource:
+        """Return the records whose demonstrations a stage learns."""
+        return self.problems("sft")
+
+    def columns(self, records: list[dataset.Record], step: int = 0) -> Prompts:
+        """Encode records as token columns, in numpy arrays of the widths that the config sets.
+
+        `step` is the number of the training step; only the order of the responses in preference
+        items depends on it.
+        """
         judge = self.judge_tokenizer if self.judged else None
         return template.build_prompts(records, self.tokenizer, self.cfg.data, self.judged, judge)
 
@@ -187,8 +219,8 @@ class Workspace:
         cfg = self.cfg.data
         counts = {k: getattr(cfg, k) for k in ("sft", "label", "train", "test") if getattr(cfg, k)}
         now = origin.compute_origin(cfg, counts, self.cfg.seed)
-        if dataset.prepared(self.run.data, "problems"):
-            before = self.run.origin()
+        if dataset.prepared(self.data, "problems"):
+            before = self.run.origin(self.data)
             change = "" if before is None else origin.describe_change(before, now)
             if self.run.begun():
                 if change:
@@ -203,8 +235,8 @@ class Workspace:
             log.say(f"{change or 'the origin of the problems is not known'}: they are made anew")
             self.run.clear()
         splits = sources.build_splits(cfg, counts, self.cfg.seed)
-        dataset.prepare(self.run.data, splits, "problems")
-        log.write_json(self.run.origin_file, now)
+        dataset.prepare(self.data, splits, "problems")
+        log.write_json(self.run.origin_file(self.data), now)
 
     def key(self, name: str) -> Array:
         """Return the random key of a stage; it does not depend on the stages before."""
@@ -253,12 +285,14 @@ class Workspace:
         kl_coef: float | None = None,
         prm_tx: optax.GradientTransformation | None = None,
         prm_init: str = "",
+        follow: bool = False,
     ) -> TrainState:
         """Make the state of a stage before its first update, with the shardings of `shardings`.
 
         `init` is a stage as in `load`, or `fresh` for random parameters.  With `prm_tx` a PRM
         learns beside the policy; it starts from the stage `prm_init` or, if that is empty, as the
-        policy.  `kl_coef` is the first KL coefficient, if the coefficient adapts.
+        policy.  `kl_coef` is the first KL coefficient, if the coefficient adapts.  With `follow`
+        the state holds a reference policy too, which starts as the policy.
         """
         key = self.key(name)
         params = None if init == "fresh" else self.load(init, cfg)
@@ -275,6 +309,8 @@ class Workspace:
                 state = step.with_prm(state, start if prm_params is None else prm_params, prm_tx)
             if kl_coef is not None:
                 state = dataclasses.replace(state, kl_coef=jnp.float32(kl_coef))
+            if follow:
+                state = step.with_reference(state, start)
             return state
 
         return jax.jit(build, out_shardings=self.shardings(jax.eval_shape(build, given)))(given)

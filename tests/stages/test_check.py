@@ -9,6 +9,7 @@ from rlvr_jax import config
 from rlvr_jax.config import (
     AdvantageConfig,
     Config,
+    CritiqueConfig,
     DataConfig,
     EvaluateStage,
     FilterConfig,
@@ -193,6 +194,11 @@ def test_rows_of_a_longrope_are_short_unless_the_config_says_otherwise():
     with pytest.raises(ValueError, match="was made for 63: set model.long_rows, or lower them"):
         check_config(with_stages(SftStage(), model=short))
     check_config(with_stages(SftStage(), model=dataclasses.replace(short, long_rows=True)))
+    judged = dict(critique=CritiqueConfig(data=DataConfig(tasks=("sum",))))
+    with pytest.raises(ValueError, match="was made for 63: set grm.long_rows, or lower them"):
+        check_config(with_stages(SftStage(role="grm"), grm=short, **judged))
+    longer = dataclasses.replace(short, long_rows=True)
+    check_config(with_stages(SftStage(role="grm"), grm=longer, **judged))
 
 
 def test_a_prm_of_either_kind_of_stage_can_be_evaluated():

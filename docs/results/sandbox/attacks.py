@@ -10,6 +10,7 @@ from rlvr_jax.host.workers import sandbox
 
 RIGHT = "```python\ndef add(a, b):\n    return a + b\n```"
 TESTS = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0"]
+LIMITS = sandbox.Limits(seconds=2.0)
 FORKS = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
 ATTACKS = {
     "fork bomb": FORKS,
@@ -30,10 +31,18 @@ ATTACKS = {
 }
 
 
+def reward(completion: str) -> float:
+    """Return the score of a completion; a program that reaches its time limit has 0."""
+    try:
+        return programs.score(completion, TESTS, LIMITS)
+    except TimeoutError:
+        return 0.0
+
+
 def left() -> int:
     """Processes of programs, half a second later: the kernel may still be ending them."""
     time.sleep(0.5)
-    shown = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True).stdout
+    shown = subprocess.run(["ps", "-wweo", "args="], capture_output=True, text=True).stdout
     return sum("program.py" in row for row in shown.splitlines())
 
 
@@ -46,9 +55,9 @@ def main() -> None:
     for name, source in ATTACKS.items():
         source = source.replace("{secret}", str(secret))
         began = time.monotonic()
-        result = sandbox.run(source, "", sandbox.Limits(seconds=2.0, cpu=2))
+        result = sandbox.run(source, "", LIMITS)
         seconds = time.monotonic() - began
-        score = programs.score(f"```python\n{source}\n```", TESTS, sandbox.Limits(seconds=2, cpu=2))
+        score = reward(f"```python\n{source}\n```")
         cells = (
             name,
             result.status,

@@ -42,7 +42,7 @@ def tokenizer_path(cfg: Config, folder: Path) -> str | Path:
     """
     if cfg.tokenizer and not cfg.tokenizer.startswith(weights.PACKAGE):
         return cfg.tokenizer
-    named = cfg.tokenizer or cfg.model.weights
+    named = cfg.tokenizer or cfg.model.weights or cfg.grm.weights
     return weights.find_model(named) if named else folder / "tokenizer.model"
 
 
@@ -95,25 +95,30 @@ class Run:
             raise RunError(f"{path} is damaged: put it back or remove it") from None
 
     @property
-    def origin_file(self) -> Path:
-        """Return the file that stores the origin of the problem set."""
-        return self.data / "origin.json"
+    def preferences(self) -> Path:
+        """Return the folder of the preference items, which generative reward models judge."""
+        return self.folder / "preferences"
 
-    def origin(self) -> dict[str, Any] | None:
+    def origin_file(self, data: Path) -> Path:
+        """Return the file that stores the origin of the problem set in the folder `data`."""
+        return data / "origin.json"
+
+    def origin(self, data: Path) -> dict[str, Any] | None:
         """Load the origin of the problem set (`sources.origin`); None in an older folder.
 
         Raises:
           RunError: the file is damaged.
         """
         try:
-            loaded = json.loads(self.origin_file.read_text(encoding="utf-8"))
+            loaded = json.loads(self.origin_file(data).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
         except ValueError:
             loaded = None
         if not isinstance(loaded, dict):
             raise RunError(
-                f"{self.origin_file} is damaged: put it back, or remove {self.folder} to start over"
+                f"{self.origin_file(data)} is damaged: put it back, or remove {self.folder} to "
+                "start over"
             )
         return loaded
 
@@ -132,6 +137,14 @@ class Run:
     def collected(self, stage: str) -> Path:
         """Return the file of the answers that an rl stage collects for a label stage."""
         return self.folder / "collected" / f"{stage}.jsonl"
+
+    def judgements(self, stage: str) -> Path:
+        """Return the file of the judgements that an rft stage sampled."""
+        return self.folder / "judgements" / f"{stage}.jsonl"
+
+    def items(self, stage: str) -> Path:
+        """Return the file of the preference items that a compare stage made."""
+        return self.folder / "items" / f"{stage}.jsonl"
 
     def evaluation(self, name: str) -> Path:
         """Return the file of an evaluation's results."""
@@ -216,13 +229,13 @@ class Run:
             raise RunError(f"cannot use run folder {self.folder}: {error.strerror}") from None
 
     def begun(self) -> bool:
-        """Return whether the folder has checkpoints, verdicts or evaluations."""
-        signs = ("checkpoints/*/step_*", "verdicts/*.jsonl", "eval/*.json")
+        """Return whether the folder has checkpoints, verdicts, judgements or evaluations."""
+        signs = ("checkpoints/*/step_*", "verdicts/*.jsonl", "judgements/*.jsonl", "eval/*.json")
         return any(next(self.folder.glob(sign), None) for sign in signs)
 
     def clear(self) -> None:
         """Delete the problems, stage markers and tokenizer, which other settings or data made."""
-        for folder in (self.data, self.folder / "stages"):
+        for folder in (self.data, self.preferences, self.folder / "stages"):
             shutil.rmtree(folder, ignore_errors=True)
         self.tokenizer_file.unlink(missing_ok=True)
 

@@ -104,7 +104,8 @@ def encode_verifier_prompt(
     question = f"Question: {question}" if question else ""
     text = question + CHECK.format(reference=record["reference"], answer=HOLE)
     messages.append({"role": "user", "content": text})
-    return tok.chat_around(messages, HOLE, **cfg.chat_variables)
+    before, after = tok.chat_around(messages, HOLE, **cfg.chat_variables)
+    return before, after
 
 
 def encode_verifier_contexts(record: Record, tok: Tokenizer, cfg: DataConfig) -> list[list[int]]:

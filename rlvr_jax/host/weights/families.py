@@ -2,17 +2,18 @@
 
 A field of config.json is one of three kinds: it sets a field of ModelConfig (READ), it must have
 one of a few values because other values mean another model (REQUIRED), or it has no effect on the
-model (OTHER).  A field in no table is refused.  Both styles are read: that of the hub
-(`rope_theta`, `rope_scaling`, `torch_dtype`) and that of transformers 5 (`rope_parameters`,
-`layer_types`, `dtype`).  The hub's style is written.
+model (OTHER_BY_TYPE, and OTHER of idle_fields.py).  A field in no table is refused.  Both styles
+are read: that of the hub (`rope_theta`, `rope_scaling`, `torch_dtype`) and that of transformers 5
+(`rope_parameters`, `layer_types`, `dtype`).  The hub's style is written.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from rlvr_jax.config import ModelConfig
+from rlvr_jax.config import Execution, ModelConfig, Pretrained, Training
 from rlvr_jax.host.weights import multimodal, rotary
+from rlvr_jax.host.weights.idle_fields import OTHER, OTHER_PREFIX
 from rlvr_jax.host.weights.rotary import LOCAL
 from rlvr_jax.host.weights.values import Json, WeightsError, optional, typed
 
@@ -34,6 +35,7 @@ SIZES = {
     "tie_word_embeddings": "tied",
     "max_position_embeddings": "context",
 }
+USED = {"num_experts_per_tok": "experts_used"}
 # Field of config.json -> field of ModelConfig.
 READ: dict[str, dict[str, str]] = {
     "llama": SIZES,
@@ -41,13 +43,14 @@ READ: dict[str, dict[str, str]] = {
     "qwen2": SIZES,
     "qwen3": SIZES,
     "qwen3_moe": {field: ours for field, ours in SIZES.items() if ours != "feedforward"}
+    | USED
     | {
         "moe_intermediate_size": "feedforward",
         "num_experts": "experts",
         "num_local_experts": "experts",
-        "num_experts_per_tok": "experts_used",
         "norm_topk_prob": "experts_sum_to_one",
     },
+    "mixtral": SIZES | WINDOW | {"num_local_experts": "experts"} | USED,
     "gemma2": SIZES | GEMMA,
     "gemma3_text": SIZES
     | GEMMA
@@ -68,6 +71,8 @@ DEFAULTS: dict[str, Json] = {
     "qwen2": QWEN,
     "qwen3": QWEN | dict(head_size=128),
     "qwen3_moe": QWEN | dict(kv_heads=4, experts=128, experts_used=8, experts_sum_to_one=False),
+    "mixtral": dict(tied=False, kv_heads=8, experts=8, experts_used=2, norm_eps=1e-5)
+    | dict(rope_theta=1e6),
     "gemma2": dict(tied=True, kv_heads=4, head_size=256, query_scale=256.0, window=4096)
     | dict(global_every=2, attention_softcap=50.0, logit_softcap=30.0),
     "gemma3_text": dict(tied=True, kv_heads=4, head_size=256, query_scale=256.0, window=4096)
@@ -125,6 +130,7 @@ REQUIRED: dict[str, dict[str, tuple]] = {
     "qwen2": PLAIN | SILU | NO_NORM | BIAS,
     "qwen3": PLAIN | SILU | NORM | NO_BIAS,
     "qwen3_moe": PLAIN | SILU | NORM | NO_BIAS | SPARSE,
+    "mixtral": PLAIN | SILU | NO_NORM | NO_BIAS | SPARSE,
     "gemma2": PLAIN | GELU | NO_NORM | NO_BIAS,
     # transformers ignores this field of the family.
     "gemma3_text": PLAIN | GELU | NORM | NO_BIAS | {"attn_logit_softcapping": (None,)},
@@ -136,47 +142,20 @@ REQUIRED: dict[str, dict[str, tuple]] = {
     | {"lm_head_bias": (None, False), "full_attn_mod": (None, 1), "interpolate_factor": (None, 1)},
     "olmo2": PLAIN | SILU | NORM | NO_BIAS | {"sliding_window": (None,), "clip_qkv": (None,)},
 }
-# Fields that change no logit, by what they may change instead.
-BOOKKEEPING = """
-    architectures model_type torch_dtype dtype transformers_version _name_or_path _commit_hash
-    tokenizer_class is_llama_config transformers.js_config max_sequence_length model_max_length
-    finetuning_task keys_to_ignore_at_inference id2label label2id num_labels problem_type
-    bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id decoder_start_token_id
-"""
-COMPUTATION = """
-    use_cache cache_implementation attn_implementation _attn_implementation
-    _attn_implementation_internal _attn_implementation_autoset _from_model_config
-    _experts_implementation experts_implementation use_flash_attn use_flash_attention_2
-    output_attentions output_hidden_states output_scores return_dict return_dict_in_generate
-    torchscript use_bfloat16 chunk_size_feed_forward pretraining_tp is_decoder output_past
-"""
-TRAINING = """
-    initializer_range attention_dropout hidden_dropout dropout classifier_dropout
-    embd_pdrop resid_pdrop attn_pdrop hidden_dropout_prob attention_probs_dropout_prob
-    gradient_checkpointing tf_legacy_loss neftune_noise_alpha
-"""
-SAMPLING = """
-    temperature top_k top_p min_p typical_p do_sample max_length min_length max_new_tokens
-    min_new_tokens num_beams num_beam_groups early_stopping diversity_penalty length_penalty
-    repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
-    num_return_sequences exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
-    forced_bos_token_id forced_eos_token_id remove_invalid_values renormalize_logits
-    task_specific_params prefix
-"""
-OTHER = {*f"{BOOKKEEPING} {COMPUTATION} {TRAINING} {SAMPLING}".split()}
-OTHER_PREFIX = "unsloth_"  # notes of the library that saved the model
+# They are about training: `router_aux_loss_coef` of ModelConfig is the user's to set.
+ROUTER = {"output_router_logits", "router_aux_loss_coef"}
 OTHER_BY_TYPE = {
     "qwen2": {"sliding_window", "max_window_layers"},  # have an effect with use_sliding_window only
     "qwen3": {"sliding_window", "max_window_layers"},
-    "qwen3_moe": {"sliding_window", "max_window_layers"}
-    | {"intermediate_size", "output_router_logits", "router_aux_loss_coef"},
+    "qwen3_moe": {"sliding_window", "max_window_layers", "intermediate_size"} | ROUTER,
+    "mixtral": ROUTER | {"router_jitter_noise"},
     "gemma2": {"hidden_act", "sliding_window_size"},
     "gemma3_text": {"hidden_act"},
     "smollm3": {"max_window_layers", "no_rope_layers"},
     "phi3": rotary.PHI3_FIELDS | {"auto_map"},
 }
 # Alternative names of fields that are written under another name.
-NOT_WRITTEN = {"num_local_experts", "_sliding_window_pattern"}
+NOT_WRITTEN = {"qwen3_moe": {"num_local_experts"}, "gemma3_text": {"_sliding_window_pattern"}}
 NULL_OF: Json = dict.fromkeys(("window", "attention_softcap", "logit_softcap"))
 WRITTEN = {False: {"hidden_act": "silu"}, True: {"hidden_activation": "gelu_pytorch_tanh"}}
 # The padding ids that transformers gives to these families by itself need a large vocabulary.
@@ -187,6 +166,7 @@ CLASSES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
+    "mixtral": "MixtralForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
@@ -202,7 +182,7 @@ def parse_config(config: Json, where: str) -> Json:
       WeightsError: the family, a field or a value is missing or not supported.
     """
     if multimodal.is_multimodal(config):
-        config = language_model(config, where)
+        config = multimodal.text_config(config, where)
     kind = _kind(config, where)
     _refuse(config, kind, where)
     table = READ[kind]
@@ -219,15 +199,6 @@ def parse_config(config: Json, where: str) -> Json:
     fields |= rotary.parse_rope(config, fields, where)
     fields |= _layers(config, fields, where) | _rotation(config, fields, where)
     return fields
-
-
-def language_model(config: Json, where: str) -> Json:
-    """Return the config.json of the language model alone, for a model with a vision tower.
-
-    Raises:
-      WeightsError: the model is not supported.
-    """
-    return multimodal.text_config(config, OTHER, where)
 
 
 def _kind(config: Json, where: str) -> str:
@@ -316,7 +287,7 @@ def build_config(cfg: ModelConfig, dtype: str, extra: Mapping[str, Any]) -> Json
     values = dataclasses.asdict(explicit(cfg))
     config: Json = {"architectures": [CLASSES[cfg.family]], "model_type": cfg.family}
     for field, ours in READ[cfg.family].items():
-        if field not in NOT_WRITTEN and (ours != "context" or cfg.context):
+        if field not in NOT_WRITTEN.get(cfg.family, ()) and (ours != "context" or cfg.context):
             config[field] = values[ours] or NULL_OF.get(ours, values[ours])
     config |= WRITTEN[bool(cfg.has.gelu)] | WRITTEN_OF.get(cfg.family, {})
     config |= rotary.write_rope(cfg)
@@ -336,7 +307,7 @@ def explicit(cfg: ModelConfig) -> ModelConfig:
     get their default values.
     """
     defaults: Json = {x.name: x.default for x in dataclasses.fields(ModelConfig)}
-    idle = {"weights", "compute", "unroll", "remat", "part_tokens", "slots", "kernels", "long_rows"}
+    idle = {x.name for part in (Pretrained, Execution, Training) for x in dataclasses.fields(part)}
     scaled = {ours for fields in rotary.SCALING.values() for ours in fields.values()}
     idle |= scaled - set(rotary.SCALING.get(cfg.rope_scaling, {}).values())
     near = cfg.rope_theta_window

@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 
 from rlvr_jax.config import FAMILIES, ModelConfig
+from rlvr_jax.host.files.gguf_header import GgufError, Tensor, load_header
 from rlvr_jax.host.weights import families, layout, rotary
 from rlvr_jax.host.weights.families import WeightsError
 from rlvr_jax.host.weights.layout import Place, Slices
@@ -79,22 +80,22 @@ class GgufFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._tensors: dict[str, tuple[Path, Any]] = {}
+        self._tensors: dict[str, tuple[Path, Tensor]] = {}
         self.meta: dict[str, Any] = {}
         for part in _parts(path):
             try:
-                reader = gguf.GGUFReader(part)
-            except (ValueError, IndexError, KeyError, OSError) as error:
+                header = load_header(part)
+            except (GgufError, OSError) as error:
                 raise WeightsError(
                     f"{part} is damaged or no GGUF file ({error}): download it again"
                 ) from None
             if not self.meta:
                 self.meta = {
-                    key: field.contents()
-                    for key, field in reader.fields.items()
+                    key: value
+                    for key, value in header.metadata.items()
                     if not key.startswith("tokenizer.") or key.endswith("_token_id")
                 }
-            self._tensors |= {tensor.name: (part, tensor) for tensor in reader.tensors}
+            self._tensors |= {tensor.name: (part, tensor) for tensor in header.tensors}
 
     def __enter__(self) -> "GgufFile":
         return self
@@ -213,8 +214,12 @@ class GgufFile:
             if field not in fields:
                 key = next(key for key, ours in FIELDS.items() if ours == field)
                 raise WeightsError(f"{self.path}: metadata {kind}.{key} is missing")
+        if kind == "llama" and fields.get("experts"):
+            fields["family"] = "mixtral"
         if fields.get("experts") and not FAMILIES[fields["family"]].experts:
             raise WeightsError(f"{self.path}: a {kind} with experts is not supported")
+        if fields.get("experts") and "experts_used" not in fields:
+            raise WeightsError(f"{self.path}: metadata {kind}.expert_used_count is missing")
         return fields | self._derived(kind, meta, fields)
 
     def _derived(self, kind: str, meta: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -228,7 +233,7 @@ class GgufFile:
         fields["tied"] = "output.weight" not in shapes
         if fields["layers"] == DEEP.get(kind):
             fields["query_scale"] = fields["width"] / fields["heads"]
-        if kind == "llama" and fields.get("window"):
+        if fields["family"] == "llama" and fields.get("window"):
             fields["family"] = "mistral"
         if "expert_feed_forward_length" in meta:
             fields["feedforward"] = meta["expert_feed_forward_length"]

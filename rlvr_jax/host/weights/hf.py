@@ -126,7 +126,7 @@ class HfFolder:
         """
         config = self.config
         if multimodal.is_multimodal(config):
-            config = families.language_model(config, str(self.folder / "config.json"))
+            config = multimodal.text_config(config, str(self.folder / "config.json"))
         families.check_describes(cfg, config)
         keys = [key for key in ("torch_dtype", "dtype") if key in config] or ["torch_dtype"]
         return config | dict.fromkeys(keys, dtype)

@@ -75,6 +75,12 @@ FUSED = {
     "gate_LDF": Place(GATE_UP, ("F", "D"), ("F", "F"), 0),
     "up_LDF": Place(GATE_UP, ("F", "D"), ("F", "F"), 1),
 }
+MIXTRAL = {
+    "router_LDE": Place("model.layers.{L}.block_sparse_moe.gate.weight", ("E", "D")),
+    "gate_LEDF": Place("model.layers.{L}.block_sparse_moe.experts.{E}.w1.weight", ("F", "D")),
+    "up_LEDF": Place("model.layers.{L}.block_sparse_moe.experts.{E}.w3.weight", ("F", "D")),
+    "down_LEFD": Place("model.layers.{L}.block_sparse_moe.experts.{E}.w2.weight", ("D", "F")),
+}
 GGUF = {
     "embed_VD": Place("token_embd.weight", ("V", "D")),
     "norm1_LD": Place("blk.{L}.attn_norm.weight", ("D",)),
@@ -106,6 +112,8 @@ GGUF = {
 
 def hf_places(cfg: ModelConfig) -> dict[str, Place]:
     """Return the place of each parameter in a Hugging Face folder."""
+    if cfg.family == "mixtral":
+        return SHARED | MIXTRAL
     places = SHARED | NORM_AFTER if cfg.has.norm_after else SHARED
     return places | FUSED if cfg.has.fused else places
 

@@ -7,6 +7,7 @@ images to embeddings are not read.
 
 from collections.abc import Iterable
 
+from rlvr_jax.host.weights.idle_fields import OTHER
 from rlvr_jax.host.weights.layout import Place
 from rlvr_jax.host.weights.values import Json, WeightsError, optional
 
@@ -29,8 +30,8 @@ def is_multimodal(config: Json) -> bool:
     return config.get("model_type") == WHOLE or "vision_config" in config
 
 
-def text_config(config: Json, known: Iterable[str], where: str) -> Json:
-    """Return the config.json of the language model alone; `known` has fields without an effect.
+def text_config(config: Json, where: str) -> Json:
+    """Return the config.json of the language model alone; `where` names the file in errors.
 
     Raises:
       WeightsError: the model is not a Gemma 3, a field is missing, not known, or has a value that
@@ -53,7 +54,7 @@ def text_config(config: Json, known: Iterable[str], where: str) -> Json:
                 raise WeightsError(
                     f"{where}: {WHOLE} with {field} = {part[field]!r} is not supported"
                 )
-    for field in sorted(set(config) - IMAGES - set(REQUIRED) - set(known)):
+    for field in sorted(set(config) - IMAGES - set(REQUIRED) - OTHER):
         raise WeightsError(f"{where}: field {field} = {config[field]!r} is not known for {WHOLE}")
     of_whole = {field: config[field] for field in IDS if config.get(field) is not None}
     return text | of_whole | {"architectures": ["Gemma3ForCausalLM"], "model_type": TEXT}

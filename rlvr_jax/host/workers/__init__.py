@@ -2,6 +2,7 @@
 
     pool       worker processes that call functions of this package, within a time limit
     worker     the process of one worker
+    processor_time   the limit of a job: what it uses, whatever else the machine does
     sandbox    one program that a model wrote, run with limits and without access to anything
     jail       the process of one such program, before it becomes the program
 

@@ -143,7 +143,7 @@ def _drop(libc: ctypes.CDLL) -> None:
 
 
 def _limit(settings: dict, walled: bool) -> None:
-    seconds = settings["cpu"]
+    seconds = settings["seconds"]
     limits = [
         (resource.RLIMIT_CPU, seconds, seconds + 1),
         (resource.RLIMIT_AS, settings["memory"], settings["memory"]),

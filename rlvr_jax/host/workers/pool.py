@@ -5,9 +5,10 @@ worker is a fresh interpreter that talks JSON over pipes, so that nothing that a
 unpickled.  A worker does not import the main script again, as multiprocessing's spawn would, so a
 pool works from threads, daemons, notebooks and scripts without a guard.
 
-The clock of a job starts when a worker begins the job, never while the job waits.  A job that times
-out or crashes scores 0.0 and is counted; its worker is killed with its whole process group and
-replaced.
+The time limit of a job is a limit of the processor time that the job uses in its worker, so neither
+a job that waits for a worker nor a worker that waits for a processor loses time; see
+`processor_time`.  A job that times out or crashes scores 0.0 and is counted; its worker is killed
+with its whole process group and replaced.
 """
 
 from __future__ import annotations
@@ -15,24 +16,24 @@ from __future__ import annotations
 import functools
 import json
 import os
-import queue
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from rlvr_jax.host.workers import sandbox
+from rlvr_jax.host.workers import processor_time, sandbox
 
 MEMORY = 2048  # MiB of address space of a worker
-START = 60.0  # seconds until a starting worker counts as crashed
+START = 60.0  # seconds of processor time to start a worker, and again to import what jobs need
 REPLY = 10_000  # bytes; a longer reply is not a score
 _INSIDE = "RLVR_RULE_WORKER"
 _PREPARE = "rlvr_jax.host.workers.worker:prepare"
@@ -69,6 +70,7 @@ class Result(NamedTuple):
 
 
 TIMEOUT, CRASH = Result(0.0, "timeout"), Result(0.0, "crash", "its worker died")
+_OUT_OF_TIME = (-signal.SIGPROF, -signal.SIGXCPU)  # how the kernel ends a worker, see `worker`
 STATUSES = ("ok", "none", "timeout", "crash", "error")
 
 
@@ -86,20 +88,20 @@ class Worker:
         self.rest, self.folder = b"", ""
         self.prepared: set[str] = set()
 
-    def ask(self, job: Job, seconds: float, start: float) -> Result:
+    def ask(self, job: Job, seconds: float) -> Result:
         """Run a job in this worker and return its result.
 
-        The status is timeout if the worker needs more than `start` seconds to start or to prepare,
-        or the job more than `seconds`.  It is crash if the job raises or the worker gives no valid
-        answer.  Both kill the worker.
+        The status is timeout if the job uses more than `seconds` of processor time, or PATIENCE
+        times as much on the clock, or if the worker needs that much of START to start or to
+        prepare.  It is crash if the job raises or the worker gives no valid answer.  Both kill the
+        worker.
         """
         try:
             if self.process is None or self.process.poll() is not None:
                 self.kill()
                 self._start()
-                if self._line(start) is None:
-                    raise TimeoutError
-            failed = self._prepare(job, start)
+                self._line(START)
+            failed = self._prepare(job)
             if failed is not None:
                 return failed
             return self._call(job.function, job.args, seconds)
@@ -107,8 +109,9 @@ class Worker:
             self.kill()
             return TIMEOUT
         except (OSError, EOFError, ValueError, AssertionError):  # the pool may be closed meanwhile
+            ended = self.process
             self.kill()
-            return CRASH
+            return TIMEOUT if ended and ended.returncode in _OUT_OF_TIME else CRASH
 
     def kill(self) -> None:
         """End the process and all processes that it started, and leave no zombie."""
@@ -137,13 +140,13 @@ class Worker:
             start_new_session=True,
         )
 
-    def _prepare(self, job: Job, seconds: float) -> Result | None:
+    def _prepare(self, job: Job) -> Result | None:
         """Import what a job needs, once per process; return the result if that fails."""
         module, call = job.function.partition(":")[0], list(job.prepare)
         key = json.dumps([module, call])
         if key in self.prepared:
             return None
-        result = self._call(_PREPARE, (module, *call), seconds)
+        result = self._call(_PREPARE, (module, *call), START)
         if result.status != "ok":
             return result
         self.prepared.add(key)
@@ -160,7 +163,7 @@ class Worker:
 
     def _line(self, seconds: float) -> bytes:
         assert self.process and self.process.stdout
-        end = time.monotonic() + seconds
+        end = time.monotonic() + processor_time.PATIENCE * seconds
         pipe = self.process.stdout.fileno()
         while b"\n" not in self.rest:
             remaining = end - time.monotonic()
@@ -189,9 +192,9 @@ class Worker:
 class Pool:
     """A Pool is a number of workers; each job goes to a free worker.
 
-    `seconds` is the time limit of a job, and `memory` the address space of a worker in MiB.  The
-    workers end with `close`, with the `with` block, or with the process.  `counts` holds the number
-    of results of each status.
+    `seconds` is the limit of the processor time of a job, and `memory` the address space of a
+    worker in MiB.  The workers end with `close`, with the `with` block, or with the process.
+    `counts` holds the number of results of each status.
 
     Raises:
       ValueError: fewer than one worker, or no positive, finite number of seconds for a job.
@@ -202,44 +205,53 @@ class Pool:
             raise ValueError(f"needs workers >= 1 and seconds > 0, not {workers} and {seconds}")
         self.seconds, self.counts = seconds, Counter[str]()
         self._workers = [Worker(memory) for _ in range(workers)]
-        self._free: queue.LifoQueue[Worker] = queue.LifoQueue()
-        for worker in self._workers:
-            self._free.put(worker)
+        self._free, self._waiting = list(self._workers), deque[Future[Worker]]()
         self._lock = threading.Lock()
         self._end = weakref.finalize(self, _kill_all, self._workers, os.getpid())
 
-    def run(
-        self,
-        job: Job,
-        seconds: float | None = None,
-        start: float = START,
-        wait: float | None = None,
-    ) -> Result:
+    def run(self, job: Job) -> Result:
         """Run one job, from any thread, and return its result.
-
-        Args:
-          job: the function and its arguments.
-          seconds: time limit of the job; None for the limit of the pool.
-          start: time limit, in seconds, of a worker that has to be started.
-          wait: time limit, in seconds, for a worker to be free, after which the result is TIMEOUT
-            without a try; None to wait without limit.  This wait is no part of `seconds`.
 
         Raises:
           ValueError: the pool is closed.
         """
-        try:
-            worker = self._free.get(timeout=wait)
-        except queue.Empty:
-            return TIMEOUT
+        worker = self._take()
         try:
             if not self._end.alive:
                 raise ValueError("the pool is closed")
-            result = worker.ask(job, seconds or self.seconds, start)
+            result = worker.ask(job, self.seconds)
         finally:
-            self._free.put(worker)
+            self._give(worker)
         with self._lock:
             self.counts[result.status] += 1
         return result
+
+    def _take(self) -> Worker:
+        """Wait for a worker, first come, first served.
+
+        (With a plain queue, a thread that gives a worker back takes it again before the thread that
+        has waited for it wakes up: a call with many slow jobs would keep all workers.)
+        """
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+            turn = Future[Worker]()
+            self._waiting.append(turn)
+        try:
+            return turn.result()
+        except BaseException:  # as KeyboardInterrupt
+            if not turn.cancel():
+                self._give(turn.result())
+            raise
+
+    def _give(self, worker: Worker) -> None:
+        with self._lock:
+            while self._waiting:
+                turn = self._waiting.popleft()
+                if turn.set_running_or_notify_cancel():
+                    turn.set_result(worker)
+                    return
+            self._free.append(worker)
 
     def map(self, jobs: Sequence[Job]) -> list[Result]:
         """Run jobs, the costly ones last, and return their results in the order of the jobs."""

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import os
 import select
 import shutil
@@ -27,20 +28,26 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from rlvr_jax.host.workers import processor_time
+
 MAX_SOURCE = 150_000  # characters of a program
 MAX_INPUT = 10_000_000
+START = 300.0  # seconds on the clock until the walls stand
 
 
 @dataclass(frozen=True)
 class Limits:
-    """A Limits holds the limits of a program: time, memory, files, output, processes and walls."""
+    """A Limits holds the limits of a program: time, memory, files, output, processes and walls.
 
-    seconds: float = 5.0  # wall time
-    cpu: int = 4  # seconds
+    The time is processor time of each process of the program, which the kernel cuts off at whole
+    seconds.  `processor_time.PATIENCE` times as much may pass on the clock.
+    """
+
+    seconds: float = 4.0
     memory: int = 512  # MiB of address space
     files: int = 4  # MiB, of one file and of the scratch folder
     output: int = 8_000_000  # bytes
@@ -77,7 +84,8 @@ class Conversation:
 
     def __init__(self, process: subprocess.Popen[bytes] | None, limits: Limits):
         self._process, self._limits = process, limits
-        self._seconds, self._size = limits.seconds, 0  # time that remains, bytes of output
+        self._clock = processor_time.PATIENCE * limits.seconds  # seconds that remain
+        self._size = 0  # bytes of output
         self._output = bytearray()
         self.status = "refused" if process is None else "ok"
 
@@ -122,9 +130,9 @@ class Conversation:
         if writing:
             os.set_blocking(writing[0], False)
         start = time.monotonic()
-        readable, writable, _ = select.select([reading], writing, [], max(0.0, self._seconds))
-        self._seconds -= time.monotonic() - start
-        if self._seconds <= 0:
+        readable, writable, _ = select.select([reading], writing, [], max(0.0, self._clock))
+        self._clock -= time.monotonic() - start
+        if self._clock <= 0:
             self.status = "timeout"
             return rest, False
         if writable:
@@ -141,7 +149,7 @@ class Conversation:
     def _wait(self) -> None:
         assert self._process
         try:
-            code = self._process.wait(max(0.0, self._seconds))
+            code = self._process.wait(max(0.0, self._clock))
             out_of_time = code & 0xFF == -signal.SIGXCPU & 0xFF  # of the processor
             self.status = "timeout" if out_of_time else "error" if code else self.status
         except subprocess.TimeoutExpired:
@@ -183,29 +191,54 @@ def converse(source: str, limits: Limits | None = None) -> Iterator[Conversation
         encoded = source.encode("utf-8", "replace")
         guard = b"" if limits.walls and walls() else _GUARD.encode()
         (folder / "program.py").write_bytes(guard + encoded)
-        process = None if len(source) > MAX_SOURCE else _start_walled(folder, limits)
-        yield Conversation(process, limits)
+        limits = replace(limits, seconds=min(limits.seconds, processor_time.left()))
+        if len(source) <= MAX_SOURCE and limits.seconds > 0:
+            process = _start_walled(folder, limits)
+            processor_time.exempt(_try_out().start_cost)
+        conversation = Conversation(process, limits)
+        if limits.seconds <= 0:  # earlier programs of this job have used its time
+            conversation.status = "timeout"
+        yield conversation
     finally:
         if process is not None:
             kill_group(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@functools.cache
 def walls() -> bool:
     """Return whether programs run behind walls on this machine; if not, only the limits hold."""
+    return _try_out().walls
+
+
+class _Machine(NamedTuple):
+    walls: bool
+    start_cost: float  # seconds of processor time to start a program, which are not the program's
+
+
+@functools.cache
+def _try_out() -> _Machine:
+    """Run small programs to find out about this machine, at no cost for the job that asks first."""
+    begin, costs = processor_time.used(), []
+    walled = _runs_small(Limits(walls="required"))
+    for _ in range(3):
+        before = processor_time.used()
+        _runs_small(Limits())
+        costs.append(processor_time.used() - before)
+    processor_time.exempt(processor_time.used() - begin)
+    return _Machine(walled, min(costs))
+
+
+def _runs_small(limits: Limits) -> bool:
     folder = Path(tempfile.mkdtemp(prefix="rlvr_jax_"))
+    process = None
     try:
         (folder / "root").mkdir()
         (folder / "program.py").write_text("print(7)")
-        limits = Limits(walls="required", seconds=20.0)
         process = _start_walled(folder, limits)
-        try:
-            return Conversation(process, limits).finish(b"").output == b"7\n"
-        finally:
-            if process is not None:
-                kill_group(process)
+        return Conversation(process, limits).finish(b"").output == b"7\n"
     finally:
+        if process is not None:
+            kill_group(process)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -221,7 +254,7 @@ def _start_walled(folder: Path, limits: Limits) -> subprocess.Popen[bytes] | Non
     os.close(ready_in)
     try:
         # The clock starts when the walls stand, so that a busy machine costs a program no time.
-        if select.select([ready], [], [], 30.0)[0] and os.read(ready, 1):
+        if select.select([ready], [], [], START)[0] and os.read(ready, 1):
             return process
     finally:
         os.close(ready)
@@ -232,7 +265,8 @@ def _start_walled(folder: Path, limits: Limits) -> subprocess.Popen[bytes] | Non
 def _start(folder: Path, ready: int, limits: Limits) -> subprocess.Popen[bytes]:
     settings = {
         **{"folder": str(folder), "root": str(folder / "root"), "ready": ready},
-        **{"mounts": _mounts(), "links": _links(), "walls": limits.walls, "cpu": limits.cpu},
+        **{"mounts": _mounts(), "links": _links(), "walls": limits.walls},
+        "seconds": math.ceil(limits.seconds),
         **{"memory": limits.memory << 20, "files": limits.files << 20},
         "processes": limits.processes,
     }

@@ -1,8 +1,11 @@
 """Run one job after another in the process of a worker (see `pool`), until its pipe ends.
 
-The process limits its own memory, and its processor time for every job, so that it ends even if its
-owner dies.  All output that a job prints is discarded.  A job that raises is a crash and scores
-0.0.  The process knows no rules: a job names the function to call.
+The process limits its own memory, and its processor time for every job.  The kernel ends it by
+SIGPROF when a job has used its time (or by SIGXCPU, should the job have taken the timer away), even
+in the middle of a function written in C, and even if the owner is dead.  The programs that a job
+starts have limits of their own (`sandbox`); their time is added when the job ends.  All output that
+a job prints is discarded.  A job that raises is a crash and scores 0.0.  The process knows no
+rules: a job names the function to call.
 """
 
 from __future__ import annotations
@@ -13,9 +16,12 @@ import math
 import os
 import queue
 import resource
+import signal
 import sys
 import threading
 from typing import Any, BinaryIO
+
+from rlvr_jax.host.workers import processor_time
 
 
 def main() -> None:
@@ -23,15 +29,15 @@ def main() -> None:
     jobs, results = _take_pipes()
     _limit(resource.RLIMIT_AS, int(os.environ["RLVR_RULE_WORKER"]) << 20)
     _limit(resource.RLIMIT_CORE, 0)
+    for end in (signal.SIGPROF, signal.SIGXCPU):
+        signal.signal(end, signal.SIG_DFL)  # an owner that ignores them bequeaths that
     sys.setrecursionlimit(2000)
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(jobs, lines), daemon=True).start()
     results.write(b"ready\n")
     while True:
         job = json.loads(lines.get())
-        used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-        _limit(resource.RLIMIT_CPU, math.ceil(used + job["seconds"]) + 2)
-        results.write(json.dumps(_result(job)).encode() + b"\n")
+        results.write(json.dumps(_timed_result(job)).encode() + b"\n")
 
 
 def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -69,6 +75,22 @@ def prepare(module: str, function: str = "", *args: Any) -> float:
 def _find(function: str) -> Any:
     module, _, name = function.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def _timed_result(job: dict[str, Any]) -> tuple[float, str, str]:
+    """Return the result of a job, or the status timeout if its processes together took too long.
+
+    A job that itself takes too long does not return from here: the process ends.
+    """
+    own = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    _limit(resource.RLIMIT_CPU, math.ceil(own + job["seconds"]) + 2)
+    processor_time.begin(job["seconds"])
+    signal.setitimer(signal.ITIMER_PROF, job["seconds"])
+    result = _result(job)
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    if processor_time.left() < 0:
+        return 0.0, "timeout", "more processor time than the limit"
+    return result
 
 
 def _result(job: dict[str, Any]) -> tuple[float, str, str]:

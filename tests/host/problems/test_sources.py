@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from rlvr_jax.config import DataConfig
 from rlvr_jax.host.problems import dataset, sources, task_answers
 from rlvr_jax.host.problems.sources import downloads, files, toy
 
@@ -17,7 +18,8 @@ SYSTEM = {"role": "system", "content": "Think first."}
 
 def source(**changes):
     empty = {"gym": "", "params": {}, "file": "", "test_file": "", "tfds": "", "folder": ""}
-    return SimpleNamespace(**empty | {"weight": 1.0, "domain": "", "suffix": ""} | changes)
+    other = {"weight": 1.0, "domain": "", "unranked": "refuse", "suffix": ""}
+    return SimpleNamespace(**empty | other | changes)
 
 
 def user(text):
@@ -260,7 +262,7 @@ def test_one_function_builds_the_splits_of_sources_and_of_tasks(tmp_path):
     data = SimpleNamespace(sources=mix, tasks=(), demonstration_errors=0.5)
     assert sources.build_splits(data, counts, 3) == sources.mix_sources(mix, counts, 3)
     pytest.importorskip("reasoning_gym")
-    data = SimpleNamespace(sources=(), tasks=("sum", "legs"), demonstration_errors=0.5)
+    data = DataConfig(tasks=("sum", "legs"), demonstration_errors=0.5)
     built = sources.build_splits(data, counts, 3)
     generated, rng = toy.generate_splits(data.tasks, counts, 3), random.Random(3)
     assert built["train"] == generated["train"]

@@ -402,7 +402,7 @@ def test_sizes_that_are_lists_come_back_from_a_resolved_config(load):
     assert load(settings.dump(cfg)) == cfg
 
 
-def test_the_weights_fix_the_architecture_and_leave_the_execution_to_the_user(load):
+def test_the_weights_fix_the_architecture_and_leave_the_rest_to_the_user(load):
     free = dict(
         compute="bfloat16", unroll=True, remat=True, part_tokens=3, kernels="pallas", slots=2
     ) | {"long_rows": False}

@@ -1,5 +1,6 @@
-"""Workers: order, clocks, kills and what they leave behind; the same scores however many."""
+"""Workers: order, limits, kills and what they leave behind; the same scores however many."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rlvr_jax.host.rules import jobs
-from rlvr_jax.host.workers import pool
+from rlvr_jax.host.workers import pool, processor_time
 
 RULE = """
 import os, sys, time
@@ -66,9 +67,9 @@ def maths(texts, gold="42"):
 
 
 def children():
-    found = subprocess.run(["ps", "-eo", "ppid=,stat=,args="], capture_output=True, text=True)
+    found = subprocess.run(["ps", "-wweo", "ppid=,stat=,args="], capture_output=True, text=True)
     rows = [row.split(None, 2) for row in found.stdout.splitlines()]
-    return [row for row in rows if row[0] == str(os.getpid()) and "ps -eo" not in row[2]]
+    return [row for row in rows if row[0] == str(os.getpid()) and "ps -wweo" not in row[2]]
 
 
 def test_order_and_status(rule):
@@ -82,7 +83,7 @@ def test_order_and_status(rule):
 
 def test_attacks_cost_themselves_only(rule):
     before = children()
-    with pool.Pool(2, seconds=1) as workers:
+    with pool.Pool(2, seconds=0.3) as workers:
         results = workers.map(own(rule, [*ATTACKS, "1"]))
         assert [r.score for r in results] == [0.0] * len(ATTACKS) + [1.0]
         states = dict(zip(ATTACKS, [r.status for r in results], strict=False))
@@ -94,7 +95,7 @@ def test_attacks_cost_themselves_only(rule):
         folders = [worker.folder for worker in workers._workers]
     assert children() == before  # no zombie, no orphan
     assert not any(map(os.path.exists, folders))
-    left = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True).stdout
+    left = subprocess.run(["ps", "-wweo", "args="], capture_output=True, text=True).stdout
     assert "sleep 61.25" not in left
 
 
@@ -136,12 +137,114 @@ def test_right_answers_do_not_wait_behind_a_thousand():
     assert all(done[i][0] == 1.0 and done[i][1] < 10 for i in range(1024, 1032))
 
 
-def test_the_clock_starts_when_work_starts(rule):
-    path = Path(rule)
-    path.write_text("import time\ndef score(c, r):\n    time.sleep(0.4)\n    return 1.0\n")
-    with pool.Pool(1, seconds=3) as workers:
+def test_a_job_that_waits_for_a_worker_loses_no_time(rule):
+    Path(rule).write_text("import time\ndef score(c, r):\n    time.sleep(0.3)\n    return 1.0\n")
+    with pool.Pool(1, seconds=0.2) as workers:  # 2 s on the clock
         results = workers.map(own(rule, ["x"] * 10))  # the last waits longer than its own limit
     assert [r.score for r in results] == [1.0] * 10
+
+
+BURNERS = {
+    "python": "while True: pass",
+    "C": "import re; re.match('(x|xx)+y', 'x' * 99)",
+    "threads": "import threading; threading.Thread(target=lambda: 9**9**9).start(); 9**9**9",
+    "caught": "while True:\n        try: 9**9**6\n        except BaseException: pass",
+    "without its timer": "import signal; signal.setitimer(signal.ITIMER_PROF, 0)\n"
+    "    while True: pass",
+}
+
+
+@pytest.mark.parametrize("how", BURNERS)
+def test_processor_time_is_limited_without_a_clock(rule, how, monkeypatch):
+    monkeypatch.setattr(processor_time, "PATIENCE", 10_000)  # the clock would take an hour
+    Path(rule).write_text(f"def score(c, r):\n    {BURNERS[how]}\n    return 1.0\n")
+    with pool.Pool(1, seconds=0.3) as workers:
+        assert workers.run(own(rule, ["x"])[0]) == pool.TIMEOUT
+
+
+def test_what_only_waits_ends_by_the_clock(rule):
+    with pool.Pool(1, seconds=0.2) as workers:
+        assert workers.run(own(rule, ["sleep"])[0]) == pool.TIMEOUT
+
+
+def test_a_worker_that_gets_no_processor_loses_no_time(rule):
+    """A machine too busy for a worker is a worker that stands still."""
+    Path(rule).write_text(
+        "import os, signal\ndef score(c, r):\n    os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "    sum(range(100_000))\n    return 1.0\n"
+    )
+    with pool.Pool(1, seconds=0.5) as workers:
+        found = []
+        job = own(rule, ["x"])[0]
+        thread = threading.Thread(target=lambda: found.append(workers.run(job)))
+        thread.start()
+        process = None
+        while thread.is_alive() and not (process and stands_still(process.pid)):
+            time.sleep(0.02)
+            process = workers._workers[0].process
+        time.sleep(1.2)  # more than the limit, less than the clock's 5 s
+        os.kill(process.pid, signal.SIGCONT)
+        thread.join()
+    assert found == [pool.Result(1.0, "ok")]
+
+
+def stands_still(pid):
+    shown = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
+    return shown.stdout.startswith("T")
+
+
+SPEND = "import time\nwhile time.process_time() < {}: pass"
+
+
+@pytest.mark.parametrize("seconds, result", [(0.4, (0.0, "timeout")), (4.0, (1.0, "ok"))])
+def test_the_time_of_processes_that_a_rule_starts_counts(rule, seconds, result):
+    Path(rule).write_text(
+        "import subprocess, sys\ndef score(c, r):\n"
+        f"    subprocess.run([sys.executable, '-I', '-S', '-c', {SPEND.format(0.6)!r}])\n"
+        "    return 1.0\n"
+    )
+    with pool.Pool(1, seconds=seconds) as workers:
+        assert workers.run(own(rule, ["x"])[0])[:2] == result
+        assert workers._workers[0].process  # it was not killed for what another process did
+
+
+def programs(source, cases):
+    tests = json.dumps({"tests": {"inputs": ["1\n"] * cases, "outputs": ["1"] * cases}})
+    return jobs.grading_jobs(
+        [f"```python\n{source}\n```"], [{"reference": "", "extra": tests}], "code"
+    )
+
+
+@pytest.mark.parametrize("seconds, result", [(1.0, (0.0, "timeout")), (6.0, (1.0, "ok"))])
+def test_the_programs_of_an_answer_share_its_time(seconds, result):
+    with pool.Pool(1, seconds=seconds) as workers:
+        job = programs(f"{SPEND.format(0.4)}\nprint(input())", 4)[0]
+        assert workers.run(job)[:2] == result
+
+
+def test_the_start_of_programs_takes_no_time_from_an_answer():
+    with pool.Pool(1, seconds=0.9) as workers:
+        job = programs("print(input())", 40)[0]  # to start all of them takes more than a second
+        assert workers.run(job)[:2] == (1.0, "ok")
+
+
+def test_imports_take_no_time_from_an_answer(rule):
+    Path(rule).write_text(f"{SPEND.format(1.5)}\ndef score(c, r): return 1.0\n")
+    with pool.Pool(1, seconds=0.3) as workers:
+        assert [r.score for r in workers.map(own(rule, ["x"] * 2))] == [1.0, 1.0]
+
+
+def test_another_call_does_not_wait_behind_hostile_jobs(rule):
+    with pool.Pool(1, seconds=0.2) as workers:
+        hostile = threading.Thread(target=workers.map, args=(own(rule, ["hang"] * 8),))
+        hostile.start()
+        while not workers.counts["timeout"]:
+            time.sleep(0.02)
+        before = workers.counts["timeout"]
+        assert [r.score for r in workers.map(own(rule, ["1"] * 3))] == [1.0] * 3
+        assert workers.counts["timeout"] - before <= 4  # jobs of both calls take turns
+        hostile.join()
+    assert workers.counts == {"timeout": 8, "ok": 3}
 
 
 def test_the_same_with_1_and_16_workers(rule):

@@ -17,11 +17,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rlvr_jax.config import DataConfig, SourceConfig
-from rlvr_jax.host.problems import option_lines
+from rlvr_jax.host.problems import option_lines, preference, ranked_answers
 from rlvr_jax.host.problems.dataset import Record
 from rlvr_jax.host.problems.sources import downloads, files, gym, toy
 
 _END: Record = {}  # compared by identity, so no record equals it
+QUERY = 16  # that many characters of a key are those of the query (`preference.build_record`)
 PATIENCE = 5000  # draws in a row without a new problem before a source counts as exhausted
 
 
@@ -37,8 +38,18 @@ def build_splits(data: DataConfig, counts: Mapping[str, int], seed: int) -> dict
     if data.sources:
         return mix_sources(data.sources, counts, seed)
     splits = toy.generate_splits(data.tasks, counts, seed)
+    if data.preferences.most:
+        return {split: _rank(rows, split, data, seed) for split, rows in splits.items()}
     toy.rewrite_demonstrations(splits.get("sft", []), data.demonstration_errors, seed)
     return splits
+
+
+def _rank(rows: list[Record], split: str, data: DataConfig, seed: int) -> list[Record]:
+    """Make a preference item of each toy problem; only the split `sft` has wrong judgements."""
+    counts = data.preferences.least, data.preferences.most
+    errors = data.demonstration_errors if split == "sft" else 0.0
+    items = (ranked_answers.build_item(row, counts, errors, seed) for row in rows)
+    return [preference.build_record(item) for item in items]
 
 
 def check_source(source: SourceConfig) -> None:
@@ -80,10 +91,11 @@ def mix_sources(
     held_out = [_held_out(source) for source in sources]
     out: dict[str, list[Record]] = {split: [] for split in counts}
     seen: set[str] = set()
+    owner: dict[str, str] = {}  # the split of a query, which several preference items may share
 
     def add(stream: Iterator[Record | None], i: int, names: Iterable[str]) -> None:
         wanted = {split: parts[split][i] for split in names if split in counts}
-        for split, taken in _take(stream, wanted, seen, sources[i]).items():
+        for split, taken in _take(stream, wanted, seen, owner, sources[i]).items():
             out[split] += taken
 
     for i, kept in enumerate(held_out):
@@ -91,6 +103,7 @@ def mix_sources(
             add(_shuffled(kept, f"test/{i}/{seed}"), i, ["test"])
     # Held-out problems stay out of the other sources' splits even if the config has no test split.
     seen |= {row["key"] for kept in held_out for row in kept or ()}
+    owner |= {row["key"][:QUERY]: "test" for kept in held_out for row in kept or ()}
     for i, source in enumerate(sources):
         names = [split for split in counts if held_out[i] is None or split != "test"]
         add(_stream(source, f"train/{i}/{seed}", seed), i, names)
@@ -118,7 +131,8 @@ def _load(source: SourceConfig, split: str) -> list[Record]:
         rows = downloads.load_records(source.tfds, Path(source.folder), split)
     else:
         path = Path(source.file if split == "train" else source.test_file)
-        rows = files.load_records(path, f"file:{Path(source.file).stem}")
+        task = f"file:{Path(source.file).stem}"
+        rows = files.load_records(path, task, drop_unranked=source.unranked == "drop")
     return [_finish(row, source) for row in rows]
 
 
@@ -144,11 +158,16 @@ def _finish(row: Record, source: SourceConfig) -> Record:
 
 
 def _take(
-    stream: Iterator[Record | None], counts: Mapping[str, int], seen: set[str], source: SourceConfig
+    stream: Iterator[Record | None],
+    counts: Mapping[str, int],
+    seen: set[str],
+    owner: dict[str, str],
+    source: SourceConfig,
 ) -> dict[str, list[Record]]:
     """Deal new records to splits by the hash of their keys until every split has its count.
 
-    `seen` has the keys of all records dealt so far; the function adds to it.
+    `seen` has the keys of all records dealt so far, and `owner` the split of each query; the
+    function adds to both.
     """
     rows: dict[str, list[Record]] = {split: [] for split in counts}
     missing, idle = sum(counts.values()), 0
@@ -161,6 +180,7 @@ def _take(
             continue
         idle, split = 0, _choose_split(record["key"], counts)
         full = len(rows[split]) == counts[split]
+        full |= owner.setdefault(record["key"][:QUERY], split) != split
         (passed if full else seen).add(record["key"])
         if not full:
             rows[split].append(record)

@@ -26,3 +26,9 @@ def parse_structure(value: Any) -> Any:
             continue
         return parsed if isinstance(parsed, dict | list) else value
     return value
+
+
+def parse_label(value: Any) -> str:
+    """Return the text of a cell, or of the first entry of its list; "" if it holds no text."""
+    value = value[0] if isinstance(value, list) and value else value
+    return value.strip() if isinstance(value, str) else ""

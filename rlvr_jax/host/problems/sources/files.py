@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rlvr_jax.host.problems.dataset import Record
-from rlvr_jax.host.problems.sources.layouts import Row
+from rlvr_jax.host.problems.preference import UnrankedError
+from rlvr_jax.host.problems.sources.layouts import Row, parse_records
 from rlvr_jax.host.problems.sources.layouts import parse_record as parse_record
 
 KINDS = (".jsonl", ".json", ".parquet")
@@ -33,8 +34,11 @@ def check_file(path: Path) -> None:
         _parquet()
 
 
-def load_records(path: Path, task: str) -> Iterator[Record]:
-    """Load the problems of a file one by one; `task` is the task of their records.
+def load_records(path: Path, task: str, *, drop_unranked: bool = False) -> Iterator[Record]:
+    """Load the problems or preference items of a file one by one.
+
+    `task` is the task of the records of problems.  With `drop_unranked`, rows of
+    preferences without a single best response, or with empty or equal ones, are left out.
 
     Raises:
       ValueError: the file cannot be read, or a row cannot be a problem; the message names the file
@@ -43,8 +47,10 @@ def load_records(path: Path, task: str) -> Iterator[Record]:
     check_file(path)
     for where, row in load_rows(path):
         try:
-            yield parse_record(row, task)
+            yield from parse_records(row, task)
         except ValueError as error:
+            if drop_unranked and isinstance(error, UnrankedError):
+                continue
             raise ValueError(f"{where}: {error}") from error
 
 

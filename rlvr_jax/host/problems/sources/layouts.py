@@ -6,6 +6,7 @@
     TRL and plain    prompt, question or problem, with answer, solution, ground_truth, label or
                      reference
     multiple choice  question, choices or options, answer
+    preferences      chosen and rejected, and other layouts (`preference_rows`)
 
 A prompt is text, or a list of messages whose last message is the user's. A structure may be written
 as JSON text, and an empty cell counts as absent if another column of the same meaning is filled in.
@@ -14,20 +15,18 @@ as JSON text, and an empty cell counts as absent if another column of the same m
 from __future__ import annotations
 
 import json
-import re
 from typing import Any, NamedTuple
 
-from rlvr_jax.host.problems import dataset
+from rlvr_jax.host.problems import dataset, preference
 from rlvr_jax.host.problems.dataset import Record
-from rlvr_jax.host.problems.sources import options, references
-from rlvr_jax.host.problems.sources.cells import is_given, parse_structure
+from rlvr_jax.host.problems.sources import options, preference_rows, references
+from rlvr_jax.host.problems.sources.cells import is_given, parse_label, parse_structure
+from rlvr_jax.host.problems.sources.prompts import check_text, parse_messages
 
 Row = dict[str, Any]
 PROMPTS = ("prompt", "question", "problem", "query")
 REFERENCES = ("final_answer", "answer", "solution", "ground_truth", "label", "reference")
 DOMAINS = ("data_source", "domain", "subject", "type", "dataset", "ability")
-ROLES = ("system", "user", "assistant")
-_MESSAGES = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content)["']\s*:""")
 
 
 class Parts(NamedTuple):
@@ -38,16 +37,31 @@ class Parts(NamedTuple):
     solution: str
 
 
+def parse_records(row: Row, task: str) -> list[Record]:
+    """Parse one row of a file as a problem or as preference items, by its layout.
+
+    Raises:
+      ValueError: the row cannot be used; the caller adds to the message where the row stands.
+    """
+    if not preference_rows.is_preference(row):
+        return [parse_record(row, task)]
+    items = preference_rows.parse_items(row)
+    records = [preference.build_record(item, task.partition(":")[2]) for item in items]
+    for name, text in (pair for record in records for pair in record.items()):
+        check_text(name, text)
+    return records
+
+
 def parse_record(row: Row, task: str) -> Record:
-    """Parse one row of a file as a record.
+    """Parse one row of a file as the record of a problem.
 
     Raises:
       ValueError: the row cannot be a problem; the caller adds to the message where the row stands.
     """
     parts = _find_parts(row)
-    messages = _parse_messages(parts.prompt)
+    messages = parse_messages(parts.prompt)
     for message in messages:
-        _check_text("prompt", message["content"])
+        check_text("prompt", message["content"])
         references.check_backslashes("prompt", message["content"])
     if not _is_complete(row) and (listed := options.find_options(row)):
         messages[-1]["content"] = options.list_options(messages[-1]["content"], listed)
@@ -57,7 +71,7 @@ def parse_record(row: Row, task: str) -> Record:
     if not gold:
         raise ValueError("it has no reference answer: fill it in or leave the row out.")
     references.check_backslashes("solution", parts.solution)
-    domain = next(filter(None, (_label(row.get(name)) for name in DOMAINS)), "")
+    domain = next(filter(None, (parse_label(row.get(name)) for name in DOMAINS)), "")
     record = {
         **{"question": messages[-1]["content"], "reference": gold, "answer": gold},
         **{"demonstration": parts.solution or gold, "domain": domain or task.partition(":")[2]},
@@ -67,7 +81,7 @@ def parse_record(row: Row, task: str) -> Record:
         "messages": json.dumps(messages, ensure_ascii=False) if len(messages) > 1 else "",
     }
     for name, text in record.items():
-        _check_text(name, text)
+        check_text(name, text)
     return record
 
 
@@ -123,34 +137,6 @@ def _ends_with_answer(messages: Any) -> bool:
     return isinstance(last, dict) and last.get("role") == "assistant"
 
 
-def _parse_messages(prompt: Any) -> list[dict[str, str]]:
-    """Return the prompt as messages; ValueError unless the last one is the user's."""
-    if isinstance(prompt, str):
-        if _MESSAGES.match(prompt):
-            spelled = parse_structure(prompt)
-            if not isinstance(spelled, list):
-                raise ValueError("its prompt is messages as text, but no JSON: repair it.")
-            prompt = spelled
-        else:
-            prompt = [{"role": "user", "content": prompt}]
-    if not isinstance(prompt, list) or not all(isinstance(m, dict) for m in prompt):
-        raise ValueError("its prompt must be text or a list of messages with role and content.")
-    for message in prompt:
-        if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
-            raise ValueError(
-                "each message needs a role, one of system, user and assistant, and a text as its "
-                f"content, not {message.get('role')!r} and {type(message.get('content')).__name__}."
-            )
-    if not prompt or prompt[-1]["role"] != "user" or not prompt[-1]["content"].strip():
-        raise ValueError("its prompt must end with a user message that is not empty.")
-    return [{"role": m["role"], "content": m["content"]} for m in prompt]
-
-
-def _label(value: Any) -> str:
-    value = value[0] if isinstance(value, list) and value else value
-    return value.strip() if isinstance(value, str) else ""
-
-
 def _extra(row: Row) -> str:
     info = parse_structure(row.get("extra_info"))
     if isinstance(info, str) and info.lstrip()[:1] == "{":
@@ -160,13 +146,3 @@ def _extra(row: Row) -> str:
         extra.setdefault("ability", ability)
     # JSON has no dates, decimals and bytes, which parquet has; they become text.
     return json.dumps(extra, ensure_ascii=False, default=str) if extra else ""
-
-
-def _check_text(name: str, text: str) -> None:
-    # JSON text has NUL as an escape; templates use U+FDD0 to mark the place of the answer.
-    if any(odd in text for odd in ("\x00", "\ufdd0")) or name == "messages" and "\\u0000" in text:
-        raise ValueError(f"its {name} has a NUL or U+FDD0 character: remove it.")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(f"its {name} is not Unicode ({error.reason}): repair it.") from error

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlvr_jax.config import DataConfig
+from rlvr_jax.config import DataConfig, SourceConfig
 from rlvr_jax.host.problems.sources import downloads
 
 Origin = dict[str, Any]
@@ -26,9 +26,11 @@ def compute_origin(data: DataConfig, counts: Mapping[str, int], seed: int) -> Or
       ValueError: a downloaded data set is not there.
       OSError: a file cannot be read.
     """
-    tasks, sources = list(data.tasks), [dataclasses.asdict(source) for source in data.sources]
+    tasks, sources = list(data.tasks), [_describe_source(source) for source in data.sources]
     config = {"tasks": tasks, "sources": sources, "counts": dict(counts), "seed": seed}
     config["demonstration_errors"] = data.demonstration_errors
+    if data.preferences.most:  # absent by default, as in the folders of older versions
+        config["preferences"] = dataclasses.asdict(data.preferences)
     origin = {
         "config": config,
         "files": {str(path): _hash_file(path) for path in sorted(_list_files(data))},
@@ -36,6 +38,13 @@ def compute_origin(data: DataConfig, counts: Mapping[str, int], seed: int) -> Or
     }
     plain: Origin = json.loads(json.dumps(origin, default=str))
     return plain
+
+
+def _describe_source(source: SourceConfig) -> dict[str, Any]:
+    keys = dataclasses.asdict(source)
+    if source.unranked == "refuse":  # absent by default, as in the folders of older versions
+        del keys["unranked"]
+    return keys
 
 
 def describe_change(before: Origin, now: Origin) -> str:

@@ -33,6 +33,7 @@ def score(completion: str, tests: Any, limits: sandbox.Limits | None = None) -> 
 
     Raises:
       ValueError: the tests have none of these forms, or cannot be evaluated outside of the program.
+      TimeoutError: the program reached its time limit.
     """
     parsed = forms.parse_tests(tests)
     source = extract_program(completion, _names(parsed))

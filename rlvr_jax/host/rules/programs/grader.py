@@ -60,6 +60,7 @@ def passes(source: str, tests: forms.Tests, limits: sandbox.Limits | None = None
 
     Raises:
       ValueError: a test cannot be evaluated outside of the program.
+      TimeoutError: the program reached its time limit.
     """
     if isinstance(tests, forms.Cases):
         text = f"{_text('prelude')}\nrun_main({source!r})\n"
@@ -69,8 +70,11 @@ def passes(source: str, tests: forms.Tests, limits: sandbox.Limits | None = None
     with sandbox.converse(f"{text}\nanswer_calls({source!r}, {mark!r})\n", limits) as conversation:
         program = RunningProgram(conversation, mark)
         if isinstance(tests, assertions.Script):
-            return assertions.run_script(tests, program)
-        return _returns(program, tests)
+            passed = assertions.run_script(tests, program)
+        else:
+            passed = _returns(program, tests)
+        _check_time(conversation.status)
+        return passed
 
 
 @cache
@@ -84,8 +88,14 @@ def _prints(
     text: str, given: str, expected: str, exact: bool, limits: sandbox.Limits | None
 ) -> bool:
     result = sandbox.run(text, given, limits)
+    _check_time(result.status)
     printed = result.output.decode("utf-8", "replace")
     return result.status == "ok" and is_printed(printed, expected, exact)
+
+
+def _check_time(status: str) -> None:
+    if status == "timeout":
+        raise TimeoutError("the program reached its time limit")
 
 
 def _returns(program: RunningProgram, tests: forms.Calls) -> bool:

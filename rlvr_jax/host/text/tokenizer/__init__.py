@@ -66,6 +66,10 @@ class Tokenizer:
         """
         return self._encode_text(_valid(text), True)
 
+    def encode_inside(self, text: str) -> list[int]:
+        """Encode a text that continues other text: no blank is put in front of it."""
+        return self._encode_text(_valid(text), False)
+
     def raw_prompt(self, text: str) -> list[int]:
         """Encode a prompt that is no conversation, after BOS if the model expects BOS."""
         start = [self.bos] if self._facts.add_bos and self.bos is not None else []
@@ -212,22 +216,26 @@ class Tokenizer:
         *,
         add_generation_prompt: bool = True,
         **variables: Any,
-    ) -> tuple[list[int], list[int]]:
-        """Encode a conversation as the ids before and after `hole`, a character in a message.
+    ) -> list[list[int]]:
+        """Encode a conversation as the ids before, between and after its holes.
+
+        `hole` is a character; each of its places in the messages is one hole, where other ids will
+        stand.
 
         Raises:
           TokenizerError: there is no template, the template refuses the messages, or it does not
-            write `hole` exactly once.
+            write each hole exactly once.
         """
         text, hidden = self._render_hidden(messages, add_generation_prompt, variables)
-        if text.count(hole) != 1:
+        holes = sum(found.count(hole) for found in placeholders.list_texts(list(messages)))
+        if text.count(hole) != holes:
             raise TokenizerError(
                 f"the chat template of {self._facts.template_file} must write each message once "
-                f"and writes one {text.count(hole)} times: change it"
+                f"and writes {holes} places for an answer {text.count(hole)} times: change it"
             )
-        head, _, tail = text.partition(hole)
-        before = self._encode_rendered(head, hidden, True)
-        return before, self._encode_rendered(tail, hidden, False)
+        return [
+            self._encode_rendered(part, hidden, i == 0) for i, part in enumerate(text.split(hole))
+        ]
 
     def _render_hidden(
         self, messages: Sequence[Message], add_generation_prompt: bool, variables: dict[str, Any]

@@ -1,17 +1,25 @@
 """Tokenizers of the package `tokenizers`: from a tokenizer.json, or built by another module."""
 
+import contextlib
 import functools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
 from rlvr_jax.host.text.chat import TokenizerError
-from rlvr_jax.host.text.tokenizer import folder
-from rlvr_jax.host.text.tokenizer.codec import Codec, Facts
+from rlvr_jax.host.text.tokenizer import folder, patterns
+from rlvr_jax.host.text.tokenizer.codec import (
+    Codec,
+    Facts,
+    alternatives,
+    check_controls,
+    check_file,
+    check_size,
+)
 from rlvr_jax.markers import THINK_CLOSE, THINK_OPEN
 
 _BYTE = re.compile("<0x([0-9A-F]{2})>")
@@ -24,11 +32,10 @@ def load_tokenizer_json(path: Path) -> tuple[Codec, Facts]:
     Raises:
       TokenizerError: the file, or a file beside it, cannot be read or used.
     """
-    try:
+    check_file(path)
+    with refusing(f"{path} is not a readable tokenizer.json"):
         model = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises no narrower one
-        reason = " ".join(str(error).split())
-        raise TokenizerError(f"{path} is not a readable tokenizer.json: {reason}") from None
+    _check_patterns(model, str(path))
     for i, token in folder.load_added_tokens(path.parent).items():
         if model.id_to_token(i) != token["content"]:
             raise TokenizerError(
@@ -36,7 +43,8 @@ def load_tokenizer_json(path: Path) -> tuple[Codec, Facts]:
                 f"it has {model.id_to_token(i)!r}: save both again with transformers"
             )
     new = codec(model, str(path))
-    starts = model.encode("a", add_special_tokens=True).ids[:1]
+    with refusing(f"{path} cannot encode 'a'"):
+        starts = model.encode("a", add_special_tokens=True).ids[:1]
     bos = [name for name, i in new.specials.items() if [i] == starts]
     own = {"bos_token": bos[0]} if bos else {}
     return new, folder.load_facts(path, "tokenizer.json", own, add_bos=bool(bos))
@@ -49,16 +57,20 @@ def codec(model: tokenizers.Tokenizer, source: str, unused: frozenset[int] = fro
     no text.
 
     Raises:
-      TokenizerError: the tokenizer has a decoder of a type that is not supported.
+      TokenizerError: the tokenizer has a decoder of a type that is not supported, or an id that no
+        vocabulary has.
     """
     model.no_padding()
     model.no_truncation()
     model.encode_special_tokens = True
     added = model.get_added_tokens_decoder()
     special = {i: token for i, token in added.items() if token.special}
+    check_controls(len(special), source)
     names = model.get_vocab(with_added_tokens=True)
     parts = _decoders(model, source)
-    texts: list[bytes | None] = [None] * (max(names.values(), default=-1) + 1)
+    size = max(names.values(), default=-1) + 1
+    check_size(size, source)
+    texts: list[bytes | None] = [None] * size
     spell = _byte_level if "ByteLevel" in parts else functools.partial(_plain, parts)
     unknown = getattr(model.model, "unk_token", None)
     for name, i in names.items():
@@ -67,20 +79,47 @@ def codec(model: tokenizers.Tokenizer, source: str, unused: frozenset[int] = fro
             is_text = i not in unused
         texts[i] = spell(name, i in added) if is_text else None
     within, whole = _variants(model)
-
-    def encode(text: str, first: bool) -> list[int]:
-        return (model if first else within()).encode(text, add_special_tokens=False).ids
-
     return Codec(
         names=names,
         texts=texts,
         specials={token.content: i for i, token in special.items()},
         pattern=_pattern(special),
-        encode=encode,
-        encode_template=lambda text: whole().encode(text, add_special_tokens=False).ids,
+        encode=lambda text, first: _encode(model if first else within(), text, source),
+        encode_template=lambda text: _encode(whole(), text, source),
         drops_space=_drops_space(parts),
         write=lambda target: model.save(str(target / "tokenizer.json")),
     )
+
+
+def _encode(model: tokenizers.Tokenizer, text: str, source: str) -> list[int]:
+    """Encode a text; raise TokenizerError where a pattern reaches its limit of steps."""
+    with refusing(f"{source} cannot encode {text[:40]!r}"):
+        return model.encode(text, add_special_tokens=False).ids
+
+
+@contextlib.contextmanager
+def refusing(problem: str) -> Iterator[None]:
+    """Raise TokenizerError with the problem and its reason for any error of `tokenizers`.
+
+    A panic of that package is no Exception, and its type has no public name.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise TokenizerError(f"{problem}: {' '.join(str(error).split())}") from None
+
+
+def _check_patterns(model: tokenizers.Tokenizer, source: str) -> None:
+    """Refuse regular expressions that may take exponential time."""
+    for part in (model.normalizer, model.pre_tokenizer, model.decoder):
+        state = json.loads(part.__getstate__()) if part is not None else None
+        for pattern in patterns.list_patterns(state):
+            if reason := patterns.explain(pattern):
+                raise TokenizerError(
+                    f"{source} has a pattern that may take forever, by {reason}: {pattern[:80]!r}"
+                )
 
 
 def _variants(
@@ -175,6 +214,8 @@ def _drops_space(parts: dict[str, dict[str, Any]]) -> bool:
 
 
 def _pattern(special: dict[int, tokenizers.AddedToken]) -> str:
+    if not any(token.lstrip or token.rstrip for token in special.values()):
+        return alternatives(token.content for token in special.values())
     longest = sorted(special.values(), key=lambda token: len(token.content), reverse=True)
     names = [
         ("\\s*" if token.lstrip else "")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr_jax.host.text.chat import TokenizerError
-from rlvr_jax.host.text.tokenizer.codec import Facts
+from rlvr_jax.host.text.tokenizer.codec import Facts, check_file, check_size
 
 # Files that saving copies.
 KEPT = (
@@ -62,16 +62,20 @@ def load_added_tokens(folder: Path) -> dict[int, dict[str, Any]]:
     """Load the tokens that tokenizer_config.json adds, by id.
 
     Raises:
-      TokenizerError: tokenizer_config.json is damaged.
+      TokenizerError: tokenizer_config.json is damaged, or has an id that no vocabulary has.
     """
     path = folder / "tokenizer_config.json"
     added = _load_json(path).get("added_tokens_decoder") or {}
     try:
-        return {int(i): {**token, "content": str(token["content"])} for i, token in added.items()}
+        found = {int(i): {**token, "content": str(token["content"])} for i, token in added.items()}
     except (AttributeError, KeyError, TypeError, ValueError):
         raise TokenizerError(
             f"added_tokens_decoder of {path} is not a table of tokens: repair or remove it"
         ) from None
+    if min(found, default=0) < 0:
+        raise TokenizerError(f"added_tokens_decoder of {path} has an id below 0: repair it")
+    check_size(max(found, default=0) + 1, str(path))
+    return found
 
 
 def _ends(folder: Path) -> tuple[int, ...]:
@@ -113,6 +117,7 @@ def _load_json(path: Path) -> dict[str, Any]:
 
 
 def _load_text(path: Path) -> str:
+    check_file(path)
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

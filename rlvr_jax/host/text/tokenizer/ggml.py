@@ -1,19 +1,21 @@
-"""The tokenizer of a GGUF file: byte-level BPE, built from the vocabulary and merges in the file.
+"""The tokenizer of a GGUF file: byte-level BPE (model `gpt2`) or sentencepiece (model `llama`).
 
-A GGUF file only names the pre-tokenizer, which splits text before the merges.  This module defines
-a pre-tokenizer for each name that it knows.
+Byte-level BPE is built from the vocabulary and merges in the file.  The file only names the
+pre-tokenizer, which splits text before the merges; this module defines a pre-tokenizer for each
+name that it knows.  Sentencepiece is built from the pieces and their scores (see `pieces`).
 """
 
 from pathlib import Path
 from typing import Any
 
-import gguf
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
+from rlvr_jax.host.files.gguf_header import GgufError, load_header
 from rlvr_jax.host.text.chat import TokenizerError
-from rlvr_jax.host.text.tokenizer import fast
-from rlvr_jax.host.text.tokenizer.codec import Codec, Facts
+from rlvr_jax.host.text.tokenizer import fast, spm
+from rlvr_jax.host.text.tokenizer.codec import Codec, Facts, check_size
+from rlvr_jax.host.text.tokenizer.pieces import INSTEAD
 
 _UNKNOWN, _CONTROL, _USER, _UNUSED = 2, 3, 4, 5
 _WORDS = (
@@ -22,7 +24,17 @@ _WORDS = (
 )
 _CUTS = {"llama-bpe": _WORDS.format(digits="{1,3}"), "qwen2": _WORDS.format(digits="")}
 _KNOWN = ("default", "gpt-2", "llama-bpe", "qwen2", "smollm")
-_INSTEAD = "put the model's tokenizer.json or tokenizer.model beside it and set `tokenizer` to that"
+_NEEDS = {"gpt2": {"tokens", "merges"}, "llama": {"tokens", "scores", "token_type"}}
+_TYPES: dict[str, tuple[Any, type | None]] = {
+    "tokens": (list, str),
+    "merges": (list, str),
+    "scores": (list, float),
+    "token_type": (list, int),
+    "chat_template": (str, None),
+    "add_bos_token": (bool, None),
+    "add_space_prefix": (bool, None),
+    "remove_extra_whitespaces": (bool, None),
+}
 
 
 def load_gguf_tokenizer(path: Path) -> tuple[Codec, Facts]:
@@ -32,57 +44,75 @@ def load_gguf_tokenizer(path: Path) -> tuple[Codec, Facts]:
       TokenizerError: the file cannot be read, or its kind of tokenizer is not supported.
     """
     metadata = _load_metadata(path)
-    model, unused = _build(path, metadata)
     tokens = metadata["tokens"]
     names = {"eos": "eos", "bos": "bos", "unk": "unknown", "pad": "padding"}
-    ids = {key: _ids(metadata, name) for key, name in names.items()}
-    named = {f"{key}_token": tokens[i] for key, several in ids.items() for i in several}
-    add_bos = bool(metadata.get("add_bos_token", metadata.get("pre") == "llama-bpe"))
-    if add_bos and "bos_token" in named:
-        start = (named["bos_token"], model.token_to_id(named["bos_token"]))
-        model.post_processor = processors.TemplateProcessing(
-            single=[start[0], "$A"], pair=[start[0], "$A", "$B"], special_tokens=[start]
-        )
+    ids = {key: i for key, name in names.items() for i in _ids(metadata, name)}
+    ends = _ids(metadata, "eos", "eot", "eom")
+    if metadata["model"] == "llama":
+        others = {str(i): i for i in ends}
+        codec, turn_ends = spm.load_from_gguf(path, metadata, ids | others)
+        adds_bos, ends = True, (*ends, *turn_ends)
+    else:
+        codec, adds_bos = _load_bpe(path, metadata, ids), metadata.get("pre") == "llama-bpe"
     facts = Facts(
         source=str(path),
-        tokens=named,
-        eos=_ids(metadata, "eos", "eot", "eom"),
-        add_bos=add_bos,
+        tokens={f"{key}_token": tokens[i] for key, i in ids.items()},
+        eos=ends,
+        add_bos=metadata.get("add_bos_token", adds_bos),
         template=metadata.get("chat_template"),
         template_file=str(path),
     )
-    return fast.codec(model, str(path), unused), facts
+    return codec, facts
 
 
 def _ids(metadata: dict[str, Any], *names: str) -> tuple[int, ...]:
     """Return the ids of special tokens, without those that are missing or out of range."""
     ids = [metadata.get(f"{name}_token_id") for name in names]
-    return tuple(i for i in ids if isinstance(i, int) and 0 <= i < len(metadata["tokens"]))
+    return tuple(i for i in ids if type(i) is int and 0 <= i < len(metadata["tokens"]))
 
 
 def _load_metadata(path: Path) -> dict[str, Any]:
-    """Load the metadata of the tokenizer, with keys without prefixes; tensors stay on disk."""
+    """Load the metadata of the tokenizer, with keys without prefixes, and check their types."""
     try:
-        fields = gguf.GGUFReader(path).fields
-        metadata = {
-            key.removeprefix("tokenizer.").removeprefix("ggml."): field.contents()
-            for key, field in fields.items()
-            if key.startswith("tokenizer.")
-        }
-    except Exception as error:  # a damaged file can raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise TokenizerError(f"{path} is not a readable GGUF file: {reason}") from None
+        header = load_header(path)
+    except (GgufError, OSError) as error:
+        raise TokenizerError(f"{path} is not a readable GGUF file: {error}") from None
+    metadata = {
+        key.removeprefix("tokenizer.").removeprefix("ggml."): value
+        for key, value in header.metadata.items()
+        if key.startswith("tokenizer.")
+    }
     kind, cut = metadata.get("model"), metadata.get("pre", "default")
-    if kind != "gpt2":
-        raise TokenizerError(f"{path} has a tokenizer of kind {kind}, not gpt2: {_INSTEAD}")
-    if cut not in _KNOWN:
+    if kind not in _NEEDS:
+        raise TokenizerError(f"{path} has a tokenizer of kind {kind}, not gpt2 or llama: {INSTEAD}")
+    known = _KNOWN if kind == "gpt2" else ("default",)
+    if cut not in known:
         raise TokenizerError(
-            f"{path} cuts text in the way {cut!r}, not one of {', '.join(_KNOWN)}: {_INSTEAD}"
+            f"{path} cuts text in the way {cut!r}, not one of {', '.join(known)}: {INSTEAD}"
         )
-    missing = sorted({"tokens", "merges"} - set(metadata))
+    missing = sorted(_NEEDS[kind] - set(metadata))
     if missing:
-        raise TokenizerError(f"{path} has no {' and no '.join(missing)}: {_INSTEAD}")
+        raise TokenizerError(f"{path} has no {' and no '.join(missing)}: {INSTEAD}")
+    if kind == "llama" and metadata.get("precompiled_charsmap"):
+        raise TokenizerError(f"{path} changes characters by precompiled_charsmap: {INSTEAD}")
+    for key, (wanted, inner) in _TYPES.items():
+        value: Any = metadata.get(key, wanted())
+        if type(value) is not wanted or (inner and any(type(part) is not inner for part in value)):
+            raise TokenizerError(f"{path} has {key} of another type than the format: {INSTEAD}")
+    check_size(len(metadata["tokens"]), str(path))
     return metadata
+
+
+def _load_bpe(path: Path, metadata: dict[str, Any], ids: dict[str, int]) -> Codec:
+    model, unused = _build(path, metadata)
+    starts = metadata.get("add_bos_token", metadata.get("pre") == "llama-bpe")
+    if starts and "bos" in ids:
+        name = metadata["tokens"][ids["bos"]]
+        start = (name, model.token_to_id(name))
+        model.post_processor = processors.TemplateProcessing(
+            single=[start[0], "$A"], pair=[start[0], "$A", "$B"], special_tokens=[start]
+        )
+    return fast.codec(model, str(path), unused)
 
 
 def _build(path: Path, metadata: dict[str, Any]) -> tuple[tokenizers.Tokenizer, frozenset[int]]:
@@ -90,13 +120,11 @@ def _build(path: Path, metadata: dict[str, Any]) -> tuple[tokenizers.Tokenizer, 
     tokens, cut = metadata["tokens"], metadata.get("pre", "default")
     kinds = metadata.get("token_type") or [1] * len(tokens)
     if len(kinds) != len(tokens):
-        raise TokenizerError(f"{path} has {len(tokens)} tokens, {len(kinds)} types: {_INSTEAD}")
+        raise TokenizerError(f"{path} has {len(tokens)} tokens, {len(kinds)} types: {INSTEAD}")
     merges = [tuple(merge.split(" ", 1)) for merge in metadata["merges"]]
     vocab = {token: i for i, token in enumerate(tokens)}
-    try:
+    with fast.refusing(f"{path} has merges that do not fit; {INSTEAD}"):
         bpe = models.BPE(vocab=vocab, merges=merges, ignore_merges=cut == "llama-bpe")
-    except Exception as error:  # the package raises no narrower one
-        raise TokenizerError(f"{path} has merges that do not fit; {_INSTEAD}: {error}") from None
     model = tokenizers.Tokenizer(bpe)
     model.pre_tokenizer = _pre_tokenizer(cut)
     model.decoder = decoders.ByteLevel()

@@ -1,18 +1,25 @@
-"""Sentencepiece tokenizers: training one, and loading the .model file of any."""
+"""Sentencepiece tokenizers: training one, and loading those of .model and GGUF files."""
 
 import functools
 import io
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
 from rlvr_jax.host.text.chat import TokenizerError
-from rlvr_jax.host.text.tokenizer import folder
-from rlvr_jax.host.text.tokenizer.codec import Codec, Facts, alternatives
-
-_SPACE = "\u2581"  # sentencepiece's sign for a space
+from rlvr_jax.host.text.tokenizer import folder, pieces
+from rlvr_jax.host.text.tokenizer.codec import (
+    Codec,
+    Facts,
+    alternatives,
+    check_controls,
+    check_file,
+    check_size,
+)
 
 
 def train(texts: Iterable[str], vocab: int, path: Path) -> None:
@@ -60,34 +67,90 @@ def load_sentencepiece(path: Path) -> tuple[Codec, Facts]:
     Raises:
       TokenizerError: the file, or a file beside it, cannot be read or used.
     """
+    check_file(path)
+    damaged = f"{path} is not a readable sentencepiece model"
+    model = pieces.parse_model(path.read_bytes())
+    if model is None:
+        raise TokenizerError(damaged)
+    check_size(len(model.pieces), str(path))
+    added = folder.load_added_tokens(path.parent)
+    _check_added(path, added, {piece.piece: i for i, piece in enumerate(model.pieces)})
+    special = {token["content"]: i for i, token in added.items() if token.get("special")}
+    pieces.mark_controls(model, {i for i in special.values() if i < len(model.pieces)})
+    processor = _processor(model, damaged)
+    write = functools.partial(_copy, path)
+    own = _own_tokens(processor)
+    facts = folder.load_facts(path, "tokenizer.model", own, add_bos="bos_token" in own)
+    facts = replace(facts, eos=facts.eos + pieces.turn_ends(model))
+    return _codec(processor, str(path), special, write), facts
+
+
+def load_from_gguf(
+    path: Path, metadata: dict[str, Any], ids: dict[str, int]
+) -> tuple[Codec, tuple[int, ...]]:
+    """Load the sentencepiece model in the metadata of a GGUF file, and the ids that end a turn.
+
+    `metadata` has the keys behind `tokenizer.ggml.`, and `ids` those of bos, eos, unk and pad, and
+    of other tokens that are no text.
+
+    Raises:
+      TokenizerError: the metadata are no sentencepiece model.
+    """
+    model = pieces.build_model(str(path), metadata, ids)
+    pieces.mark_controls(model, ids.values())
+    data = model.SerializeToString(deterministic=True)
+    processor = _processor(
+        model, f"{path} has tokens that are no sentencepiece model: {pieces.INSTEAD}"
+    )
+    codec = _codec(processor, str(path), {}, lambda target: _write(data, target))
+    return codec, pieces.turn_ends(model)
+
+
+def _processor(model: Any, problem: str) -> sentencepiece.SentencePieceProcessor:
+    processor = sentencepiece.SentencePieceProcessor()
     try:
-        model = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    except (OSError, RuntimeError):
-        raise TokenizerError(f"{path} is not a readable sentencepiece model") from None
+        processor.LoadFromSerializedProto(model.SerializeToString())
+    except (RuntimeError, UnicodeDecodeError):
+        raise TokenizerError(problem) from None
+    return processor
+
+
+def _codec(
+    model: sentencepiece.SentencePieceProcessor,
+    source: str,
+    special: dict[str, int],
+    write: Callable[[Path], None],
+) -> Codec:
+    """Make a codec; `special` are control tokens of other files than the model.
+
+    `source` is the path of the tokenizer, for error messages.
+    """
     size = model.vocab_size()
     names = {model.id_to_piece(i): i for i in range(size)}
-    specials = {name: i for name, i in names.items() if model.is_control(i)}
-    added = folder.load_added_tokens(path.parent)
-    _check_added(path, added, names)
-    specials |= {token["content"]: i for i, token in added.items() if token.get("special")}
+    specials = {name: i for name, i in names.items() if model.is_control(i)} | special
+    check_controls(len(specials), source)
     names |= specials
-    texts = [None if i in specials.values() else _text(model, i) for i in range(size)]
-    texts += [None] * (max(specials.values(), default=0) + 1 - size)
-    codec = Codec(
+    control = set(specials.values())
+    texts = [None if i in control else _text(model, i) for i in range(size)]
+    texts += [None] * (max(control, default=0) + 1 - size)
+    return Codec(
         names=names,
         texts=texts,
         specials=specials,
         pattern=alternatives(specials),
         encode=lambda text, first: model.encode(text),
         encode_template=None,
-        drops_space=(model.encode("a", out_type=str) or [""])[0].startswith(_SPACE),
-        write=functools.partial(_copy, path),
+        drops_space=(model.encode("a", out_type=str) or [""])[0].startswith(pieces.SPACE),
+        write=write,
     )
-    return codec, folder.load_facts(path, "tokenizer.model", _own_tokens(model))
 
 
 def _copy(path: Path, target: Path) -> None:
     shutil.copyfile(path, target / "tokenizer.model")
+
+
+def _write(data: bytes, target: Path) -> None:
+    (target / "tokenizer.model").write_bytes(data)
 
 
 def _own_tokens(model: sentencepiece.SentencePieceProcessor) -> dict[str, str]:
@@ -101,7 +164,7 @@ def _text(model: sentencepiece.SentencePieceProcessor, i: int) -> bytes | None:
     piece = model.id_to_piece(i)
     if model.is_byte(i):
         return bytes([int(piece[3:-1], 16)])
-    return piece.replace(_SPACE, " ").encode()
+    return piece.replace(pieces.SPACE, " ").encode()
 
 
 def _check_added(path: Path, added: dict[int, dict], names: dict[str, int]) -> None:

@@ -5,7 +5,7 @@ import pytest
 from rlvr_jax.host.rules import programs
 from rlvr_jax.host.workers import sandbox
 
-SHORT = sandbox.Limits(seconds=2.0, cpu=2)
+SHORT = sandbox.Limits(seconds=1.0)
 
 
 @pytest.fixture

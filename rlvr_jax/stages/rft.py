@@ -1,0 +1,163 @@
+"""Stage `rft` samples judgements of preference items, and keeps those that agree with the truth.
+
+This is rejective fine-tuning (arXiv 2504.02495, section 3.2).  Each item is judged several times.
+Judgements that are wrong are not learned, and neither are those of items that are always judged
+right.  An item that is never judged right is asked once more with its best response named.  The
+file has all judgements, because the meta RM learns from wrong ones too.
+"""
+
+import functools
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rlvr_jax import box_scores, engine, grm
+from rlvr_jax.config import RftStage
+from rlvr_jax.host.problems import dataset, preference
+from rlvr_jax.host.runs import log
+from rlvr_jax.host.runs.folder import Interrupted
+from rlvr_jax.stages.grm_workspace import IDS, GrmWorkspace
+from rlvr_jax.stages.workspace import chunks, padded
+
+
+class Judged(NamedTuple):
+    """A Judged holds the judgements of a batch of items, numpy arrays with a row for each."""
+
+    prompts: list[list[int]]  # the ids of what was asked, without padding
+    ids: list[list[int]]  # without padding, with the token that ends them
+    right: np.ndarray
+    truncated: np.ndarray
+
+
+def run(stage: RftStage, ws: GrmWorkspace) -> dict:
+    """Write the judgements of a stage, and return their counts for the stage's marker file.
+
+    Raises:
+      Interrupted: a signal asked the run to stop; the file of a stage that is cut off is not used.
+    """
+    source = ws.problems(stage.split)
+    count = min(stage.limit or len(source), len(source))
+    judge = Sampler(stage, ws)
+    path = ws.run.judgements(stage.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    totals = dict.fromkeys(("items", "easy", "hinted", "unsolved", "learned", "valid"), 0)
+    picked = dataset.keep(source, range(count))
+    with part.open("w", encoding="utf-8") as file:
+        for number, records in enumerate(chunks(picked, stage.batch)):
+            for rows in _judge_items(stage, ws, judge, records, number):
+                _count(totals, rows)
+                for row in rows:
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            if signum := ws.run.check_signal():
+                raise Interrupted(signum)
+            log.say(f"{stage.name}: {min((number + 1) * stage.batch, count)} of {count} items")
+    part.replace(path)
+    learned = max(totals["learned"], 1)
+    log.say(
+        f"{stage.name}: {totals['learned']} judgements to learn, {totals['hinted'] / learned:.1%} "
+        f"of them hinted; {totals['easy']} of {count} items were always right and "
+        f"{totals['unsolved']} never"
+    )
+    return {name: int(total) for name, total in totals.items()}
+
+
+class Sampler:
+    """A Sampler lets the GRM of a stage judge batches of items."""
+
+    def __init__(self, stage: RftStage, ws: GrmWorkspace):
+        cfg = ws.cfg
+        self._ws, self._stage = ws, stage
+        self._params = ws.load(stage.policy, cfg.model)
+        self._critic = ws.critic()
+        form = ws.critique
+        asked = grm.Asked(cfg.model, form, stage.sample, ws.tokenizer.eos)
+        read = functools.partial(box_scores.read_scores, clamp=form.clamp, pick=form.form == "pick")
+
+        @functools.partial(jax.jit, static_argnums=4)
+        def judge(params, critic, prompts, key, samples: int):
+            sampler = engine.Sampler(
+                key, ws.tokenizer.eos, samples, cfg.data.response_columns, stage.sample
+            )
+            prompts = grm.with_criteria(params, prompts, key, critic, asked)
+            rollout, _ = engine.generate(params, prompts, sampler, cfg.model)
+            ranking = jax.tree.map(lambda x: x.repeat(samples, 0), prompts.ranking)
+            votes = read(rollout, ranking, critic.spelling)
+            return rollout, box_scores.is_right(votes, ranking)
+
+        self._judge = judge
+
+    def __call__(self, items, orders, key, samples: int, hinted: bool) -> Judged:
+        """Judge items, each `samples` times; `orders` are the orders of their responses."""
+        size = self._stage.batch
+        prompts = self._ws.encode_items(
+            padded(list(items), size), padded(list(orders), size), hinted=hinted
+        )
+        result = self._judge(self._params, self._critic, self._ws.place(prompts), key, samples)
+        rollout, right = jax.device_get(result)
+        rows = range(len(items) * samples)
+        ids = [rollout.response_BR[i, : rollout.length_B[i]].tolist() for i in rows]
+        exists = rollout.prompt_mask_QP
+        asked = [rollout.prompt_QP[i][exists[i]].tolist() for i in range(len(items))]
+        of_rows = [asked[i // samples] for i in rows]
+        return Judged(of_rows, ids, right[: len(ids)], rollout.truncated_B[: len(ids)])
+
+
+def _judge_items(
+    stage: RftStage, ws: GrmWorkspace, judge: Sampler, records: list, number: int
+) -> Iterator[list[dict[str, str]]]:
+    """Yield the rows of each item of a batch: its samples and, if it was asked, the hinted one."""
+    items = [preference.parse_item(record) for record in records]
+    orders = [ws.order(item, number) for item in items]
+    key = jax.random.fold_in(ws.key(stage.name), number)
+    judged = judge(items, orders, key, stage.samples, hinted=False)
+    right = judged.right.reshape(-1, stage.samples)
+    failed = [i for i in range(len(items)) if not right[i].any()] if stage.hinted else []
+    again: dict[int, int] = {}
+    if failed:
+        hinted = judge(
+            [items[i] for i in failed],
+            [orders[i] for i in failed],
+            jax.random.fold_in(key, 2**31 - 1),
+            samples=1,
+            hinted=True,
+        )
+        again = {i: place for place, i in enumerate(failed)}
+    for i, (item, order) in enumerate(zip(items, orders, strict=True)):
+        shown = preference.reorder(item, order)
+        drop = stage.easy == "drop" and bool(right[i].all())
+        rows = [
+            _row(shown, judged, i * stage.samples + k, learn=not drop) for k in range(stage.samples)
+        ]
+        if i in again:
+            rows.append(_row(shown, hinted, again[i], learn=True, hinted=True))
+        yield rows
+
+
+def _row(
+    item: preference.Item, judged: Judged, row: int, *, learn: bool, hinted: bool = False
+) -> dict[str, str]:
+    """Return a judgement as the record of its item, with the fields of `load_judgements`."""
+    right = bool(judged.right[row])
+    facts: dict[str, Any] = {
+        "right": right,
+        "hinted": hinted,
+        "truncated": bool(judged.truncated[row]),
+        "learn": right and learn,
+    }
+    flags = {name: str(int(value)) for name, value in facts.items()}
+    return preference.build_record(item) | {IDS: json.dumps(judged.ids[row])} | flags
+
+
+def _count(totals: dict[str, int], rows: list[dict[str, str]]) -> None:
+    """Add the rows of one item to the totals of a stage."""
+    plain = [row["right"] == "1" for row in rows if row["hinted"] == "0"]
+    totals["items"] += 1
+    totals["easy"] += all(plain)
+    totals["unsolved"] += not any(row["right"] == "1" for row in rows)
+    totals["learned"] += sum(row["learn"] == "1" for row in rows)
+    totals["hinted"] += sum(row["learn"] == "1" and row["hinted"] == "1" for row in rows)
+    totals["valid"] += sum(row["truncated"] == "0" for row in rows)

@@ -1,0 +1,133 @@
+"""Stage `vote` measures a generative reward model (GRM) by the number of its votes.
+
+Every vote sees the responses in an order of its own, and scores are added by response (arXiv
+2504.02495, section 4).  The result has the accuracy of a greedy judgement and, for each number of
+votes, that of the sum of the votes, with and without the meta RM.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlvr_jax import box_scores, engine, grm
+from rlvr_jax.config import SampleConfig, VoteStage
+from rlvr_jax.host.critiques import votes
+from rlvr_jax.host.problems import preference
+from rlvr_jax.host.runs import log
+from rlvr_jax.host.runs.folder import Interrupted
+from rlvr_jax.stages.grm_workspace import GrmWorkspace
+from rlvr_jax.stages.workspace import chunks, padded
+
+GREEDY = SampleConfig(temperature=0)
+# Scores [I, k, N] by response, whether they are a vote [I, k], and how sound that is [I, k].
+Ballot = tuple[Any, Any, Any]
+
+
+def run(stage: VoteStage, ws: GrmWorkspace) -> dict:
+    """Measure a GRM, write the result to eval/NAME.json and return it.
+
+    Raises:
+      Interrupted: a signal asked the run to stop.
+    """
+    ask = Voter(stage, ws)
+    items, greedy, sampled, lengths = [], [], [], []
+    for number, records in enumerate(chunks(ws.items(stage.items, "test"), stage.batch)):
+        of_batch = [preference.parse_item(record) for record in records]
+        key = jax.random.fold_in(ws.key(stage.name), number)
+        items += of_batch
+        ballot, length = ask(of_batch, key, 0, GREEDY)
+        greedy.append(ballot)
+        drawn = [ask(of_batch, key, vote + 1, stage.sample) for vote in range(stage.votes[-1])]
+        sampled.append(_join([ballot for ballot, _ in drawn], 1))
+        lengths += [length, *(length for _, length in drawn)]
+        if signum := ws.run.check_signal():
+            raise Interrupted(signum)
+    domains = [item.domain for item in items]
+    count = np.array([len(item.responses) for item in items])
+    best = np.array([item.best for item in items])
+    result: dict[str, Any] = {
+        "name": stage.name,
+        "policy": stage.policy,
+        "items": len(items),
+        "length": float(np.mean([value for part in lengths for value in part])),
+    }
+    first = votes.Ballots(*_join(greedy, 0), count, best)
+    result["greedy"] = votes.summarise(votes.outcomes(first, first.valid_Ik), domains)
+    every = votes.Ballots(*_join(sampled, 0), count, best)
+    result["invalid"] = float(1 - every.valid_Ik.mean())
+    result["votes"] = {}
+    for k in stage.votes:
+        part = every.first(k)
+        of_k = {"plain": votes.summarise(votes.outcomes(part, part.valid_Ik), domains)}
+        for keep in stage.keep if stage.meta else ():
+            kept = votes.keep_best(part, keep)
+            of_k[f"meta {keep:g}"] = votes.summarise(votes.outcomes(part, kept), domains)
+        result["votes"][str(k)] = of_k
+    log.write_json(ws.run.evaluation(stage.name), result)
+    _show(stage, result)
+    return result
+
+
+class Voter:
+    """A Voter lets a GRM judge items once, and its meta RM the judgements."""
+
+    def __init__(self, stage: VoteStage, ws: GrmWorkspace):
+        cfg, form = ws.cfg, ws.critique
+        self._ws = ws
+        self._size = -(-stage.batch // cfg.mesh.row_shards) * cfg.mesh.row_shards
+        meta = ws.load(stage.meta, cfg.model) if stage.meta else {}
+        self._judge = grm.Judge(ws.load(stage.policy, cfg.model), ws.critic(), meta)
+
+        @functools.partial(jax.jit, static_argnums=3)
+        def judge(judge, prompts, key, sample: SampleConfig):
+            sampler = engine.Sampler(key, ws.tokenizer.eos, 1, cfg.data.response_columns, sample)
+            asked = grm.Asked(cfg.model, form, sample, ws.tokenizer.eos)
+            prompts = grm.with_criteria(judge.params, prompts, key, judge.critic, asked)
+            rollout, _ = engine.generate(judge.params, prompts, sampler, cfg.model)
+            read = box_scores.read_scores(
+                rollout, prompts.ranking, judge.critic.spelling, form.clamp, form.form == "pick"
+            )
+            sound = read.valid_B * 0.0
+            if judge.meta:
+                rows = grm.Rows(prompts.prompt_QP, prompts.prompt_mask_QP)
+                sound = grm.soundness(judge, rows, rollout, cfg.model)
+            return read, sound, rollout.length_B
+
+        self._run = judge
+
+    def __call__(self, items: list, key, vote: int, sample: SampleConfig) -> tuple[Ballot, Any]:
+        """Return one vote on each item, and the number of tokens of each judgement, [I]."""
+        ws = self._ws
+        orders = [ws.order(item, vote) for item in items]
+        prompts = ws.encode_items(padded(items, self._size), padded(orders, self._size))
+        key = jax.random.fold_in(key, vote)
+        result = jax.device_get(self._run(self._judge, ws.place(prompts), key, sample))
+        read, sound, length = jax.tree.map(lambda x: x[: len(items)], result)
+        score_IN = np.zeros_like(read.score_BN)
+        for i, order in enumerate(orders):
+            score_IN[i, order] = read.score_BN[i, : len(order)]
+        return (score_IN[:, None], read.valid_B[:, None], sound[:, None]), length
+
+
+def _join(parts: list[Ballot], axis: int) -> Ballot:
+    """Join ballots along the items (axis 0) or the votes (axis 1)."""
+    scores, valid, sound = (np.concatenate(part, axis) for part in zip(*parts, strict=True))
+    return scores, valid, sound
+
+
+def _show(stage: VoteStage, result: dict[str, Any]) -> None:
+    """Print the accuracy for each number of votes."""
+    ways = list(result["votes"][str(stage.votes[0])])
+    head = ["votes", *(f"{way} expected" for way in ways), "strict", "ties"]
+
+    def row(name: str, of_k: dict[str, Any]) -> list[str]:
+        plain = of_k["plain"]["all"]
+        shown = [of_k[way]["all"] if way in of_k else plain for way in ways]
+        cells = [f"{x['expected']:.1%} ± {x['expected_pm']:.1%}" for x in shown]
+        return [name, *cells, f"{plain['strict']:.1%}", f"{plain['tied']:.1%}"]
+
+    rows = [row("greedy", {"plain": result["greedy"]})]
+    rows += [row(k, of_k) for k, of_k in result["votes"].items()]
+    log.table(f"{stage.name}: accuracy on {result['items']} items", head, rows)

@@ -205,10 +205,21 @@ def judge(
         return _check_judgements(frozen, prompts, rollout, setup)
     if not cfg.by_grm:
         return verify(frozen, prompts, rollout, cfg, setup.verifier)
+    form = grm.Form(setup.grm, setup.critique, cfg, setup.eos)
+    return ask_grm(frozen, prompts, rollout, key, form=form)
+
+
+def ask_grm(
+    frozen: Frozen, prompts: Prompts, rollout: Rollout, key: Array, *, form: grm.Form
+) -> tuple[Array, Metrics]:
+    """Let a generative reward model judge each response: rewards [B] in [0, 1], and metrics.
+
+    Raises:
+      ValueError: at trace time, if `frozen` holds no tables with which the model is asked.
+    """
     if frozen.critic is None:
         raise ValueError("source grm needs the tables with which a GRM is asked")
     asked = grm.Judge(frozen.grm, frozen.critic, frozen.meta)
-    form = grm.Form(setup.grm, setup.critique, cfg, setup.eos)
     judged = grm.score(asked, prompts, rollout, key, form)
     return judged.reward_B, step_metrics.of_judged(judged)
 

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import json
 import random
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Critic, Prompts, Ranking
 
 CRITERIA = "Criteria:"  # begins the first line of a demonstration with criteria
+HELD_OUT = 4  # one query of a compare stage in so many is held out
 # Further keys of records.
 PART = "part"  # of a demonstration: the criteria that are written from the query alone
 PROMPT_IDS = "prompt_ids"  # of a judgement: the prompt that it was written to, as ids
@@ -177,8 +179,19 @@ class GrmWorkspace(Workspace):
         return load_rows(self, "items", stage)
 
     def items(self, stage: str, split: str) -> dataset.RandomAccessSource:
-        """Return the items of a compare stage or, if its name is empty, those of a split."""
-        return self._fitting(self.load_items(stage), stage) if stage else self.problems(split)
+        """Return the items of a compare stage or, if its name is empty, those of a split.
+
+        One in HELD_OUT of the queries of a compare stage is held out: vote stages get their items
+        (`split` test), and rl stages all others.
+        """
+        if not stage:
+            return self.problems(split)
+        rows = [
+            row
+            for row in self.load_items(stage)
+            if (zlib.crc32(row["question"].encode()) % HELD_OUT == 0) == (split == "test")
+        ]
+        return self._fitting(rows, stage)
 
     def _fitting(self, rows: list[Record], stage: str) -> list[Record]:
         """Return the items that fit their columns.
@@ -190,8 +203,8 @@ class GrmWorkspace(Workspace):
         kept = [row for row in rows if len(self.encode_prompt(row)) <= widest]
         if not kept:
             raise RunError(
-                f"all {len(rows)} items of stage {stage} are longer than their prompts: raise "
-                f"critique.data.prompt_columns above {widest}"
+                f"none of the {len(rows)} items of stage {stage} is at most {widest} tokens long: "
+                "collect more answers, or raise critique.data.prompt_columns"
             )
         return kept
 

@@ -129,6 +129,7 @@ def split_step(
     write = jax.jit(functools.partial(step.write_round, setup=setup))
     reward = host_rewards.rewarder(stage, ws, frozen, workers, stage.also)
     update = ws.jit_step(functools.partial(step.update, setup=setup), state, StepResult)
+    round_key = jax.jit(lambda state, number: step.round_key(state, number))
     keep_all = jax.jit(prompt_filter.keep_all)
     no_groups = jax.jit(prompt_filter.no_groups, static_argnums=2)
     add_round = jax.jit(functools.partial(prompt_filter.add_round, cfg=stage.filter))
@@ -138,10 +139,11 @@ def split_step(
         prompts = place(records, int(jax.device_get(state.step)) + 1)
         rollout, decoded, greedy = write(state, prompts, ws.replicate(np.int32(number)))
         on_error = host_rewards.on_rule_error(stage, state)
-        rewards, metrics = reward(records, prompts, rollout, on_error)
+        key = round_key(state, ws.replicate(np.int32(number)))
+        rewards, metrics = reward(records, prompts, rollout, on_error, key)
         outcome = Outcome(rewards)
         if greedy is not None:
-            outcome = outcome._replace(greedy=reward(records, prompts, greedy, on_error)[0])
+            outcome = outcome._replace(greedy=reward(records, prompts, greedy, on_error, key)[0])
         return rollout, decoded, greedy, outcome, jax.device_get(metrics)
 
     def draw(state: TrainState, records: list[Any]) -> tuple[prompt_filter.Held, dict[str, Any]]:

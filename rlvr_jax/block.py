@@ -45,7 +45,7 @@ def layer(
     """
     has = cfg.has
     with jax.named_scope("attention"):
-        h_BTD = rms_norm(x_BTD, w["norm1_LD"], cfg)
+        h_BTD = rms_norm(x_BTD, w["norm1_LD"], cfg) if has.norm_before else x_BTD
         q_BTNH = jnp.einsum("btd,dnh->btnh", h_BTD, w["q_LDNH"])
         k_BTKH = jnp.einsum("btd,dkh->btkh", h_BTD, w["k_LDKH"])
         v_BTKH = jnp.einsum("btd,dkh->btkh", h_BTD, w["v_LDKH"])
@@ -55,29 +55,35 @@ def layer(
         if has.qk_norm:
             q_BTNH = rms_norm(q_BTNH, w["normq_LH"], cfg)
             k_BTKH = rms_norm(k_BTKH, w["normk_LH"], cfg)
+        if has.qk_norm_wide:
+            q_BTNH = rms_norm(q_BTNH, w["normq_LNH"], cfg, axis=(-2, -1))
+            k_BTKH = rms_norm(k_BTKH, w["normk_LKH"], cfg, axis=(-2, -1))
         heads_BTNH, kept = attend(
             positions.rotate(q_BTNH, cos_sin), positions.rotate(k_BTKH, cos_sin), v_BTKH
         )
         h_BTD = jnp.einsum("btnh,nhd->btd", heads_BTNH, w["out_LNHD"])
-        x_BTD = x_BTD + (rms_norm(h_BTD, w["norm1out_LD"], cfg) if has.sandwich else h_BTD)
+        x_BTD = x_BTD + (rms_norm(h_BTD, w["norm1out_LD"], cfg) if has.norm_after else h_BTD)
     with jax.named_scope("feed_forward"):
-        h_BTD = rms_norm(x_BTD, w["norm2_LD"], cfg)
+        h_BTD = rms_norm(x_BTD, w["norm2_LD"], cfg) if has.norm_before else x_BTD
         routed = None
         if has.experts:
             h_BTD, routed = _experts(h_BTD, w, cfg, exists_BT)
         else:
             h_BTD = _feedforward(h_BTD, w, cfg)
-        x_BTD = x_BTD + (rms_norm(h_BTD, w["norm2out_LD"], cfg) if has.sandwich else h_BTD)
+        x_BTD = x_BTD + (rms_norm(h_BTD, w["norm2out_LD"], cfg) if has.norm_after else h_BTD)
     return sharding.split_rows(x_BTD), kept, routed
 
 
-def rms_norm(x_D: Array, scale_D: Array, cfg: ModelConfig) -> Array:
-    """Return RMSNorm of the last dimension (arXiv 1910.07467), in the dtype of the input.
+def rms_norm(
+    x_D: Array, scale_D: Array, cfg: ModelConfig, axis: int | tuple[int, ...] = -1
+) -> Array:
+    """Return RMSNorm over the last dimension (arXiv 1910.07467), in the dtype of the input.
 
-    The arithmetic is float32.
+    `axis` names the dimensions to take it over, if it is more than the last one.  The arithmetic
+    is float32.
     """
     x32_D = x_D.astype(jnp.float32)
-    inverse = jax.lax.rsqrt(jnp.mean(x32_D**2, -1, keepdims=True) + cfg.norm_eps)
+    inverse = jax.lax.rsqrt(jnp.mean(x32_D**2, axis, keepdims=True) + cfg.norm_eps)
     scale_D = 1.0 + scale_D if cfg.has.from_one else scale_D
     return (x32_D * inverse * scale_D).astype(x_D.dtype)
 

@@ -87,7 +87,7 @@ def _load_pretrained(source: str, other: str) -> Source:
     path = weights.find_model(source)
     cfg = ModelConfig(**weights.load_architecture(path))
     tokenizer = open_tokenizer(other or path)  # before the large files: it may be missing
-    return Source(weights.load(path, cfg, _shardings(cfg)), cfg, path, tokenizer)
+    return Source(weights.load(path, cfg, _shardings(cfg), log.say), cfg, path, tokenizer)
 
 
 def _load_trained(source: str, other: str) -> Source:

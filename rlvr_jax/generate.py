@@ -43,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         params, cfg = load_model(path)
         if tok.vocab > cfg.vocab:
             raise ValueError(f"the tokenizer has {tok.vocab} tokens and the model {cfg.vocab}")
-        room = cfg.context - len(prompt) if cfg.context else args.tokens
+        room = cfg.longest - len(prompt) if cfg.longest else args.tokens
         if room < 1:
             raise ValueError(
-                f"the prompt has {len(prompt)} tokens and the model was made for {cfg.context}"
+                f"the prompt has {len(prompt)} tokens and the model was made for {cfg.longest}"
             )
         budget = min(args.tokens, room)
         began, stamps = time.monotonic(), []
@@ -78,7 +78,7 @@ def load_model(path: Path) -> tuple[Params, ModelConfig]:
     sharding.check_divides(cfg.sizes, parameters.names(cfg), mesh_cfg, "model")
     mesh = sharding.make_mesh(mesh_cfg)
     where = sharding.shard_tree(parameters.abstract(cfg), mesh, mesh_cfg)
-    return weights.load(path, cfg, where), cfg
+    return weights.load(path, cfg, where, log.say_aside), cfg
 
 
 def generate_tokens(

@@ -18,10 +18,14 @@ from rlvr_jax.structs import Array, Params
 def names(cfg: ModelConfig) -> list[str]:
     """Return the names of all parameters of the model."""
     has = cfg.has
-    block = ["norm1_LD", "q_LDNH", "k_LDKH", "v_LDKH", "out_LNHD", "norm2_LD"]
+    # The order decides the random keys of `init`.
+    block = ["norm1_LD"] if has.norm_before else []
+    block += ["q_LDNH", "k_LDKH", "v_LDKH", "out_LNHD"]
+    block += ["norm2_LD"] if has.norm_before else []
     block += ["biasq_LNH", "biask_LKH", "biasv_LKH"] if has.bias else []
     block += ["normq_LH", "normk_LH"] if has.qk_norm else []
-    block += ["norm1out_LD", "norm2out_LD"] if has.sandwich else []
+    block += ["normq_LNH", "normk_LKH"] if has.qk_norm_wide else []
+    block += ["norm1out_LD", "norm2out_LD"] if has.norm_after else []
     dense, sparse = ["gate_LDF", "up_LDF", "down_LFD"], ["gate_LEDF", "up_LEDF", "down_LEFD"]
     block += ["router_LDE", *sparse] if has.experts else dense
     return ["embed_VD", *block, "norm_D", *([] if cfg.tied else ["head_VD"])]

@@ -69,6 +69,12 @@ def tiny() -> ModelConfig:
 def of_family() -> dict[str, dict]:
     """What a small model of each family needs besides its sizes."""
     soft = dict(attention_softcap=5.0, logit_softcap=3.0)
+    yarn = dict(rope_scaling="yarn", rope_factor=4.0, rope_original=30, rope_high=2.0)
+    yarn |= dict(rope_amplitude=1.3, rope_low=0.5, rope_theta=5.0)
+    long = dict(
+        rope_scaling="longrope", rope_short=(1.5, 3.0), rope_long=(2.0, 9.0), rope_amplitude=1.2
+    )
+    long |= dict(rope_original=64)
     return {
         "llama": {},
         "mistral": dict(window=3),
@@ -78,4 +84,7 @@ def of_family() -> dict[str, dict]:
         "mixtral": dict(experts=4, experts_used=2),
         "gemma2": dict(window=3, global_every=2, **soft),
         "gemma3_text": dict(window=3, global_every=2, rope_theta_window=100.0, query_scale=16.0),
+        "smollm3": dict(unrotated_every=2, **yarn),
+        "phi3": dict(rope_size=4, context=64, **long),
+        "olmo2": {},
     }

@@ -233,6 +233,15 @@ def test_the_default_tasks_are_tasks():
         (lambda: ModelConfig(logit_softcap=-1.0), "logit_softcap must be finite"),
         (lambda: ModelConfig(rope_factor=0.5), "rope_factor >= 1"),
         (lambda: ModelConfig(rope_low=4.0, rope_high=4.0), "rope_low < rope_high"),
+        (lambda: ModelConfig(rope_size=3), "rope_size must be even"),
+        (lambda: ModelConfig(head_size=8, rope_size=10), "from 0 to head_size"),
+        (lambda: ModelConfig(rope_amplitude=1.5), "belongs to rope_scaling yarn"),
+        (lambda: ModelConfig(rope_scaling="yarn", rope_amplitude=0.0), "above 0"),
+        (lambda: ModelConfig(rope_scaling="yarn", rope_theta=1.0), "rope_theta > 1"),
+        (lambda: ModelConfig(window=4, unrotated_every=2), "only without a window"),
+        (lambda: ModelConfig(rope_short=(1.0,)), "needs 0 numbers above 0"),
+        (lambda: ModelConfig(rope_scaling="longrope"), "needs 16 numbers above 0"),
+        (lambda: ModelConfig(rope_scaling="yarn", long_rows=True), "long_rows belongs to longrope"),
     ],
 )
 def test_values_that_cannot_work_are_refused(make, words):

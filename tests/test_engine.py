@@ -319,8 +319,8 @@ def test_gradient_of_logprobs_is_their_slope(params) -> None:
 
 # -- families -------------------------------------------------------------------------------------
 
-# What is new in each of the others is new in one of these two as well.
-ENOUGH = ("qwen3_moe", "gemma3_text")
+# What is new in each of the others is new in one of these as well.
+ENOUGH = ("qwen3_moe", "gemma3_text", "smollm3", "olmo2")
 NEWER = [
     pytest.param(name, marks=() if name in ENOUGH else pytest.mark.slow)
     for name in FAMILIES
@@ -395,6 +395,8 @@ def test_what_the_families_add_changes_what_is_said(of_family) -> None:
         "gemma3_text": dict(rope_theta_window=50.0, query_scale=3.0),
         "qwen3_moe": dict(experts_used=1, experts_sum_to_one=False),
         "qwen3": dict(rope_scaling="linear", rope_factor=4.0),
+        "smollm3": dict(unrotated_every=3, rope_truncate=False),
+        "phi3": dict(long_rows=True, rope_amplitude=0.8),
     }
     for name, options in changes.items():
         cfg, params = family(name, of_family[name])

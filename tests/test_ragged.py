@@ -392,6 +392,9 @@ def test_gradient_is_the_plain_one_under_every_aggregation(exact, part_tokens, k
                 ("gemma2", 64, "loss", "seq-mean-token-mean", {}),
                 ("gemma2", 512, "reward", "token-mean", dict(unroll=True)),
                 ("gemma3_text", 64, "reward", "token-mean", {}),
+                ("smollm3", 64, "loss", "token-mean", dict(unroll=True)),
+                ("phi3", 64, "reward", "token-mean", {}),
+                ("olmo2", 64, "loss", "constant", {}),
             ]
         ),
     ],

@@ -12,11 +12,14 @@ class Family(NamedTuple):
 
     bias: bool = False  # the projections of queries, keys and values have a bias
     qk_norm: bool = False  # RMSNorm over each head's queries and keys, before rotation
-    sandwich: bool = False  # a second norm after attention and after feed-forward, before the sum
+    qk_norm_wide: bool = False  # the same over all heads at once, with a scale for each entry
+    norm_before: bool = True  # a norm in front of attention and in front of feed-forward
+    norm_after: bool = False  # a norm behind attention and behind feed-forward, before the sum
     from_one: bool = False  # the file stores norm scales minus 1
     gelu: bool = False  # the gate is tanh GELU instead of SiLU
     embed_scale: bool = False  # embeddings are multiplied by sqrt(D)
     experts: bool = False  # the feed-forward is a mixture of experts
+    fused: bool = False  # the file has one matrix for q, k and v, and one for gate and up
 
 
 FAMILIES = {
@@ -26,8 +29,13 @@ FAMILIES = {
     "qwen3": Family(qk_norm=True),
     "qwen3_moe": Family(qk_norm=True, experts=True),
     "mixtral": Family(experts=True),
-    "gemma2": Family(sandwich=True, from_one=True, gelu=True, embed_scale=True),
-    "gemma3_text": Family(qk_norm=True, sandwich=True, from_one=True, gelu=True, embed_scale=True),
+    "gemma2": Family(norm_after=True, from_one=True, gelu=True, embed_scale=True),
+    "gemma3_text": Family(
+        qk_norm=True, norm_after=True, from_one=True, gelu=True, embed_scale=True
+    ),
+    "smollm3": Family(),
+    "phi3": Family(fused=True),
+    "olmo2": Family(qk_norm_wide=True, norm_before=False, norm_after=True),
 }
 
 
@@ -51,7 +59,17 @@ class Architecture:
     """
 
     family: Literal[
-        "llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "mixtral", "gemma2", "gemma3_text"
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+        "mixtral",
+        "gemma2",
+        "gemma3_text",
+        "smollm3",
+        "phi3",
+        "olmo2",
     ] = option("llama", "family of the architecture; SmolLM2 is a llama")
     layers: int = option(4, "number of transformer blocks, L")
     width: int = option(128, "model width, D")
@@ -67,24 +85,49 @@ class Architecture:
     experts_used: int = option(0, "number of experts that each token is sent to")
     experts_sum_to_one: bool = option(True, "divide the weights of a token's experts by their sum")
     rope_theta: float = option(10000.0, "base of the rotary frequencies")
-    rope_scaling: Literal["none", "linear", "llama3"] = option(
+    rope_size: int = option(
+        0, "entries of a head that are rotated, the first ones; even; 0: all of head_size"
+    )
+    rope_scaling: Literal["none", "linear", "llama3", "yarn", "longrope"] = option(
         "none",
         "which rotary frequencies are lowered for contexts longer than those of pretraining: "
-        "linear: all; llama3: the low ones, with a ramp between low and high",
+        "linear: all; llama3: the low ones, with a ramp over frequencies between low and high; "
+        "yarn: the low ones, with a ramp over their numbers; longrope: each by its own divisor",
     )
     rope_factor: float = option(
-        1.0, "the rotary frequencies are divided by this; with llama3 only the low frequencies"
+        1.0,
+        "the rotary frequencies are divided by this; with llama3 and yarn only the low frequencies",
     )
     rope_low: float = option(
         1.0,
-        "llama3: frequencies with fewer turns than this in rope_original tokens are divided by "
-        "rope_factor",
+        "llama3, yarn: frequencies with fewer turns than this in rope_original tokens are divided "
+        "by rope_factor",
     )
     rope_high: float = option(
         4.0,
-        "llama3: frequencies with more turns than this in rope_original tokens stay as they are",
+        "llama3, yarn: frequencies with more turns than this in rope_original tokens stay as they "
+        "are",
     )
-    rope_original: int = option(8192, "llama3: context length of pretraining, in tokens")
+    rope_original: int = option(
+        8192, "llama3, yarn, longrope: context length of pretraining, in tokens"
+    )
+    rope_truncate: bool = option(
+        True, "yarn: the ramp begins and ends at whole numbers of frequencies"
+    )
+    rope_amplitude: float = option(
+        1.0, "yarn, longrope: rotated entries are multiplied by this, in queries and in keys"
+    )
+    rope_short: tuple[float, ...] = option(
+        (), "longrope: the divisor of each frequency in rows of at most rope_original tokens"
+    )
+    rope_long: tuple[float, ...] = option(
+        (), "longrope: the divisor of each frequency in longer rows"
+    )
+    unrotated_every: int = option(
+        0,
+        "layers whose number, counted from 1, is a multiple of this do not rotate queries and "
+        "keys; 0: all layers rotate",
+    )
     rope_theta_window: float = option(
         0.0,
         "base of the frequencies in layers with a sliding window, where rope_scaling has no "
@@ -113,8 +156,7 @@ class Architecture:
             raise ValueError(f"head_size must be even and at least 2, not {self.head_size}")
         if not (0 < self.rope_theta < math.inf and 0 <= self.norm_eps < math.inf):
             raise ValueError("needs a finite rope_theta > 0 and norm_eps >= 0")
-        if not (1 <= self.rope_factor < math.inf and 0 < self.rope_low < self.rope_high):
-            raise ValueError("needs rope_factor >= 1 and 0 < rope_low < rope_high")
+        self._check_rotation()
         for name in ("rope_theta_window", "query_scale", "attention_softcap", "logit_softcap"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and at least 0")
@@ -127,6 +169,31 @@ class Architecture:
                 f"family {self.family} with {self.experts} experts, {self.experts_used} used: a "
                 "mixture of experts needs both, another family none"
             )
+
+    def _check_rotation(self) -> None:
+        """Refuse rotary fields that contradict each other."""
+        if not (1 <= self.rope_factor < math.inf and 0 < self.rope_low < self.rope_high):
+            raise ValueError("needs rope_factor >= 1 and 0 < rope_low < rope_high")
+        if not 0 <= self.rope_size <= self.head_size or self.rope_size % 2:
+            raise ValueError(f"rope_size must be even, from 0 to head_size, not {self.rope_size}")
+        if not 0 < self.rope_amplitude < math.inf:
+            raise ValueError(
+                f"rope_amplitude must be finite and above 0, not {self.rope_amplitude}"
+            )
+        if self.rope_amplitude != 1 and self.rope_scaling not in ("yarn", "longrope"):
+            raise ValueError("rope_amplitude belongs to rope_scaling yarn and longrope")
+        if self.rope_scaling == "yarn" and self.rope_theta <= 1:
+            raise ValueError("rope_scaling yarn needs rope_theta > 1")
+        if self.unrotated_every < 0 or (self.unrotated_every and self.window):
+            raise ValueError("needs unrotated_every >= 0, and > 0 only without a window")
+        long = self.rope_scaling == "longrope"
+        wanted = (self.rope_size or self.head_size) // 2 if long else 0
+        for divisors in (self.rope_short, self.rope_long):
+            if len(divisors) != wanted or not all(0 < x < math.inf for x in divisors):
+                raise ValueError(
+                    f"rope_scaling {self.rope_scaling} needs {wanted} numbers above 0 in "
+                    f"rope_short and in rope_long, not {list(divisors)}"
+                )
 
     @property
     def has(self) -> Family:
@@ -161,6 +228,11 @@ class Execution:
     slots: int = option(
         0, "responses that are generated at the same time, per data shard; 0: all of a batch"
     )
+    long_rows: bool = option(
+        False,
+        "longrope: rows may be longer than rope_original; all rows then have the frequencies of "
+        "long ones, the short rows too",
+    )
 
     def __post_init__(self) -> None:
         check_positive(self, "part_tokens")
@@ -187,12 +259,22 @@ class ModelConfig(Training, Execution, Architecture, Pretrained):
     def __post_init__(self) -> None:
         Architecture.__post_init__(self)
         Execution.__post_init__(self)
+        if self.long_rows and self.rope_scaling != "longrope":
+            raise ValueError(f"long_rows belongs to longrope, not to {self.rope_scaling}")
         if not 0 <= self.router_aux_loss_coef < math.inf:
             raise ValueError("router_aux_loss_coef must be finite and at least 0")
         if self.router_aux_loss_coef and not self.has.experts:
             raise ValueError(
                 f"router_aux_loss_coef needs a mixture of experts, and {self.family} is none"
             )
+
+    @property
+    def longest(self) -> int:
+        """Return the longest row, in tokens, that the model is right for; 0: not known."""
+        short = self.rope_scaling == "longrope" and not self.long_rows
+        return (
+            min(self.context or self.rope_original, self.rope_original) if short else self.context
+        )
 
     __pydantic_config__ = STRICT
 

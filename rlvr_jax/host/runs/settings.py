@@ -93,6 +93,7 @@ def _fill_sizes(tree: dict[str, Any], part: str) -> None:
     sizes = weights.load_architecture(weights.find_model(given["weights"]))
     for item in dataclasses.fields(Architecture):
         key, size = item.name, sizes.get(item.name, item.default)
+        size = list(size) if isinstance(size, tuple) else size  # as YAML has it
         if given.setdefault(key, size) != size:
             raise ConfigError(
                 f"{part}.{key} is {given[key]} in the config and {size} in {given['weights']}: "

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import jax
 import numpy as np
@@ -43,10 +43,10 @@ class Tensors(Protocol):
     `architecture` gives the fields of ModelConfig that the model's description has. `shapes`
     has the shapes in the file, and `file_of` the file of a tensor. `check_type` raises
     WeightsError for a tensor of a data type that cannot be loaded. `is_ignored` tells whether a
-    tensor can be left out because it is no parameter. `load_slice` returns a part of a tensor
-    in float32. `places` says where each parameter lies, and `to_parameter` undoes what the file
-    format does to its values. `describe` and `generation` give config.json and
-    generation_config.json for a copy of the model.
+    tensor can be left out because it is no parameter, and `is_tower` whether it belongs to a
+    vision tower. `load_slice` returns a part of a tensor in float32. `places` says where each
+    parameter lies, and `to_parameter` undoes what the file format does to its values. `describe`
+    and `generation` give config.json and generation_config.json for a copy of the model.
     """
 
     def __enter__(self) -> Self: ...
@@ -56,6 +56,7 @@ class Tensors(Protocol):
     def file_of(self, tensor: str) -> Path: ...
     def check_type(self, tensor: str) -> None: ...
     def is_ignored(self, name: str) -> bool: ...
+    def is_tower(self, name: str) -> bool: ...
     def load_slice(self, name: str, part: Slices) -> np.ndarray: ...
     def places(self, cfg: ModelConfig) -> dict[str, Place]: ...
     def to_parameter(self, name: str, x: np.ndarray) -> np.ndarray: ...
@@ -124,17 +125,24 @@ def _open(path: Path) -> Tensors:
 # ---- load ----------------------------------------------------------------------------------
 
 
-def load(path: Path, cfg: ModelConfig, shardings: Mapping[str, Sharding]) -> Params:
+def load(
+    path: Path,
+    cfg: ModelConfig,
+    shardings: Mapping[str, Sharding],
+    say: Callable[[str], object] = lambda text: None,
+) -> Params:
     """Load the parameters named in `shardings`, in float32, each with its sharding.
 
     The function reads each shard by itself: host memory holds one shard of one parameter and one
-    tensor of the file at a time.
+    tensor of the file at a time.  `say` gets a sentence about a vision tower, which is not read.
 
     Raises:
       WeightsError: a tensor is missing, unknown, damaged, not finite or of a wrong shape or type.
     """
     with _open(path) as tensors:
         _check_tensors(path, tensors, cfg, list(shardings))
+        if tower := sum(map(tensors.is_tower, tensors.shapes())):
+            say(f"{path}: the vision tower ({tower} tensors) is not read")
         return {name: _load_parameter(tensors, cfg, name, to) for name, to in shardings.items()}
 
 
@@ -159,7 +167,7 @@ def _check_tensors(path: Path, tensors: Tensors, cfg: ModelConfig, names: list[s
         _check_tied(tensors, places["embed_VD"].tensor, head)
         known.add(head)
     for tensor in sorted(set(shapes) - known):
-        if not tensors.is_ignored(tensor):
+        if not (tensors.is_ignored(tensor) or tensors.is_tower(tensor)):
             raise WeightsError(
                 f"{tensors.file_of(tensor)}: tensor {tensor} is not one of a {cfg.family} with "
                 f"{cfg.layers} layers; the model would not be what was trained without it"
@@ -239,7 +247,7 @@ def save(
     check_free(folder)
     config, generation = _descriptions(cfg, source, dtype, extra or {})
     entries = _entries(params, cfg)
-    pieces = (_piece(params[name], name, place, at) for _, name, place, at in entries)
+    pieces = (_piece(params, parts) for parts in entries.values())
     if jax.process_index():
         for _ in pieces:  # to fetch a piece is a collective operation
             pass
@@ -247,8 +255,9 @@ def save(
     part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
     try:
         part.mkdir(parents=True)
-        shapes = {name: layout.shape(place, cfg.sizes) for _, name, place, _ in entries}
-        named = [(tensor, shapes[name]) for tensor, name, _, _ in entries]
+        named = [
+            (tensor, layout.shape(parts[0].place, cfg.sizes)) for tensor, parts in entries.items()
+        ]
         hf.write_tensors(part, named, pieces, dtype, shard_bytes, say)
         hf.write_json(part / "config.json", config)
         hf.write_json(part / "generation_config.json", generation)
@@ -279,28 +288,40 @@ def _descriptions(
         return tensors.describe(cfg, dtype) | dict(extra), (tensors.generation() or {}) | ids
 
 
-Entry = tuple[str, str, Place, tuple[int, ...]]
+class Part(NamedTuple):
+    """A Part is what one parameter gives to a tensor of the file: its value at one index."""
+
+    name: str
+    place: Place
+    at: tuple[int, ...]
 
 
-def _entries(params: Params, cfg: ModelConfig) -> list[Entry]:
-    """List (tensor, parameter, place, index) of every tensor to write, layer by layer."""
+def _entries(params: Params, cfg: ModelConfig) -> dict[str, list[Part]]:
+    """Return the parts of every tensor to write, layer by layer, and in the order of a stack."""
     size, places = cfg.sizes, layout.hf_places(cfg)
-    entries: list[Entry] = [
-        (tensor, name, places[name], at)
-        for name in places
-        if name in params
-        for at, tensor in layout.tensors(name, places[name], size)
-    ]
-    ends = {"embed_VD": -1}
-    return sorted(entries, key=lambda e: e[3][0] if e[3] else ends.get(e[1], cfg.layers))
+    entries: dict[str, list[Part]] = {}
+    for name in sorted(params.keys() & places, key=lambda name: places[name].part):
+        for at, tensor in layout.tensors(name, places[name], size):
+            entries.setdefault(tensor, []).append(Part(name, places[name], at))
+    ends, order = {"embed_VD": -1}, list(places)
+
+    def place_in_file(item: tuple[str, list[Part]]) -> tuple[int, int]:
+        first = item[1][0]
+        layer = first.at[0] if first.at else ends.get(first.name, cfg.layers)
+        return layer, order.index(first.name)
+
+    return dict(sorted(entries.items(), key=place_in_file))
 
 
-def _piece(x: jax.Array, name: str, place: Place, at: tuple[int, ...]) -> np.ndarray:
+def _piece(params: Params, parts: list[Part]) -> np.ndarray:
     """Fetch one tensor to the host, in the layout of the file."""
-    whole = x.sharding
-    if isinstance(whole, NamedSharding):
-        whole = NamedSharding(whole.mesh, PartitionSpec())
-    return layout.to_tensor(name, place, np.asarray(_take(whole)(x, at)))
+    pieces = []
+    for name, place, at in parts:
+        whole = params[name].sharding
+        if isinstance(whole, NamedSharding):
+            whole = NamedSharding(whole.mesh, PartitionSpec())
+        pieces.append(layout.to_tensor(name, place, np.asarray(_take(whole)(params[name], at))))
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 @functools.cache

@@ -2,9 +2,9 @@
 
 A field of config.json is one of three kinds: it sets a field of ModelConfig (READ), it must have
 one of a few values because other values mean another model (REQUIRED), or it has no effect on the
-model (OTHER).  A field in no table is refused.  Both styles are read: that of the hub
-(`rope_theta`, `rope_scaling`, `torch_dtype`) and that of transformers 5 (`rope_parameters`,
-`layer_types`, `dtype`).  The hub's style is written.
+model (OTHER_BY_TYPE, and OTHER of idle_fields.py).  A field in no table is refused.  Both styles
+are read: that of the hub (`rope_theta`, `rope_scaling`, `torch_dtype`) and that of transformers 5
+(`rope_parameters`, `layer_types`, `dtype`).  The hub's style is written.
 """
 
 import dataclasses
@@ -12,13 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlvr_jax.config import Execution, ModelConfig, Pretrained, Training
-
-Json = dict[str, Any]
-
-
-class WeightsError(ValueError):
-    """A pretrained model cannot be used; the message says why and what to do."""
-
+from rlvr_jax.host.weights import multimodal, rotary
+from rlvr_jax.host.weights.idle_fields import OTHER, OTHER_PREFIX
+from rlvr_jax.host.weights.rotary import LOCAL
+from rlvr_jax.host.weights.values import Json, WeightsError, optional, typed
 
 WINDOW = {"sliding_window": "window"}
 GEMMA = WINDOW | {
@@ -62,6 +59,9 @@ READ: dict[str, dict[str, str]] = {
         "sliding_window_pattern": "global_every",
         "rope_local_base_freq": "rope_theta_window",
     },
+    "smollm3": SIZES | {"no_rope_layer_interval": "unrotated_every"},
+    "phi3": SIZES | WINDOW,
+    "olmo2": SIZES,
 }
 # The values that transformers uses for absent fields.
 QWEN = dict(kv_heads=32, tied=False)
@@ -76,9 +76,13 @@ DEFAULTS: dict[str, Json] = {
     "gemma2": dict(tied=True, kv_heads=4, head_size=256, query_scale=256.0, window=4096)
     | dict(global_every=2, attention_softcap=50.0, logit_softcap=30.0),
     "gemma3_text": dict(tied=True, kv_heads=4, head_size=256, query_scale=256.0, window=4096)
-    | dict(global_every=6, rope_theta=1e6, rope_theta_window=1e4),
+    | dict(global_every=6, rope_theta=1e6, rope_theta_window=1e4)
+    | dict(heads=8, vocab=262208, context=131072),
+    "smollm3": dict(tied=True, kv_heads=4, rope_theta=2e6, unrotated_every=4),
+    "phi3": dict(tied=False, norm_eps=1e-5),
+    "olmo2": dict(tied=False, norm_eps=1e-5),
 }
-# Fields without a default.
+# Fields without a default, but in a family's own.
 NEEDED = ("vocab", "width", "feedforward", "layers", "heads")
 # The meaning of null in these fields; in other fields null means that the field is absent.
 NULL: Json = dict(window=0, attention_softcap=0.0, logit_softcap=0.0, kv_heads="heads")
@@ -106,6 +110,13 @@ BIAS: dict[str, tuple] = {"qkv_bias": (None, True), "mlp_bias": (None, False)}
 SILU: dict[str, tuple] = {"hidden_act": ("silu", "swish")}
 BOTH_WAYS: dict[str, tuple] = {"use_bidirectional_attention": (None, False)}
 GELU: dict[str, tuple] = {"hidden_activation": (None, "gelu_pytorch_tanh")} | BOTH_WAYS
+# Fields of every family that phi3 reads, or whose values are checked below.
+PHI3 = {"partial_rotary_factor", "auto_map"}
+PHI3_CODE = {
+    "AutoConfig": "configuration_phi3.Phi3Config",
+    "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
+    "AutoTokenizer": "Xenova/gpt-4o",
+}
 SPARSE: dict[str, tuple] = {
     "decoder_sparse_step": (None, 1),
     "mlp_only_layers": (None, []),
@@ -123,38 +134,14 @@ REQUIRED: dict[str, dict[str, tuple]] = {
     "gemma2": PLAIN | GELU | NO_NORM | NO_BIAS,
     # transformers ignores this field of the family.
     "gemma3_text": PLAIN | GELU | NORM | NO_BIAS | {"attn_logit_softcapping": (None,)},
+    "smollm3": PLAIN | SILU | NO_NORM | NO_BIAS | {"sliding_window": (None,)},
+    "phi3": {field: values for field, values in PLAIN.items() if field not in PHI3}
+    | SILU
+    | NO_NORM
+    | NO_BIAS
+    | {"lm_head_bias": (None, False), "full_attn_mod": (None, 1), "interpolate_factor": (None, 1)},
+    "olmo2": PLAIN | SILU | NORM | NO_BIAS | {"sliding_window": (None,), "clip_qkv": (None,)},
 }
-LOCAL = "sliding_attention"
-ROPE = {"rope_theta", "rope_scaling", "rope_parameters", "layer_types"}
-# Fields that change no logit, by what they may change instead.
-BOOKKEEPING = """
-    architectures model_type torch_dtype dtype transformers_version _name_or_path _commit_hash
-    tokenizer_class is_llama_config transformers.js_config max_sequence_length model_max_length
-    finetuning_task keys_to_ignore_at_inference id2label label2id num_labels problem_type
-    bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id decoder_start_token_id
-"""
-COMPUTATION = """
-    use_cache cache_implementation attn_implementation _attn_implementation
-    _attn_implementation_internal _attn_implementation_autoset _from_model_config
-    _experts_implementation experts_implementation use_flash_attn use_flash_attention_2
-    output_attentions output_hidden_states output_scores return_dict return_dict_in_generate
-    torchscript use_bfloat16 chunk_size_feed_forward pretraining_tp is_decoder output_past
-"""
-TRAINING = """
-    initializer_range attention_dropout hidden_dropout dropout classifier_dropout
-    embd_pdrop resid_pdrop attn_pdrop hidden_dropout_prob attention_probs_dropout_prob
-    gradient_checkpointing tf_legacy_loss neftune_noise_alpha
-"""
-SAMPLING = """
-    temperature top_k top_p min_p typical_p do_sample max_length min_length max_new_tokens
-    min_new_tokens num_beams num_beam_groups early_stopping diversity_penalty length_penalty
-    repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
-    num_return_sequences exponential_decay_length_penalty suppress_tokens begin_suppress_tokens
-    forced_bos_token_id forced_eos_token_id remove_invalid_values renormalize_logits
-    task_specific_params prefix
-"""
-OTHER = {*f"{BOOKKEEPING} {COMPUTATION} {TRAINING} {SAMPLING}".split()}
-OTHER_PREFIX = "unsloth_"  # notes of the library that saved the model
 # They are about training: `router_aux_loss_coef` of ModelConfig is the user's to set.
 ROUTER = {"output_router_logits", "router_aux_loss_coef"}
 OTHER_BY_TYPE = {
@@ -164,22 +151,15 @@ OTHER_BY_TYPE = {
     "mixtral": ROUTER | {"router_jitter_noise"},
     "gemma2": {"hidden_act", "sliding_window_size"},
     "gemma3_text": {"hidden_act"},
-}
-# Kind of rotary scaling -> its fields -> fields of ModelConfig.
-SCALING: dict[str, dict[str, str]] = {
-    "default": {},
-    "linear": {"factor": "rope_factor"},
-    "llama3": {
-        "factor": "rope_factor",
-        "low_freq_factor": "rope_low",
-        "high_freq_factor": "rope_high",
-        "original_max_position_embeddings": "rope_original",
-    },
+    "smollm3": {"max_window_layers", "no_rope_layers"},
+    "phi3": rotary.PHI3_FIELDS | {"auto_map"},
 }
 # Alternative names of fields that are written under another name.
 NOT_WRITTEN = {"qwen3_moe": {"num_local_experts"}, "gemma3_text": {"_sliding_window_pattern"}}
 NULL_OF: Json = dict.fromkeys(("window", "attention_softcap", "logit_softcap"))
 WRITTEN = {False: {"hidden_act": "silu"}, True: {"hidden_activation": "gelu_pytorch_tanh"}}
+# The padding ids that transformers gives to these families by itself need a large vocabulary.
+WRITTEN_OF: dict[str, Json] = dict.fromkeys(("smollm3", "phi3"), {"pad_token_id": None})
 CLASSES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
@@ -189,6 +169,9 @@ CLASSES = {
     "mixtral": "MixtralForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
 }
 
 
@@ -198,12 +181,14 @@ def parse_config(config: Json, where: str) -> Json:
     Raises:
       WeightsError: the family, a field or a value is missing or not supported.
     """
+    if multimodal.is_multimodal(config):
+        config = multimodal.text_config(config, where)
     kind = _kind(config, where)
     _refuse(config, kind, where)
     table = READ[kind]
     fields: Json = {"family": kind, "norm_eps": 1e-6} | DEFAULTS[kind]
     for field, ours in table.items():
-        if ours in NEEDED and config.get(field) is None:
+        if ours in NEEDED and ours not in fields and config.get(field) is None:
             raise WeightsError(f"{where}: field {field} is missing")
         if config.get(field) is not None:
             fields[ours] = typed(config[field], ours, f"{where}: field {field}")
@@ -211,27 +196,38 @@ def parse_config(config: Json, where: str) -> Json:
             fields[ours] = fields.get(NULL[ours], NULL[ours])
     fields.setdefault("kv_heads", fields["heads"])
     fields.setdefault("head_size", fields["width"] // max(1, fields["heads"]))
-    fields |= _rope(config, fields, where)
-    fields |= _layers(config, fields, where)
+    fields |= rotary.parse_rope(config, fields, where)
+    fields |= _layers(config, fields, where) | _rotation(config, fields, where)
     return fields
 
 
 def _kind(config: Json, where: str) -> str:
     kind = config.get("model_type")
-    if kind == "gemma3" or "vision_config" in config:
-        raise WeightsError(
-            f"{where} describes a model with a vision tower ({kind}); save its language model "
-            "alone (Gemma3ForCausalLM) or take one without, such as gemma-3-1b"
-        )
     if kind not in READ:
         raise WeightsError(f"{where}: model_type {kind!r} is none of {', '.join(READ)}")
+    if kind == "phi3" and not _is_own_code(config.get("auto_map")):
+        raise WeightsError(
+            f"{where}: {kind} with auto_map = {config['auto_map']!r} is not supported: code in the "
+            "folder is never run"
+        )
     return kind
+
+
+def _is_own_code(auto_map: Any) -> bool:
+    """Return whether `auto_map` names nothing but the code that transformers has as phi3.
+
+    Microsoft's folders hold this code too.  It is never run; the model here is the same.
+    """
+    if auto_map is None:
+        return True
+    names = auto_map.items() if isinstance(auto_map, dict) else [("", auto_map)]
+    return all(PHI3_CODE.get(part) == str(name).rpartition("--")[2] for part, name in names)
 
 
 def _refuse(config: Json, kind: str, where: str) -> None:
     """Refuse fields with values that mean another model, and fields that are in no table."""
     required = REQUIRED[kind]
-    known = set(READ[kind]) | ROPE | OTHER | OTHER_BY_TYPE.get(kind, set())
+    known = set(READ[kind]) | rotary.FIELDS | OTHER | OTHER_BY_TYPE.get(kind, set())
     for field, value in config.items():
         if field in required and value not in required[field]:
             allowed = " or ".join(repr(x) for x in required[field] if x is not None) or "absent"
@@ -240,63 +236,16 @@ def _refuse(config: Json, kind: str, where: str) -> None:
             )
         if field.startswith(OTHER_PREFIX):
             continue
-        if field not in known and field not in required:
+        if field not in known and field not in required and field != "layer_types":
             raise WeightsError(
                 f"{where}: field {field} = {value!r} is not known for {kind}; remove it if it "
                 "does not change what the model computes"
             )
 
 
-def _rope(config: Json, fields: Json, where: str) -> Json:
-    """Return the rotary fields; layers with a window may have parameters of their own."""
-    new, old = (_object(config, x, dict, where) for x in ("rope_parameters", "rope_scaling"))
-    if new and old and _plain_rope(new, config) != _plain_rope(old, config):
-        raise WeightsError(f"{where}: remove one of rope_scaling and rope_parameters")
-    if new is None:
-        return _scaling({"rope_theta": config.get("rope_theta")} | (old or {}), fields, where)
-    if "full_attention" not in new:
-        return _scaling({"rope_theta": config.get("rope_theta")} | new, fields, where)
-    full, near = (_object(new, x, dict, where) or {} for x in ("full_attention", LOCAL))
-    if set(new) - {"full_attention", LOCAL}:
-        raise WeightsError(f"{where}: rope_parameters has layers of a kind that is not known")
-    wide = _scaling(full, fields, where)
-    narrow = _scaling({"rope_theta": fields.get("rope_theta_window")} | near, fields, where)
-    if narrow["rope_scaling"] != "none":
-        raise WeightsError(f"{where}: rotary scaling of layers with a window is not supported")
-    return wide | {"rope_theta_window": narrow["rope_theta"]}
-
-
-def _plain_rope(given: Json, config: Json) -> Json:
-    """Return rotary parameters in one style, for a comparison."""
-    kind = given.get("rope_type") or given.get("type") or "default"
-    given = {field: value for field, value in given.items() if field != "type"}
-    return {"rope_theta": config.get("rope_theta")} | given | {"rope_type": kind}
-
-
-def _scaling(given: Json, fields: Json, where: str) -> Json:
-    """Return the rotary fields of ModelConfig for one set of rotary parameters."""
-    given = dict(given)
-    kind = given.pop("rope_type", None) or given.pop("type", None) or "default"
-    given.pop("type", None)
-    theta = given.pop("rope_theta", None) or fields.get("rope_theta", 10000.0)
-    if kind not in SCALING:
-        raise WeightsError(
-            f"{where}: rotary scaling {kind!r} is not supported, only {', '.join(SCALING)}"
-        )
-    if given.pop("partial_rotary_factor", 1.0) != 1.0:
-        raise WeightsError(f"{where}: partial_rotary_factor is not supported, only 1.0")
-    for field in set(given) ^ set(SCALING[kind]):
-        state = "not known" if field in given else "missing"
-        raise WeightsError(f"{where}: field {field} of rotary scaling {kind} is {state}")
-    rope = {ours: given[field] for field, ours in SCALING[kind].items()}
-    scaling = "none" if kind == "default" else kind
-    rope |= {"rope_theta": theta, "rope_scaling": scaling}
-    return {ours: typed(value, ours, f"{where}: {ours}") for ours, value in rope.items()}
-
-
 def _layers(config: Json, fields: Json, where: str) -> Json:
     """Return the fields that say which layers have a window: all, or all but every n-th."""
-    kinds = _object(config, "layer_types", list, where)
+    kinds = optional(config, "layer_types", list, where)
     if kinds is None:
         return {} if fields.get("window") else {"window": 0, "global_every": 0}
     local = [kind == LOCAL for kind in kinds]
@@ -312,26 +261,19 @@ def _layers(config: Json, fields: Json, where: str) -> Json:
     return {"global_every": every} if any(local) else {"window": 0, "global_every": 0}
 
 
-def typed(value: Any, ours: str, what: str) -> Any:
-    """Return `value` in the type of the field `ours` of ModelConfig.
-
-    An integer is a valid float, because JSON may write 100000 for 100000.0.
-
-    Raises:
-      WeightsError: the value has another type; `what` names it in the message.
-    """
-    kind: Any = type(ModelConfig.__dataclass_fields__[ours].default)
-    fits = {bool: bool, int: int, str: str}.get(kind, (int, float))
-    if not isinstance(value, fits) or (kind is not bool and isinstance(value, bool)):
-        raise WeightsError(f"{what} is {value!r} and not of type {kind.__name__}")
-    return kind(value)
-
-
-def _object(config: Json, field: str, kind: type, where: str) -> Any:
-    """Return a field that must be of type `kind` or absent."""
-    if not isinstance(config.get(field), kind | None):
-        raise WeightsError(f"{where}: field {field} is not a {kind.__name__}: correct it")
-    return config.get(field)
+def _rotation(config: Json, fields: Json, where: str) -> Json:
+    """Return the fields that say which layers do not rotate: none, or every n-th."""
+    rotates = optional(config, "no_rope_layers", list, where)  # 1 for a layer that rotates
+    if rotates is None:
+        return {}
+    rotates = rotates[: fields["layers"]]
+    every = rotates.index(0) + 1 if 0 in rotates else 0
+    if rotates != [int(not every or i % every > 0) for i in range(1, fields["layers"] + 1)]:
+        raise WeightsError(
+            f"{where}: no_rope_layers is not supported: it must be 1 for each of the "
+            f"{fields['layers']} layers, but for every n-th that is 0"
+        )
+    return {"unrotated_every": every}
 
 
 def build_config(cfg: ModelConfig, dtype: str, extra: Mapping[str, Any]) -> Json:
@@ -347,17 +289,13 @@ def build_config(cfg: ModelConfig, dtype: str, extra: Mapping[str, Any]) -> Json
     for field, ours in READ[cfg.family].items():
         if field not in NOT_WRITTEN.get(cfg.family, ()) and (ours != "context" or cfg.context):
             config[field] = values[ours] or NULL_OF.get(ours, values[ours])
-    config |= WRITTEN[bool(cfg.has.gelu)]
-    config |= {"rope_theta": cfg.rope_theta, "rope_scaling": None}
-    if cfg.rope_scaling != "none":
-        fields = SCALING[cfg.rope_scaling]
-        config["rope_scaling"] = {"rope_type": cfg.rope_scaling} | {
-            field: values[ours] for field, ours in fields.items()
-        }
+    config |= WRITTEN[bool(cfg.has.gelu)] | WRITTEN_OF.get(cfg.family, {})
+    config |= rotary.write_rope(cfg)
     if config.get("query_pre_attn_scalar", 0.5) % 1 == 0:  # transformers wants an integer
         config["query_pre_attn_scalar"] = int(config["query_pre_attn_scalar"])
-    if config.get("sliding_window_pattern") == 0:
-        config["sliding_window_pattern"] = cfg.layers + 1
+    for field in ("sliding_window_pattern", "no_rope_layer_interval"):
+        if config.get(field) == 0:
+            config[field] = cfg.layers + 1
     check_describes(cfg, config)
     return config | {"torch_dtype": dtype} | dict(extra)
 
@@ -370,7 +308,8 @@ def explicit(cfg: ModelConfig) -> ModelConfig:
     """
     defaults: Json = {x.name: x.default for x in dataclasses.fields(ModelConfig)}
     idle = {x.name for part in (Pretrained, Execution, Training) for x in dataclasses.fields(part)}
-    idle |= set(SCALING["llama3"].values()) - set(SCALING.get(cfg.rope_scaling, {}).values())
+    scaled = {ours for fields in rotary.SCALING.values() for ours in fields.values()}
+    idle |= scaled - set(rotary.SCALING.get(cfg.rope_scaling, {}).values())
     near = cfg.rope_theta_window
     if not near and cfg.rope_scaling == "none":
         near = cfg.rope_theta
@@ -379,6 +318,8 @@ def explicit(cfg: ModelConfig) -> ModelConfig:
         query_scale=cfg.query_scale or float(cfg.head_size),
         rope_theta_window=near if cfg.window else 0.0,
         global_every=cfg.global_every if cfg.global_every <= cfg.layers else 0,
+        unrotated_every=cfg.unrotated_every if cfg.unrotated_every <= cfg.layers else 0,
+        rope_size=cfg.rope_size or cfg.head_size,
         **{name: defaults[name] for name in idle},
     )
 

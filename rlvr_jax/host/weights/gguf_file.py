@@ -11,7 +11,7 @@ import numpy as np
 
 from rlvr_jax.config import FAMILIES, ModelConfig
 from rlvr_jax.host.files.gguf_header import GgufError, Tensor, load_header
-from rlvr_jax.host.weights import families, layout
+from rlvr_jax.host.weights import families, layout, rotary
 from rlvr_jax.host.weights.families import WeightsError
 from rlvr_jax.host.weights.layout import Place, Slices
 
@@ -22,7 +22,11 @@ FAMILY = {
     "qwen3moe": "qwen3_moe",
     "gemma2": "gemma2",
     "gemma3": "gemma3_text",
+    "smollm3": "smollm3",
+    "olmo2": "olmo2",
 }
+# Architectures in whose files components that rotate together are neighbours.
+NEIGHBOURS = ("llama", "smollm3")
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K")
 # Metadata key without the architecture in front -> field of ModelConfig.
 FIELDS = {
@@ -39,6 +43,9 @@ FIELDS = {
     "rope.scaling.type": "rope_scaling",
     "rope.scaling.factor": "rope_factor",
     "rope.scaling.original_context_length": "rope_original",
+    "rope.scaling.yarn_beta_fast": "rope_high",
+    "rope.scaling.yarn_beta_slow": "rope_low",
+    "rope.scaling.attn_factor": "rope_amplitude",
     "context_length": "context",
     "expert_count": "experts",
     "expert_used_count": "experts_used",
@@ -59,6 +66,7 @@ OTHER = {
 DEFAULTS: dict[str, dict[str, Any]] = {
     "gemma2": dict(window=4096, global_every=2, attention_softcap=50.0, logit_softcap=30.0),
     "gemma3": dict(global_every=6, rope_theta=1e6, rope_theta_window=1e4),
+    "smollm3": dict(unrotated_every=4),
 }
 # Depths of the 27B models, which scale attention scores by width / heads, not by the head size.
 # llama.cpp recognises these models by their depth, too.
@@ -142,9 +150,8 @@ class GgufFile:
     def to_parameter(self, name: str, x: np.ndarray) -> np.ndarray:
         """Undo what llama.cpp's converter does to the values of a parameter."""
         architecture = self.meta["general.architecture"]
-        if architecture == "llama" and name in ("q_LDNH", "k_LDKH"):
-            # In the file, components that rotate together are neighbours; here they are half a
-            # head apart.
+        if architecture in NEIGHBOURS and name in ("q_LDNH", "k_LDKH"):
+            # Here components that rotate together are half a head apart.
             pairs = x.reshape(*x.shape[:-1], -1, 2)
             return pairs.swapaxes(-1, -2).reshape(x.shape)
         if name.startswith("norm") and FAMILIES[FAMILY[architecture]].from_one:
@@ -170,6 +177,10 @@ class GgufFile:
         `architecture` reads that tensor instead.
         """
         return name == "rope_freqs.weight"
+
+    def is_tower(self, name: str) -> bool:
+        """Return False: llama.cpp keeps a vision tower in a file of its own."""
+        return False
 
     def architecture(self) -> dict[str, Any]:
         """Return the fields of ModelConfig that the metadata give."""
@@ -240,12 +251,19 @@ class GgufFile:
             )
 
     def _scaling(self, kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the rotary scaling: linear by its name, Llama 3's by its table of divisors."""
+        """Return the rotary scaling: by its name, but Llama 3's by its table of divisors."""
         named = fields.get("rope_scaling", "none")
-        if named not in ("none", "linear"):
+        if named not in ("none", "linear", "yarn"):
             raise WeightsError(
                 f"{self.path}: metadata {kind}.rope.scaling.type is {named!r}; supported are "
-                "none, linear and the rope_freqs.weight of Llama 3"
+                "none, linear, yarn and the rope_freqs.weight of Llama 3"
+            )
+        if named == "yarn":
+            return self._yarn(kind, fields)
+        if fields.get("rope_amplitude", 1.0) != 1:
+            raise WeightsError(
+                f"{self.path}: metadata {kind}.rope.scaling.attn_factor is "
+                f"{fields['rope_amplitude']}, which is supported with yarn only"
             )
         if "rope_freqs.weight" not in self._tensors:
             return {}
@@ -259,6 +277,22 @@ class GgufFile:
             f"{self.path}: tensor rope_freqs.weight is not the rotary scaling of Llama 3; take the "
             "Hugging Face folder of the model instead"
         )
+
+    def _yarn(self, kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return YaRN's fields, with llama.cpp's values for absent keys."""
+        original = fields.get("rope_original") or fields.get("context")
+        if not original or "rope_factor" not in fields or "rope_freqs.weight" in self._tensors:
+            raise WeightsError(
+                f"{self.path}: yarn needs metadata {kind}.rope.scaling.factor and {kind}.rope."
+                "scaling.original_context_length, and no tensor rope_freqs.weight"
+            )
+        yarn = {"rope_original": original, "rope_high": 32.0, "rope_low": 1.0} | {
+            name: fields[name] for name in ("rope_high", "rope_low") if name in fields
+        }
+        factor = fields["rope_factor"]
+        amplitude = rotary.compute_yarn_amplitude(factor) * fields.get("rope_amplitude", 1.0)
+        context = max(fields.get("context", 0), int(factor * original))
+        return yarn | {"rope_amplitude": amplitude, "context": context}
 
 
 def _divisors(fields: Mapping[str, Any], scaling: Mapping[str, Any], original: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from rlvr_jax.config import ModelConfig
-from rlvr_jax.host.weights import families, layout
+from rlvr_jax.host.weights import families, layout, multimodal
 from rlvr_jax.host.weights.families import WeightsError
 from rlvr_jax.host.weights.layout import Place, Slices
 
@@ -38,6 +38,8 @@ class HfFolder:
         index = None if alone else _load_index(folder)
         for file in [_single_file(folder)] if index is None else sorted(set(index.values())):
             self._scan(file, index)
+        whole = multimodal.is_multimodal(self.config)
+        self._layout = multimodal.find_layout(self._kinds) if whole else ("", "")
 
     def __enter__(self) -> "HfFolder":
         return self
@@ -109,21 +111,25 @@ class HfFolder:
 
     def places(self, cfg: ModelConfig) -> dict[str, Place]:
         """Return where each parameter lies among the tensors."""
-        return layout.hf_places(cfg)
+        places = layout.hf_places(cfg)
+        return {name: multimodal.in_layout(x, self._layout) for name, x in places.items()}
 
     def to_parameter(self, name: str, x: np.ndarray) -> np.ndarray:
         """Return `x` as it is: this format stores the values of parameters unchanged."""
         return x
 
     def describe(self, cfg: ModelConfig, dtype: str) -> dict[str, Any]:
-        """Return the config.json of a copy in another dtype.
+        """Return the config.json of a copy in another dtype, without a vision tower.
 
         Raises:
           WeightsError: `cfg` is not that of this model.
         """
-        families.check_describes(cfg, self.config)
-        keys = [key for key in ("torch_dtype", "dtype") if key in self.config] or ["torch_dtype"]
-        return self.config | dict.fromkeys(keys, dtype)
+        config = self.config
+        if multimodal.is_multimodal(config):
+            config = multimodal.text_config(config, str(self.folder / "config.json"))
+        families.check_describes(cfg, config)
+        keys = [key for key in ("torch_dtype", "dtype") if key in config] or ["torch_dtype"]
+        return config | dict.fromkeys(keys, dtype)
 
     def generation(self) -> dict[str, Any] | None:
         """Load the folder's generation_config.json; None if there is none."""
@@ -133,6 +139,10 @@ class HfFolder:
     def is_ignored(self, name: str) -> bool:
         """Return whether a tensor is a buffer that some versions of transformers saved."""
         return bool(re.fullmatch(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq", name))
+
+    def is_tower(self, name: str) -> bool:
+        """Return whether a tensor belongs to a vision tower, which is not read."""
+        return multimodal.is_multimodal(self.config) and multimodal.is_tower(name)
 
 
 def load_json(path: Path) -> dict[str, Any]:

@@ -18,10 +18,16 @@ from rlvr_jax.config import ModelConfig
 
 
 class Place(NamedTuple):
-    """A `Place` is the name and the dimensions of the tensor, or tensors, of a parameter."""
+    """A `Place` is the name and the dimensions of the tensor, or tensors, of a parameter.
+
+    Where several parameters lie one below the other in a tensor, `stack` has the first dimension of
+    each of them, and `part` is the number of this one.
+    """
 
     tensor: str
     dims: tuple[str, ...]
+    stack: tuple[str, ...] = ()
+    part: int = 0
 
 
 Slices = tuple[slice, ...]
@@ -38,6 +44,8 @@ SHARED: dict[str, Place] = {
     "biasv_LKH": Place("model.layers.{L}.self_attn.v_proj.bias", ("KH",)),
     "normq_LH": Place("model.layers.{L}.self_attn.q_norm.weight", ("H",)),
     "normk_LH": Place("model.layers.{L}.self_attn.k_norm.weight", ("H",)),
+    "normq_LNH": Place("model.layers.{L}.self_attn.q_norm.weight", ("NH",)),
+    "normk_LKH": Place("model.layers.{L}.self_attn.k_norm.weight", ("KH",)),
     "out_LNHD": Place("model.layers.{L}.self_attn.o_proj.weight", ("D", "NH")),
     "norm2_LD": Place("model.layers.{L}.post_attention_layernorm.weight", ("D",)),
     "gate_LDF": Place("model.layers.{L}.mlp.gate_proj.weight", ("F", "D")),
@@ -50,11 +58,22 @@ SHARED: dict[str, Place] = {
     "norm_D": Place("model.norm.weight", ("D",)),
     "head_VD": Place("lm_head.weight", ("V", "D")),
 }
-# In models with norms before and after a block, post_attention_layernorm follows the attention.
-SANDWICH = {
+# In models with norms after a block, post_attention_layernorm follows the attention.
+NORM_AFTER = {
     "norm1out_LD": Place("model.layers.{L}.post_attention_layernorm.weight", ("D",)),
     "norm2_LD": Place("model.layers.{L}.pre_feedforward_layernorm.weight", ("D",)),
     "norm2out_LD": Place("model.layers.{L}.post_feedforward_layernorm.weight", ("D",)),
+}
+QKV, GATE_UP = (
+    "model.layers.{L}.self_attn.qkv_proj.weight",
+    "model.layers.{L}.mlp.gate_up_proj.weight",
+)
+FUSED = {
+    "q_LDNH": Place(QKV, ("NH", "D"), ("NH", "KH", "KH"), 0),
+    "k_LDKH": Place(QKV, ("KH", "D"), ("NH", "KH", "KH"), 1),
+    "v_LDKH": Place(QKV, ("KH", "D"), ("NH", "KH", "KH"), 2),
+    "gate_LDF": Place(GATE_UP, ("F", "D"), ("F", "F"), 0),
+    "up_LDF": Place(GATE_UP, ("F", "D"), ("F", "F"), 1),
 }
 MIXTRAL = {
     "router_LDE": Place("model.layers.{L}.block_sparse_moe.gate.weight", ("E", "D")),
@@ -73,6 +92,8 @@ GGUF = {
     "biasv_LKH": Place("blk.{L}.attn_v.bias", ("KH",)),
     "normq_LH": Place("blk.{L}.attn_q_norm.weight", ("H",)),
     "normk_LH": Place("blk.{L}.attn_k_norm.weight", ("H",)),
+    "normq_LNH": Place("blk.{L}.attn_q_norm.weight", ("NH",)),
+    "normk_LKH": Place("blk.{L}.attn_k_norm.weight", ("KH",)),
     "out_LNHD": Place("blk.{L}.attn_output.weight", ("D", "NH")),
     "norm1out_LD": Place("blk.{L}.post_attention_norm.weight", ("D",)),
     "norm2_LD": Place("blk.{L}.ffn_norm.weight", ("D",)),
@@ -93,12 +114,18 @@ def hf_places(cfg: ModelConfig) -> dict[str, Place]:
     """Return the place of each parameter in a Hugging Face folder."""
     if cfg.family == "mixtral":
         return SHARED | MIXTRAL
-    return SHARED | SANDWICH if cfg.has.sandwich else SHARED
+    places = SHARED | NORM_AFTER if cfg.has.norm_after else SHARED
+    return places | FUSED if cfg.has.fused else places
 
 
 def shape(place: Place, size: Mapping[str, int]) -> tuple[int, ...]:
     """Return the shape of the tensor in the file; `size` has the size of each dimension letter."""
-    return tuple(math.prod(size[x] for x in dim) for dim in place.dims)
+    own = tuple(_length(dim, size) for dim in place.dims)
+    return (sum(_length(dim, size) for dim in place.stack), *own[1:]) if place.stack else own
+
+
+def _length(dim: str, size: Mapping[str, int]) -> int:
+    return math.prod(size[x] for x in dim)
 
 
 def index_letters(name: str, place: Place) -> str:
@@ -128,6 +155,8 @@ def load_shard(
     order = "".join(place.dims)
     turn = [order.index(x) for x in dims[len(chosen) :]]
     part = tuple(_slice(dim, span, size) for dim in place.dims)
+    above = sum(_length(dim, size) for dim in place.stack[: place.part])
+    part = (slice(part[0].start + above, part[0].stop + above), *part[1:])
     out = np.empty([len(span[x]) for x in dims], np.float32)
     for at in itertools.product(*(span[x] for x in chosen)):
         tensor = place.tensor.format(**dict(zip(chosen, at, strict=True)))
@@ -145,7 +174,7 @@ def _slice(dim: str, span: Mapping[str, range], size: Mapping[str, int]) -> slic
 
 
 def to_tensor(name: str, place: Place, piece: np.ndarray) -> np.ndarray:
-    """Bring one tensor of a parameter into the layout of the file.
+    """Bring one tensor of a parameter into the layout of the file, or its part of a stack.
 
     `piece` is the parameter at one index of its `index_letters`.
     """

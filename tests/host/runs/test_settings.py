@@ -384,7 +384,8 @@ def test_letters_of_a_mesh_survive_the_way_through_a_file(load):
 
 # ---- sizes of pretrained models ------------------------------------------------------------
 
-QWEN3 = Path(__file__).parents[2] / "golden" / "models" / "qwen3"
+MODELS = Path(__file__).parents[2] / "golden" / "models"
+QWEN3 = MODELS / "qwen3"
 
 
 def test_sizes_come_from_the_weights(load):
@@ -395,10 +396,16 @@ def test_sizes_come_from_the_weights(load):
     assert load(settings.dump(cfg)) == cfg
 
 
+def test_sizes_that_are_lists_come_back_from_a_resolved_config(load):
+    cfg = load(RULED + f"model: {{weights: {MODELS / 'phi3_longrope'}}}\n")
+    assert cfg.model.rope_short == (1.0, 1.5, 2.5)
+    assert load(settings.dump(cfg)) == cfg
+
+
 def test_the_weights_fix_the_architecture_and_leave_the_rest_to_the_user(load):
     free = dict(
         compute="bfloat16", unroll=True, remat=True, part_tokens=3, kernels="pallas", slots=2
-    )
+    ) | {"long_rows": False}
     fields = [item.name for item in dataclasses.fields(config.Execution)]
     assert fields == list(free)
     cfg = load(RULED, f"model.weights={QWEN3}", *(f"model.{k}={v}" for k, v in free.items()))

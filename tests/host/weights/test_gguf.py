@@ -34,6 +34,9 @@ MODELS = {
     "mixtral": "llama",
     "gemma2": "gemma2",
     "gemma3_text": "gemma3",
+    "qwen3_yarn": "qwen3",
+    "smollm3": "smollm3",
+    "olmo2": "olmo2",
 }
 
 
@@ -72,8 +75,10 @@ def metadata(kind: str, cfg: ModelConfig) -> dict:
         said |= {"rope.freq_base_swa": cfg.rope_theta_window}
     if cfg.rope_scaling == "linear":
         said |= {"rope.scaling.type": "linear", "rope.scaling.factor": cfg.rope_factor}
-    if cfg.rope_scaling == "llama3":
+    if cfg.rope_scaling in ("llama3", "yarn"):
         said |= {"rope.scaling.original_context_length": cfg.rope_original}
+    if cfg.rope_scaling == "yarn":
+        said |= {"rope.scaling.type": "yarn", "rope.scaling.factor": cfg.rope_factor}
     if cfg.logit_softcap:
         said |= {"attn_logit_softcapping": cfg.attention_softcap}
         said |= {"final_logit_softcapping": cfg.logit_softcap}
@@ -83,7 +88,7 @@ def metadata(kind: str, cfg: ModelConfig) -> dict:
 def converted(kind: str, name: str, x: np.ndarray, cfg: ModelConfig) -> np.ndarray:
     """Neighbouring rows rotate together in a llama; Gemma's norms are their distance from 0."""
     heads = {"q_LDNH": cfg.heads, "k_LDKH": cfg.kv_heads}.get(name)
-    if kind == "llama" and heads:
+    if kind in ("llama", "smollm3") and heads:
         return x.reshape(heads, 2, cfg.head_size // 2, -1).swapaxes(1, 2).reshape(x.shape)
     return x + 1 if kind.startswith("gemma") and name.startswith("norm") else x
 
@@ -153,12 +158,28 @@ def test_a_gguf_file_is_the_model_it_was_made_of(made, name) -> None:
     cfg, params = load(path)
     want_cfg, want = load(GOLDEN / "models" / name)
     explicit = weights.families.explicit
-    # The file has no place for the scale of a Gemma's queries: llama.cpp knows it by depth.
+    # The file has no place for the scale of a Gemma's queries, which llama.cpp knows by depth, and
+    # for the layers without rotation, which are every fourth.
     same = dataclasses.replace(cfg, query_scale=want_cfg.query_scale)
+    same = dataclasses.replace(same, unrotated_every=want_cfg.unrotated_every)
     assert explicit(same) == explicit(want_cfg)
-    assert cfg.query_scale == 0
+    assert cfg.query_scale == 0 and cfg.unrotated_every == 4 * (name == "smollm3")
     for key, x in params.items():
         np.testing.assert_allclose(x, want[key], atol=2e-7 if "gemma" in name else 0, err_msg=key)
+
+
+def test_the_numbers_of_yarn(made) -> None:
+    """`attn_factor` multiplies what llama.cpp infers; absent numbers are its defaults."""
+    said = {"attn_factor": 0.5, "yarn_beta_fast": 24.0, "yarn_beta_slow": 2.0}
+    said = {f"qwen3.rope.scaling.{key}": value for key, value in said.items()}
+    one, plain = (
+        ModelConfig(**weights.load_architecture(made("qwen3_yarn", meta)))
+        for meta in (said | {"qwen3.rope.scaling.original_context_length": None}, {})
+    )
+    assert (one.rope_high, one.rope_low, one.rope_original) == (24.0, 2.0, 512)
+    assert (plain.rope_high, plain.rope_low, plain.rope_original) == (32.0, 1.0, 16)
+    assert one.rope_amplitude == plain.rope_amplitude / 2 == (0.1 * np.log(4) + 1) / 2
+    assert (one.context, plain.context) == (2048, 512)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3_moe", "mixtral", "gemma3_text"])
@@ -318,7 +339,14 @@ BAD = [
     (dict(change=lambda t: t["rope_freqs.weight"].fill(3)), "rope_freqs.weight"),
     (dict(meta={"llama.rope.dimension_count": 4}), "rope.dimension_count is 4"),
     (dict(meta={"llama.attention.value_length": 4}), "value_length is 4"),
-    (dict(meta={"llama.rope.scaling.type": "yarn"}), "'yarn'"),
+    (dict(meta={"llama.rope.scaling.type": "longrope"}), "'longrope'"),
+    (dict(meta={"llama.rope.scaling.type": "yarn"}), "yarn needs metadata"),
+    (dict(name="qwen3_yarn", meta={"qwen3.rope.scaling.factor": None}), "yarn needs metadata"),
+    (dict(name="qwen3", meta={"qwen3.rope.scaling.attn_factor": 1.2}), "attn_factor is 1.2"),
+    (
+        dict(name="qwen3_yarn", meta={"qwen3.rope.scaling.yarn_log_multiplier": 0.1}),
+        "qwen3.rope.scaling.yarn_log_multiplier is not known",
+    ),
     (dict(name="qwen2", meta={"qwen2.expert_count": 8}), "a qwen2 with experts"),
     (dict(meta={"llama.expert_count": 8}), "llama.expert_used_count is missing"),
     (dict(meta=EIGHT), "tensor blk.0.ffn_down_exps.weight is missing"),

@@ -119,7 +119,13 @@ def test_a_stage_tells_the_loop_its_updates_rounds_and_alarms():
     rl = RlStage(epochs=2, minibatches=4, filter=kept)
     assert (rl.updates, rl.rounds, rl.alarms.action) == (8, 3, "warn")
     trained = {kind().stage: kind().trains for kind in typing.get_args(config.Trained)}
-    assert trained == {"sft": "model", "verifier": "verifier", "rl": "model", "prm": "model"}
+    of_grm = {"meta": "grm", "scalar": "grm"}
+    assert trained == of_grm | {
+        "sft": "model",
+        "verifier": "verifier",
+        "rl": "model",
+        "prm": "model",
+    }
 
 
 def test_every_field_is_read_somewhere():

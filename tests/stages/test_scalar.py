@@ -22,9 +22,10 @@ from rlvr_jax.config import (
     SftStage,
     VoteStage,
 )
+from rlvr_jax.host.critiques import votes
 from rlvr_jax.host.problems import dataset, preference
 from rlvr_jax.host.runs.folder import Interrupted, Run, RunError
-from rlvr_jax.stages import scalar
+from rlvr_jax.stages import scalar, vote
 from rlvr_jax.stages.check import check_config
 from rlvr_jax.stages.grm_workspace import GrmWorkspace
 from rlvr_jax.stages.workspace import Workspace
@@ -59,7 +60,7 @@ def cfg(tmp_path_factory) -> Config:
     )
 
 
-def short_items(ws: GrmWorkspace) -> None:
+def short_items(ws: GrmWorkspace, least: int) -> None:
     """Digits that answer nothing: in all items the larger digit is better; 5 and more are right."""
     splits, number = {}, 0
     for split, count in SPLITS.items():
@@ -69,17 +70,19 @@ def short_items(ws: GrmWorkspace) -> None:
             first, second = number * 3 % 10, number * 7 % 10
             several = tuple(dict.fromkeys(map(str, (first, second, (first + 4) % 10))))
             texts = several if number % 4 and len(several) > 1 else (str(first),)
+            texts = texts if len(texts) >= least else ("1", "2")
             quality = [int(text) for text in texts]
             best = quality.index(max(quality)) if len(texts) > 1 else int(first >= 5)
-            item = preference.Item(f"q{number}", texts, best, demonstration="ok")
+            said = rf"\boxed{{{best + 1}}}" if least > 1 else "ok"
+            item = preference.Item(f"q{number}", texts, best, demonstration=said)
             splits[split].append(preference.build_record(item, "digits"))
     dataset.prepare(ws.data, splits, "problems")
 
 
-def workspace(cfg: Config) -> GrmWorkspace:
+def workspace(cfg: Config, least: int = 1) -> GrmWorkspace:
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
     ws = GrmWorkspace(Workspace(Run(cfg), mesh))
-    short_items(ws)
+    short_items(ws, least)
     return ws
 
 
@@ -195,3 +198,39 @@ def test_options_of_what_is_not_there_are_refused() -> None:
     for more in ({"meta": "meta"}, {"weighted": True}, {"policy": "sft"}):
         with pytest.raises(ValueError, match="leave policy, meta and weighted out"):
             VoteStage(scalar="scalar", **more)
+
+
+def test_verdicts_are_weighted_by_their_probability() -> None:
+    """Two unsure verdicts for the second response are less than a sure one for the first."""
+    score = np.array([[[1, 0], [0, 1], [0, 1]], [[1, 0], [1, 0], [0, 1]]], float)
+    chance = np.array([[0.9, 0.2, 0.3], [0.9, 0.9, 0.9]])
+    valid = np.array([[True, True, True], [True, False, True]])
+    ballots = votes.Ballots(score, valid, valid * 0.0, np.array([2, 2]), np.array([0, 0]))
+    stage = VoteStage(policy="sft", weighted=True)
+    counted = vote._count(stage, ballots, chance, ["a", "b"])
+    assert [counted["plain"][x]["strict"] for x in "ab"] == [0, 0]
+    assert [counted["plain"][x]["tied"] for x in "ab"] == [0, 1]
+    assert [counted["weighted"][x]["strict"] for x in "ab"] == [1, 0]
+    assert set(vote._count(VoteStage(), ballots, chance, ["a", "b"])) == {"plain"}
+
+
+def test_a_judge_that_picks_is_measured_with_and_without_probabilities(cfg) -> None:
+    stages = (
+        SftStage(role="grm", steps=60, batch=4, optim=FAST),
+        VoteStage(policy="sft", votes=(1, 2), weighted=True, batch=4),
+    )
+    data = dataclasses.replace(cfg.critique.data, response_columns=10, prompt_columns=80)
+    judge = CritiqueConfig(form="pick", template="short_pick", most=3, data=data, principles="none")
+    ws = workspace(dataclasses.replace(cfg, name="pick", stages=stages, critique=judge), least=2)
+    with jax.set_mesh(ws.mesh):
+        for stage in stages:
+            ws.run.finish(stage.name, train.STAGES[stage.stage](stage, ws))
+        ask = vote.Voter(stages[1], ws)
+        items = [preference.parse_item(row) for row in dataset.each(ws.problems("test"))][:4]
+        (scores, valid, _, chance), _ = ask(items, ws.key("vote"), 1, SampleConfig())
+        (turned, *_, others), _ = ask(items[:1:-1], ws.key("vote"), 1, SampleConfig())
+    assert valid.any() and (scores.sum(2) == valid).all()
+    assert ((chance > 0) & (chance < 1))[valid].all()
+    np.testing.assert_array_equal(turned[::-1], scores[2:])
+    np.testing.assert_allclose(others[::-1], chance[2:], atol=1e-5)
+    assert set(told(ws, "vote")["votes"]["2"]) == {"plain", "weighted"}

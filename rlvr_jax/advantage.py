@@ -6,8 +6,10 @@ published estimator: `normalise`, `baseline`, and further options with their nam
 
     estimator             normalise, baseline; others                  source (arXiv)
     REINFORCE             none | batch | group, none     Williams 1992; z-score: 2503.23829, 3.3
-    RLOO                  none, rloo                     2402.14740
+    RLOO                  none, rloo; whiten: responses is TRL's normalised form    2402.14740
     GRPO                  group, none; ddof: 0 or 1      2402.03300
+    MaxRL                 group-mean, none               2602.02710
+    pass@k training       group, none; pass_k            2508.10751
     Dr. GRPO              none, mean                     2503.20783
     GRPO, std of batch    batch, mean                    2508.08221 (Lite PPO)
     OPO                   none, opo                      2505.23585: baseline weighted by length
@@ -30,7 +32,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import returns
+from rlvr_jax import groups, returns
 from rlvr_jax.config import AdvantageConfig, OverlongConfig
 from rlvr_jax.structs import Array, Credit, Signals
 
@@ -38,66 +40,6 @@ Rewards = dict[str, Array]  # by name, [B]; the outcome is named `reward`
 
 
 # ---- rewards of responses ----------------------------------------------------------------------
-
-
-def zscore(x: Array, floor: float, ddof: int = 0, counted: Array | bool = True) -> Array:
-    """Compute (x - mean) / max(std, floor) over all entries of x; entries that do not count are 0.
-
-    Only entries that `counted` marks enter mean and std.  The sum of squared deviations is divided
-    by n - `ddof`.  If all counted values are equal the result is exactly 0 (arXiv 2503.23829,
-    section 3.3), whatever the rounding of the mean.  `floor` has the units of x: where std is
-    smaller, x - mean is divided by `floor` instead, so that mere noise is not scaled up to unit
-    size.
-    """
-    counted = jnp.broadcast_to(counted, x.shape)
-    mean, spread, same = _moments(x, tuple(range(x.ndim)), floor, ddof, counted)
-    return jnp.where(same | ~counted, 0.0, (x - mean) / spread)
-
-
-def zscore_groups(x_QG: Array, floor: float, ddof: int = 0) -> Array:
-    """Compute `zscore` of each group by itself."""
-    mean, spread, same = _moments(x_QG, (1,), floor, ddof, jnp.ones(x_QG.shape, bool))
-    return jnp.where(same, 0.0, (x_QG - mean) / spread)
-
-
-def _moments(
-    x: Array, axes: tuple[int, ...], floor: float, ddof: int, counted: Array
-) -> tuple[Array, Array, Array]:
-    """Return the mean, the floored standard deviation, and whether all values are equal."""
-    count = jnp.sum(counted, axes, keepdims=True)
-    mean = jnp.mean(x, axes, keepdims=True, where=counted)
-    std = jnp.sqrt(jnp.mean((x - mean) ** 2, axes, keepdims=True, where=counted))
-    std = std * jnp.sqrt(count / jnp.maximum(count - ddof, 1))
-    largest = jnp.max(x, axes, keepdims=True, initial=-jnp.inf, where=counted)
-    smallest = jnp.min(x, axes, keepdims=True, initial=jnp.inf, where=counted)
-    return mean, jnp.maximum(std, floor), largest == smallest
-
-
-def leave_one_out(x_QG: Array) -> Array:
-    """Subtract from each entry the mean of the other entries of its group (RLOO, 2402.14740).
-
-    The result is (G / (G - 1)) (x_i - mean).  A group of one has no others and gives 0.
-    """
-    groups = x_QG.shape[1]
-    return group_centre(x_QG) * (groups / max(groups - 1, 1))
-
-
-def group_centre(x_QG: Array) -> Array:
-    """Subtract from each entry the mean of its group; exactly 0 where all entries are equal."""
-    same = jnp.max(x_QG, 1, keepdims=True) == jnp.min(x_QG, 1, keepdims=True)
-    return jnp.where(same, 0.0, x_QG - jnp.mean(x_QG, 1, keepdims=True))
-
-
-def length_centre(x_QG: Array, length_QG: Array) -> Array:
-    """Subtract from each entry the length-weighted mean of its group (OPO, arXiv 2505.23585).
-
-    The baseline is sum_j l_j x_j / sum_j l_j, where l_j is the number of tokens of response j.  The
-    result is exactly 0 where all entries of a group are equal.
-    """
-    same = jnp.max(x_QG, 1, keepdims=True) == jnp.min(x_QG, 1, keepdims=True)
-    length_QG = length_QG.astype(x_QG.dtype)
-    total_Q1 = jnp.maximum(jnp.sum(length_QG, 1, keepdims=True), 1)
-    return jnp.where(same, 0.0, x_QG - jnp.sum(length_QG * x_QG, 1, keepdims=True) / total_Q1)
 
 
 def total_reward(rewards: Rewards, cfg: AdvantageConfig) -> Array:
@@ -137,7 +79,7 @@ def normalised_rewards(
         for name, x in rewards.items()
     }
     mixed_QG = sum((each[name] * w for name, w in cfg.weights.items()), start=jnp.zeros(()))
-    return zscore(mixed_QG, cfg.std_floor, cfg.ddof, counted_QG)
+    return groups.zscore(mixed_QG, cfg.std_floor, cfg.ddof, counted_QG)
 
 
 def response_advantages(
@@ -164,17 +106,22 @@ def response_advantages(
 
 
 def _normalised(x_QG: Array, cfg: AdvantageConfig, counted_QG: Array) -> Array:
+    if cfg.pass_k > 1:
+        floor = cfg.std_floor if cfg.normalise == "group" else None
+        return groups.best_of_sets(x_QG, cfg.pass_k, floor)
     if cfg.normalise == "batch":
-        return zscore(x_QG, cfg.std_floor, cfg.ddof, counted_QG)
-    return zscore_groups(x_QG, cfg.std_floor, cfg.ddof) if cfg.normalise == "group" else x_QG
+        return groups.zscore(x_QG, cfg.std_floor, cfg.ddof, counted_QG)
+    if cfg.normalise == "group-mean":
+        return groups.over_mean(x_QG, cfg.std_floor)
+    return groups.zscore_groups(x_QG, cfg.std_floor, cfg.ddof) if cfg.normalise == "group" else x_QG
 
 
 def _less_baseline(x_QG: Array, length_QG: Array, cfg: AdvantageConfig) -> Array:
     if cfg.baseline == "rloo":
-        return leave_one_out(x_QG)
+        return groups.leave_one_out(x_QG)
     if cfg.baseline == "mean":
-        return group_centre(x_QG)
-    return length_centre(x_QG, length_QG) if cfg.baseline == "opo" else x_QG
+        return groups.group_centre(x_QG)
+    return groups.length_centre(x_QG, length_QG) if cfg.baseline == "opo" else x_QG
 
 
 def overlong_penalty(length_B: Array, columns: int, cfg: OverlongConfig) -> Array:
@@ -216,11 +163,11 @@ def process_returns(
     process_QGR = process_BR.reshape(*row_QG.shape, -1)
     counted_QG = jnp.broadcast_to(counted_B, length_B.shape).reshape(-1, samples)
     if cfg.normalise != "none":
-        groups = cfg.normalise == "group"
+        by_group = cfg.normalise == "group"
         # A group counts as a whole or is equal, so that its own moments need no mask.
-        over = jnp.ones_like(counted_QG) if groups else counted_QG
-        axes = (1,) if groups else (0, 1)
-        mean, spread, same = _moments(row_QG, axes, cfg.std_floor, cfg.ddof, over)
+        over = jnp.ones_like(counted_QG) if by_group else counted_QG
+        axes = (1,) if by_group else (0, 1)
+        mean, spread, same = groups.moments(row_QG, axes, cfg.std_floor, cfg.ddof, over)
         scaled_QGR = (process_QGR - mean[..., None]) / spread[..., None]
         process_QGR = jnp.where(same[..., None], 0.0, scaled_QGR)
         row_QG = _normalised(row_QG, cfg, counted_QG)
@@ -244,8 +191,8 @@ def assign_credit(
     If `signals.kl_BR` is present, kl_coef * KL is subtracted from the normalised reward: summed
     over each response, or token by token with `credit: token` or `baseline: value`.  With
     `cfg.process_weight`, the weighted returns of the token rewards are added to the advantage; with
-    `baseline: value` the weighted token rewards are added to the rewards instead.  With `whiten:
-    tokens` the resulting advantages are whitened.
+    `baseline: value` the weighted token rewards are added to the rewards instead.  The resulting
+    advantages are whitened as `cfg.whiten` says.
 
     Raises:
       ValueError: the estimator needs a signal that is absent, or as `total_reward`.
@@ -262,9 +209,22 @@ def assign_credit(
         returns_BR = process_returns(token_reward_BR, mask_BR, samples, cfg, counted_B)
         process_BR = cfg.process_weight * returns_BR
         advantage_BR = advantage_BR + process_BR
-    if cfg.whiten == "tokens":
-        advantage_BR = returns.whiten(advantage_BR, mask_BR, cfg.std_floor, cfg.ddof)
+    advantage_BR = _whitened(advantage_BR, mask_BR, cfg, counted_B)
     return jax.lax.stop_gradient(Credit(advantage_BR, outcome_BR, bad, process_BR, target_BR))
+
+
+def _whitened(
+    advantage_BR: Array, mask_BR: Array, cfg: AdvantageConfig, counted_B: Array | bool
+) -> Array:
+    """Whiten advantages over all tokens, or over the responses whose rows count."""
+    if cfg.whiten == "none":
+        return advantage_BR
+    if cfg.whiten == "responses":  # all tokens of a response have the same advantage
+        counted_B = jnp.broadcast_to(counted_B, mask_BR.shape[:1])
+        row_B = groups.zscore(advantage_BR[:, 0], cfg.std_floor, cfg.ddof, counted_B)
+        return jnp.broadcast_to(row_B[:, None], mask_BR.shape)
+    keep_mean = cfg.whiten == "tokens-keep-mean"
+    return returns.whiten(advantage_BR, mask_BR, cfg.std_floor, cfg.ddof, keep_mean)
 
 
 def credit_responses(

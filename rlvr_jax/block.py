@@ -9,7 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import positions, sharding
+from rlvr_jax import positions, routing, sharding
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params
 from rlvr_kernels import dispatch
@@ -27,13 +27,21 @@ def embed(params: Params, token_BT: Array, cfg: ModelConfig) -> Array:
         return x_BTD
 
 
-def layer(x_BTD: Array, w: Params, cos_sin: Array, attend, cfg: ModelConfig):
-    """Return the hidden states [B, T, D] behind one layer, and what `attend` keeps.
+def layer(
+    x_BTD: Array,
+    w: Params,
+    cos_sin: Array,
+    attend,
+    cfg: ModelConfig,
+    exists_BT: Array | None = None,
+):
+    """Return the hidden states [B, T, D] behind one layer, what `attend` keeps, and a `Routed`.
 
     `w` holds the parameters of this layer, without their dimension L.  `cos_sin` is the entry of
     `positions.cos_sin` for the kind of this layer.  `attend(q, k, v)` takes q [B, T, N, H] and k
     [B, T, K, H], both rotated by their positions, and v [B, T, K, H].  It returns the attention
-    output [B, T, N, H] and the keys and values that the caller wants to keep.
+    output [B, T, N, H] and the keys and values that the caller wants to keep.  With `exists_BT`
+    (bool) a mixture of experts counts where it sends these tokens; the third result is else None.
     """
     has = cfg.has
     with jax.named_scope("attention"):
@@ -54,9 +62,13 @@ def layer(x_BTD: Array, w: Params, cos_sin: Array, attend, cfg: ModelConfig):
         x_BTD = x_BTD + (rms_norm(h_BTD, w["norm1out_LD"], cfg) if has.sandwich else h_BTD)
     with jax.named_scope("feed_forward"):
         h_BTD = rms_norm(x_BTD, w["norm2_LD"], cfg)
-        h_BTD = _experts(h_BTD, w, cfg) if has.experts else _feedforward(h_BTD, w, cfg)
+        routed = None
+        if has.experts:
+            h_BTD, routed = _experts(h_BTD, w, cfg, exists_BT)
+        else:
+            h_BTD = _feedforward(h_BTD, w, cfg)
         x_BTD = x_BTD + (rms_norm(h_BTD, w["norm2out_LD"], cfg) if has.sandwich else h_BTD)
-    return sharding.split_rows(x_BTD), kept
+    return sharding.split_rows(x_BTD), kept, routed
 
 
 def rms_norm(x_D: Array, scale_D: Array, cfg: ModelConfig) -> Array:
@@ -126,14 +138,20 @@ def _feedforward(h_BTD: Array, w: Params, cfg: ModelConfig) -> Array:
     return jnp.einsum("btf,fd->btd", _gate(gate_BTF, cfg) * up_BTF, w["down_LFD"])
 
 
-def _experts(h_BTD: Array, w: Params, cfg: ModelConfig) -> Array:
+def _experts(
+    h_BTD: Array, w: Params, cfg: ModelConfig, exists_BT: Array | None
+) -> tuple[Array, routing.Routed | None]:
     """Return a mixture of experts: each token goes to its most probable experts; none is dropped.
 
     Tokens are sorted by expert, so that each expert is one block of a ragged product.
     """
     flat_XD = h_BTD.reshape(-1, cfg.width)
     route_XE = jnp.einsum("xd,de->xe", flat_XD, w["router_LDE"], preferred_element_type=jnp.float32)
-    weight_Xk, expert_Xk = jax.lax.top_k(jax.nn.softmax(route_XE), cfg.experts_used)
+    probability_XE = jax.nn.softmax(route_XE)
+    weight_Xk, expert_Xk = jax.lax.top_k(probability_XE, cfg.experts_used)
+    routed = None
+    if exists_BT is not None:
+        routed = routing.of_layer(probability_XE, expert_Xk, exists_BT)
     if cfg.experts_sum_to_one:
         weight_Xk = weight_Xk / jnp.sum(weight_Xk, -1, keepdims=True)
     expert_Y = expert_Xk.reshape(-1)  # Y = X * experts_used
@@ -144,7 +162,8 @@ def _experts(h_BTD: Array, w: Params, cfg: ModelConfig) -> Array:
     up_YF = jax.lax.ragged_dot(sorted_YD, w["up_LEDF"], count_E)
     out_YD = jax.lax.ragged_dot(_gate(gate_YF, cfg) * up_YF, w["down_LEFD"], count_E)
     out_XkD = out_YD[jnp.argsort(order_Y)].reshape(-1, cfg.experts_used, cfg.width)
-    return jnp.einsum("xkd,xk->xd", out_XkD, weight_Xk.astype(out_XkD.dtype)).reshape(h_BTD.shape)
+    out_XD = jnp.einsum("xkd,xk->xd", out_XkD, weight_Xk.astype(out_XkD.dtype))
+    return out_XD.reshape(h_BTD.shape), routed
 
 
 def _gate(x_F: Array, cfg: ModelConfig) -> Array:

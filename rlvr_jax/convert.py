@@ -91,7 +91,7 @@ def _load_pretrained(source: str, other: str) -> Source:
 
 
 def _load_trained(source: str, other: str) -> Source:
-    """Load the model that a stage trained: the verifier of a verifier stage, or else the policy."""
+    """Load the model that a stage trained: a policy, a verifier, a GRM or a meta RM."""
     folder, _, name = source.rpartition(":")
     run = settings.load(Path(folder) / "config.resolved.yaml")
     stages = {stage.name: stage for stage in run.stages}
@@ -99,7 +99,7 @@ def _load_trained(source: str, other: str) -> Source:
         raise ValueError(f"{folder} has no stage {name!r}; its stages are {', '.join(stages)}")
     if not (Path(folder) / "stages" / f"{name}.json").exists():
         raise ValueError(f"stage {name} of {folder} has not finished: run it to its end first")
-    cfg = run.verifier if stages[name].trains == "verifier" else run.model
+    cfg: ModelConfig = getattr(run, stages[name].trains or "model")
     shardings = _shardings(cfg)
     like = {
         key: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[key])

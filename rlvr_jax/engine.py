@@ -81,6 +81,7 @@ def generate(
 
 def write(params: Params, prefix: model.Prefix, sampler: Sampler, cfg: ModelConfig) -> Written:
     """Write responses that continue prefixes; `params` come from `parameters.for_decoding`."""
+    prefix = prefix._replace(routed=None)  # decoding does not count where tokens are sent
     waiting = prefix.mask_QP.shape[0] * sampler.samples // sharding.data_shards()
     count = min(cfg.slots or waiting, waiting)
     state = begin(params, prefix, count, sampler, cfg)

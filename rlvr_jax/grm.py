@@ -20,6 +20,7 @@ The random stream of a vote is a hash of what is judged and the number of the vo
 not depend on the row where its response stands.
 """
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -48,6 +49,15 @@ class Form(NamedTuple):
     model: ModelConfig
     critique: CritiqueConfig
     reward: RewardConfig
+    eos: tuple[int, ...]
+
+
+class Asked(NamedTuple):
+    """An Asked holds what is fixed at compile time where a GRM judges preference items."""
+
+    model: ModelConfig
+    critique: CritiqueConfig
+    sample: SampleConfig
     eos: tuple[int, ...]
 
 
@@ -85,8 +95,7 @@ class Context(NamedTuple):
     def followed_by(self, rows: Rows, owner_SM: Array) -> Rows:
         """Return rows with the columns of their context in front."""
         token_YC, mask_YC = (sharding.take(x, owner_SM) for x in self.rows)
-        token_YW = jnp.concatenate([token_YC, rows.token_YW], 1)
-        return Rows(token_YW, jnp.concatenate([mask_YC, rows.mask_YW], 1))
+        return _joined(Rows(token_YC, mask_YC), rows)
 
 
 def show(rollout: Rollout, critic: Critic) -> Shown:
@@ -223,27 +232,55 @@ def _read_context(
     prefix, _ = ragged.read_prompts(params, *rows, form.model)
     if form.critique.principles != "from_query":
         return Context(prefix, rows), jnp.int32(0)
-    sampler = engine.Sampler(
-        key=jax.random.fold_in(key, STREAM + 1),
-        eos=form.eos,
-        samples=1,
-        columns=form.critique.criteria_columns,
-        cfg=SampleConfig(temperature=form.reward.grm.temperature),
-        stream_B=query_Q,
-    )
+    sampler = criteria_sampler(key, form, SampleConfig(form.reward.grm.temperature))
+    sampler = sampler._replace(stream_B=query_Q)
     written = engine.write(params, prefix, sampler, form.model)
-    criteria = engine.rollout_of(*rows, written)
-    shown = show(criteria, critic)
+    criteria = _exists(show(engine.rollout_of(*rows, written), critic))
     count = query_Q.shape[0]
     middle_QC = jnp.broadcast_to(critic.middle_C, (count, critic.middle_C.shape[0]))
-    exists_QR = jnp.arange(shown.token_BR.shape[1]) < shown.length_B[:, None]
-    more = Rows(
-        jnp.concatenate([shown.token_BR, middle_QC], 1),
-        jnp.concatenate([exists_QR, jnp.ones_like(middle_QC, bool)], 1),
-    )
+    more = _joined(criteria, Rows(middle_QC, jnp.ones_like(middle_QC, bool)))
     owner_SM = _owners(count, count)
     prefix = model.lengthen(params, *more, prefix, owner_SM, form.model)
-    return Context(prefix, Context(prefix, rows).followed_by(more, owner_SM)), written.decoded
+    return Context(prefix, _joined(rows, more)), written.decoded
+
+
+def criteria_sampler(key: Array, form: Form | Asked, sample: SampleConfig) -> engine.Sampler:
+    """Return how criteria are sampled that come from a query alone."""
+    key = jax.random.fold_in(key, STREAM + 1)
+    return engine.Sampler(key, form.eos, 1, form.critique.criteria_columns, sample)
+
+
+def with_criteria(
+    params: Params, prompts: Prompts, key: Array, critic: Critic, asked: Asked
+) -> Prompts:
+    """Return the prompts of preference items with criteria that are written from the query alone.
+
+    `check_QC` holds the text up to the criteria, `prompt_QP` what follows them.  In other modes the
+    prompts are whole already and are returned as they are.
+    """
+    if asked.critique.principles != "from_query":
+        return prompts
+    query = Prompts(
+        prompts.check_QC, prompts.check_mask_QC, prompts.check_QC, prompts.check_mask_QC
+    )
+    sampler = criteria_sampler(key, asked, asked.sample)
+    sampler = sampler._replace(stream_B=_hash(prompts.check_QC, prompts.check_mask_QC))
+    written, _ = engine.generate(params, query, sampler, asked.model)
+    before = _joined(Rows(prompts.check_QC, prompts.check_mask_QC), _exists(show(written, critic)))
+    token_QP, mask_QP = _joined(before, Rows(prompts.prompt_QP, prompts.prompt_mask_QP))
+    return dataclasses.replace(prompts, prompt_QP=token_QP, prompt_mask_QP=mask_QP)
+
+
+def _exists(shown: Shown) -> Rows:
+    """Return token columns with the mask of those that hold a token."""
+    columns = jnp.arange(shown.token_BR.shape[1])
+    return Rows(shown.token_BR, columns < shown.length_B[:, None])
+
+
+def _joined(first: Rows, then: Rows) -> Rows:
+    """Return the columns of both, side by side."""
+    token_YW = jnp.concatenate([first.token_YW, then.token_YW], 1)
+    return Rows(token_YW, jnp.concatenate([first.mask_YW, then.mask_YW], 1))
 
 
 def _responses(shown: Shown, order_Ym: Array, critic: Critic) -> Rows:
@@ -252,7 +289,7 @@ def _responses(shown: Shown, order_Ym: Array, critic: Critic) -> Rows:
     shards = sharding.data_shards()
     lists = shown.length_B.shape[0] // together
     list_SM = _owners(count, lists)
-    exists_BR = jnp.arange(shown.token_BR.shape[1]) < shown.length_B[:, None]
+    response = _exists(shown)
     tokens, masks = [], []
 
     def add(token_C: Array, mask_C: Array) -> None:
@@ -262,8 +299,8 @@ def _responses(shown: Shown, order_Ym: Array, critic: Critic) -> Rows:
     for place in range(together):
         row_SM = list_SM * together + order_Ym[:, place].reshape(shards, -1)
         add(critic.before_NC[place], critic.before_mask_NC[place])
-        tokens.append(sharding.take(shown.token_BR, row_SM))
-        masks.append(sharding.take(exists_BR, row_SM))
+        tokens.append(sharding.take(response.token_YW, row_SM))
+        masks.append(sharding.take(response.mask_YW, row_SM))
         add(critic.after_NC[place], critic.after_mask_NC[place])
     add(critic.tail_C, jnp.ones_like(critic.tail_C, bool))
     return Rows(jnp.concatenate(tokens, 1), jnp.concatenate(masks, 1))

@@ -12,9 +12,10 @@ rows part by part, at a cost close to that of their real tokens.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from rlvr_jax import model, parameters, ragged, sampling, sharding
+from rlvr_jax import model, parameters, ragged, routing, sampling, sharding
 from rlvr_jax.config import ModelConfig, SampleConfig
 from rlvr_jax.structs import Array, Params, Rollout
 
@@ -30,6 +31,7 @@ class States(NamedTuple):
     token_BR: Array  # int32
     mask_BR: Array  # bool, columns that hold a token
     part: ragged.Part  # the rows and columns of the rollout that these are
+    routed: routing.Routed | None  # of prompt and response; None: no mixture of experts
 
 
 # states -> loss, (sums to add up, maximum to keep, values of rows to keep)
@@ -83,10 +85,21 @@ def gradient(
     The objective gets the states of a part of the rows and returns the part's share of the loss;
     `ragged.gradient` says what else it returns and how the parts add up.  `out` holds arrays [B, R]
     or [B] into which the row values that the objective keeps are written.
+
+    The loss of a mixture of experts includes `cfg.router_aux_loss_coef` times the mean over rows of
+    its load-balancing loss, and its sums include those of `routing.sums`.
     """
+    rows = jnp.maximum(jnp.sum(rollout.length_B > 0), 1).astype(jnp.float32)
 
     def of_part(params: Params, prefix: model.Prefix, part: ragged.Part):
-        return objective(part_states(params, prefix, part, rollout, cfg))
+        states = part_states(params, prefix, part, rollout, cfg)
+        value, (sums, most, kept) = objective(states)
+        if states.routed is not None:
+            routed = routing.sums(states.routed, states.mask_BR[:, 0], cfg.experts_used)
+            if cfg.router_aux_loss_coef:
+                value += cfg.router_aux_loss_coef * routed[routing.BALANCE] / rows
+            sums = sums | routed
+        return value, (sums, most, kept)
 
     return ragged.gradient(of_part, params, rollout, cfg, out)
 
@@ -134,7 +147,10 @@ def part_states(
     owner_SM = part.index_SM // samples
     token_BR = part.pick(rollout.response_BR)
     mask_BR = part.pick(rollout.response_mask_BR) & part.exists(rollout.length_B)[:, None]
-    hidden_BRD = model.extend(params, token_BR, mask_BR, prefix, owner_SM, cfg)
+    hidden_BRD, routed = model.extend_and_count(params, token_BR, mask_BR, prefix, owner_SM, cfg)
+    if routed is not None:
+        asked = jax.tree.map(lambda x: sharding.take(x, owner_SM), prefix.routed)
+        routed = jax.tree.map(jnp.add, asked, routed)
     first_BD = sharding.take(prefix.last_QD, owner_SM)
     before_BRD = jnp.concatenate([first_BD[:, None], hidden_BRD[:, :-1]], axis=1)
-    return States(params, before_BRD, token_BR, mask_BR, part)
+    return States(params, before_BRD, token_BR, mask_BR, part, routed)

@@ -15,6 +15,9 @@ it is not the default, token), and further options.
     CISPO            cispo; clip_low: 1 (no lower bound)     2506.13585
     SAPO             sapo; gate_positive, gate_negative      2511.20347
     GMPO             gmpo; clip_low, clip_high bound log-ratios    2507.20673
+    Clip-Cov         clip-cov; cov_share, cov_low, cov_high      2505.22617
+    KL-Cov           kl-cov; cov_share, cov_kl         2505.22617
+    DPPO             dppo-tv, dppo-kl; clip_low, clip_high bound the divergence    2602.04879
     policy gradient  plain                             Williams 1992
 
 Where an objective belongs to a whole row, each token of the row gets its value.  With
@@ -27,10 +30,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from rlvr_jax import ratios
 from rlvr_jax.config import LossConfig
+from rlvr_jax.ratios import FAR
 from rlvr_jax.structs import Array, Metrics
-
-FAR = 20.0  # log-ratios beyond it are a bug elsewhere; they must not become infinities
 
 
 class Tokens(NamedTuple):
@@ -49,6 +52,10 @@ class Tokens(NamedTuple):
     reference_BR: Array  # log-probs of the reference policy
     advantage_BR: Array
     mask_BR: Array  # bool, the tokens that the policy wrote
+    # From `token_choice`, where the config couples all tokens of an update:
+    chosen_BR: Array | None = None  # bool, tokens that get a policy gradient; None: all
+    held_BR: Array | None = None  # bool, tokens that kl-cov holds back
+    correct_BR: Array | None = None  # importance weights; None: those of `ratios.correction`
 
 
 def row_weights(mask_BR: Array, cfg: LossConfig, counted_B: Array | bool = True) -> Array:
@@ -59,16 +66,19 @@ def row_weights(mask_BR: Array, cfg: LossConfig, counted_B: Array | bool = True)
     marks:
 
         token-mean            1 / all tokens (DAPO)
+        token-sum             1
         seq-mean-token-mean   1 / (rows * tokens of this row) (GRPO)
         seq-mean-token-sum    1 / rows
-        constant              1 / (rows * R) (Dr. GRPO)
+        constant              1 / (rows * aggregate_length), R if that is 0 (Dr. GRPO)
     """
-    columns = mask_BR.shape[1]
+    columns = cfg.aggregate_length or mask_BR.shape[1]
     counted_B = jnp.broadcast_to(counted_B, mask_BR.shape[:1])
     rows = jnp.maximum(jnp.sum(counted_B), 1).astype(jnp.float32)
     length_B = jnp.sum(mask_BR, -1).astype(jnp.float32)
     if cfg.aggregate == "token-mean":
         return jnp.ones_like(length_B) / jnp.maximum(jnp.sum(length_B), 1)
+    if cfg.aggregate == "token-sum":
+        return jnp.ones_like(length_B)
     if cfg.aggregate == "seq-mean-token-mean":
         return 1 / (rows * jnp.maximum(length_B, 1))
     if cfg.aggregate == "seq-mean-token-sum":
@@ -94,13 +104,14 @@ def kl(logprob_BR: Array, reference_BR: Array, form: str) -> Array:
     See Schulman 2020, "Approximating KL divergence".  With d = log pi - log ref, k1 is d, k2 is
     d^2/2, k3 is exp(-d) + d - 1 and abs is |d|.  k1+ and k3+ have the value of k1 and k3 and the
     gradient of k2.  If the tokens are sampled from pi, the expected gradient of k2 (so also of k1+
-    and k3+) is that of the KL; those of k1, k3 and abs are not.
+    and k3+) is that of the KL; those of k1, k3 and abs are not.  At d = 0 the gradient of all forms
+    but k1 is exactly 0.
     """
     d_BR = logprob_BR - reference_BR
     if form == "k1":
         return d_BR
     if form == "abs":
-        return jnp.abs(d_BR)
+        return absolute(d_BR)
     if form == "k3":
         return k3(logprob_BR, reference_BR)
     square_BR = d_BR**2 / 2
@@ -108,6 +119,11 @@ def kl(logprob_BR: Array, reference_BR: Array, form: str) -> Array:
         return square_BR
     value_BR = kl(logprob_BR, reference_BR, form.removesuffix("+"))
     return square_BR + jax.lax.stop_gradient(value_BR - square_BR)
+
+
+def absolute(x: Array) -> Array:
+    """Compute |x| with the gradient 0 at 0, where that of `jnp.abs` is 1."""
+    return x * jax.lax.stop_gradient(jnp.sign(x))
 
 
 def kl_form(cfg: LossConfig) -> str:
@@ -130,31 +146,6 @@ def adapt_kl(coef: Array, kl_mean: Array, rows: int | Array, cfg: LossConfig) ->
 
 
 # ---- from log-ratios to what is maximised ----------------------------------------------------
-
-
-def row_mean(x_BR: Array, mask_BR: Array) -> Array:
-    """Compute the mean [B, 1] over the tokens of each row; 0 for a row without tokens."""
-    length_B1 = jnp.sum(mask_BR, -1, keepdims=True).astype(x_BR.dtype)
-    return jnp.sum(jnp.where(mask_BR, x_BR, 0.0), -1, keepdims=True) / jnp.maximum(length_B1, 1)
-
-
-def log_ratios(logprob_BR: Array, behaviour_BR: Array, mask_BR: Array, ratio: str) -> Array:
-    """Compute log pi - log behaviour for every token, [B, R].
-
-    With ratio `sequence` each token has the mean over its response (GSPO).  `sequence-token` has
-    the same value with the gradient of the token's own log-prob (GSPO-token).  `product` is the sum
-    over the response.
-    """
-    token_BR = jnp.clip(logprob_BR - behaviour_BR, -FAR, FAR)
-    if ratio == "token":
-        return token_BR
-    if ratio == "product":
-        sum_B1 = jnp.sum(jnp.where(mask_BR, token_BR, 0.0), -1, keepdims=True)
-        return jnp.broadcast_to(jnp.clip(sum_B1, -FAR, FAR), token_BR.shape)
-    mean_BR = jnp.broadcast_to(row_mean(token_BR, mask_BR), token_BR.shape)
-    if ratio == "sequence":
-        return mean_BR
-    return jax.lax.stop_gradient(mean_BR - logprob_BR) + logprob_BR
 
 
 def clip(log_ratio_BR: Array, advantage_BR: Array, cfg: LossConfig) -> tuple[Array, Array]:
@@ -213,47 +204,50 @@ def gmpo(
         jnp.minimum(log_ratio_BR, cfg.clip_high),
         jnp.maximum(log_ratio_BR, -cfg.clip_low),
     )
-    return jnp.exp(row_mean(bounded_BR, mask_BR)) * advantage_BR, bounded_BR != log_ratio_BR
+    return jnp.exp(ratios.row_mean(bounded_BR, mask_BR)) * advantage_BR, bounded_BR != log_ratio_BR
 
 
-# ---- rows that another policy wrote ----------------------------------------------------------
+def dppo(tokens: Tokens, cfg: LossConfig) -> tuple[Array, Array]:
+    """Compute sg(M min(ratio, dual_clip)) A log pi, [B, R] (DPPO, arXiv 2602.04879).
 
-
-def correction(behaviour_BR: Array, sampler_BR: Array, mask_BR: Array, cfg: LossConfig) -> Array:
-    """Compute the weight [B, R] that corrects for a sampler with other probabilities.
-
-    w = exp(behaviour - sampler) is the trainer's probability of a token divided by the sampler's.
-    The range is [correct_low, correct_high].  No gradient flows through the weight, which
-    `cfg.correct` chooses:
-
-        truncate            w, clipped to the range (TIS, truncated importance sampling)
-        mask                w, or 0 where it is outside the range (IcePop)
-        sequence-truncate   the product of w over the row, clipped to the range
-        sequence-mask       the product of w over the row, or 0 where it is outside the range
-        geometric-mask      1, or 0 where the geometric mean of w over the row is outside the range
+    M is 0 where a token has moved in the direction of its advantage by more than `clip_high` (A >
+    0) or `clip_low` (else), and 1 elsewhere.  For `dppo-tv` the move is the change of the token's
+    probability, the total variation between the two choices "this token" and "any other".  For
+    `dppo-kl` it is KL(behaviour || pi) of these two choices.  Also returns which tokens have M = 0.
     """
-    log_BR = jnp.where(mask_BR, jnp.clip(behaviour_BR - sampler_BR, -FAR, FAR), 0.0)
-    if cfg.correct.startswith("sequence"):
-        sum_B1 = jnp.sum(log_BR, -1, keepdims=True)
-        log_BR = jnp.broadcast_to(jnp.clip(sum_B1, -FAR, FAR), log_BR.shape)
-    elif cfg.correct == "geometric-mask":
-        log_BR = jnp.broadcast_to(row_mean(log_BR, mask_BR), log_BR.shape)
-    weight_BR = jnp.exp(log_BR)
-    if cfg.correct.endswith("truncate"):
-        return jax.lax.stop_gradient(jnp.clip(weight_BR, cfg.correct_low, cfg.correct_high))
-    inside_BR = (weight_BR >= cfg.correct_low) & (weight_BR <= cfg.correct_high)
-    kept_BR = jnp.ones_like(weight_BR) if cfg.correct == "geometric-mask" else weight_BR
-    return jax.lax.stop_gradient(jnp.where(inside_BR, kept_BR, 0.0))
+    logprob_BR = jax.lax.stop_gradient(tokens.logprob_BR)
+    old_BR, advantage_BR = tokens.behaviour_BR, tokens.advantage_BR
+    up_BR = advantage_BR > 0
+    rise_BR = jnp.exp(logprob_BR) - jnp.exp(old_BR)
+    far_BR = jnp.where(up_BR, rise_BR, -rise_BR)
+    if cfg.objective == "dppo-kl":
+        # Probabilities of any other token; rounding may leave log-probs of a sure token above 0.
+        other_old_BR, other_BR = (jnp.maximum(-jnp.expm1(x), 0.0) for x in (old_BR, logprob_BR))
+        other_log_BR = jnp.log((other_old_BR + 1e-8) / (other_BR + 1e-8))
+        kl_BR = jnp.exp(old_BR) * (old_BR - logprob_BR) + other_old_BR * other_log_BR
+        far_BR = jnp.where(far_BR > 0, kl_BR, 0.0)
+    cut_BR = far_BR > jnp.where(up_BR, cfg.clip_high, cfg.clip_low).astype(far_BR.dtype)
+    ratio_BR = jnp.exp(jnp.clip(logprob_BR - old_BR, -FAR, FAR))
+    if cfg.dual_clip:
+        ratio_BR = jnp.minimum(ratio_BR, cfg.dual_clip)
+    value_BR = ratio_BR * advantage_BR * tokens.logprob_BR
+    return jnp.where(cut_BR, 0.0, value_BR), cut_BR
 
 
-def stale(tokens: Tokens, most: float) -> Array:
-    """Return bool [B, R], true for tokens with A < 0 in rows that have become too unlikely.
+def kl_cov(
+    log_ratio_BR: Array, advantage_BR: Array, held_BR: Array | None, cfg: LossConfig
+) -> Array:
+    """Compute ratio A, minus cov_kl |log ratio| for tokens that are held back (2505.22617).
 
-    These are rows whose mean of log(sampler / pi) over their tokens is above `most`
-    (DeepSeek-V3.2).
+    `token_choice.choose` holds back the tokens whose log-prob and advantage vary together most.
+
+    Raises:
+      ValueError: nothing was chosen.
     """
-    drift_BR = tokens.sampler_BR - jax.lax.stop_gradient(tokens.logprob_BR)
-    return (tokens.advantage_BR < 0) & (row_mean(drift_BR, tokens.mask_BR) > most)
+    if held_BR is None:
+        raise ValueError("objective kl-cov needs the tokens that are held back")
+    pull_BR = jnp.where(held_BR, cfg.cov_kl * absolute(log_ratio_BR), 0.0)
+    return jnp.exp(log_ratio_BR) * advantage_BR - pull_BR
 
 
 # ---- a value head ----------------------------------------------------------------------------
@@ -305,15 +299,8 @@ def policy_gradient(
     weight_BR = jnp.where(tokens.mask_BR, weight_B[:, None], 0.0)
     objective_BR, cut_BR = objective(tokens, cfg)
     logs = _ratio_logs(tokens, cut_BR, cfg)
-    if cfg.correct != "none":
-        correct_BR = correction(tokens.behaviour_BR, tokens.sampler_BR, tokens.mask_BR, cfg)
-        objective_BR = objective_BR * correct_BR
-        logs["mismatch/weight_mean"] = correct_BR
-        logs["mismatch/masked_frac"] = (correct_BR == 0).astype(jnp.float32)
-    if cfg.stale_kl:
-        stale_BR = stale(tokens, cfg.stale_kl)
-        objective_BR = jnp.where(stale_BR, 0.0, objective_BR)
-        logs["mismatch/stale_frac"] = stale_BR.astype(jnp.float32)
+    objective_BR, more = _weighted(objective_BR, tokens, cfg)
+    logs |= more
     loss = -jnp.sum(weight_BR * objective_BR)
     if cfg.kl_coef and cfg.kl_in == "loss":
         loss = loss + kl_coef * jnp.sum(weight_BR * _kl_in_loss(tokens, cfg))
@@ -323,6 +310,36 @@ def policy_gradient(
         loss = loss - cfg.entropy_coef * jnp.sum(weight_BR * tokens.entropy_BR)
     sums = {name: jnp.sum(jnp.where(tokens.mask_BR, x, 0.0)) for name, x in logs.items()}
     return loss, jax.lax.stop_gradient(sums)
+
+
+def _weighted(objective_BR: Array, tokens: Tokens, cfg: LossConfig) -> tuple[Array, Metrics]:
+    """Weight or leave out tokens: chosen ones, the sampler's mismatch, stale rows; and what to log.
+
+    Tokens that are left out still count among those over which the loss is averaged.
+    """
+    logs = {}
+    behaviour_BR, sampler_BR, mask_BR = tokens.behaviour_BR, tokens.sampler_BR, tokens.mask_BR
+    if tokens.chosen_BR is not None:
+        objective_BR = jnp.where(tokens.chosen_BR, objective_BR, 0.0)
+        logs["policy/chosen_frac"] = tokens.chosen_BR.astype(jnp.float32)
+    if cfg.correct != "none":
+        correct_BR = tokens.correct_BR
+        if correct_BR is None:
+            correct_BR = ratios.correction(behaviour_BR, sampler_BR, mask_BR, cfg)
+        objective_BR = objective_BR * correct_BR
+        logs["mismatch/weight_mean"] = correct_BR
+        logs["mismatch/masked_frac"] = (correct_BR == 0).astype(jnp.float32)
+    if cfg.reject != "none":
+        rejected_BR = ratios.rejected(behaviour_BR, sampler_BR, mask_BR, cfg)
+        objective_BR = jnp.where(rejected_BR, 0.0, objective_BR)
+        logs["mismatch/rejected_frac"] = rejected_BR.astype(jnp.float32)
+    if cfg.stale_kl:
+        stale_BR = ratios.stale(
+            tokens.logprob_BR, sampler_BR, tokens.advantage_BR, mask_BR, cfg.stale_kl
+        )
+        objective_BR = jnp.where(stale_BR, 0.0, objective_BR)
+        logs["mismatch/stale_frac"] = stale_BR.astype(jnp.float32)
+    return objective_BR, logs
 
 
 def _without_padding(tokens: Tokens) -> Tokens:
@@ -340,7 +357,9 @@ def _without_padding(tokens: Tokens) -> Tokens:
 def _ratio_logs(tokens: Tokens, cut_BR: Array, cfg: LossConfig) -> Metrics:
     """What to log of the probability ratios, per token."""
     drift_BR = jnp.clip(tokens.logprob_BR - tokens.behaviour_BR, -FAR, FAR)
-    low_BR = log_ratios(tokens.logprob_BR, tokens.behaviour_BR, tokens.mask_BR, cfg.ratio) < 0
+    low_BR = (
+        ratios.log_ratios(tokens.logprob_BR, tokens.behaviour_BR, tokens.mask_BR, cfg.ratio) < 0
+    )
     off_BR = jnp.exp(jnp.clip(tokens.logprob_BR - tokens.sampler_BR, -FAR, FAR))
     return {
         "policy/clip_frac": cut_BR.astype(jnp.float32),
@@ -361,18 +380,19 @@ def _kl_in_loss(tokens: Tokens, cfg: LossConfig) -> Array:
 
 def objective(tokens: Tokens, cfg: LossConfig) -> tuple[Array, Array]:
     """Compute what is maximised for each token, and which tokens are clipped (bool), [B, R]."""
-    logprob_BR, behaviour_BR, advantage_BR = (
-        tokens.logprob_BR,
-        tokens.behaviour_BR,
-        tokens.advantage_BR,
-    )
-    log_ratio_BR = log_ratios(logprob_BR, behaviour_BR, tokens.mask_BR, cfg.ratio)
-    if cfg.objective == "clip":
+    logprob_BR, advantage_BR = tokens.logprob_BR, tokens.advantage_BR
+    log_ratio_BR = ratios.log_ratios(logprob_BR, tokens.behaviour_BR, tokens.mask_BR, cfg.ratio)
+    if cfg.objective in ("clip", "clip-cov"):
         return clip(log_ratio_BR, advantage_BR, cfg)
     if cfg.objective == "cispo":
         return cispo(logprob_BR, log_ratio_BR, advantage_BR, cfg)
     if cfg.objective == "gmpo":
         return gmpo(log_ratio_BR, advantage_BR, tokens.mask_BR, cfg)
+    if cfg.objective.startswith("dppo"):
+        return dppo(tokens, cfg)
+    if cfg.objective == "kl-cov":
+        value_BR = kl_cov(log_ratio_BR, advantage_BR, tokens.held_BR, cfg)
+        return value_BR, jnp.zeros_like(tokens.mask_BR)
     if cfg.objective == "sapo":
         return sapo(log_ratio_BR, advantage_BR, cfg), jnp.zeros_like(tokens.mask_BR)
     return logprob_BR * advantage_BR, jnp.zeros_like(tokens.mask_BR)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import block, parameters, positions, sharding
+from rlvr_jax import block, parameters, positions, routing, sharding
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params
 from rlvr_kernels.token_logprob import token_logprob
@@ -35,6 +35,7 @@ class Prefix(NamedTuple):
     last_QD: Array  # hidden state of the last column; the next token is predicted from it
     kv: Layers  # keys and values [Q, K, P, H], with a layer dimension in front unless unrolled
     mask_QP: Array  # bool, which columns exist
+    routed: routing.Routed | None = None  # of the columns that exist; None: no mixture of experts
 
 
 def prefill(
@@ -57,12 +58,14 @@ def prefill(
             heads = block.attend_columns(q_QTNH, k_QPKH, v_QPKH, mask_QP, window, cfg)
             return heads, (k_QPKH.swapaxes(1, 2), v_QPKH.swapaxes(1, 2))
 
-        return block.layer(x_QPD, w, cos_sin_QP[kind], attend, cfg)
+        x_QPD, kv, routed = block.layer(x_QPD, w, cos_sin_QP[kind], attend, cfg, mask_QP)
+        return x_QPD, (kv, routed)
 
     nothing = ((),) * cfg.layers
-    x_QPD, kv = _run_layers(run_layer, block.embed(params, token_QP, cfg), params, nothing, cfg)
+    x_QPD, kept = _run_layers(run_layer, block.embed(params, token_QP, cfg), params, nothing, cfg)
     hidden_QPD = block.rms_norm(x_QPD, params["norm_D"], cfg)
-    return hidden_QPD, Prefix(hidden_QPD[:, -1], kv, mask_QP)
+    kv, routed = zip(*kept, strict=True)
+    return hidden_QPD, Prefix(hidden_QPD[:, -1], kv, mask_QP, _over_layers(routed, cfg))
 
 
 def extend(
@@ -78,7 +81,24 @@ def extend(
     `owner_SM` gives the prefix of each row: its number within the data shard, for S shards of M
     rows each.
     """
-    return _continue(params, (token_BR, mask_BR), prefix, owner_SM, cfg, keep=False)[0]
+    return extend_and_count(params, token_BR, mask_BR, prefix, owner_SM, cfg)[0]
+
+
+def extend_and_count(
+    params: Params,
+    token_BR: Array,
+    mask_BR: Array,
+    prefix: Prefix,
+    owner_SM: Array,
+    cfg: ModelConfig,
+) -> tuple[Array, routing.Routed | None]:
+    """Return what `extend` does, and where a mixture of experts sends the tokens of the rows.
+
+    The second result is of the new columns only, without the prefix; None for another model.
+    """
+    rows = (token_BR, mask_BR)
+    hidden_BRD, _, routed = _continue(params, rows, prefix, owner_SM, cfg, keep=False)
+    return hidden_BRD, routed
 
 
 def lengthen(
@@ -94,7 +114,8 @@ def lengthen(
     What the rows have in common is read once, in `prefix`; only the new columns are run through the
     model.  The last column must exist.
     """
-    hidden_BRD, new = _continue(params, (token_BR, mask_BR), prefix, owner_SM, cfg, keep=True)
+    rows = (token_BR, mask_BR)
+    hidden_BRD, new, _ = _continue(params, rows, prefix, owner_SM, cfg, keep=True)
 
     def join(old: Array, new: Array) -> Array:
         return jnp.concatenate([sharding.take(old, owner_SM, ROWS), new], -2)
@@ -111,10 +132,11 @@ def _continue(
     cfg: ModelConfig,
     *,
     keep: bool,
-) -> tuple[Array, Any]:
+) -> tuple[Array, Any, routing.Routed | None]:
     """Run rows (tokens and mask, [B, R]) that continue prefixes through the model.
 
-    Returns their hidden states and, with `keep`, their keys and values in the form of `Layers`.
+    Returns their hidden states, with `keep` their keys and values in the form of `Layers`, and
+    where a mixture of experts sends their tokens.
     """
     token_BR, mask_BR = rows
     prefix_mask_BP = sharding.take(prefix.mask_QP, owner_SM)
@@ -136,10 +158,13 @@ def _continue(
             heads = block.attend_columns(q_BTNH, k_BSKH, v_BSKH, mask_BS, window, cfg)
             return heads, tuple(x.swapaxes(1, 2) for x in new_kv) if keep else None
 
-        return block.layer(x_BRD, w, cos_sin_BR[kind], attend, cfg)
+        x_BRD, kept, routed = block.layer(x_BRD, w, cos_sin_BR[kind], attend, cfg, mask_BR)
+        return x_BRD, (kept, routed)
 
-    x_BRD, kept = _run_layers(run_layer, block.embed(params, token_BR, cfg), params, prefix.kv, cfg)
-    return block.rms_norm(x_BRD, params["norm_D"], cfg), kept
+    embedded_BRD = block.embed(params, token_BR, cfg)
+    x_BRD, kept = _run_layers(run_layer, embedded_BRD, params, prefix.kv, cfg)
+    kv, routed = zip(*kept, strict=True)
+    return block.rms_norm(x_BRD, params["norm_D"], cfg), kv, _over_layers(routed, cfg)
 
 
 def empty_cache(prefix: Prefix, rows: int, columns: int) -> Layers:
@@ -196,7 +221,8 @@ def decode(
             shared = (*prefix_kv, _visible(mask_BP, window_B1P, kind))
             return block.attend_cache(q_BTNH[:, 0], own, shared, cfg)[:, None], kept
 
-        return block.layer(x_B1D, w, cos_sin_B1[kind], attend, cfg)
+        x_B1D, kept, _ = block.layer(x_B1D, w, cos_sin_B1[kind], attend, cfg)
+        return x_B1D, kept
 
     x_B1D = block.embed(params, token_B[:, None], cfg)
     kept = []
@@ -275,6 +301,12 @@ def _run_layers(run_layer, x_BTD: Array, params: Params, given: tuple[Any, ...],
         x_BTD, kept = run_layer(x_BTD, inputs)
         all_kept.append(kept)
     return x_BTD, tuple(all_kept)
+
+
+def _over_layers(routed: tuple[routing.Routed | None, ...], cfg: ModelConfig):
+    """Return the sum over the layers of what `_run_layers` kept of each."""
+    total = jax.tree.map(lambda *layers: sum(layers), *routed)
+    return total if cfg.unroll else jax.tree.map(lambda x: jnp.sum(x, 0), total)
 
 
 def _stacked_layers(params: Params, given: tuple[Any, ...], cfg: ModelConfig):

@@ -17,6 +17,7 @@ class Update(NamedTuple):
     opt_state: Any
     grad_norm: Array  # global norm of the gradient before clipping
     finite: Array  # bool, whether loss and gradient were finite
+    moved: Array  # bool, whether the update was done: the gradient was finite and not 0
 
 
 def learning_rate_schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
@@ -65,20 +66,19 @@ def step(
     grads: Params,
     loss: Array,
     tx: optax.GradientTransformation,
-    any_rows: Array,
 ) -> Update:
     """Return parameters and optimizer state after one update, or unchanged ones.
 
     The update is skipped where the loss or the gradient is not finite.  It is also skipped where
-    `any_rows` (bool) is false: no row of the batch contributed to the loss, and a gradient of
-    zeros would still move the parameters by momentum and weight decay.
+    the gradient is exactly 0, because no row taught anything: momentum and weight decay would still
+    move the parameters.
     """
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, new_state = tx.update(grads, opt_state, params)
     new = (optax.apply_updates(params, updates), new_state)
-    applies = finite & any_rows
+    moved = finite & (norm > 0)
     params, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(applies, new, old), new, (params, opt_state)
+        lambda new, old: jnp.where(moved, new, old), new, (params, opt_state)
     )
-    return Update(params, opt_state, norm, finite)
+    return Update(params, opt_state, norm, finite, moved)

@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlvr_jax import likelihood, optim, ragged
+from rlvr_jax import likelihood, optim, ragged, routing
 from rlvr_jax.config import ModelConfig, PrmConfig, SampleConfig
 from rlvr_jax.structs import Array, Learner, Metrics, Params, Rollout
 
@@ -67,6 +67,7 @@ class PrmGradient(NamedTuple):
     loss: Array
     reward_BR: Array  # float32, beta * log-ratio of each token; 0 in padding
     drawn_B: Array  # bool, the rows that the gradient comes from
+    sums: Metrics  # those of `routing.sums` over the drawn rows
 
 
 def update(
@@ -86,8 +87,8 @@ def update(
     key = jax.random.fold_in(key, jnp.uint32(STREAM))
     result = gradient(learner.params, labelled, key, setup)
     exists_B = rollout.length_B > 0  # an unfilled place of a prompt filter has rows without tokens
-    params, opt_state, norm, finite = optim.step(
-        learner.params, learner.opt_state, result.grads, result.loss, setup.tx, jnp.any(exists_B)
+    params, opt_state, norm, finite, _ = optim.step(
+        learner.params, learner.opt_state, result.grads, result.loss, setup.tx
     )
     reward_BR = result.reward_BR
     if cfg.order == "update-first":
@@ -103,6 +104,7 @@ def update(
         "prm/taught_frac": _mean(result.drawn_B.astype(jnp.float32), exists_B),
         "prm/skipped": (~finite).astype(jnp.int32),
     }
+    metrics |= {f"prm/{name}": x for name, x in routing.metrics(result.sums).items()}
     if cfg.granularity != "token":
         ends_BR = jnp.zeros(reward_BR.shape, bool)
         if cfg.granularity == "line":
@@ -229,7 +231,7 @@ def gradient(params: Params, labelled: Labelled, key: Array, setup: PrmSetup) ->
     if cfg.loss == "ce" and cfg.share == 1:
         count = jnp.maximum(jnp.sum(exists_B), 1).astype(jnp.float32)
         result = backward(lambda s_B, part: cross_entropy(s_B, part.pick(label_B)) / count, rollout)
-        return PrmGradient(result.grads, result.value, result.kept, exists_B)
+        return PrmGradient(result.grads, result.value, result.kept, exists_B, result.sums)
     logprob_BR, _ = likelihood.logprobs(params, rollout, setup.sample, setup.model)
     mask_BR = rollout.response_mask_BR
     reward_BR = token_rewards(logprob_BR, labelled.reference_BR, mask_BR, cfg.beta)
@@ -242,7 +244,10 @@ def gradient(params: Params, labelled: Labelled, key: Array, setup: PrmSetup) ->
     weight_B = jnp.where(drawn_B, slope_B / chance_B, 0.0)
     drawn = dataclasses.replace(rollout, length_B=jnp.where(drawn_B, rollout.length_B, 0))
     result = backward(lambda s_B, part: part.pick(weight_B) * s_B, drawn)
-    return PrmGradient(result.grads, value, reward_BR, drawn_B)
+    if setup.model.router_aux_loss_coef:
+        balance = routing.metrics(result.sums)["router/balance"]
+        value += setup.model.router_aux_loss_coef * balance
+    return PrmGradient(result.grads, value, reward_BR, drawn_B, result.sums)
 
 
 def row_chances(weight_B: Array, exists_B: Array, share: float) -> Array:

@@ -118,24 +118,26 @@ def read_prompts(
     Returns the prefixes that responses continue, and the number of token positions that were run
     through the model, padding included (int32).
     """
-    last_QD, kv = _empty(params, mask_QP, cfg)
 
     def visit(carry, part):
-        last_QD, kv = carry
+        last_QD, kv, routed = carry
         _, read = model.prefill(params, part.pick_end(token_QP), part.pick_end(mask_QP), cfg)
         last_QD = sharding.put(last_QD, part.index_SM, read.last_QD)
+        routed = jax.tree.map(
+            lambda whole, new: sharding.put(whole, part.index_SM, new), routed, read.routed
+        )
 
         def write(whole, new):
             missing = whole.shape[-2] - part.columns
             new = jnp.pad(new, [*[(0, 0)] * (new.ndim - 2), (missing, 0), (0, 0)])
             return sharding.put(whole, part.index_SM, new, model.ROWS)
 
-        return last_QD, jax.tree.map(write, kv, read.kv)
+        return last_QD, jax.tree.map(write, kv, read.kv), routed
 
-    (last_QD, kv), run = visit_parts(
-        visit, (last_QD, kv), _span(mask_QP), mask_QP.shape[1], cfg.part_tokens
+    (last_QD, kv, routed), run = visit_parts(
+        visit, _empty(params, mask_QP, cfg), _span(mask_QP), mask_QP.shape[1], cfg.part_tokens
     )
-    return model.Prefix(last_QD, kv, mask_QP), run
+    return model.Prefix(last_QD, kv, mask_QP, routed), run
 
 
 def map_rows(
@@ -181,8 +183,8 @@ def gradient(
     length_Q = _span(mask_QP)
 
     def of_part(layers, seen, part):
-        last_QD, kv = seen
-        return objective(layers, model.Prefix(last_QD, kv, mask_QP), part)
+        last_QD, kv, routed = seen
+        return objective(layers, model.Prefix(last_QD, kv, mask_QP, routed), part)
 
     def visit(total, part):
         one = jax.value_and_grad(of_part, (0, 1), has_aux=True)(layers, seen, part)
@@ -191,7 +193,7 @@ def gradient(
         added = jax.tree.map(jnp.add, total[:3], (grads, value, sums))
         return *added, jnp.maximum(total[3], most), _write(total[4], kept, part)
 
-    seen = (prefix.last_QD, prefix.kv)
+    seen = (prefix.last_QD, prefix.kv, prefix.routed)
     index = jax.ShapeDtypeStruct((sharding.data_shards(), 1), jnp.int32)
     _, (sums, most, _) = jax.eval_shape(
         lambda index: of_part(layers, seen, Part(index, min(LEAST, columns))), index
@@ -208,16 +210,19 @@ def gradient(
 
         def read(layers):
             _, read = model.prefill(layers, token, mask, cfg)
-            return read.last_QD, read.kv
+            return read.last_QD, read.kv, read.routed
 
         def wanted(x, axis):
             x = sharding.take(x, part.index_SM, axis)
             exists = part.exists(length_Q).reshape(-1, *[1] * (-axis - 1))
-            return jnp.where(exists, x, 0).astype(cfg.compute)
+            return jnp.where(exists, x, 0)
 
-        d_kv = jax.tree.map(lambda x: wanted(x, model.ROWS)[..., -part.columns :, :], d_seen[1])
+        d_last, d_kv, d_routed = d_seen
+        d_kv = jax.tree.map(lambda x: wanted(x, model.ROWS)[..., -part.columns :, :], d_kv)
+        d_last, d_kv = jax.tree.map(lambda x: x.astype(cfg.compute), (wanted(d_last, -2), d_kv))
+        d_routed = jax.tree.map(lambda x: wanted(x, -2), d_routed)
         _, pull = jax.vjp(read, layers)
-        return jax.tree.map(jnp.add, grads, pull((wanted(d_seen[0], -2), d_kv))[0])
+        return jax.tree.map(jnp.add, grads, pull((d_last, d_kv, d_routed))[0])
 
     grads, again = visit_parts(back, grads, length_Q, mask_QP.shape[1], cfg.part_tokens)
     return Gradient(parameters.restack(grads), value, sums, most, kept, run + again)
@@ -230,8 +235,9 @@ def _span(mask_QP: Array) -> Array:
 
 
 def _empty(params: Params, mask_QP: Array, cfg: ModelConfig):
-    """Zeros of the shape of the prompts' hidden states, keys and values."""
+    """Zeros of the shape of the prompts' hidden states, keys and values, and `Routed`."""
     _, shapes = jax.eval_shape(
         lambda params: model.prefill(params, mask_QP.astype(jnp.int32), mask_QP, cfg), params
     )
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (shapes.last_QD, shapes.kv))
+    seen = (shapes.last_QD, shapes.kv, shapes.routed)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), seen)

@@ -53,12 +53,13 @@ def on_last_token(x_B: Array, mask_BR: Array) -> Array:
     return jnp.where(mask_BR & (tokens_from_here_BR == 1), x_B[:, None], 0.0)
 
 
-def whiten(x_BR: Array, mask_BR: Array, floor: float, ddof: int) -> Array:
+def whiten(x_BR: Array, mask_BR: Array, floor: float, ddof: int, keep_mean: bool = False) -> Array:
     """Compute the z-score over all tokens of the mask, [B, R] (REINFORCE++, arXiv 2501.03262).
 
     The sum of squared deviations is divided by n - `ddof`.  If all values are equal the result is
     exactly 0.  A standard deviation below `floor` is replaced by `floor`; OpenRLHF's lower bound of
-    1e-8 on the variance corresponds to a floor of 1e-4.
+    1e-8 on the variance corresponds to a floor of 1e-4.  With `keep_mean` the mean is added to the
+    result again, also to that of equal values.
     """
     count = jnp.sum(mask_BR).astype(x_BR.dtype)
     x_BR = jnp.where(mask_BR, x_BR, 0.0)
@@ -67,7 +68,10 @@ def whiten(x_BR: Array, mask_BR: Array, floor: float, ddof: int) -> Array:
     spread = jnp.maximum(jnp.sqrt(square / jnp.maximum(count - ddof, 1)), floor)
     largest = jnp.max(x_BR, initial=-jnp.inf, where=mask_BR)
     smallest = jnp.min(x_BR, initial=jnp.inf, where=mask_BR)
-    return jnp.where(mask_BR & (largest > smallest), (x_BR - mean) / spread, 0.0)
+    scaled_BR = jnp.where(largest > smallest, (x_BR - mean) / spread, 0.0)
+    if keep_mean:  # the mean of equal values is their value, without rounding
+        scaled_BR = scaled_BR + jnp.where(largest > smallest, mean, smallest)
+    return jnp.where(mask_BR, scaled_BR, 0.0)
 
 
 def scale_by_largest_return(reward_BR: Array, mask_BR: Array) -> Array:

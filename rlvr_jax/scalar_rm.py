@@ -23,9 +23,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlvr_jax import engine, likelihood, model, parameters, policy_update, ragged, sharding
+from rlvr_jax import (
+    engine,
+    likelihood,
+    model,
+    parameters,
+    policy_update,
+    ragged,
+    routing,
+    sharding,
+)
 from rlvr_jax.config import ModelConfig, SampleConfig
-from rlvr_jax.structs import Array, Params, Ranking, Rollout, TrainState, UpdateResult
+from rlvr_jax.structs import Array, Metrics, Params, Ranking, Rollout, TrainState, UpdateResult
 
 
 class Texts(NamedTuple):
@@ -50,6 +59,7 @@ class Gradient(NamedTuple):
     grads: Params
     loss: Array
     reward_B: Array  # float32, 0 where there is no response
+    sums: Metrics  # those of `routing.sums`
 
 
 def scalar_step(
@@ -65,9 +75,7 @@ def scalar_step(
     key = jax.random.fold_in(state.key, state.step)
     rows = write_rows(critic, texts, key, writer, cfg)
     result = gradient(state.params, rows, texts.ranking, cfg)
-    new_state, grad_norm = policy_update.apply_gradient(
-        state, result.grads, result.loss, tx, jnp.bool_(True)
-    )
+    new_state, grad_norm, _ = policy_update.apply_gradient(state, result.grads, result.loss, tx)
     new_state = dataclasses.replace(new_state, step=state.step + 1)
     right_Q = is_right(result.reward_B, texts.ranking).astype(jnp.float32)
     return UpdateResult(
@@ -77,7 +85,8 @@ def scalar_step(
             "scalar/acc": jnp.mean(right_Q),
             "policy/grad_norm": grad_norm,
             "policy/skipped": new_state.skipped,
-        },
+        }
+        | routing.metrics(result.sums),
     )
 
 
@@ -127,7 +136,7 @@ def gradient(params: Params, rows: Rollout, ranking: Ranking, cfg: ModelConfig) 
 
     The loss ties the rows of an item together, and the rows are read in parts.  So a forward pass
     computes all rewards r and the slopes dL/dr; the gradient is that of the sum of (dL/dr) * r,
-    where dL/dr is a constant.
+    where dL/dr is a constant, and of what `likelihood.gradient` adds for a mixture of experts.
     """
     reward_B = score(params, rows, cfg)
     value, slope_B = jax.value_and_grad(loss)(reward_B, ranking)
@@ -137,8 +146,10 @@ def gradient(params: Params, rows: Rollout, ranking: Ranking, cfg: ModelConfig) 
         last_B = _last(likelihood.token_values(states), part.pick(rows.length_B))
         return jnp.sum(part.pick(slope_B) * last_B), ({}, jnp.float32(0), ())
 
-    grads = likelihood.gradient(objective, params, rows, cfg).grads
-    return Gradient(grads, value, reward_B)
+    result = likelihood.gradient(objective, params, rows, cfg)
+    if cfg.router_aux_loss_coef:
+        value += cfg.router_aux_loss_coef * routing.metrics(result.sums)["router/balance"]
+    return Gradient(result.grads, value, reward_B, result.sums)
 
 
 def _last(value_BR: Array, length_B: Array) -> Array:

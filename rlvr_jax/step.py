@@ -50,6 +50,7 @@ from rlvr_jax.structs import (
 )
 
 GREEDY = SampleConfig(temperature=0)
+CLIP_COV = 2**31 + 2**30  # stream of the draw of tokens: above those of rows and of rounds
 
 
 def init_state(key: Array, params: Params, tx: optax.GradientTransformation) -> TrainState:
@@ -65,6 +66,11 @@ def with_prm(state: TrainState, params: Params, tx: optax.GradientTransformation
     """Add a PRM that learns beside the policy, starting from a copy of `params`."""
     learner = Learner(jax.tree.map(jnp.copy, params), tx.init(params))
     return dataclasses.replace(state, prm=learner)
+
+
+def with_reference(state: TrainState, params: Params) -> TrainState:
+    """Add a reference policy that follows the policy, starting from a copy of `params`."""
+    return dataclasses.replace(state, reference=jax.tree.map(jnp.copy, params))
 
 
 # ---- the step ----------------------------------------------------------------------------------
@@ -128,6 +134,10 @@ def draw(
 
     def one_round(number: Array) -> tuple[Rollout, Array, Rollout | None, Outcome, Metrics]:
         of_round = jax.tree.map(lambda x: _rows_of_round(x, number, stage.filter.rounds), prompts)
+        if stage.role == "grm" and frozen.critic is not None:
+            asked = grm.Asked(setup.model, setup.critique, stage.sample, setup.eos)
+            key = round_key(state, number)
+            of_round = grm.with_criteria(state.params, of_round, key, frozen.critic, asked)
         rollout, decoded, greedy = write_round(state, of_round, number, setup=setup)
         key = round_key(state, number)
         reward_B, metrics = judge(frozen, of_round, rollout, key, setup)
@@ -195,10 +205,21 @@ def judge(
         return _check_judgements(frozen, prompts, rollout, setup)
     if not cfg.by_grm:
         return verify(frozen, prompts, rollout, cfg, setup.verifier)
+    form = grm.Form(setup.grm, setup.critique, cfg, setup.eos)
+    return ask_grm(frozen, prompts, rollout, key, form=form)
+
+
+def ask_grm(
+    frozen: Frozen, prompts: Prompts, rollout: Rollout, key: Array, *, form: grm.Form
+) -> tuple[Array, Metrics]:
+    """Let a generative reward model judge each response: rewards [B] in [0, 1], and metrics.
+
+    Raises:
+      ValueError: at trace time, if `frozen` holds no tables with which the model is asked.
+    """
     if frozen.critic is None:
         raise ValueError("source grm needs the tables with which a GRM is asked")
     asked = grm.Judge(frozen.grm, frozen.critic, frozen.meta)
-    form = grm.Form(setup.grm, setup.critique, cfg, setup.eos)
     judged = grm.score(asked, prompts, rollout, key, form)
     return judged.reward_B, step_metrics.of_judged(judged)
 
@@ -278,8 +299,9 @@ def observe(
     # Without top-k and top-p: a sampled token may lie outside the truncated set of the reference.
     whole = stage.sample.whole
     reference_BR = rollout.logprob_BR
+    reference = frozen.reference if state.reference is None else state.reference
     if stage.asks_reference:
-        reference_BR, _ = likelihood.logprobs(frozen.reference, rollout, whole, setup.model)
+        reference_BR, _ = likelihood.logprobs(reference, rollout, whole, setup.model)
     kl_coef = jnp.float32(stage.loss.kl_coef) if state.kl_coef is None else state.kl_coef
     penalty_B = advantage.overlong_penalty(rollout.length_B, setup.columns, stage.overlong)
     rewards = outcome.rewards
@@ -291,8 +313,12 @@ def observe(
         kl_coef=kl_coef,
         metrics={"reward/overlong": jnp.mean(penalty_B, where=round_.counted_B)},
     )
+    if stage.loss.kl_coef and stage.sample == whole:
+        signals = signals._replace(at_reference=_equal(state.params, reference))
     if stage.loss.kl_coef and stage.loss.kl_in == "reward":
         kl_BR = loss.kl(rollout.logprob_BR, reference_BR, loss.kl_form(stage.loss))
+        if signals.at_reference is not None:
+            kl_BR = jnp.where(signals.at_reference, 0.0, kl_BR)
         signals = signals._replace(kl_BR=kl_BR)
     if state.prm is not None:
         compared_BR = rollout.logprob_BR if stage.prm.reference == "policy" else reference_BR
@@ -308,6 +334,17 @@ def observe(
     if stage.advantage.baseline == "value":
         signals = _observe_values(state, rollout, signals, setup)
     return signals
+
+
+def _equal(policy: Params, reference: Params) -> Array:
+    """Return whether the parameters of a policy are those of the reference, bit by bit.
+
+    The KL of such a policy is 0.  Log-probs of the two would differ by the rounding of two
+    programs, and an optimizer that scales its gradient would make a whole step of that.  The value
+    head, which a reference has not, plays no part.
+    """
+    same = [jnp.all(policy[name] == reference[name]) for name in reference]
+    return jnp.all(jnp.stack(same))
 
 
 def _observe_greedy(
@@ -352,7 +389,7 @@ def assign_credit(round_: Round, signals: Signals, setup: Setup[RlStage]) -> Cre
 def learn(
     state: TrainState, round_: Round, signals: Signals, credit: Credit, setup: Setup[RlStage]
 ) -> tuple[TrainState, Metrics]:
-    """Update the policy, store the updated PRM, and adapt the KL coefficient.
+    """Update the policy, store the updated PRM, adapt the KL coefficient, move the reference.
 
     If no place of the round is filled, the parameters of the policy do not change.
     """
@@ -369,7 +406,11 @@ def learn(
         behaviour_BR=signals.behaviour_BR,
         value_BR=signals.value_BR,
         target_BR=credit.target_BR,
+        at_reference=signals.at_reference,
     )
+    if stage.loss.objective == "clip-cov":
+        key = jax.random.fold_in(step_key(state), jnp.uint32(CLIP_COV))
+        batch = batch._replace(draw_BR=jax.random.uniform(key, rollout.response_BR.shape))
     new_state, metrics = policy_update.update_policy(state, batch, signals.kl_coef, setup)
     new_state = dataclasses.replace(new_state, step=state.step + 1, prm=signals.learner)
     if signals.learner is not None:  # a PRM that cannot learn ends the run as a policy does
@@ -381,6 +422,7 @@ def learn(
         next_coef = loss.adapt_kl(signals.kl_coef, metrics["policy/kl"], rows, stage.loss)
         new_state = dataclasses.replace(new_state, kl_coef=next_coef)
         metrics |= {"policy/kl_coef": signals.kl_coef}
+    new_state = policy_update.move_reference(new_state, stage.reference)
     return new_state, metrics | {"policy/skipped": new_state.skipped}
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import grm, verifier
+from rlvr_jax import grm, routing, verifier
 from rlvr_jax.structs import Array, Credit, Metrics, Rollout, Signals
 
 
@@ -17,7 +17,9 @@ class UpdateLogs(NamedTuple):
     """UpdateLogs hold what was measured during the policy updates of a step."""
 
     loss: Array  # mean over the updates
-    sums: Metrics  # sums over the tokens of all updates, divided by the number of epochs, by metric
+    # Sums over the tokens of all updates, by metric, and those of `routing.sums` over their rows;
+    # divided by the number of epochs.
+    sums: Metrics
     gap: Array  # largest absolute difference between log-probs of the sampler and of the trainer
     run: Array  # token positions that were run through the model, padding included
 
@@ -177,12 +179,17 @@ def of_updates(rollout: Rollout, epochs: int, logs: UpdateLogs, norm: Array) -> 
     """
     read = jnp.maximum(jnp.sum(rollout.length_B), 1).astype(jnp.float32)
     prompt_tokens = jnp.sum(rollout.prompt_mask_QP)
-    means = {name: total / read for name, total in logs.sums.items()}
+    routed = routing.metrics(logs.sums)
+    means = {name: x / read for name, x in logs.sums.items() if name not in routing.NAMES}
     square = means.pop("mismatch/ratio_square")
-    return means | {
-        "mismatch/ess": means["mismatch/ratio"] ** 2 / jnp.maximum(square, 1e-12),
-        "policy/loss": logs.loss,
-        "policy/grad_norm": norm,
-        "mismatch/logprob_diff_max": logs.gap,
-        "perf/update_useful": epochs * (read + prompt_tokens) / jnp.maximum(logs.run, 1),
-    }
+    return (
+        means
+        | routed
+        | {
+            "mismatch/ess": means["mismatch/ratio"] ** 2 / jnp.maximum(square, 1e-12),
+            "policy/loss": logs.loss,
+            "policy/grad_norm": norm,
+            "mismatch/logprob_diff_max": logs.gap,
+            "perf/update_useful": epochs * (read + prompt_tokens) / jnp.maximum(logs.run, 1),
+        }
+    )

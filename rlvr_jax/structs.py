@@ -156,8 +156,8 @@ class Learner:
 class TrainState:
     """A TrainState is all that a training step changes, in one pytree.
 
-    The state is donated to the step, checkpointed and restored as a whole.  Whether `prm` and
-    `kl_coef` are None does not change during a stage.
+    The state is donated to the step, checkpointed and restored as a whole.  Which of
+    `prm`, `kl_coef` and `reference` are None does not change during a stage.
     """
 
     step: Array  # int32, steps done
@@ -168,6 +168,7 @@ class TrainState:
     skipped_in_row: Array  # int32, updates left out in a row; a step with a bad PRM update adds 1
     prm: Learner | None = None  # if the stage uses token rewards
     kl_coef: Array | None = None  # float32, if the KL coefficient adapts
+    reference: Params | None = None  # of the KL term, if the reference follows the policy
 
 
 def no_tokens() -> Array:
@@ -179,7 +180,7 @@ def no_tokens() -> Array:
 class Frozen:
     """A Frozen holds the models and tables that a step reads and never changes."""
 
-    reference: Params  # empty where neither a KL term nor the PRM reads the reference policy
+    reference: Params  # empty where nothing reads a reference policy, or the state holds it
     verifier: Params  # empty where the host computes the rewards
     verdict: Verdict | None = None  # None where the host computes the rewards
     grm: Params = struct.field(default_factory=dict)  # empty where no GRM judges responses
@@ -289,6 +290,7 @@ class Signals(NamedTuple):
     value_BR: Array | None = None  # values of the value head before this step's updates
     greedy_Q: Array | None = None  # total reward of the greedy answer to each prompt
     learner: Learner | None = None  # the PRM after its own update
+    at_reference: Array | None = None  # bool, whether policy and reference are equal bit by bit
 
 
 class Credit(NamedTuple):

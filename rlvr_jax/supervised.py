@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import optax
 
-from rlvr_jax import likelihood, policy_update
+from rlvr_jax import likelihood, policy_update, routing
 from rlvr_jax.config import ModelConfig, SampleConfig
 from rlvr_jax.structs import Rollout, TrainState, UpdateResult
 
@@ -17,7 +17,8 @@ def supervised_step(
 ) -> UpdateResult:
     """Update a model once on given responses, one response per prompt.
 
-    The loss is the mean negative log-likelihood per response token over the global batch.
+    The loss is the mean negative log-likelihood per response token over the global batch, and
+    what `likelihood.gradient` adds for a mixture of experts.
     """
     tokens = jnp.maximum(jnp.sum(rows.length_B), 1).astype(jnp.float32)
 
@@ -26,9 +27,7 @@ def supervised_step(
         return -jnp.sum(logprob_BR) / tokens, ({}, jnp.float32(0), ())
 
     result = likelihood.gradient(objective, state.params, rows, model_cfg)
-    new_state, grad_norm = policy_update.apply_gradient(
-        state, result.grads, result.value, tx, jnp.bool_(True)
-    )
+    new_state, grad_norm, _ = policy_update.apply_gradient(state, result.grads, result.value, tx)
     new_state = dataclasses.replace(new_state, step=state.step + 1)
     return UpdateResult(
         new_state,
@@ -36,5 +35,6 @@ def supervised_step(
             "loss": result.value,
             "policy/grad_norm": grad_norm,
             "policy/skipped": new_state.skipped,
-        },
+        }
+        | routing.metrics(result.sums),
     )

@@ -75,6 +75,7 @@ def of_family() -> dict[str, dict]:
         "qwen2": {},
         "qwen3": {},
         "qwen3_moe": dict(experts=4, experts_used=2),
+        "mixtral": dict(experts=4, experts_used=2),
         "gemma2": dict(window=3, global_every=2, **soft),
         "gemma3_text": dict(window=3, global_every=2, rope_theta_window=100.0, query_scale=16.0),
     }

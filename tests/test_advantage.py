@@ -1,12 +1,15 @@
 """Every estimator against its paper's formula, as loops over rows and tokens in float64."""
 
+import itertools
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from make_round import credit
-from rlvr_jax import advantage, returns, sharding
+from rlvr_jax import advantage, groups, returns, sharding
 from rlvr_jax.config import AdvantageConfig, MeshConfig, OverlongConfig, RlStage
 
 Q, G, R = 4, 3, 6
@@ -61,12 +64,12 @@ def group(i, samples=G):
     return range(i // samples * samples, i // samples * samples + samples)
 
 
-def std(values, ddof=0):
+def std(values, ddof=1):
     mean = sum(values) / len(values)
     return (sum((v - mean) ** 2 for v in values) / (len(values) - ddof)) ** 0.5
 
 
-def penalised(g, ddof=0):
+def penalised(g):
     """R - beta * sum of KL, per row."""
     return [g["reward"][i] - BETA * sum(g["kl"][i, t] for t in range(LENGTHS[i])) for i in range(B)]
 
@@ -79,14 +82,14 @@ def tokens(function):
     return [[function(i, t) if t < LENGTHS[i] else None for t in range(R)] for i in range(B)]
 
 
-def whitened(x, ddof=0):
-    """(a - mean) / std over all valid tokens."""
+def whitened(x, ddof=1, keep_mean=False):
+    """(a - mean) / std over all valid tokens, plus the mean where it is kept."""
     valid = [x[i][t] for i in range(B) for t in range(LENGTHS[i])]
     mean, spread = sum(valid) / len(valid), max(std(valid, ddof), FLOOR)
-    return tokens(lambda i, t: (x[i][t] - mean) / spread)
+    return tokens(lambda i, t: (x[i][t] - mean) / spread + mean * keep_mean)
 
 
-def z(values, of, ddof=0):
+def z(values, of, ddof=1):
     """z-score of each value among those that `of(i)` numbers; 0 where all are equal."""
     out = []
     for i in range(B):
@@ -138,12 +141,39 @@ def remax(g):
     return rows([r[i] - g["greedy"][i // G] for i in range(B)])
 
 
-def plus_plus(g, ddof=0):
-    """R - beta * sum of KL from t on, whitened (REINFORCE++)."""
-    to_go = tokens(
+def to_go(g):
+    """R - beta * sum of KL from t on."""
+    return tokens(
         lambda i, t: g["reward"][i] - BETA * sum(g["kl"][i, s] for s in range(t, LENGTHS[i]))
     )
-    return whitened(to_go, ddof)
+
+
+def plus_plus(g, ddof=1):
+    """The same, whitened (REINFORCE++)."""
+    return whitened(to_go(g), ddof)
+
+
+def max_rl(g):
+    """(R - mean of group) / mean of group; 0 for a group without success."""
+    out = []
+    for i in range(B):
+        mean = sum(g["reward"][j] for j in group(i)) / G
+        flat = len({g["reward"][j] for j in group(i)}) == 1
+        out.append(0.0 if flat or mean <= FLOOR else (g["reward"][i] - mean) / mean)
+    return rows(out)
+
+
+def pass_at_k(g, k, divide=True, samples=G):
+    """Mean reward of the sets of k that a response is in, minus that of all sets; their std."""
+    reward, out = g["reward"], []
+    for i in range(len(reward)):
+        sets = list(itertools.combinations(group(i, samples), k))
+        best = [max(reward[j] for j in one) for one in sets]
+        own = [value for one, value in zip(sets, best, strict=True) if i in one]
+        centred = sum(own) / len(own) - sum(best) / len(best)
+        flat = max(best) == min(best)
+        out.append(0.0 if flat else centred / (max(std(best, 0), FLOOR) if divide else 1))
+    return rows(out)
 
 
 def plus_plus_baseline(g):
@@ -221,18 +251,32 @@ ESTIMATORS = {
         dict(normalise="group", baseline="none"),
         lambda g: rows(z(g["reward"], group)),
     ),
-    "GRPO ddof 1": (
-        dict(normalise="group", baseline="none", ddof=1),
-        lambda g: rows(z(g["reward"], group, 1)),
+    "GRPO ddof 0": (
+        dict(normalise="group", baseline="none", ddof=0),
+        lambda g: rows(z(g["reward"], group, 0)),
+    ),
+    "RLOO normalised": (
+        dict(PLAIN, baseline="rloo", whiten="responses"),
+        lambda g: rows(z([row[0] for row in rloo(g)], everyone)),
+    ),
+    "MaxRL": (dict(normalise="group-mean", baseline="none"), max_rl),
+    "pass@2": (dict(normalise="group", baseline="none", pass_k=2), lambda g: pass_at_k(g, 2)),
+    "pass@2, no std": (
+        dict(PLAIN, baseline="mean", pass_k=2),
+        lambda g: pass_at_k(g, 2, divide=False),
+    ),
+    "scaled": (
+        dict(PLAIN, baseline="none", credit="token", whiten="tokens-keep-mean"),
+        lambda g: whitened(to_go(g), keep_mean=True),
     ),
     "Dr. GRPO": (dict(PLAIN, baseline="mean"), dr_grpo),
     "GRPO batch std": (dict(normalise="batch", baseline="mean"), lite),
     "OPO": (dict(PLAIN, baseline="opo"), opo),
     "ReMax": (dict(PLAIN, baseline="greedy"), remax),
     "REINFORCE++": (dict(PLAIN, baseline="none", credit="token", whiten="tokens"), plus_plus),
-    "REINFORCE++ ddof 1": (
-        dict(PLAIN, baseline="none", credit="token", whiten="tokens", ddof=1),
-        lambda g: plus_plus(g, 1),
+    "REINFORCE++ ddof 0": (
+        dict(PLAIN, baseline="none", credit="token", whiten="tokens", ddof=0),
+        lambda g: plus_plus(g, 0),
     ),
     "REINFORCE++-baseline": (dict(PLAIN, baseline="mean", whiten="tokens"), plus_plus_baseline),
     "discounted": (dict(PLAIN, baseline="none", credit="token", discount=0.9), discounted),
@@ -266,7 +310,10 @@ ESTIMATORS = {
         lambda g: whitened(prime(g, "rloo", scale=batch_norm(g)), 1),
     ),
 }  # fmt: skip
-NO_KL = ("GRPO", "GRPO ddof 1", "GRPO batch std", "REINFORCE++-baseline")
+NO_KL = (
+    *("GRPO", "GRPO ddof 0", "GRPO batch std", "REINFORCE++-baseline"),
+    *("MaxRL", "pass@2", "pass@2, no std"),
+)
 
 
 def quiet(name, given):
@@ -363,7 +410,9 @@ def test_a_group_that_agrees_is_exactly_zero(given, name, value):
     assert np.all(np.asarray(found.advantage_BR)[:3] != 0)
 
 
-@pytest.mark.parametrize("name", [n for n, (o, _) in ESTIMATORS.items() if "whiten" in o])
+@pytest.mark.parametrize(
+    "name", [n for n, (o, _) in ESTIMATORS.items() if "whiten" in o and n != "scaled"]
+)
 def test_a_batch_that_agrees_is_whitened_to_zero(given, name):
     options = ESTIMATORS[name][0] | {"process_weight": 0.0, "process_scale": "none"}
     given |= {"reward": np.full(B, 0.1), "kl": np.zeros((B, R)), "value": np.zeros((B, R))}
@@ -387,17 +436,73 @@ def test_worked_values():
     mask = jnp.arange(4) < jnp.array([[1], [4], [2], [3]])
     for options, size in (
         ({"normalise": "none", "baseline": "rloo"}, 2 / 3),
-        ({"normalise": "group", "baseline": "none", "ddof": 1}, 0.75**0.5),
-        ({"normalise": "group", "baseline": "none"}, 1.0),
+        ({"normalise": "group", "baseline": "none"}, 0.75**0.5),
+        ({"normalise": "group", "baseline": "none", "ddof": 0}, 1.0),
+        ({"normalise": "group-mean", "baseline": "none"}, 1.0),
         ({"normalise": "none", "baseline": "mean"}, 0.5),
     ):
         got = credit(reward, mask, 4, AdvantageConfig(**options)).advantage_BR
         np.testing.assert_allclose(got, size * sign[:, None] * np.ones(4), atol=1e-6)
-    cfg = AdvantageConfig("none", "none", whiten="tokens")  # 4 of 10 tokens have reward 1
+    cfg = AdvantageConfig("none", "none", whiten="tokens", ddof=0)  # 4 of 10 tokens have reward 1
     got = np.asarray(credit(reward, mask, 4, cfg).advantage_BR)
     assert got[0, 0] == pytest.approx(0.6 / 0.24**0.5) and got[1, 3] == pytest.approx(
         -0.4 / 0.24**0.5
     )
+
+
+@pytest.mark.parametrize("right, k", [(1, 2), (3, 4), (7, 2), (5, 4), (8, 3), (0, 3)])
+def test_pass_at_k_of_rewards_0_and_1_is_the_papers_formula(right, k):
+    """2508.10751, analytical derivation, in the numbers of wrong responses and of all."""
+    n, wrong = 8, 8 - right
+    mean = 1 - math.comb(wrong, k) / math.comb(n, k)
+    spread = (mean * (1 - mean)) ** 0.5
+    ahead = (1 - mean) / spread if spread else 0.0
+    if spread:  # of a wrong response: the sets of it and k - 1 others that are all wrong fail
+        behind = (1 - mean - math.comb(wrong - 1, k - 1) / math.comb(n - 1, k - 1)) / spread
+    else:
+        behind = 0.0
+    reward = np.random.default_rng(1).permutation([1.0] * right + [0.0] * wrong)
+    got = groups.best_of_sets(jnp.float32(reward)[None], k, FLOOR)[0]
+    np.testing.assert_allclose(got, np.where(reward > 0, ahead, behind), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong, k", [(1, 2), (2, 3), (6, 7), (0, 2)])
+def test_pass_at_k_where_every_set_has_the_same_best_is_exactly_zero(wrong, k):
+    """Rounding of a deviation of 0 would be divided by the floor, and taught."""
+    reward = jnp.float32([0.3] * wrong + [0.7] * (16 - wrong))
+    assert not np.any(groups.best_of_sets(reward[None], k, FLOOR))
+    assert np.any(groups.best_of_sets(reward.at[wrong:].set(0.3).at[-1].set(0.7)[None], k, FLOOR))
+
+
+def test_pass_at_k_of_sizes_that_have_no_choice_is_zero():
+    for size, k in ((1, 2), (3, 3), (2, 4)):
+        assert not np.any(groups.best_of_sets(jnp.arange(float(size))[None], k, FLOOR))
+
+
+def test_maxrl_weighs_a_rare_success_by_its_rarity():
+    got = groups.over_mean(jnp.float32([[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]), FLOOR)
+    np.testing.assert_allclose(got, [[3, -1, -1, -1], [1, 1, -1, -1], [0, 0, 0, 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"pass_k": 0}, "pass_k must be at least 1"),
+        ({"pass_k": 2, "normalise": "batch"}, "compares with the group itself"),
+        ({"pass_k": 2, "normalise": "group", "baseline": "rloo"}, "compares with the group itself"),
+        ({"normalise": "group-mean", "baseline": "rloo"}, "subtracts the group's mean"),
+        (
+            {"normalise": "group-mean", "baseline": "none", "process_weight": 1.0},
+            "process_weight 0",
+        ),
+        ({"whiten": "responses", "credit": "token"}, "each whole response"),
+        ({"whiten": "responses", "baseline": "value"}, "each whole response"),
+        ({"whiten": "responses", "process_weight": 1.0}, "each whole response"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        AdvantageConfig(**options)
 
 
 def test_generalised_advantages_step_over_what_is_not_the_policys(given):
@@ -584,14 +689,14 @@ def combine(reward, penalty, samples, cfg) -> np.ndarray:
 @pytest.mark.usefixtures("strict_dtypes")
 @pytest.mark.usefixtures("strict_dtypes")
 def test_published_values() -> None:
-    """Rewards 1, 0, 0, 1: RLOO 2/3, GRPO 1 (population std), Dr. GRPO 1/2."""
+    """Rewards 1, 0, 0, 1: RLOO 2/3, GRPO sqrt(3)/2 (sample deviation), Dr. GRPO 1/2."""
     sign = np.array([1, -1, -1, 1])
     for normalise, baseline, size in (
         ("none", "rloo", 2 / 3),
-        ("group", "none", 1.0),
+        ("group", "none", 0.75**0.5),
         ("none", "mean", 0.5),
-        ("group", "mean", 1.0),
-        ("group", "rloo", 4 / 3),
+        ("group", "mean", 0.75**0.5),
+        ("group", "rloo", 4 / 3 * 0.75**0.5),
     ):
         cfg = AdvantageConfig(normalise, baseline)
         got = combine([1, 0, 0, 1], np.zeros(4), 4, cfg)
@@ -604,7 +709,7 @@ def test_the_penalty_is_not_normalised() -> None:
     """r~ = zscore(r) - penalty: rewards times ten change nothing, the penalty times ten does."""
     cfg = AdvantageConfig("batch", "none")
     reward, penalty = np.array([1.0, 0, 0, 0]), np.array([0.5, 0, 0, 0.25])
-    want = np.array([3**0.5, *[-1 / 3**0.5] * 3])
+    want = np.array([1.5, -0.5, -0.5, -0.5])
     np.testing.assert_allclose(combine(reward, penalty, 2, cfg), want - penalty, atol=1e-6)
     np.testing.assert_allclose(combine(reward * 10, penalty, 2, cfg), want - penalty, atol=1e-6)
     np.testing.assert_allclose(
@@ -642,7 +747,7 @@ def test_an_equal_group_has_no_signal_beside_others() -> None:
 def test_below_the_floor_noise_stays_noise(spread) -> None:
     x = jnp.float32([0, spread, 0, spread])
     np.testing.assert_allclose(
-        advantage.zscore(x, FLOOR), np.array([-1, 1, -1, 1]) * spread / 2 / FLOOR, rtol=1e-4
+        groups.zscore(x, FLOOR), np.array([-1, 1, -1, 1]) * spread / 2 / FLOOR, rtol=1e-4
     )
 
 
@@ -650,8 +755,8 @@ def test_below_the_floor_noise_stays_noise(spread) -> None:
 @pytest.mark.usefixtures("strict_dtypes")
 def test_above_the_floor_it_plays_no_part() -> None:
     x = np.float32([0, 2e-3, 0, 2e-3])
-    np.testing.assert_allclose(advantage.zscore(x, FLOOR), [-1, 1, -1, 1], rtol=1e-5)
-    np.testing.assert_allclose(advantage.zscore(x, 2e-3), [-0.5, 0.5, -0.5, 0.5], rtol=1e-5)
+    np.testing.assert_allclose(groups.zscore(x, FLOOR, 0), [-1, 1, -1, 1], rtol=1e-5)
+    np.testing.assert_allclose(groups.zscore(x, 2e-3, 0), [-0.5, 0.5, -0.5, 0.5], rtol=1e-5)
 
 
 @pytest.mark.usefixtures("strict_dtypes")
@@ -659,9 +764,9 @@ def test_above_the_floor_it_plays_no_part() -> None:
 def test_zscore_over_an_axis() -> None:
     x = np.random.default_rng(1).normal(3, 2, (4, 5)).astype(np.float32)
     x[2] = 0.1
-    got = np.asarray(advantage.zscore_groups(x, FLOOR))
+    got = np.asarray(groups.zscore_groups(x, FLOOR))
     for row, scored in zip(x.astype(np.float64), got, strict=True):
-        want = (row - row.mean()) / row.std() if row.std() > 1e-9 else 0 * row
+        want = (row - row.mean()) / row.std(ddof=1) if row.std() > 1e-9 else 0 * row
         np.testing.assert_allclose(scored, want, atol=1e-5)
     assert np.all(got[2] == 0)
 
@@ -671,7 +776,7 @@ def test_zscore_over_an_axis() -> None:
 @pytest.mark.parametrize("samples", [2, 3, 16])
 def test_leave_one_out_is_the_scaled_distance_to_the_mean(samples) -> None:
     x = np.random.default_rng(2).uniform(0, 1, (5, samples)).astype(np.float32)
-    got = np.asarray(advantage.leave_one_out(jnp.asarray(x)))
+    got = np.asarray(groups.leave_one_out(jnp.asarray(x)))
     wide = x.astype(np.float64)
     np.testing.assert_allclose(
         got, samples / (samples - 1) * (wide - wide.mean(1, keepdims=True)), atol=1e-6

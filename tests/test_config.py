@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import math
 import typing
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from rlvr_jax.host.runs import settings
 ROOT = Path(__file__).parents[1]
 KINDS = [kind for kind in vars(config).values() if dataclasses.is_dataclass(kind)]
 STAGES = typing.get_args(Stage)
+MIXTURE = ModelConfig(family="qwen3_moe", experts=4, experts_used=2)
 GCD = config.SourceConfig(gym="gcd")
 FIELDS = [(kind, item) for kind in KINDS for item in dataclasses.fields(kind)]
 
@@ -104,9 +106,9 @@ def names_read():
     return read
 
 
-def test_every_field_of_a_model_is_of_its_weights_its_architecture_or_its_execution():
+def test_every_field_of_a_model_is_of_its_weights_architecture_execution_or_training():
     """In this order, which is that of a resolved config; no field is of two of them."""
-    parts = (config.Pretrained, config.Architecture, config.Execution)
+    parts = (config.Pretrained, config.Architecture, config.Execution, config.Training)
     names = [item.name for part in parts for item in dataclasses.fields(part)]
     assert names == [item.name for item in dataclasses.fields(ModelConfig)]
     assert len(set(names)) == len(names)
@@ -119,13 +121,11 @@ def test_a_stage_tells_the_loop_its_updates_rounds_and_alarms():
     rl = RlStage(epochs=2, minibatches=4, filter=kept)
     assert (rl.updates, rl.rounds, rl.alarms.action) == (8, 3, "warn")
     trained = {kind().stage: kind().trains for kind in typing.get_args(config.Trained)}
-    of_grm = {"meta": "grm", "scalar": "grm"}
-    assert trained == of_grm | {
-        "sft": "model",
-        "verifier": "verifier",
-        "rl": "model",
-        "prm": "model",
-    }
+    policies = {"sft": "model", "verifier": "verifier", "rl": "model", "prm": "model"}
+    assert trained == policies | {"meta": "grm", "scalar": "grm"}
+    judge = RlStage(reward=config.RewardConfig(source="preference"))
+    assert (judge.trains, judge.role, judge.rules) == ("grm", "grm", ())
+    assert config.SftStage(role="grm").trains == "grm"
 
 
 def test_every_field_is_read_somewhere():
@@ -223,6 +223,12 @@ def test_the_default_tasks_are_tasks():
         (lambda: ModelConfig(family="qwen3_moe"), "a mixture of experts needs both"),
         (lambda: ModelConfig(experts=4, experts_used=2), "another family none"),
         (lambda: ModelConfig(family="qwen3_moe", experts=4, experts_used=5), "5 used"),
+        (lambda: ModelConfig(router_aux_loss_coef=0.1), "llama is none"),
+        (lambda: dataclasses.replace(MIXTURE, router_aux_loss_coef=-1.0), "finite and at least 0"),
+        (
+            lambda: dataclasses.replace(MIXTURE, router_aux_loss_coef=math.nan),
+            "finite and at least 0",
+        ),
         (lambda: ModelConfig(global_every=2), "only with a window"),
         (lambda: ModelConfig(logit_softcap=-1.0), "logit_softcap must be finite"),
         (lambda: ModelConfig(rope_factor=0.5), "rope_factor >= 1"),
@@ -241,7 +247,7 @@ def test_values_at_the_border_are_fine():
     RlStage(samples=1, advantage=AdvantageConfig(baseline="none"))
     ModelConfig(part_tokens=1, slots=1)
     Config(stages=(RlStage(), RlStage(name="again")))
-    ModelConfig(family="qwen3_moe", experts=4, experts_used=4)
+    dataclasses.replace(MIXTURE, experts_used=4, router_aux_loss_coef=0.01)
     ModelConfig(family="gemma2", window=8, global_every=2)
 
 

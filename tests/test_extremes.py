@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from make_round import credit, policy_loss
-from rlvr_jax import loss
+from rlvr_jax import loss, token_choice
 from rlvr_jax.config import AdvantageConfig, LossConfig
 
 Q, G, R = 2, 3, 4
@@ -49,7 +49,9 @@ ESTIMATORS = dict(
             {"normalise": "group", "baseline": "none", "process_weight": 1.0},
             {"normalise": "none", "process_weight": 1.0, "process_scale": "batch", "discount": 0.9},
             {"normalise": "none", "baseline": "none", "credit": "token", "whiten": "tokens"},
-            {"normalise": "none", "baseline": "mean", "whiten": "tokens", "ddof": 1},
+            {"normalise": "none", "baseline": "mean", "whiten": "tokens", "ddof": 0},
+            *crossed(AdvantageConfig, ("normalise", "baseline"), pass_k=(2,)),
+            *({"whiten": kind} for kind in choices(AdvantageConfig, "whiten")),
         ],
     )
 )
@@ -64,6 +66,8 @@ LOSSES = dict(
                 for options in crossed(LossConfig, ("kl_form",), kl_corrected=(False, True))
             ),
             *crossed(LossConfig, ("correct",), objective=("clip", "gmpo")),
+            *crossed(LossConfig, ("correct", "reject"), correct_normalise=(False, True)),
+            *crossed(LossConfig, ("objective",), top_entropy=(0.2,)),
             {"stale_kl": 0.5, "entropy_coef": 0.1},
         ],
     )
@@ -139,10 +143,14 @@ def policy_gradient(cfg):
     def one(advantage_BR, mask_BR, logprob_4BR, entropy_BR):
         weight_B = loss.row_weights(mask_BR, cfg).astype(logprob_4BR.dtype)
 
+        new_BR, old_BR, reference_BR, sampler_BR = logprob_4BR
+        given = (new_BR, entropy_BR, old_BR, sampler_BR, reference_BR, advantage_BR, mask_BR)
+        chosen = token_choice.choose(loss.Tokens(*given), jnp.full_like(new_BR, 0.5), cfg)
+
         def objective(logprob_BR):
             return policy_loss(
                 logprob_BR, *logprob_4BR[1:3], advantage_BR, mask_BR, weight_B, cfg,
-                sampler_BR=logprob_4BR[3], entropy_BR=entropy_BR,
+                sampler_BR=logprob_4BR[3], entropy_BR=entropy_BR, **chosen._asdict(),
             )  # fmt: skip
 
         return jax.value_and_grad(objective, has_aux=True)(logprob_4BR[0])

@@ -98,7 +98,7 @@ def test_decode_gives_the_logits_of_transformers(case, request) -> None:
         assert gap(logits(params, hidden, cfg), want, ...) <= LIMIT
 
 
-@pytest.mark.parametrize("name", ["mistral", "qwen2", "qwen3_moe", "gemma3_text"])
+@pytest.mark.parametrize("name", ["mistral", "qwen2", "qwen3_moe", "mixtral", "gemma3_text"])
 def test_a_split_model_is_the_whole_model(name) -> None:
     """On a mesh of 2 x 2 x 2 devices the split model gives the same logits."""
     cfg, params = loaded(MODELS / name)

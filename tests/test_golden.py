@@ -12,6 +12,7 @@ its paper, or not what is here:
   is an option.  The numbers differ by a factor of about 1 + 1e-4 / std, allowed for below.
 - Its CISPO `epsilon_high` is the cap itself and it has no floor: here clip_high + 1, clip_low 1.
 - Its entropy bonus is a mean over tokens whatever the aggregation: as here with token-mean only.
+- Its normalised RLOO divides by std + 1e-4 too.
 - In GMPO and RLOO a row without tokens has ratio 1 and adds -A / B to the value, and nothing to the
   gradient; here it adds nothing to either.
 """
@@ -25,7 +26,7 @@ import numpy as np
 import pytest
 
 from make_round import credit, policy_loss
-from rlvr_jax import loss, prm, returns
+from rlvr_jax import loss, prm, ratios, returns, token_choice
 from rlvr_jax.config import AdvantageConfig, LossConfig
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/objectives.json").read_text("utf-8"))
@@ -44,6 +45,7 @@ ADVANTAGES = {
     "gdpo": GROUP | TWO | {"mix": "after"},
     "rloo": PLAIN | {"baseline": "rloo"},
     "rloo_kl": PLAIN | {"baseline": "rloo"},
+    "rloo_normalised": PLAIN | {"baseline": "rloo", "whiten": "responses"},
 }
 ROWS = {"aggregate": "seq-mean-token-mean", "clip_high": 0.28}
 KL = ROWS | {"kl_in": "loss", "kl_coef": 0.3}
@@ -61,6 +63,7 @@ LOSSES = {
     "sapo": ROWS | {"objective": "sapo"},
     "gmpo": ROWS | {"objective": "gmpo", "clip_high": 0.2},
     "rloo": ROWS | {"ratio": "product"},
+    "top_entropy": ROWS | {"aggregate": "token-mean", "top_entropy": 0.3},
     "off_policy_mask": ROWS | {"stale_kl": 0.05},
     "truncate": ROWS | {"correct": "truncate", "correct_high": 1.2},
     "mask": ROWS | {"correct": "mask", "correct_low": 0.8, "correct_high": 1.2},
@@ -90,17 +93,28 @@ def test_advantages(name):
         )
         got = np.asarray(found.advantage_BR)[:, 0]
     # their divisor is std + 1e-4; of these rewards no std that is not 0 is below 0.3
-    exact = cfg.normalise == "none"
+    exact = cfg.normalise == cfg.whiten == "none"
     np.testing.assert_allclose(
         got, GOLDEN["advantages"][name], rtol=1e-9 if exact else 7e-4, atol=1e-12
     )
+
+
+def chosen(x, mask, cfg):
+    """What is chosen among all tokens, by the numbers of the update that is tested."""
+    advantage = jnp.broadcast_to(x["advantage"][:, None], mask.shape)
+    names = ("logprob", "entropy", "behaviour", "sampler", "reference")
+    tokens = loss.Tokens(*(x[name] for name in names), advantage, mask)
+    return token_choice.choose(tokens, jnp.zeros(mask.shape), cfg)._asdict()
 
 
 def value_and_grad(cfg):
     mask = jnp.asarray(MASK)
     with jax.enable_x64(True):
         x = {k: jnp.asarray(v) for k, v in DATA.items()}
+        if cfg.objective.startswith("dppo"):  # whose probabilities must be below 1
+            x["logprob"] = jnp.minimum(x["logprob"], -0.01)
         weight = loss.row_weights(mask, cfg).astype(jnp.float64)
+        choice = chosen(x, mask, cfg)
 
         def objective(logprob):
             return policy_loss(
@@ -113,6 +127,7 @@ def value_and_grad(cfg):
                 cfg,
                 sampler_BR=x["sampler"],
                 entropy_BR=x["entropy"],
+                **choice,
             )[0]
 
         value, grad = jax.value_and_grad(objective)(x["logprob"])
@@ -149,6 +164,9 @@ VERL_ADVANTAGES = {
     "gdpo": GROUP | TWO | {"mix": "after"},
 }
 TOKEN_MEAN = {"clip_high": 0.28, "dual_clip": 3.0}
+TRUNCATE = {"correct": "truncate", "correct_high": 1.2}
+REJECT = {"reject": "geometric", "reject_low": 1 / 1.2, "reject_high": 1 / 0.9}
+COV = {"clip_high": 0.28}
 SUMS = TOKEN_MEAN | {"aggregate": "seq-mean-token-sum"}
 MEANS = TOKEN_MEAN | {"aggregate": "seq-mean-token-mean"}
 VERL_LOSSES = {
@@ -170,6 +188,22 @@ VERL_LOSSES = {
     "sequence_truncate": TOKEN_MEAN | {"correct": "sequence-truncate", "correct_high": 1.2},
     "sequence_mask": TOKEN_MEAN
     | {"correct": "sequence-mask", "correct_low": 0.5, "correct_high": 1.5},
+    "token_sum": TOKEN_MEAN | {"aggregate": "token-sum"},
+    "constant_of_nine": TOKEN_MEAN | {"aggregate": "constant", "aggregate_length": 9},
+    "clip_cov": COV | {"objective": "clip-cov", "cov_share": 1.0, "cov_low": 0.1, "cov_high": 2.0},
+    "kl_cov": COV | {"objective": "kl-cov", "cov_share": 0.3, "cov_kl": 0.7},
+    "dppo_tv": {"objective": "dppo-tv", "clip_low": 0.05, "clip_high": 0.08, "dual_clip": 1.3},
+    "dppo_kl": {"objective": "dppo-kl", "clip_low": 0.01, "clip_high": 0.02, "dual_clip": 1.3},
+    "truncate_mean_one": TOKEN_MEAN | TRUNCATE | {"correct_normalise": True},
+    "sequence_mean_one": TOKEN_MEAN
+    | {"correct": "sequence-mask", "correct_low": 0.5, "correct_high": 1.5}
+    | {"correct_normalise": True},
+    # verl bounds p_sampler / p_trainer, here it is p_trainer / p_sampler
+    "reject_token": TOKEN_MEAN | {"reject": "token", "reject_low": 0.8, "reject_high": 1.25},
+    "reject_sequence": TOKEN_MEAN
+    | {"reject": "sequence", "reject_low": 1 / 1.6, "reject_high": 1 / 0.6},
+    "reject_geometric": TOKEN_MEAN | REJECT,
+    "weights_and_rejection": TOKEN_MEAN | TRUNCATE | REJECT,
 }
 
 
@@ -185,7 +219,10 @@ def verl_estimate(cfg, reward, samples=G, **more):
 
 def test_every_number_of_verl_is_compared():
     assert VERL["by"].startswith("verl 0.9.1")
-    assert set(VERL["advantages"]) == {*VERL_ADVANTAGES, "gae_targets", "whiten"}
+    assert set(VERL["advantages"]) == {
+        *VERL_ADVANTAGES,
+        *("gae_targets", "whiten", "whiten_keep_mean"),
+    }
     assert set(VERL["losses"]) == set(VERL_LOSSES)
     assert set(VERL["prime"]) == {"both", "outcome", "cross_entropy", "accuracy"}
 
@@ -222,7 +259,9 @@ def test_advantages_of_verl(name):
 def test_whitening_of_verl():
     with jax.enable_x64(True):
         got = returns.whiten(jnp.asarray(DATA["logprob"]), jnp.asarray(MASK), 1e-4, 1)
+        kept = returns.whiten(jnp.asarray(DATA["logprob"]), jnp.asarray(MASK), 1e-4, 1, True)
     close(got, VERL["advantages"]["whiten"])
+    close(kept, VERL["advantages"]["whiten_keep_mean"])
 
 
 @pytest.mark.parametrize("name", VERL["alone"])
@@ -251,6 +290,12 @@ def test_losses_of_verl(name):
         factor = B / int((DATA["length"] > 0).sum())
         assert factor > 1
         value, grad = value * factor, grad * factor
+    if "reject" in VERL_LOSSES[name]:  # it leaves what it rejects out of the mean too
+        cfg = LossConfig(**VERL_LOSSES[name])
+        args = (jnp.asarray(x) for x in (DATA["behaviour"], DATA["sampler"], MASK))
+        left = (MASK & ~np.asarray(ratios.rejected(*args, cfg))).sum()
+        assert 0 < left < MASK.sum()
+        value, grad = value * MASK.sum() / left, grad * MASK.sum() / left
     assert value == pytest.approx(want, rel=1e-6)
     np.testing.assert_allclose(grad, slope, rtol=1e-6, atol=1e-10)
 
@@ -266,12 +311,14 @@ def test_kl_of_verl(form):
 
 
 def test_k3_has_no_ceiling_here():
-    """verl cuts it at 10; both cut its exponent at 20."""
+    """verl cuts it at 10, and k3+ too; both cut its exponent at 20."""
     zero, reference = jnp.zeros(4), jnp.float32([-30, -5, 2, 5])
     for form in ("k1", "k2"):
         close(loss.kl(zero, reference, form), VERL["far"][form])
     got = loss.kl(zero, reference, "k3")
     np.testing.assert_allclose(np.minimum(got, 10), VERL["far"]["k3"], rtol=1e-6)
+    np.testing.assert_allclose(loss.kl(zero, reference, "k3+"), got, rtol=1e-5)
+    assert VERL["far"]["k3+"] == pytest.approx(VERL["far"]["k3"], rel=1e-6)
     np.testing.assert_allclose(got, [19, 4 + np.exp(-5), np.exp(2) - 3, np.exp(5) - 6], rtol=1e-6)
 
 
@@ -343,3 +390,39 @@ def test_a_reward_model_that_says_nothing_is_half_right_here():
     assert float(got) == VERL["prime"]["accuracy"]["apart"]
     assert jnp.all(prm.agreement(jnp.zeros(2 * G), label) == 0.5)
     assert VERL["prime"]["accuracy"]["equal"] == 0
+
+
+# ---- OpenRLHF --------------------------------------------------------------------------------
+
+OPEN = json.loads((Path(__file__).parent / "golden/openrlhf.json").read_text("utf-8"))
+RANGE = {"correct_low": 0.8, "correct_high": 1.2}
+OPEN_LOSSES = {
+    "token_mean": TOKEN_MEAN | {"dual_clip": 0.0},
+    "rows_token_mean": ROWS,
+    "dual_clip": TOKEN_MEAN | {"dual_clip": 1.5},
+    "gspo": LOSSES["gspo"],
+    "truncate": TOKEN_MEAN | {"dual_clip": 0.0, "correct": "truncate"} | RANGE,
+    "mask": TOKEN_MEAN | {"dual_clip": 0.0, "correct": "mask"} | RANGE,
+    # The weights of its rows that are kept have no bound.
+    "weights_and_rejection": TOKEN_MEAN
+    | {"dual_clip": 0.0, "correct": "truncate", "correct_high": 1e6}
+    | {"reject": "geometric", "reject_low": 0.8, "reject_high": 1.2},
+}
+
+
+@pytest.mark.parametrize("name", OPEN["losses"])
+def test_losses_of_openrlhf(name):
+    value, grad = value_and_grad(LossConfig(**OPEN_LOSSES[name]))
+    assert value == pytest.approx(OPEN["losses"][name]["value"], rel=1e-6)
+    np.testing.assert_allclose(grad, OPEN["losses"][name]["grad"], rtol=1e-6, atol=1e-10)
+
+
+@pytest.mark.parametrize("form", OPEN["kl"])
+def test_kl_of_openrlhf(form):
+    """In float32, and every form cut at 10."""
+    assert OPEN["by"].startswith("openrlhf 0.11.0") and set(OPEN["losses"]) == set(OPEN_LOSSES)
+    got = loss.kl(jnp.float32(DATA["logprob"]), jnp.float32(DATA["reference"]), form)
+    np.testing.assert_allclose(got, OPEN["kl"][form], rtol=1e-4, atol=1e-6)
+    far = loss.kl(jnp.zeros(4), jnp.float32([-30, -5, 2, 5]), form)
+    np.testing.assert_allclose(np.clip(far, -10, 10), OPEN["far"][form], rtol=1e-5)
+    assert np.max(np.abs(far)) > 10

@@ -242,9 +242,11 @@ def test_a_vote_depends_neither_on_place_nor_on_neighbours(params, prompts, roll
     forward = score(judge, prompts, rollout, key, form=form())
     back = score(judge, *reversed_rows(prompts, rollout), key, form=form())
     np.testing.assert_allclose(forward.reward_B, back.reward_B[::-1], atol=1e-6)
-    assert len(set(np.asarray(forward.reward_B).round(5).tolist())) > 2
+    ids = [np.asarray(x.judgements.response_BR).reshape(-1, 3, J) for x in (forward, back)]
+    np.testing.assert_array_equal(ids[0], ids[1][::-1])
+    assert len(np.unique(ids[0].reshape(-1, J), axis=0)) > 12  # of 24
     other = score(judge, prompts, rollout, jax.random.key(10), form=form())
-    assert not np.array_equal(forward.reward_B, other.reward_B)
+    assert not np.array_equal(ids[0].reshape(-1, J), other.judgements.response_BR)
 
 
 @pytest.mark.parametrize("together", [1, 2])

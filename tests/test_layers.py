@@ -17,8 +17,12 @@ LEVEL = {
     "rlvr_jax.structs": 0,
     "rlvr_jax.markers": 0,
     "rlvr_jax.returns": 1,
+    "rlvr_jax.routing": 1,
+    "rlvr_jax.groups": 1,
     "rlvr_jax.advantage": 2,
-    "rlvr_jax.loss": 1,
+    "rlvr_jax.ratios": 1,
+    "rlvr_jax.loss": 2,
+    "rlvr_jax.token_choice": 3,
     "rlvr_jax.sampling": 1,
     "rlvr_jax.sharding": 1,
     "rlvr_jax.positions": 1,
@@ -42,7 +46,7 @@ LEVEL = {
     "rlvr_jax.step": 9,
     "rlvr_jax.supervised": 9,
     "rlvr_jax.scalar_rm": 9,
-    "rlvr_jax.prm_step": 9,
+    "rlvr_jax.prm_step": 10,
 }
 # The wings of the host code, and the wings that each may import.
 WINGS = {
@@ -220,12 +224,10 @@ def test_host_code_knows_types_and_table_of_the_device_code_only(name):
 
 def test_the_arithmetic_knows_no_model():
     """Reward, advantage and loss are pure arithmetic: config and types are all they see."""
-    for name in ("advantage", "returns", "loss", "positions", "sampling"):
-        assert set(filter(ours, IMPORTS[f"rlvr_jax.{name}"])) <= {
-            "rlvr_jax.config",
-            "rlvr_jax.returns",
-            "rlvr_jax.structs",
-        }
+    arithmetic = ("advantage", "groups", "returns", "loss", "ratios", "token_choice")
+    allowed = {f"rlvr_jax.{name}" for name in (*arithmetic, "config", "structs")}
+    for name in (*arithmetic, "positions", "sampling"):
+        assert set(filter(ours, IMPORTS[f"rlvr_jax.{name}"])) <= allowed
 
 
 def test_config_is_plain_python():

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from make_round import policy_loss
-from rlvr_jax import loss
+from rlvr_jax import loss, token_choice
 from rlvr_jax.config import LossConfig
 
 B, R = 6, 5
 LENGTHS = (5, 1, 3, 4, 0, 5)
 MASK = np.arange(R) < np.array(LENGTHS)[:, None]
-AGGREGATES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum", "constant")
+AGGREGATES = ("token-mean", "token-sum", "seq-mean-token-mean", "seq-mean-token-sum", "constant")
 
 
 @pytest.fixture
@@ -28,18 +28,20 @@ def numbers():
     rng = np.random.default_rng(4)
     behaviour = -rng.exponential(1, (B, R))
     return {
-        "logprob": behaviour + rng.normal(0, 0.4, (B, R)),
+        "logprob": np.minimum(behaviour + rng.normal(0, 0.4, (B, R)), -0.01),
         "behaviour": behaviour,
         "reference": behaviour + rng.normal(0, 0.5, (B, R)),
         "sampler": behaviour + rng.normal(0, 0.3, (B, R)),
         "entropy": rng.exponential(1, (B, R)),
         "advantage": rng.normal(0, 1, (B, R)),
+        "draw": rng.uniform(0, 1, (B, R)),
     }
 
 
 def total(aggregate, b):
     return {
         "token-mean": sum(LENGTHS),
+        "token-sum": 1,
         "seq-mean-token-mean": B * LENGTHS[b],
         "seq-mean-token-sum": B,
         "constant": B * R,
@@ -67,6 +69,18 @@ def gain(x, still, n, b, t, cfg):
     ratio = math.exp(lp[t] - old[t])
     if cfg.objective == "cispo":
         return clamp(math.exp(still[b, t] - old[t]), low, high) * a * lp[t]
+    if cfg.objective == "clip-cov" and left_out(x, still, cfg)[b, t]:
+        return 0.0
+    if cfg.objective == "kl-cov":
+        held = cfg.cov_kl * abs(lp[t] - old[t]) if held_back(x, still, cfg)[b, t] else 0.0
+        return ratio * a - held
+    if cfg.objective.startswith("dppo"):
+        p, q = math.exp(still[b, t]), math.exp(old[t])
+        far = p - q if a > 0 else q - p
+        if cfg.objective == "dppo-kl" and far > 0:
+            far = q * math.log(q / p) + (1 - q) * math.log((1 - q) / (1 - p))
+        bound = min(p / q, cfg.dual_clip) if cfg.dual_clip else p / q
+        return 0.0 if far > (cfg.clip_high if a > 0 else cfg.clip_low) else bound * a * lp[t]
     if cfg.objective == "sapo":
         tau = cfg.gate_positive if a > 0 else cfg.gate_negative
         return a * 4 / tau / (1 + math.exp(-tau * (ratio - 1)))
@@ -79,6 +93,49 @@ def gain(x, still, n, b, t, cfg):
         ratio = whole * math.exp(lp[t] - still[b, t])
     value = min(ratio * a, clamp(ratio, low, high) * a)
     return max(value, cfg.dual_clip * a) if cfg.dual_clip and a < 0 else value
+
+
+def everywhere():
+    return [(b, t) for b in range(B) for t in range(LENGTHS[b])]
+
+
+def covariances(x, still):
+    """(log pi - mean) (A - mean), by token."""
+    means = [sum(v[i] for i in everywhere()) / sum(LENGTHS) for v in (still, x["advantage"])]
+    return {i: (still[i] - means[0]) * (x["advantage"][i] - means[1]) for i in everywhere()}
+
+
+def marked(places):
+    out = np.zeros((B, R), bool)
+    for place in places:
+        out[place] = True
+    return out
+
+
+def count_of(share):
+    return max(math.floor(share * sum(LENGTHS)), 1)
+
+
+def held_back(x, still, cfg):
+    cov = covariances(x, still)
+    return marked(sorted(cov, key=lambda i: -cov[i])[: count_of(cfg.cov_share)])
+
+
+def left_out(x, still, cfg):
+    """Some of the tokens that covary and are not clipped, in the order of their draws."""
+    free = []
+    for i, cov in covariances(x, still).items():
+        ratio, a = math.exp(still[i] - x["behaviour"][i]), x["advantage"][i]
+        cut = ratio > 1 + cfg.clip_high if a > 0 else ratio < 1 - cfg.clip_low
+        if cfg.cov_low < cov < cfg.cov_high and not cut:
+            free.append(i)
+    return marked(sorted(free, key=lambda i: x["draw"][i])[: count_of(cfg.cov_share)])
+
+
+def uncertain(x, share):
+    """Tokens at or above the quantile 1 - share of the entropy (linear between two tokens)."""
+    least = np.quantile([x["entropy"][i] for i in everywhere()], 1 - share)
+    return marked(i for i in everywhere() if x["entropy"][i] >= least)
 
 
 def distance(form, d):
@@ -103,12 +160,32 @@ def kl_term(x, still, b, t, cfg):
 def trust(x, still, n, b, t, cfg):
     """The weight that corrects for the sampler, and 0 for rows that are too far away."""
     old, drawn = x["behaviour"][b], x["sampler"][b]
-    span, weight = range(LENGTHS[b]), 1.0
+    span = range(LENGTHS[b])
     if cfg.stale_kl and x["advantage"][b, t] < 0:
         if sum(drawn[s] - still[b, s] for s in span) / n > cfg.stale_kl:
             return 0.0
+    if cfg.top_entropy < 1 and not uncertain(x, cfg.top_entropy)[b, t]:
+        return 0.0
+    if cfg.reject != "none":
+        logs = [old[s] - drawn[s] for s in span]
+        level = {"token": logs[t], "sequence": sum(logs), "geometric": sum(logs) / n}[cfg.reject]
+        if not cfg.reject_low <= math.exp(level) <= cfg.reject_high:
+            return 0.0
+    return corrected(x, n, b, t, cfg)
+
+
+def corrected(x, n, b, t, cfg, mean_one=True):
+    old, drawn = x["behaviour"][b], x["sampler"][b]
+    span, weight = range(LENGTHS[b]), 1.0
     if cfg.correct == "none":
         return weight
+    if cfg.correct_normalise and mean_one:
+        weight = corrected(x, n, b, t, cfg, False)
+        if cfg.correct.startswith("sequence"):
+            every = [corrected(x, LENGTHS[i], i, 0, cfg, False) for i in range(B) if LENGTHS[i]]
+        else:
+            every = [corrected(x, LENGTHS[i], i, s, cfg, False) for i, s in everywhere()]
+        return weight / (sum(every) / len(every))
     if cfg.correct in ("truncate", "mask"):
         weight = math.exp(old[t] - drawn[t])
     elif cfg.correct == "geometric-mask":
@@ -148,7 +225,18 @@ def slopes(x, cfg, step=1e-5):
     return grad
 
 
+def choice(x, cfg, mask=MASK):
+    """What `token_choice` chooses among all tokens of an update."""
+    names = ("logprob", "entropy", "behaviour", "sampler", "reference", "advantage")
+    x = {k: jnp.asarray(v) for k, v in x.items()}
+    advantage = jnp.broadcast_to(x["advantage"].reshape(len(mask), -1), mask.shape)
+    tokens = loss.Tokens(*(x[k] for k in names[:-1]), advantage, jnp.asarray(mask))
+    return token_choice.choose(tokens, x.get("draw"), cfg)._asdict()
+
+
 def run(x, cfg, mask=MASK, weight=None, grad=True, **more):
+    if not more.keys() & {"chosen_BR"}:
+        more = choice(x, cfg, mask) | more
     x = {k: jnp.asarray(v) for k, v in x.items()}
     weight = loss.row_weights(jnp.asarray(mask), cfg) if weight is None else weight
 
@@ -188,6 +276,10 @@ OBJECTIVES = {
     "sapo steep": {"objective": "sapo", "gate_positive": 2.0, "gate_negative": 5.0},
     "gmpo": {"objective": "gmpo", "clip_low": 0.4, "clip_high": 0.4},
     "plain": {"objective": "plain"},
+    "clip-cov": {"objective": "clip-cov", "cov_share": 0.15, "cov_low": 0.05, "cov_high": 3.0},
+    "kl-cov": {"objective": "kl-cov", "cov_share": 0.3, "cov_kl": 0.7},
+    "dppo-tv": {"objective": "dppo-tv", "clip_low": 0.05, "clip_high": 0.08, "dual_clip": 1.3},
+    "dppo-kl": {"objective": "dppo-kl", "clip_low": 0.01, "clip_high": 0.02},
 }
 KLS = {form: {"kl_form": form} for form in ("auto", "k2", "k3", "abs", "k1+", "k3+")}
 KLS |= {f"{form} corrected": KLS[form] | {"kl_corrected": True} for form in KLS}
@@ -199,11 +291,22 @@ CORRECTIONS = {
     "sequence-mask": {"correct_low": 0.6, "correct_high": 1.6},
     "geometric-mask": {"correct_low": 0.95, "correct_high": 1.05},
 }
+ONE = {"correct_normalise": True}
 CASES = {f"{n} {a}": o | {"aggregate": a} for n, o in OBJECTIVES.items() for a in AGGREGATES}
 CASES |= {f"KL {n}": o | {"kl_in": "loss", "kl_coef": 0.3} for n, o in KLS.items()}
 CASES |= {n: o | {"correct": n} for n, o in CORRECTIONS.items()}
 CASES |= {
     "stale": {"stale_kl": 0.05},
+    "top entropy": {"top_entropy": 0.4},
+    "top entropy of chosen": {"top_entropy": 0.7} | OBJECTIVES["clip-cov"],
+    "token weights of mean 1": {"correct": "truncate", "correct_high": 1.2} | ONE,
+    "row weights of mean 1": {"correct": "sequence-mask", "correct_low": 0.6} | ONE,
+    "token rejected": {"reject": "token", "reject_low": 0.8, "reject_high": 1.25},
+    "sequence rejected": {"reject": "sequence", "reject_low": 0.6, "reject_high": 1.6},
+    "geometric rejected": {"reject": "geometric", "reject_low": 0.95, "reject_high": 1.05},
+    "weighted and rejected": {
+        "correct": "truncate", "correct_high": 1.2, "reject": "geometric", "reject_low": 0.9,
+    } | ONE,
     "entropy": {"entropy_coef": 0.2, "aggregate": "seq-mean-token-mean"},
     "everything": {
         "ratio": "sequence", "clip_low": 0.05, "clip_high": 0.05, "kl_coef": 0.1, "kl_in": "loss",
@@ -241,12 +344,15 @@ def test_parts_and_order_play_no_part(numbers, name):
     with jax.enable_x64(True):
         whole, grad, sums = run(numbers, cfg)
         weight = np.asarray(loss.row_weights(jnp.asarray(MASK), cfg))
-        parts = [
-            run({k: v[i] for k, v in numbers.items()}, cfg, MASK[i], jnp.asarray(weight[i]))
-            for i in (order[:1], order[1:4], order[4:])
-        ]
-        narrow = run({k: v[1:3, :3] for k, v in numbers.items()}, cfg, MASK[1:3, :3],
-                     jnp.asarray(weight[1:3]))  # fmt: skip
+        every = choice(numbers, cfg)
+
+        def part(rows, columns=slice(None)):
+            chosen = {k: v if v is None else v[rows][:, columns] for k, v in every.items()}
+            x = {k: v[rows][:, columns] for k, v in numbers.items()}
+            return run(x, cfg, MASK[rows][:, columns], jnp.asarray(weight[rows]), **chosen)
+
+        parts = [part(i) for i in (order[:1], order[1:4], order[4:])]
+        narrow = part(slice(1, 3), slice(3))
     assert sum(p[0] for p in parts) == pytest.approx(whole, rel=1e-9)
     pieces = np.concatenate([p[1] for p in parts])
     np.testing.assert_allclose(pieces, grad[order], rtol=1e-9, atol=1e-15)
@@ -290,7 +396,9 @@ def test_both_forms_of_gspo_agree_where_a_row_has_one_advantage(numbers, ratio):
     assert value == pytest.approx(-sum(gains) / B, rel=1e-6)  # the paper's (1 / G) sum_i
 
 
-ON_POLICY = {n: o for n, o in OBJECTIVES.items() if not n.startswith(("gmpo", "product"))}
+# Those of whole rows have a test of their own, and clip-cov leaves out tokens here too.
+OTHER = ("gmpo", "product", "clip-cov")
+ON_POLICY = {n: o for n, o in OBJECTIVES.items() if not n.startswith(OTHER)}
 
 
 @pytest.mark.parametrize("name", ON_POLICY)
@@ -411,6 +519,20 @@ def test_a_coefficient_of_the_state_replaces_the_configs(numbers):
         ({"objective": "plain", "ratio": "product"}, "a ratio of its own"),
         ({"dual_clip": 0.5}, "must be above 1"),
         ({"dual_clip": 3.0, "objective": "sapo"}, "needs objective: clip"),
+        ({"dual_clip": 0.5, "objective": "dppo-tv"}, "must be above 1"),
+        ({"objective": "dppo-kl", "ratio": "sequence"}, "a ratio of its own"),
+        ({"objective": "clip-cov", "clip_high": 4e-4}, "are for ratio: sequence"),
+        ({"aggregate_length": 9}, "needs aggregate: constant"),
+        ({"aggregate": "constant", "aggregate_length": -1}, "must be above 0"),
+        ({"top_entropy": 0.0}, "0 < top_entropy <= 1"),
+        ({"top_entropy": 0.2, "objective": "gmpo"}, "of whole responses"),
+        ({"top_entropy": 0.2, "ratio": "product"}, "of whole responses"),
+        ({"cov_share": 0.0}, "0 < cov_share"),
+        ({"cov_low": 5.0, "cov_high": 1.0}, "cov_low < cov_high"),
+        ({"cov_kl": math.nan}, "cov_kl >= 0"),
+        ({"correct_normalise": True}, "needs importance weights"),
+        ({"correct_normalise": True, "correct": "geometric-mask"}, "needs importance weights"),
+        ({"reject_low": 1.1}, "reject_low <= 1"),
         ({"kl_form": "k3+"}, "need kl_in: loss"),
         ({"kl_corrected": True}, "need kl_in: loss"),
         ({"kl_form": "k1", "kl_in": "loss"}, "pulls nowhere"),
@@ -465,8 +587,27 @@ def test_row_weights(aggregate) -> None:
         "seq-mean-token-mean": rows,
         "seq-mean-token-sum": sum(LENGTHS) / B,
         "constant": sum(LENGTHS) / (B * R),
+        "token-sum": sum(LENGTHS),
     }
     assert (weight[:, None] * MASK).sum() == pytest.approx(want.get(aggregate, 1.0), rel=1e-6)
+
+
+def test_a_constant_of_ones_own_stands_for_the_columns():
+    weight = loss.row_weights(
+        jnp.asarray(MASK), LossConfig(aggregate="constant", aggregate_length=9)
+    )
+    np.testing.assert_allclose(weight, np.full(B, 1 / (9 * B)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["k2", "k3", "abs", "k1+", "k3+"])
+@pytest.mark.parametrize("corrected", [False, True])
+def test_at_distance_0_the_kl_pulls_nowhere(numbers, form, corrected):
+    """Its gradient is exactly 0, so that a first update with equal rewards moves nothing."""
+    cfg = LossConfig(kl_coef=0.3, kl_in="loss", kl_form=form, kl_corrected=corrected)
+    x = {k: np.float32(v) for k, v in numbers.items()}
+    x |= {"reference": x["logprob"], "advantage": 0 * x["advantage"]}
+    value, grad, _ = run(x, cfg)
+    assert value == 0 and np.all(grad == 0)
 
 
 def test_k3() -> None:

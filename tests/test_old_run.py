@@ -52,6 +52,17 @@ def test_its_parameters_are_read_under_their_new_name(folder, stage) -> None:
         assert not np.array_equal(beside["embed_VD"], params["embed_VD"])
 
 
+def test_its_deviation_is_that_of_its_time(folder) -> None:
+    """A run keeps its `ddof`, whose default was 0; a config that does not say so is refused."""
+    text = (folder / "config.resolved.yaml").read_text()
+    stages = settings.load(folder / "config.resolved.yaml").stages
+    assert next(stage for stage in stages if stage.name == "rl").advantage.ddof == 0
+    silent = folder.parent / "silent.yaml"
+    silent.write_text("".join(x for x in text.splitlines(True) if x.strip() != "ddof: 0"))
+    said = settings.difference(text, settings.dump(settings.load(silent)))
+    assert said is not None and "advantage.ddof is 0 there and 1 here" in said
+
+
 def test_it_goes_on_where_it_was_killed(folder) -> None:
     """The same command: finished stages are skipped, and rl goes on from its checkpoint."""
     before = rows(folder)

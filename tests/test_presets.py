@@ -11,7 +11,7 @@ from rlvr_jax.host.runs import settings
 from rlvr_jax.host.runs.settings import ConfigError
 
 ROOT = Path(__file__).parents[1]
-NAMES = "grpo rloo dr_grpo dapo gspo cispo prime ppo reinforce++".split()
+NAMES = "grpo rloo dr_grpo dapo gspo cispo prime ppo reinforce++ spct".split()
 KEYS = [
     (name, section, key)
     for name, preset in PRESETS.items()

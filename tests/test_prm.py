@@ -498,7 +498,7 @@ def toy(lr, steps, loss="ce"):
             labelled = prm.Labelled(rows, reference_BR, jnp.float32(label))
             read = prm.gradient(learner.params, labelled, KEY, prm.PrmSetup(learns, PLAIN, cfg, tx))
             params, opt_state, *_ = optim.step(
-                learner.params, learner.opt_state, read.grads, read.loss, tx, jnp.bool_(True)
+                learner.params, learner.opt_state, read.grads, read.loss, tx
             )
             return Learner(params, opt_state), read.reward_BR
 

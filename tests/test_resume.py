@@ -23,9 +23,11 @@ DEBUG = Path(__file__).parents[1] / "configs" / "debug.yaml"
 # More steps than configs/debug.yaml in rl, and a checkpoint every other one.
 SIZES = ["sft.save_every=7", "verifier.save_every=7", "rl.steps=24", "rl.save_every=2"]
 SIZES += ["rl.sample_every=3"]
-# Everything that a state can hold: value head, PRM, waiting problems, a KL coefficient that adapts.
+# Everything that a state can hold: value head, PRM, waiting problems, a KL coefficient that adapts,
+# a reference that follows the policy.
 SIZES += ["rl.advantage={normalise: none, baseline: value, process_weight: 0.5}"]
-SIZES += ["rl.prm={beta: 1.0, share: 0.5, optim: {lr: 1.0e-3}}"]
+SIZES += ["rl.prm={beta: 1.0, share: 0.5, reference: policy, optim: {lr: 1.0e-3}}"]
+SIZES += ["rl.reference={update_every: 3, mixup: 0.5}"]
 SIZES += ["rl.filter={spread: true, rounds: 2}"]
 SIZES += ["rl.loss={kl_coef: 0.01, kl_in: loss, kl_target: 0.01}"]
 PATIENCE = 300  # seconds; a run that hangs fails its test

@@ -447,13 +447,11 @@ def test_apply_looks_at_loss_and_gradient(value, norm):
     tx = optax.sgd(1.0)
     state = step.init_state(jax.random.key(0), {"x_D": jnp.zeros(1)}, tx)
     grads = {"x_D": jnp.full(1, norm)}
-    after, seen = policy_update.apply_gradient(
-        state, grads, jnp.float32(value), tx, jnp.bool_(True)
-    )
+    after, seen, did = policy_update.apply_gradient(state, grads, jnp.float32(value), tx)
     moved = np.isfinite(value) and np.isfinite(norm)
     assert float(after.params["x_D"][0]) == (-norm if moved else 0.0)
     assert int(after.skipped) == (not moved)
-    assert float(seen) == norm
+    assert float(seen) == norm and bool(did) == moved
 
 
 def test_equal_rewards_leave_only_the_penalty(parts):

@@ -17,9 +17,7 @@ from rlvr_jax.config.grm_stages import (
     VoteStage,
 )
 from rlvr_jax.config.learning import (
-    AdvantageConfig,
     FilterConfig,
-    LossConfig,
     OptimConfig,
     OverlongConfig,
     PrmConfig,
@@ -33,8 +31,10 @@ from rlvr_jax.config.model import (
     MeshConfig,
     ModelConfig,
     Pretrained,
+    Training,
 )
 from rlvr_jax.config.needs import Input, Problems, Product
+from rlvr_jax.config.objective import AdvantageConfig, LossConfig, ReferenceConfig
 from rlvr_jax.config.presets import PRESETS, check_preset, fill_preset
 from rlvr_jax.config.reward import (
     AlarmConfig,
@@ -85,6 +85,7 @@ __all__ = [
     "PrmStage",
     "Problems",
     "Product",
+    "ReferenceConfig",
     "RewardConfig",
     "RftStage",
     "RlStage",
@@ -96,6 +97,7 @@ __all__ = [
     "Stage",
     "TokenizerStage",
     "Trained",
+    "Training",
     "VerifierStage",
     "VoteConfig",
     "VoteStage",
@@ -199,6 +201,12 @@ class Config:
                     f"the step of stage {stage.name} both read the same token ids and need one "
                     "vocabulary"
                 )
+        hinted = any(isinstance(stage, RftStage) and stage.hinted for stage in self.stages)
+        if hinted and self.critique.principles == "from_query":
+            raise ValueError(
+                "critique.principles `from_query` writes criteria before the responses are seen, "
+                "and a hint would be learned with them: set hinted: false in rft stages"
+            )
         if asked and self.critique.principles == "given":
             raise ValueError(
                 "critique.principles `given` needs criteria in the data, which the responses of a "

@@ -25,6 +25,7 @@ FAMILIES = {
     "qwen2": Family(bias=True),
     "qwen3": Family(qk_norm=True),
     "qwen3_moe": Family(qk_norm=True, experts=True),
+    "mixtral": Family(experts=True),
     "gemma2": Family(sandwich=True, from_one=True, gelu=True, embed_scale=True),
     "gemma3_text": Family(qk_norm=True, sandwich=True, from_one=True, gelu=True, embed_scale=True),
 }
@@ -49,9 +50,9 @@ class Architecture:
     and a gated feed-forward.
     """
 
-    family: Literal["llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma2", "gemma3_text"] = (
-        option("llama", "family of the architecture; SmolLM2 is a llama")
-    )
+    family: Literal[
+        "llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "mixtral", "gemma2", "gemma3_text"
+    ] = option("llama", "family of the architecture; SmolLM2 is a llama")
     layers: int = option(4, "number of transformer blocks, L")
     width: int = option(128, "model width, D")
     heads: int = option(4, "number of query heads, N")
@@ -167,14 +168,31 @@ class Execution:
             raise ValueError(f"needs slots >= 0, not {self.slots}")
 
 
+@dataclass(frozen=True)
+class Training:
+    """A Training says what training a model adds to the loss of its stage."""
+
+    router_aux_loss_coef: float = option(
+        0.0,
+        "mixture of experts: weight in every loss of the load-balancing loss of its router "
+        "(docs/objectives.md); 0: only reported; config.json's value is not taken",
+    )
+
+
 # The order of the bases is the order of the keys in a resolved config, last base first.
 @dataclass(frozen=True)
-class ModelConfig(Execution, Architecture, Pretrained):
-    """A ModelConfig describes one model: its weights, its architecture and its execution."""
+class ModelConfig(Training, Execution, Architecture, Pretrained):
+    """A ModelConfig describes one model: weights, architecture, execution and training."""
 
     def __post_init__(self) -> None:
         Architecture.__post_init__(self)
         Execution.__post_init__(self)
+        if not 0 <= self.router_aux_loss_coef < math.inf:
+            raise ValueError("router_aux_loss_coef must be finite and at least 0")
+        if self.router_aux_loss_coef and not self.has.experts:
+            raise ValueError(
+                f"router_aux_loss_coef needs a mixture of experts, and {self.family} is none"
+            )
 
     __pydantic_config__ = STRICT
 

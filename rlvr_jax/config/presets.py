@@ -18,8 +18,9 @@ class Preset(NamedTuple):
     fills: Sections
 
 
-# Papers write std without saying n or n - 1: ddof 0, as in the formula of a standard deviation.
-GROUP_SCORE = {"normalise": "group", "baseline": "none", "ddof": 0, "credit": "response"}
+# These papers write std without saying n or n - 1: it is the default, n - 1, as in the libraries
+# that their results and later ones are from.
+GROUP_SCORE = {"normalise": "group", "baseline": "none", "credit": "response"}
 CLIP = {"objective": "clip", "ratio": "token", "clip_low": 0.2, "clip_high": 0.2}
 # At most 10 rounds: the number of the published training script; the paper sets no limit.
 DYNAMIC_SAMPLING = {"spread": True, "rounds": 10}
@@ -154,13 +155,27 @@ PRESETS = {
         {
             "advantage": {
                 **{"normalise": "none", "baseline": "none", "credit": "token"},
-                **{"whiten": "tokens", "discount": 1.0},
+                # n: as in OpenRLHF, the code of its authors; over all tokens it is nearly n - 1.
+                **{"whiten": "tokens", "discount": 1.0, "ddof": 0},
             },
             # The coefficient is the one with which 2503.23829 uses this algorithm.
             "loss": {
                 **CLIP,
                 **{"aggregate": "token-mean", "kl_coef": 0.01},
                 **{"kl_in": "reward", "kl_form": "k1"},
+            },
+        },
+    ),
+    "spct": Preset(
+        "SPCT, 2504.02495, equations 4 and 5, section 5.1 (the 27B model)",
+        "For `reward.source: preference`: +1 for a judgement that puts the best response strictly "
+        "on top, -1 for any other. GRPO with a larger KL term, which keeps the form of the output.",
+        {
+            "advantage": GROUP_SCORE,
+            "loss": {
+                **CLIP,
+                **{"aggregate": "seq-mean-token-mean", "kl_coef": 0.08},
+                **{"kl_in": "loss", "kl_form": "k3"},
             },
         },
     ),

@@ -5,9 +5,7 @@ from typing import Literal
 
 from rlvr_jax.config.fields import STRICT, check_file_name, check_positive, option, section
 from rlvr_jax.config.learning import (
-    AdvantageConfig,
     FilterConfig,
-    LossConfig,
     OptimConfig,
     OverlongConfig,
     PrmConfig,
@@ -24,6 +22,7 @@ from rlvr_jax.config.needs import (
     grm_inputs,
     verifier_input,
 )
+from rlvr_jax.config.objective import AdvantageConfig, LossConfig, ReferenceConfig
 from rlvr_jax.config.presets import PRESETS, check_preset
 from rlvr_jax.config.reward import AlarmConfig, RewardConfig
 
@@ -76,6 +75,7 @@ class RlStage(Needs):
     )
     prm: PrmConfig = section(PrmConfig, "implicit process reward model")
     loss: LossConfig = section(LossConfig, "policy loss")
+    reference: ReferenceConfig = section(ReferenceConfig, "reference policy of the KL term")
     alarms: AlarmConfig = section(AlarmConfig, "signs of a gamed reward")
     optim: OptimConfig = section(OptimConfig, "optimizer")
     save_every: int = option(50, "steps between checkpoints")
@@ -106,8 +106,11 @@ class RlStage(Needs):
             raise ValueError("objective plain has no ratio: it cannot learn twice from a rollout")
         if self.sample.temperature == 0:
             raise ValueError("sample.temperature is 0: greedy answers give nothing to learn")
+        if self.updates == 1 and self.loss.objective == "kl-cov":
+            raise ValueError("objective kl-cov holds back from a second update: raise minibatches")
         self._check_groups()
         self._check_rewards()
+        self._check_reference()
 
     def _check_groups(self) -> None:
         """Raise ValueError if the groups do not suit baseline, normalisation or filter."""
@@ -116,8 +119,15 @@ class RlStage(Needs):
                 f"advantage.baseline {self.advantage.baseline} needs samples of at least 2 per "
                 "prompt"
             )
-        if self.advantage.normalise == "group" and self.samples < 2:
-            raise ValueError("advantage.normalise group needs samples of at least 2 per prompt")
+        if self.advantage.normalise in ("group", "group-mean") and self.samples < 2:
+            raise ValueError(
+                f"advantage.normalise {self.advantage.normalise} needs samples of at least 2 per "
+                "prompt"
+            )
+        if self.advantage.pass_k > 1 and self.samples <= self.advantage.pass_k:
+            raise ValueError(
+                f"advantage.pass_k {self.advantage.pass_k} needs more samples per prompt than that"
+            )
         if self.filter.spread and self.samples < 2:
             raise ValueError("filter.spread leaves out every single sample: raise samples to 2")
         if self.filter.on and self.advantage.baseline == "greedy":
@@ -151,6 +161,17 @@ class RlStage(Needs):
         if self.items and self.role != "grm":
             raise ValueError("items needs reward.source preference: leave it out")
 
+    def _check_reference(self) -> None:
+        """Raise ValueError if a reference policy that follows the policy has no use, or two."""
+        if self.reference.update_every and not self.loss.kl_coef:
+            raise ValueError("reference.update_every needs a loss.kl_coef: nothing else reads it")
+        frozen = self.has_prm_beside_policy and self.prm.reference == "frozen"
+        if self.reference.update_every and frozen:
+            raise ValueError(
+                "reference.update_every would change what the PRM's rewards are relative to: take "
+                "prm.reference: policy"
+            )
+
     @property
     def hosted(self) -> bool:
         """Return whether rewards need the host, so that the step is split."""
@@ -158,7 +179,7 @@ class RlStage(Needs):
 
     @property
     def asks_reference(self) -> bool:
-        """Return whether a step reads the policy as it was at the start of the stage."""
+        """Return whether a step reads a reference policy."""
         of_prm = self.has_prm_beside_policy and self.prm.reference == "frozen"
         return bool(self.loss.kl_coef or of_prm)
 

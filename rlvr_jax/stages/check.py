@@ -67,7 +67,10 @@ def check_config(cfg: Config) -> None:
 
 
 def _check_data(cfg: Config) -> None:
-    policies = [s for s in cfg.stages if s.role == "policy" and s.problems]
+    # A tokenizer is trained on the texts of whatever data there are.
+    policies = [
+        s for s in cfg.stages if s.role == "policy" and s.problems and "tokenizer" not in s.leaves
+    ]
     for key, data, used in (
         ("data", cfg.data, bool(policies) or not cfg.uses_grm),
         ("critique.data", cfg.critique.data, cfg.reads_items),
@@ -149,11 +152,17 @@ def _check_input(cfg: Config, stage: Stage, needed: Input, earlier: list[Stage])
 def _check_baseline(cfg: Config, stage: Stage) -> None:
     """Refuse baselines of a GRM that do not fit the form of its judgements, or one another."""
     form = cfg.critique.form
-    if isinstance(stage, ScalarStage) and stage.critiques and form == "pick":
-        raise ValueError(
-            f"{stage.name}.critiques needs judgements of one response, and critique.form is pick: "
-            "set it to scores, or leave critiques out"
-        )
+    if isinstance(stage, ScalarStage) and stage.critiques:
+        if form == "pick":
+            raise ValueError(
+                f"{stage.name}.critiques needs judgements of one response, and critique.form is "
+                "pick: set it to scores, or leave critiques out"
+            )
+        if cfg.critique.principles == "from_query":
+            raise ValueError(
+                f"{stage.name}.critiques are written without criteria from the query, and "
+                "critique.principles is from_query: take another value, or leave critiques out"
+            )
     if not isinstance(stage, VoteStage):
         return
     if stage.weighted and form != "pick":

@@ -7,12 +7,15 @@ import dataclasses
 import functools
 import json
 import random
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from rlvr_jax import markers
 from rlvr_jax.config import CritiqueConfig, SftStage
+from rlvr_jax.host.critiques import reader
 from rlvr_jax.host.critiques.prompt import Prompter
 from rlvr_jax.host.critiques.template import load_template
 from rlvr_jax.host.problems import dataset, preference
@@ -22,7 +25,12 @@ from rlvr_jax.host.text.template import left_pad
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Critic, Prompts, Ranking
 
-IDS = "response_ids"  # key of a record of an rft stage: the judgement as ids
+CRITERIA = "Criteria:"  # begins the first line of a demonstration with criteria
+HELD_OUT = 4  # one query of a compare stage in so many is held out
+# Further keys of records.
+PART = "part"  # of a demonstration: the criteria that are written from the query alone
+PROMPT_IDS = "prompt_ids"  # of a judgement: the prompt that it was written to, as ids
+IDS = "response_ids"  # of a judgement: its own ids
 
 
 class GrmWorkspace(Workspace):
@@ -61,8 +69,17 @@ class GrmWorkspace(Workspace):
         return lambda record: self.prompter.check(preference.parse_item(record))
 
     def encode_prompt(self, record: Record) -> list[int]:
-        """Return the ids of an item's prompt, with its responses in the order of the record."""
+        """Return the ids of an item's prompt, with its responses in the order of the record.
+
+        A judgement of an rft stage has the prompt that it was written to, and a demonstration of
+        criteria from the query has the text before them.
+        """
+        if PROMPT_IDS in record:
+            ids: list[int] = json.loads(record[PROMPT_IDS])
+            return ids
         item = preference.parse_item(record)
+        if PART in record:
+            return self.prompter.context(item)
         return self.prompter.prompt(item, range(len(item.responses)))
 
     def encode_demonstration(self, record: Record) -> list[int]:
@@ -70,7 +87,9 @@ class GrmWorkspace(Workspace):
         if IDS in record:
             ids: list[int] = json.loads(record[IDS])
             return ids
-        return super().encode_demonstration(record)
+        item = preference.parse_item(record)
+        text = " " + item.criteria if PART in record else demonstration(item, self.critique)
+        return [*self.tokenizer.encode(text), self.tokenizer.eos[0]]
 
     def order(self, item: preference.Item, step: int) -> list[int]:
         """Draw the order in which an item shows its responses in a step."""
@@ -94,8 +113,11 @@ class GrmWorkspace(Workspace):
     ) -> Prompts:
         """Encode items as prompts and rankings, their responses in the given orders."""
         pairs = list(zip(items, orders, strict=True))
-        ids = [self.prompter.prompt(item, order, hinted=hinted) for item, order in pairs]
-        prompt_QP, mask_QP = left_pad(ids, self.cfg.data.prompt_columns, "prompt")
+        parts = [self.prompter.parts(item, order, hinted=hinted) for item, order in pairs]
+        queries, asked = zip(*parts, strict=True)
+        data, from_query = self.cfg.data, self.critique.principles == "from_query"
+        prompt_QP, mask_QP = left_pad(asked, data.prompt_columns, "prompt")
+        query_QC, query_mask_QC = left_pad(queries, data.check_columns * from_query, "check")
         best: Any = [
             item.best if len(order) == 1 else list(order).index(item.best) for item, order in pairs
         ]
@@ -105,7 +127,7 @@ class GrmWorkspace(Workspace):
             np.array(best, np.int32),  # type: ignore[arg-type]
             count == 1,
         )
-        return Prompts(prompt_QP, mask_QP, prompt_QP[:, :0], mask_QP[:, :0], ranking)
+        return Prompts(prompt_QP, mask_QP, query_QC, query_mask_QC, ranking)
 
     def encode_context(self, record: Record) -> list[int]:
         """Return the ids of the GRM's prompt about a policy's problem, before the responses."""
@@ -127,6 +149,9 @@ class GrmWorkspace(Workspace):
           RunError: the rft stage left no judgement to learn from.
         """
         shown = self.problems("sft")
+        if self.critique.principles == "from_query":
+            records = list(dataset.each(shown))
+            shown = records + [record | {PART: "criteria"} for record in records]
         if not stage.judgements:
             return shown
         rows = [row for row in self.load_judgements(stage.judgements) if row["learn"] == "1"]
@@ -154,8 +179,19 @@ class GrmWorkspace(Workspace):
         return load_rows(self, "items", stage)
 
     def items(self, stage: str, split: str) -> dataset.RandomAccessSource:
-        """Return the items of a compare stage or, if its name is empty, those of a split."""
-        return self._fitting(self.load_items(stage), stage) if stage else self.problems(split)
+        """Return the items of a compare stage or, if its name is empty, those of a split.
+
+        One in HELD_OUT of the queries of a compare stage is held out: vote stages get their items
+        (`split` test), and rl stages all others.
+        """
+        if not stage:
+            return self.problems(split)
+        rows = [
+            row
+            for row in self.load_items(stage)
+            if (zlib.crc32(row["question"].encode()) % HELD_OUT == 0) == (split == "test")
+        ]
+        return self._fitting(rows, stage)
 
     def _fitting(self, rows: list[Record], stage: str) -> list[Record]:
         """Return the items that fit their columns.
@@ -167,10 +203,29 @@ class GrmWorkspace(Workspace):
         kept = [row for row in rows if len(self.encode_prompt(row)) <= widest]
         if not kept:
             raise RunError(
-                f"all {len(rows)} items of stage {stage} are longer than their prompts: raise "
-                f"critique.data.prompt_columns above {widest}"
+                f"none of the {len(rows)} items of stage {stage} is at most {widest} tokens long: "
+                "collect more answers, or raise critique.data.prompt_columns"
             )
         return kept
+
+
+def demonstration(item: preference.Item, cfg: CritiqueConfig) -> str:
+    """Return the judgement that an item demonstrates, in the form of the config.
+
+    A judgement that begins with criteria keeps that line only if the GRM writes it there, and for
+    the form `pick` its scores become the number of the best response.
+    """
+    first, _, rest = item.demonstration.partition("\n")
+    if first.startswith(CRITERIA) and cfg.principles != "with_responses":
+        text = rest
+    else:
+        text = item.demonstration
+    scores = reader.read_scores(text, len(item.responses))
+    if cfg.form == "pick" and scores:
+        before, box, after = text.rpartition(markers.SCORE_BOX)
+        picked = scores.index(max(scores)) + 1
+        text = f"{before}{box}{picked}{after[after.index('}') :]}"
+    return text
 
 
 def load_rows(ws: Workspace, kind: str, stage: str) -> list[Record]:

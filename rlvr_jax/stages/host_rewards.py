@@ -4,6 +4,7 @@
     verifier     the verifier's reward, as inside the fused step
     rule_first   1 where the rule accepts, else the verifier's reward (arXiv 2505.22203, section 6)
     both         the product of the two: an answer that one of them rejects is rejected
+    rule_then_grm  1 where the rule accepts, else the mean vote of a generative reward model
 
 Gates multiply the reward: an answer that breaks a format earns nothing, and an answer that keeps it
 earns nothing extra.  (Added to the reward, a format reward would be blown up to full size by the
@@ -20,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlvr_jax import step, step_metrics, verifier
+from rlvr_jax import grm, step, step_metrics, verifier
 from rlvr_jax.config import Sampling
 from rlvr_jax.host.rules import jobs
 from rlvr_jax.host.runs import log
@@ -30,9 +31,11 @@ from rlvr_jax.host.workers import pool
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Array, Frozen, Prompts, Rollout, TrainState
 
-# (records, their placed prompts, rollout, on_error) -> rewards [B] by name, metrics
-Rewarder = Callable[[list, Prompts, Rollout, str], tuple[dict[str, Array], dict[str, Any]]]
-# (records, their placed prompts, rollout, texts of the rows, on_error) -> reward [B], metrics
+# (records, their placed prompts, rollout, on_error, key of the round if a model samples votes)
+# -> rewards [B] by name, metrics
+Rewarder = Callable[..., tuple[dict[str, Array], dict[str, Any]]]
+# (records, their placed prompts, rollout, texts of the rows, on_error, key of the round)
+# -> reward [B], metrics
 Scorer = Callable[..., tuple[Any, dict[str, Any]]]
 _SAID: set[tuple[str, str]] = set()  # rules and statuses about which a sentence was printed
 WIDER = 2  # columns of an answer in the verifier's own tokens, for each column of the policy's
@@ -51,9 +54,11 @@ def rewarder(
     """
     score = scorer(stage, ws, frozen, workers)
 
-    def reward(records: list, prompts: Prompts, rollout: Rollout, on_error: str):
+    def reward(
+        records: list, prompts: Prompts, rollout: Rollout, on_error: str, key: Array | None = None
+    ):
         texts = response_texts(ws, rollout)
-        reward_B, metrics = score(records, prompts, rollout, texts, on_error)
+        reward_B, metrics = score(records, prompts, rollout, texts, on_error, key)
         rewards = {"reward": np.asarray(reward_B, np.float32)}
         for name, rule in also.items():
             rewards[name], _ = score_by_rule(rule, records, texts, rollout, workers, on_error)
@@ -69,8 +74,10 @@ def scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -
     ask = None
     if cfg.judged:
         ask = _foreign(stage, ws, frozen) if ws.cfg.verifier_tokenizer else _own(stage, ws, frozen)
+    if cfg.by_grm:
+        ask = _by_votes(stage, ws, frozen)
 
-    def score(records, prompts, rollout, texts=None, on_error=cfg.on_error):
+    def score(records, prompts, rollout, texts=None, on_error=cfg.on_error, key=None):
         rule_B = gate_B = np.ones(len(rollout.length_B), np.float32)
         metrics: dict[str, Any] = {}
         if texts is None and (cfg.hosted or ws.cfg.verifier_tokenizer):
@@ -83,12 +90,13 @@ def scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -
             metrics |= {f"gate/{Path(gate).stem}": float(passed_B.mean())}
         if ask is None:
             return rule_B * gate_B, metrics
-        judged_B, verdict_metrics = jax.device_get(ask(prompts, rollout, texts))
+        judged_B, verdict_metrics = jax.device_get(ask(prompts, rollout, texts, key))
         reward_B = combine(cfg.source, rule_B, judged_B)
         if cfg.ruled:
             differ_B = (rule_B >= 1) != (judged_B > 0.5)
             metrics |= {"rule/mean": float(rule_B.mean())}
-            metrics |= {"verifier/disagree_frac": float(differ_B.mean())}
+            who = "grm" if cfg.by_grm else "verifier"
+            metrics |= {f"{who}/disagree_frac": float(differ_B.mean())}
         return reward_B * gate_B, metrics | verdict_metrics
 
     return score
@@ -154,8 +162,8 @@ def _say_once(rule: str, status: str, sentence: str) -> None:
 
 
 def combine(source: str, rule_B: np.ndarray, judged_B: np.ndarray) -> np.ndarray:
-    """Combine the scores of a rule and of a verifier into one reward [B]."""
-    if source == "rule_first":
+    """Combine the scores of a rule and of the model that judges into one reward [B]."""
+    if source in ("rule_first", "rule_then_grm"):
         return np.where(rule_B >= 1, np.float32(1), judged_B)
     return rule_B * judged_B if source == "both" else judged_B
 
@@ -181,7 +189,16 @@ def visible_answer(text: str, how: str) -> str:
 def _own(stage: Sampling, ws: Workspace, frozen: Frozen):
     """Return a function that asks a verifier that reads the policy's token ids."""
     verify = jax.jit(functools.partial(step.verify, cfg=stage.reward, verifier_cfg=ws.cfg.verifier))
-    return lambda prompts, rollout, _: verify(frozen, prompts, rollout)
+    return lambda prompts, rollout, *_: verify(frozen, prompts, rollout)
+
+
+def _by_votes(stage: Sampling, ws: Workspace, frozen: Frozen):
+    """Return a function that asks a generative reward model."""
+    cfg = ws.cfg
+    form = grm.Form(cfg.grm, cfg.critique, stage.reward, ws.tokenizer.eos)
+
+    judge = jax.jit(functools.partial(step.ask_grm, form=form))
+    return lambda prompts, rollout, _, key: judge(frozen, prompts, rollout, key)
 
 
 def _foreign(stage: Sampling, ws: Workspace, frozen: Frozen):
@@ -197,7 +214,7 @@ def _foreign(stage: Sampling, ws: Workspace, frozen: Frozen):
         )
         return score.reward_B, step_metrics.of_verdicts(score)
 
-    def ask(prompts, rollout, texts):
+    def ask(prompts, rollout, texts, _):
         ids_B = [tok.encode(visible_answer(text, cfg.data.answer)) for text in texts]
         ids_B = [ids if len(ids) <= columns else [] for ids in ids_B]
         token_BR = np.zeros((len(ids_B), columns), np.int32)

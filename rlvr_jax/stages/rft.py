@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rlvr_jax import box_scores, engine
+from rlvr_jax import box_scores, engine, grm
 from rlvr_jax.config import RftStage
 from rlvr_jax.host.problems import dataset, preference
 from rlvr_jax.host.runs import log
@@ -26,6 +26,7 @@ from rlvr_jax.stages.workspace import chunks, padded
 class Judged(NamedTuple):
     """A Judged holds the judgements of a batch of items, numpy arrays with a row for each."""
 
+    prompts: list[list[int]]  # the ids of what was asked, without padding
     ids: list[list[int]]  # without padding, with the token that ends them
     right: np.ndarray
     truncated: np.ndarray
@@ -73,6 +74,7 @@ class Sampler:
         self._params = ws.load(stage.policy, cfg.model)
         self._critic = ws.critic()
         form = ws.critique
+        asked = grm.Asked(cfg.model, form, stage.sample, ws.tokenizer.eos)
         read = functools.partial(box_scores.read_scores, clamp=form.clamp, pick=form.form == "pick")
 
         @functools.partial(jax.jit, static_argnums=4)
@@ -80,6 +82,7 @@ class Sampler:
             sampler = engine.Sampler(
                 key, ws.tokenizer.eos, samples, cfg.data.response_columns, stage.sample
             )
+            prompts = grm.with_criteria(params, prompts, key, critic, asked)
             rollout, _ = engine.generate(params, prompts, sampler, cfg.model)
             ranking = jax.tree.map(lambda x: x.repeat(samples, 0), prompts.ranking)
             votes = read(rollout, ranking, critic.spelling)
@@ -97,7 +100,10 @@ class Sampler:
         rollout, right = jax.device_get(result)
         rows = range(len(items) * samples)
         ids = [rollout.response_BR[i, : rollout.length_B[i]].tolist() for i in rows]
-        return Judged(ids, right[: len(ids)], rollout.truncated_B[: len(ids)])
+        exists = rollout.prompt_mask_QP
+        asked = [rollout.prompt_QP[i][exists[i]].tolist() for i in range(len(items))]
+        of_rows = [asked[i // samples] for i in rows]
+        return Judged(of_rows, ids, right[: len(ids)], rollout.truncated_B[: len(ids)])
 
 
 def _judge_items(

@@ -29,7 +29,8 @@ def run(stage: RlStage, ws: Workspace) -> dict:
     """Train the policy of a stage, and return the result for the stage's marker file."""
     cfg = ws.cfg
     setup = _setup(stage, ws)
-    reference = ws.load(stage.policy, cfg.model) if stage.asks_reference else {}
+    follows = stage.reference.update_every > 0
+    reference = ws.load(stage.policy, cfg.model) if stage.asks_reference and not follows else {}
     frozen = sampled.frozen_models(stage, ws, reference)
     dense = stage.advantage.process_weight > 0
     state = ws.new_state(
@@ -41,6 +42,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
         kl_coef=stage.loss.kl_coef if stage.loss.kl_target else None,
         prm_tx=setup.prm_tx if dense else None,
         prm_init=stage.prm.init if dense else "",
+        follow=follows,
     )
     problems = sampled.unjudged_problems(stage, ws)
     collector = Collector(stage, ws) if stage.collect else None
@@ -127,6 +129,7 @@ def split_step(
     write = jax.jit(functools.partial(step.write_round, setup=setup))
     reward = host_rewards.rewarder(stage, ws, frozen, workers, stage.also)
     update = ws.jit_step(functools.partial(step.update, setup=setup), state, StepResult)
+    round_key = jax.jit(lambda state, number: step.round_key(state, number))
     keep_all = jax.jit(prompt_filter.keep_all)
     no_groups = jax.jit(prompt_filter.no_groups, static_argnums=2)
     add_round = jax.jit(functools.partial(prompt_filter.add_round, cfg=stage.filter))
@@ -136,10 +139,11 @@ def split_step(
         prompts = place(records, int(jax.device_get(state.step)) + 1)
         rollout, decoded, greedy = write(state, prompts, ws.replicate(np.int32(number)))
         on_error = host_rewards.on_rule_error(stage, state)
-        rewards, metrics = reward(records, prompts, rollout, on_error)
+        key = round_key(state, ws.replicate(np.int32(number)))
+        rewards, metrics = reward(records, prompts, rollout, on_error, key)
         outcome = Outcome(rewards)
         if greedy is not None:
-            outcome = outcome._replace(greedy=reward(records, prompts, greedy, on_error)[0])
+            outcome = outcome._replace(greedy=reward(records, prompts, greedy, on_error, key)[0])
         return rollout, decoded, greedy, outcome, jax.device_get(metrics)
 
     def draw(state: TrainState, records: list[Any]) -> tuple[prompt_filter.Held, dict[str, Any]]:

@@ -104,14 +104,16 @@ class Voter:
             sampler = engine.Sampler(
                 key, ws.tokenizer.eos, 1, cfg.data.response_columns, sample, stream_B=stream
             )
+            asked = grm.Asked(cfg.model, form, sample, ws.tokenizer.eos)
+            prompts = grm.with_criteria(judge.params, prompts, key, judge.critic, asked)
             rollout, _ = engine.generate(judge.params, prompts, sampler, cfg.model)
             read = box_scores.read_scores(
                 rollout, prompts.ranking, judge.critic.spelling, form.clamp, form.form == "pick"
             )
             sound = read.valid_B * 0.0
             if judge.meta:
-                asked = grm.Rows(prompts.prompt_QP, prompts.prompt_mask_QP)
-                sound = grm.soundness(judge, asked, rollout, cfg.model)
+                rows = grm.Rows(prompts.prompt_QP, prompts.prompt_mask_QP)
+                sound = grm.soundness(judge, rows, rollout, cfg.model)
             chance = jnp.ones_like(sound)
             if stage.weighted:
                 chance = box_scores.read_probability(rollout, judge.critic.spelling)
@@ -125,8 +127,10 @@ class Voter:
         orders = [ws.order(item, vote) for item in items]
         prompts = ws.encode_items(padded(items, self._size), padded(orders, self._size))
         # The random stream of a judgement comes from its prompt, so that no batch changes it.
-        pairs: Any = zip(prompts.prompt_QP, prompts.prompt_mask_QP, strict=True)
-        stream = np.array([zlib.crc32(ids[mask].tobytes()) for ids, mask in pairs], np.uint32)
+        ids = np.concatenate([prompts.check_QC, prompts.prompt_QP], 1)
+        exists = np.concatenate([prompts.check_mask_QC, prompts.prompt_mask_QP], 1)
+        pairs: Any = zip(ids, exists, strict=True)
+        stream = np.array([zlib.crc32(row[mask].tobytes()) for row, mask in pairs], np.uint32)
         placed = ws.place((prompts, stream))
         key = jax.random.fold_in(key, vote)
         result = jax.device_get(self._run(self._judge, *placed, key, sample))

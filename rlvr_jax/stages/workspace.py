@@ -289,12 +289,14 @@ class Workspace:
         kl_coef: float | None = None,
         prm_tx: optax.GradientTransformation | None = None,
         prm_init: str = "",
+        follow: bool = False,
     ) -> TrainState:
         """Make the state of a stage before its first update, with the shardings of `shardings`.
 
         `init` is a stage as in `load`, or `fresh` for random parameters.  With `prm_tx` a PRM
         learns beside the policy; it starts from the stage `prm_init` or, if that is empty, as the
-        policy.  `kl_coef` is the first KL coefficient, if the coefficient adapts.
+        policy.  `kl_coef` is the first KL coefficient, if the coefficient adapts.  With `follow`
+        the state holds a reference policy too, which starts as the policy.
         """
         key = self.key(name)
         params = None if init == "fresh" else self.load(init, cfg)
@@ -311,6 +313,8 @@ class Workspace:
                 state = step.with_prm(state, start if prm_params is None else prm_params, prm_tx)
             if kl_coef is not None:
                 state = dataclasses.replace(state, kl_coef=jnp.float32(kl_coef))
+            if follow:
+                state = step.with_reference(state, start)
             return state
 
         return jax.jit(build, out_shardings=self.shardings(jax.eval_shape(build, given)))(given)

@@ -5,7 +5,9 @@
 
 Each folder is a model as transformers saves it.  `config.hub.json` says the same in the style of
 the hub.  `logits.safetensors` holds tokens, which columns exist, and logits [B, T, V], from one
-forward pass (`full`) and from a prefix and then token by token against a cache (`cached`).
+forward pass (`full`) and from a prefix and then token by token against a cache (`cached`).  Of a
+mixture of experts, `balance.safetensors` holds the load-balancing loss of each row and the gradient
+of their mean for a few parameters.
 """
 
 import copy
@@ -62,6 +64,11 @@ MODELS = {
         dict(sliding_window=6, sliding_window_pattern=3, query_pre_attn_scalar=8)
         | dict(rope_theta=1e6, rope_local_base_freq=100.0, rope_scaling=LINEAR)
         | dict(num_hidden_layers=4, intermediate_size=24),
+    ),
+    "mixtral": (
+        "Mixtral",
+        dict(num_local_experts=4, num_experts_per_tok=2, intermediate_size=16)
+        | dict(rope_theta=1e6, sliding_window=None),
     ),
 }
 
@@ -128,6 +135,28 @@ def cached(model, token, mask) -> np.ndarray:
     return np.concatenate(found, 1)
 
 
+def balance(model, token, mask) -> dict[str, np.ndarray]:
+    """The load-balancing loss of each row as a batch of its own, and the gradient of their mean."""
+    losses = []
+    for row, exists in zip(token, mask, strict=True):
+        out = model(
+            torch.tensor(row[None]),
+            attention_mask=torch.tensor(exists[None]).long(),
+            position_ids=torch.tensor(np.maximum(exists.cumsum(-1) - 1, 0)[None]),
+            output_router_logits=True,
+        )
+        losses.append(out.aux_loss)
+    torch.stack(losses).mean().backward()
+    layers = model.model.layers
+    found = {
+        "loss": torch.stack(losses).detach().numpy(),
+        "router_LDE": np.stack([x.mlp.gate.weight.grad.numpy().T for x in layers]),
+        "down_EFD": layers[0].mlp.experts.down_proj.grad.numpy().swapaxes(1, 2),
+        "embed_VD": model.model.embed_tokens.weight.grad.numpy(),
+    }
+    return {name: np.ascontiguousarray(x) for name, x in found.items()}  # written as they lie
+
+
 def make(out: Path) -> None:
     for seed, (name, (kind, fields)) in enumerate(MODELS.items()):
         model = build(kind, fields, seed)
@@ -144,6 +173,8 @@ def make(out: Path) -> None:
             },
             folder / "logits.safetensors",
         )
+        if "num_experts_per_tok" in fields:
+            save_file(balance(model, token, mask), folder / "balance.safetensors")
         for file in folder.iterdir():
             file.chmod(0o644)
         print(name, sum(x.stat().st_size for x in folder.iterdir()) // 1000, "kB")

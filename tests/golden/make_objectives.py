@@ -72,6 +72,7 @@ def loss(trainer, **fields):
     extra = {k: fields.pop(k) for k in ("importance_sampling_ratio", "sampling") if k in fields}
     args = {"delta": None, "use_bias_correction_kl": False, "sapo_temperature_pos": 1.0}
     args |= {"sapo_temperature_neg": 1.05, "steps_per_generation": 1}
+    share = fields.pop("top_entropy_quantile", 1.0)
     args = {k: fields.pop(k, v) for k, v in args.items()}
     own = {
         "epsilon_low": 0.2, "epsilon_high": 0.28, "beta": 0.0, "importance_sampling_level": "token",
@@ -82,17 +83,22 @@ def loss(trainer, **fields):
     } | fields  # fmt: skip
     metrics = {"train": _Anything(), "eval": _Anything()}
     accelerator = SimpleNamespace(
-        reduce=lambda x, reduction: x, gather=lambda x: x, num_processes=1, sync_gradients=False
+        reduce=lambda x, reduction: x,
+        gather=lambda x: x,
+        num_processes=1,
+        sync_gradients=False,
+        pad_across_processes=lambda x, **k: x,
     )
     fake = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *a, **k: (
             logprob, torch.tensor(DATA["entropy"]), None
         ),
-        args=SimpleNamespace(**args), top_entropy_quantile=1.0, aux_loss_enabled=False,
+        args=SimpleNamespace(**args), top_entropy_quantile=share, aux_loss_enabled=False,
         get_off_policy_mask=grpo_trainer.GRPOTrainer.get_off_policy_mask,
         model=SimpleNamespace(training=True), accelerator=accelerator, _metrics=metrics,
         current_gradient_accumulation_steps=1, **own,
     )  # fmt: skip
+    fake.get_high_entropy_mask = lambda *a: GRPO.get_high_entropy_mask(fake, *a)
     none = torch.zeros((B, 0), dtype=torch.long)
     behaviour = torch.tensor(DATA["behaviour"])
     inputs = {
@@ -151,6 +157,7 @@ def main() -> None:
             multi_objective_aggregation="normalize_then_sum",
         ),
         "rloo": advantages(rloo_trainer, RLOO, one, normalize_advantages=False),
+        "rloo_normalised": advantages(rloo_trainer, RLOO, one, normalize_advantages=True),
         "rloo_kl": advantages(rloo_trainer, RLOO, one, gap, mask, normalize_advantages=False),
     }  # fmt: skip
     token = correction("token_truncate", 0.0, 1.2)
@@ -168,6 +175,7 @@ def main() -> None:
         "sapo": loss(GRPO, loss_type="sapo"),
         "gmpo": loss(GMPOTrainer, epsilon_low=0.2, epsilon_high=0.2),
         "rloo": loss(RLOO),
+        "top_entropy": loss(GRPO, loss_type="dapo", top_entropy_quantile=0.3),
         "off_policy_mask": loss(GRPO, off_policy_mask_threshold=0.05, sampling=True),
         "truncate": loss(GRPO, importance_sampling_ratio=token),
         "mask": loss(GRPO, importance_sampling_ratio=correction("token_mask", 0.8, 1.2)),

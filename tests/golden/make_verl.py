@@ -13,6 +13,7 @@ missing empty stand-ins are enough, and the script makes them.
 
 import importlib.util
 import json
+import math
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -46,6 +47,7 @@ import verl.utils.torch_functional as verl_F  # noqa: E402
 from verl.trainer.ppo import core_algos as core  # noqa: E402
 from verl.trainer.ppo import rollout_corr_helper  # noqa: E402
 from verl.workers.config import ActorConfig  # noqa: E402
+from verl.workers.config.actor import PolicyLossConfig  # noqa: E402
 
 DATA = json.loads((HERE / "objectives.json").read_text("utf-8"))["data"]
 DATA = {name: torch.from_numpy(np.array(x)) for name, x in DATA.items()}
@@ -74,20 +76,21 @@ def shown(x):
     return (x * MASK).tolist()
 
 
-def loss(function, mode="token-mean", whole=True, advantage=None, **fields):
+def loss(function, mode="token-mean", whole=True, advantage=None, mask=MASK, **fields):
     """Value and gradient; `whole`: told how many rows the batch has, as verl's trainer does."""
-    logprob = DATA["logprob"].clone().requires_grad_(True)
+    logprob = DATA["logprob"].clamp(max=fields.pop("most", math.inf)).clone().requires_grad_(True)
     weights = fields.pop("rollout_is_weights", None)
+    scale = {"loss_scale_factor": fields.pop("scale")} if "scale" in fields else {}
     cfg = ActorConfig(
         strategy="fsdp",
         rollout_n=G,
         ppo_micro_batch_size_per_gpu=B,
-        global_batch_info={"global_batch_size": B} if whole else {},
+        global_batch_info=({"global_batch_size": B} if whole else {}) | scale,
         **({"clip_ratio_low": 0.2, "clip_ratio_high": 0.28} | fields),
     )
     each = (DATA["advantage"][:, None] * MASK) if advantage is None else advantage
     value, _ = function(
-        DATA["behaviour"], logprob, each, MASK, mode, cfg, rollout_is_weights=weights
+        DATA["behaviour"], logprob, each, mask, mode, cfg, rollout_is_weights=weights
     )
     value.backward()
     return {"value": value.item(), "grad": logprob.grad.tolist()}
@@ -101,9 +104,20 @@ def kl(form):
     return {"value": each.tolist(), "grad": logprob.grad.tolist()}
 
 
-def correction(level, threshold):
+def correction(level, threshold, mean_one=False):
     gap = DATA["behaviour"] - DATA["sampler"]
-    return rollout_corr_helper.compute_rollout_correction_weights(gap, MASK, level, threshold)[0]
+    weights = rollout_corr_helper.compute_rollout_correction_weights
+    return weights(gap, MASK, level, threshold, mean_one)[0]
+
+
+def kept(level, bounds):
+    """The mask without what verl rejects; it bounds p_sampler / p_trainer."""
+    gap = DATA["behaviour"] - DATA["sampler"]
+    return rollout_corr_helper.compute_rollout_rejection_mask(gap, MASK, level, bounds)[0]
+
+
+def by_covariance(function, **fields):
+    return loss(function, policy_loss=PolicyLossConfig(**fields))
 
 
 def adapted(kl_mean):
@@ -198,6 +212,7 @@ def main(path: str) -> None:
             "gpg": advantage(core.compute_gpg_outcome_advantage, reward=rare),
             "gdpo": gdpo(),
             "whiten": shown(verl_F.masked_whiten(DATA["logprob"], MASK)),
+            "whiten_keep_mean": shown(verl_F.masked_whiten(DATA["logprob"], MASK, False)),
         },
         "alone": {  # groups of one
             "grpo": advantage(grpo, ALONE),
@@ -226,13 +241,52 @@ def main(path: str) -> None:
             "mask": loss(vanilla, rollout_is_weights=correction("token", "0.8_1.2")),
             "sequence_truncate": loss(vanilla, rollout_is_weights=correction("sequence", 1.2)),
             "sequence_mask": loss(vanilla, rollout_is_weights=correction("sequence", "0.5_1.5")),
+            "token_sum": loss(vanilla, "token-sum"),
+            "constant_of_nine": loss(vanilla, "seq-mean-token-sum-norm", scale=9),
+            # So large a share that nothing is left to the draw.
+            "clip_cov": by_covariance(
+                core.compute_policy_loss_clip_cov,
+                clip_cov_ratio=1.0,
+                clip_cov_lb=0.1,
+                clip_cov_ub=2.0,
+            ),
+            "kl_cov": by_covariance(
+                core.compute_policy_loss_kl_cov, kl_cov_ratio=0.3, ppo_kl_coef=0.7
+            ),
+            # Log-probs below 0: its binary KL needs the probability of another token.
+            "dppo_tv": loss(
+                core.compute_policy_loss_dppo_tv,
+                clip_ratio_low=0.05,
+                clip_ratio_high=0.08,
+                most=-0.01,
+                clip_ratio_c=1.3,
+            ),
+            "dppo_kl": loss(
+                core.compute_policy_loss_dppo_kl,
+                clip_ratio_low=0.01,
+                clip_ratio_high=0.02,
+                most=-0.01,
+                clip_ratio_c=1.3,
+            ),
+            "truncate_mean_one": loss(vanilla, rollout_is_weights=correction("token", 1.2, True)),
+            "sequence_mean_one": loss(
+                vanilla, rollout_is_weights=correction("sequence", "0.5_1.5", True)
+            ),
+            "reject_token": loss(vanilla, mask=kept("token_k1", "0.8_1.25")),
+            "reject_sequence": loss(vanilla, mask=kept("seq_sum_k1", "0.6_1.6")),
+            "reject_geometric": loss(vanilla, mask=kept("seq_mean_k1", "0.9_1.2")),
+            "weights_and_rejection": loss(
+                vanilla,
+                rollout_is_weights=correction("token", 1.2),
+                mask=kept("seq_mean_k1", "0.9_1.2"),
+            ),
         },
         "kl": {form: kl(form) for form in ("k1", "abs", "k2", "k3", "k1+", "k3+")},
         "far": {
             form: core.kl_penalty(
                 torch.zeros(4).double(), torch.tensor([-30.0, -5.0, 2.0, 5.0]).double(), form
             ).tolist()
-            for form in ("k1", "k2", "k3")
+            for form in ("k1", "k2", "k3", "k3+")
         },
         "adapted": {str(x): adapted(x) for x in (0.0, 0.09, 0.11, 5.0)},
         "prime": prime(path),

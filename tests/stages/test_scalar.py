@@ -167,6 +167,7 @@ def test_a_response_that_does_not_fit_is_refused_in_one_sentence(done) -> None:
 
 ITEMS = DataConfig(tasks=("sum",), preferences=PreferencesConfig(2, 3))
 PICK = CritiqueConfig(form="pick", template="short_pick", data=ITEMS)
+QUERY = CritiqueConfig(template="short", principles="from_query", data=ITEMS)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +178,7 @@ PICK = CritiqueConfig(form="pick", template="short_pick", data=ITEMS)
         (None, (ScalarStage(init="semi"),), "'semi', and no stage has that name"),
         (None, (VoteStage(policy="sft", weighted=True),), "weighted is for verdicts"),
         (PICK, (ScalarStage(critiques="sft"),), "needs judgements of one response"),
+        (QUERY, (ScalarStage(critiques="sft"),), "critique.principles is from_query"),
         (None, (ScalarStage(), VoteStage(policy="scalar")), "which leaves no model: name"),
     ],
 )

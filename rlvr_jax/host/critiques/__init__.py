@@ -7,5 +7,6 @@ Reward Modeling", arXiv 2504.02495).
     template   the texts around query and responses, read from a file
     prompt     a preference item as the token ids of a prompt
     reader     scores in the text of a judgement
-    benchmarks published test sets, each with its own rules
+    benchmarks published test sets, read from local files as preference items
+    benchmark_reports  the number of each benchmark, by its own rules
 """

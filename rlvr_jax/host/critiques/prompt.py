@@ -48,12 +48,24 @@ class Prompter:
           ValueError: the item has more responses than the config allows, no criteria where the
             config wants given ones, or a single response and the template cannot judge one.
         """
+        before, after = self.parts(item, order, hinted=hinted)
+        if self.cfg.principles == "from_query":
+            before = [*before, *self.tok.encode_inside(" " + item.criteria)]
+        return [*before, *after]
+
+    def parts(
+        self, item: Item, order: Sequence[int], *, hinted: bool = False
+    ) -> tuple[list[int], list[int]]:
+        """Return the ids of a prompt before and after criteria from the query.
+
+        In other modes the first part is empty.  The arguments and errors are those of `prompt`.
+        """
         self.check(item)
-        context, tail = self.frame(item, order, hinted=hinted)
+        *early, context, tail = self.frame(item, order, hinted=hinted)
         ids = list(context)
         for place, index in enumerate(order):
             ids += self.framed(place, self.encode_response(item.responses[index]))
-        return ids + tail
+        return (early[0] if early else []), ids + tail
 
     def check(self, item: Item) -> None:
         """Refuse an item that this prompter cannot show; see `prompt`."""
@@ -70,10 +82,11 @@ class Prompter:
                 "it has one response, and this template chooses among several: leave it out"
             )
 
-    def frame(
-        self, item: Item, order: Sequence[int], *, hinted: bool = False
-    ) -> tuple[list[int], list[int]]:
-        """Return the ids before and after the responses."""
+    def frame(self, item: Item, order: Sequence[int], *, hinted: bool = False) -> list[list[int]]:
+        """Return the ids before and after the responses.
+
+        If criteria come from the query, the ids before them come first.
+        """
         hint = ""
         if hinted and len(order) > 1:
             hint = fill(self.template.hint, best=list(order).index(item.best) + 1)
@@ -81,9 +94,7 @@ class Prompter:
                 hint += fill(self.template.strength, strength=item.strength)
         elif hinted:
             hint = fill(self.template.hint, best=1 if item.best else "none")
-        text = self.context_text(item) + HOLE + hint + self.ask_text(len(order))
-        before, after = self._encode_around([text])
-        return before, after
+        return self._around(item, hint + self.ask_text(len(order)))
 
     def context_text(self, item: Item) -> str:
         """Return the text before the responses."""
@@ -107,23 +118,23 @@ class Prompter:
     def alone(self, item: Item) -> tuple[list[int], list[int]]:
         """Return the ids around each response of an item that is judged without the others.
 
-        The judgement is asked for as from a single response, with a score from 1 to 10.
+        The judgement is asked for as from a single response, with a score from 1 to 10 and without
+        criteria from the query.
         """
-        text = self.context_text(item) + HOLE + self.ask_text(1, scored=True)
-        before, after = self._encode_around([text])
+        ask = self.ask_text(1, scored=True)
+        before, after = self._encode_around([self.context_text(item) + HOLE + ask])
         return before, after
 
     def context(self, item: Item) -> list[int]:
         """Return the ids of a prompt before the responses, or before criteria from the query."""
-        return self._around(item, 1)[0]
+        return self._around(item, self.ask_text(1, scored=True))[0]
 
-    def _around(self, item: Item, count: int) -> list[list[int]]:
-        """Return the ids around the places that device code fills: criteria, then responses."""
-        ask = self.ask_text(count, scored=True)
+    def _around(self, item: Item, ask: str) -> list[list[int]]:
+        """Return the ids around the places of criteria from the query and of the responses."""
         if self.cfg.principles != "from_query":
             return self._encode_around([self.context_text(item) + HOLE + ask])
         query = self.context_text(item) + self.template.ask_criteria
-        return self._encode_around([query, HOLE, HOLE + ask])
+        return self._encode_around([query, HOLE, "\n" + HOLE + ask])
 
     def framed(self, place: int, ids: Sequence[int]) -> list[int]:
         """Return the ids of a response between those of its frame, the `place`-th from 0."""
@@ -142,7 +153,7 @@ class Prompter:
         """
         _, _, control_V = self.tok.tables(vocab)
         bytes_VW, length_V = self.tok.spelling(vocab)
-        _, *between, tail = self._around(EXAMPLE, together)
+        _, *between, tail = self._around(EXAMPLE, self.ask_text(together, scored=True))
         frames = [self.template.framed(place) for place in range(together)]
         before, after = (
             left_pad(rows, max(map(len, rows)), "frame")

@@ -68,6 +68,8 @@ METRIC_NOTES: dict[str, str] = {
     "prm/loss": "Falls and then hovers: the PRM keeps up with the policy.",
     "prm/acc": "Above 60 %: the PRM ranks right responses above wrong ones.",
     "prm/reward_mean": "Near 0 and bounded; a steady drift means beta is too large.",
+    "router/balance": "Near the number of experts per token; a climb is a few experts taking over.",
+    "router/busiest": "A few times 1 / experts; towards 1 / (experts per token) it has collapsed.",
     "value/loss": "Falls and then hovers: the squared error of the value head per token, halved.",
     "value/explained": "Rises from 0 towards 1; below 0 the values are worse than none.",
     "value/mean": "Follows the mean reward after normalisation; a drift away is a broken head.",

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from rlvr_jax.config import ModelConfig
+from rlvr_jax.config import Execution, ModelConfig, Pretrained, Training
 
 Json = dict[str, Any]
 
@@ -38,6 +38,7 @@ SIZES = {
     "tie_word_embeddings": "tied",
     "max_position_embeddings": "context",
 }
+USED = {"num_experts_per_tok": "experts_used"}
 # Field of config.json -> field of ModelConfig.
 READ: dict[str, dict[str, str]] = {
     "llama": SIZES,
@@ -45,13 +46,14 @@ READ: dict[str, dict[str, str]] = {
     "qwen2": SIZES,
     "qwen3": SIZES,
     "qwen3_moe": {field: ours for field, ours in SIZES.items() if ours != "feedforward"}
+    | USED
     | {
         "moe_intermediate_size": "feedforward",
         "num_experts": "experts",
         "num_local_experts": "experts",
-        "num_experts_per_tok": "experts_used",
         "norm_topk_prob": "experts_sum_to_one",
     },
+    "mixtral": SIZES | WINDOW | {"num_local_experts": "experts"} | USED,
     "gemma2": SIZES | GEMMA,
     "gemma3_text": SIZES
     | GEMMA
@@ -69,6 +71,8 @@ DEFAULTS: dict[str, Json] = {
     "qwen2": QWEN,
     "qwen3": QWEN | dict(head_size=128),
     "qwen3_moe": QWEN | dict(kv_heads=4, experts=128, experts_used=8, experts_sum_to_one=False),
+    "mixtral": dict(tied=False, kv_heads=8, experts=8, experts_used=2, norm_eps=1e-5)
+    | dict(rope_theta=1e6),
     "gemma2": dict(tied=True, kv_heads=4, head_size=256, query_scale=256.0, window=4096)
     | dict(global_every=2, attention_softcap=50.0, logit_softcap=30.0),
     "gemma3_text": dict(tied=True, kv_heads=4, head_size=256, query_scale=256.0, window=4096)
@@ -115,6 +119,7 @@ REQUIRED: dict[str, dict[str, tuple]] = {
     "qwen2": PLAIN | SILU | NO_NORM | BIAS,
     "qwen3": PLAIN | SILU | NORM | NO_BIAS,
     "qwen3_moe": PLAIN | SILU | NORM | NO_BIAS | SPARSE,
+    "mixtral": PLAIN | SILU | NO_NORM | NO_BIAS | SPARSE,
     "gemma2": PLAIN | GELU | NO_NORM | NO_BIAS,
     # transformers ignores this field of the family.
     "gemma3_text": PLAIN | GELU | NORM | NO_BIAS | {"attn_logit_softcapping": (None,)},
@@ -150,11 +155,13 @@ SAMPLING = """
 """
 OTHER = {*f"{BOOKKEEPING} {COMPUTATION} {TRAINING} {SAMPLING}".split()}
 OTHER_PREFIX = "unsloth_"  # notes of the library that saved the model
+# They are about training: `router_aux_loss_coef` of ModelConfig is the user's to set.
+ROUTER = {"output_router_logits", "router_aux_loss_coef"}
 OTHER_BY_TYPE = {
     "qwen2": {"sliding_window", "max_window_layers"},  # have an effect with use_sliding_window only
     "qwen3": {"sliding_window", "max_window_layers"},
-    "qwen3_moe": {"sliding_window", "max_window_layers"}
-    | {"intermediate_size", "output_router_logits", "router_aux_loss_coef"},
+    "qwen3_moe": {"sliding_window", "max_window_layers", "intermediate_size"} | ROUTER,
+    "mixtral": ROUTER | {"router_jitter_noise"},
     "gemma2": {"hidden_act", "sliding_window_size"},
     "gemma3_text": {"hidden_act"},
 }
@@ -170,7 +177,7 @@ SCALING: dict[str, dict[str, str]] = {
     },
 }
 # Alternative names of fields that are written under another name.
-NOT_WRITTEN = {"num_local_experts", "_sliding_window_pattern"}
+NOT_WRITTEN = {"qwen3_moe": {"num_local_experts"}, "gemma3_text": {"_sliding_window_pattern"}}
 NULL_OF: Json = dict.fromkeys(("window", "attention_softcap", "logit_softcap"))
 WRITTEN = {False: {"hidden_act": "silu"}, True: {"hidden_activation": "gelu_pytorch_tanh"}}
 CLASSES = {
@@ -179,6 +186,7 @@ CLASSES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
+    "mixtral": "MixtralForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
 }
@@ -337,7 +345,7 @@ def build_config(cfg: ModelConfig, dtype: str, extra: Mapping[str, Any]) -> Json
     values = dataclasses.asdict(explicit(cfg))
     config: Json = {"architectures": [CLASSES[cfg.family]], "model_type": cfg.family}
     for field, ours in READ[cfg.family].items():
-        if field not in NOT_WRITTEN and (ours != "context" or cfg.context):
+        if field not in NOT_WRITTEN.get(cfg.family, ()) and (ours != "context" or cfg.context):
             config[field] = values[ours] or NULL_OF.get(ours, values[ours])
     config |= WRITTEN[bool(cfg.has.gelu)]
     config |= {"rope_theta": cfg.rope_theta, "rope_scaling": None}
@@ -361,7 +369,7 @@ def explicit(cfg: ModelConfig) -> ModelConfig:
     get their default values.
     """
     defaults: Json = {x.name: x.default for x in dataclasses.fields(ModelConfig)}
-    idle = {"weights", "compute", "unroll", "remat", "part_tokens", "slots", "kernels"}
+    idle = {x.name for part in (Pretrained, Execution, Training) for x in dataclasses.fields(part)}
     idle |= set(SCALING["llama3"].values()) - set(SCALING.get(cfg.rope_scaling, {}).values())
     near = cfg.rope_theta_window
     if not near and cfg.rope_scaling == "none":

@@ -203,8 +203,12 @@ class GgufFile:
             if field not in fields:
                 key = next(key for key, ours in FIELDS.items() if ours == field)
                 raise WeightsError(f"{self.path}: metadata {kind}.{key} is missing")
+        if kind == "llama" and fields.get("experts"):
+            fields["family"] = "mixtral"
         if fields.get("experts") and not FAMILIES[fields["family"]].experts:
             raise WeightsError(f"{self.path}: a {kind} with experts is not supported")
+        if fields.get("experts") and "experts_used" not in fields:
+            raise WeightsError(f"{self.path}: metadata {kind}.expert_used_count is missing")
         return fields | self._derived(kind, meta, fields)
 
     def _derived(self, kind: str, meta: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -218,7 +222,7 @@ class GgufFile:
         fields["tied"] = "output.weight" not in shapes
         if fields["layers"] == DEEP.get(kind):
             fields["query_scale"] = fields["width"] / fields["heads"]
-        if kind == "llama" and fields.get("window"):
+        if fields["family"] == "llama" and fields.get("window"):
             fields["family"] = "mistral"
         if "expert_feed_forward_length" in meta:
             fields["feedforward"] = meta["expert_feed_forward_length"]

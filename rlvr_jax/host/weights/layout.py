@@ -56,6 +56,12 @@ SANDWICH = {
     "norm2_LD": Place("model.layers.{L}.pre_feedforward_layernorm.weight", ("D",)),
     "norm2out_LD": Place("model.layers.{L}.post_feedforward_layernorm.weight", ("D",)),
 }
+MIXTRAL = {
+    "router_LDE": Place("model.layers.{L}.block_sparse_moe.gate.weight", ("E", "D")),
+    "gate_LEDF": Place("model.layers.{L}.block_sparse_moe.experts.{E}.w1.weight", ("F", "D")),
+    "up_LEDF": Place("model.layers.{L}.block_sparse_moe.experts.{E}.w3.weight", ("F", "D")),
+    "down_LEFD": Place("model.layers.{L}.block_sparse_moe.experts.{E}.w2.weight", ("D", "F")),
+}
 GGUF = {
     "embed_VD": Place("token_embd.weight", ("V", "D")),
     "norm1_LD": Place("blk.{L}.attn_norm.weight", ("D",)),
@@ -85,6 +91,8 @@ GGUF = {
 
 def hf_places(cfg: ModelConfig) -> dict[str, Place]:
     """Return the place of each parameter in a Hugging Face folder."""
+    if cfg.family == "mixtral":
+        return SHARED | MIXTRAL
     return SHARED | SANDWICH if cfg.has.sandwich else SHARED
 
 

@@ -395,7 +395,7 @@ def test_sizes_come_from_the_weights(load):
     assert load(settings.dump(cfg)) == cfg
 
 
-def test_the_weights_fix_the_architecture_and_leave_the_execution_to_the_user(load):
+def test_the_weights_fix_the_architecture_and_leave_the_rest_to_the_user(load):
     free = dict(
         compute="bfloat16", unroll=True, remat=True, part_tokens=3, kernels="pallas", slots=2
     )

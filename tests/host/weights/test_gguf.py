@@ -31,6 +31,7 @@ MODELS = {
     "qwen2": "qwen2",
     "qwen3": "qwen3",
     "qwen3_moe": "qwen3moe",
+    "mixtral": "llama",
     "gemma2": "gemma2",
     "gemma3_text": "gemma3",
 }
@@ -51,7 +52,7 @@ def metadata(kind: str, cfg: ModelConfig) -> dict:
         "block_count": cfg.layers,
         "context_length": 512,
         "embedding_length": cfg.width,
-        "feed_forward_length": 99 if cfg.experts else cfg.feedforward,
+        "feed_forward_length": 99 if kind == "qwen3moe" else cfg.feedforward,
         "attention.head_count": cfg.heads,
         "attention.head_count_kv": cfg.kv_heads,
         "attention.key_length": cfg.head_size,
@@ -61,6 +62,7 @@ def metadata(kind: str, cfg: ModelConfig) -> dict:
     }
     if cfg.experts:
         said |= {"expert_count": cfg.experts, "expert_used_count": cfg.experts_used}
+    if kind == "qwen3moe":
         said |= {"expert_feed_forward_length": cfg.feedforward}
     if cfg.window:
         said |= {"attention.sliding_window": cfg.window}
@@ -159,7 +161,7 @@ def test_a_gguf_file_is_the_model_it_was_made_of(made, name) -> None:
         np.testing.assert_allclose(x, want[key], atol=2e-7 if "gemma" in name else 0, err_msg=key)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3_moe", "gemma3_text"])
+@pytest.mark.parametrize("name", ["llama", "qwen3_moe", "mixtral", "gemma3_text"])
 def test_split_over_devices_it_is_the_same(made, name) -> None:
     path = made(name)
     whole, split = load(path)[1], load(path, MeshConfig(2, 2, 2))[1]
@@ -305,6 +307,7 @@ def _quantised(kind):
     return change
 
 
+EIGHT = {"llama.expert_count": 8, "llama.expert_used_count": 2}
 BAD = [
     (dict(change=_quantised("Q5_0")), "token_embd.weight is of type Q5_0"),
     (dict(change=lambda t: t.pop("blk.1.ffn_up.weight")), "blk.1.ffn_up.weight is missing"),
@@ -316,7 +319,9 @@ BAD = [
     (dict(meta={"llama.rope.dimension_count": 4}), "rope.dimension_count is 4"),
     (dict(meta={"llama.attention.value_length": 4}), "value_length is 4"),
     (dict(meta={"llama.rope.scaling.type": "yarn"}), "'yarn'"),
-    (dict(meta={"llama.expert_count": 8}), "experts"),
+    (dict(name="qwen2", meta={"qwen2.expert_count": 8}), "a qwen2 with experts"),
+    (dict(meta={"llama.expert_count": 8}), "llama.expert_used_count is missing"),
+    (dict(meta=EIGHT), "tensor blk.0.ffn_down_exps.weight is missing"),
     (dict(meta={"llama.something": 8}), "llama.something is not known"),
     (dict(meta={"llama.block_count": None}), "llama.block_count is missing"),
     (dict(meta={"llama.attention.head_count_kv": [2, 2]}), "head_count_kv is [2, 2] and not"),

@@ -253,6 +253,8 @@ BAD_CONFIGS = [
     ("qwen3", dict(use_qk_norm=False), "use_qk_norm = False"),
     ("qwen3_moe", dict(shared_expert_intermediate_size=64), "shared_expert_intermediate_size"),
     ("qwen3_moe", dict(num_shared_experts=1), "num_shared_experts = 1"),
+    ("mixtral", dict(n_shared_experts=1), "n_shared_experts = 1"),
+    ("mixtral", dict(norm_topk_prob=False), "norm_topk_prob = False"),
     ("llama", dict(model_type="mamba"), "'mamba'"),
     ("llama", dict(model_type=None), "gemma3_text"),
     ("qwen2", dict(use_sliding_window=True), "use_sliding_window"),
@@ -339,6 +341,7 @@ IDLE |= dict(pruned_heads={}, bad_words_ids=None, use_bfloat16=False, mlp_bias=F
         ("mistral", dict(use_qk_norm=False)),
         ("qwen2", dict(qkv_bias=True)),
         ("qwen3_moe", dict(qkv_bias=False, use_qk_norm=True, shared_expert_intermediate_size=0)),
+        ("mixtral", dict(sliding_window=None, router_aux_loss_coef=0.02, router_jitter_noise=0.1)),
     ],
 )
 def test_fields_that_change_nothing_change_nothing(kind, more) -> None:

@@ -76,11 +76,43 @@ def is_tied(votes: Votes, ranking: Ranking) -> Array:
     return votes.valid_B & (top_B > 1)
 
 
+def read_probability(rollout: Rollout, spelling: Spelling) -> Array:
+    """Return the probability with which the content of the last closed box was sampled, [B].
+
+    It is the product of those of all tokens that spell a part of the content, under the
+    distribution that the rollout was sampled from; 0 without a box.  As the weight of a verdict it
+    is that of the judge with token probabilities in arXiv 2504.02495, section 5.
+    """
+    box = _find_box(rollout, spelling)
+    first_B, end_B = box.first_B[:, None], (box.first_B + box.length_B)[:, None]
+    start_BR, end_BR = box.text.start_BR, box.text.end_BR
+    inside_BR = (start_BR < end_B) & (end_BR > first_B) & (end_BR > start_BR)
+    inside_BR &= rollout.response_mask_BR
+    logprob_B = jnp.sum(jnp.where(inside_BR, rollout.logprob_BR, 0.0), 1)
+    return jnp.where(box.length_B > 0, jnp.exp(logprob_B), 0.0)
+
+
+class _Box(NamedTuple):
+    """A _Box is the content of the last closed box of each judgement."""
+
+    text: search.ByteText
+    first_B: Array  # int32, the place of its first byte
+    length_B: Array  # int32, its bytes; 0 if there is no box, or one that is too long
+
+
 def _read_box(rollout: Rollout, spelling: Spelling, most: int) -> tuple[Array, Array]:
     """Return the integers in the last closed box, int32 [B, N], and their number.
 
     The number is 0 if there is no such box or if it holds anything but integers.
     """
+    text, first_B, length_B = _find_box(rollout, spelling)
+    place_BX = first_B[:, None] + jnp.arange(markers.SCORE_BYTES)
+    byte_BX = search.take(text.byte_BN, jnp.clip(place_BX, 0, text.byte_BN.shape[1] - 1))
+    return _parse_integers(byte_BX, length_B, most)
+
+
+def _find_box(rollout: Rollout, spelling: Spelling) -> _Box:
+    """Return the content of the last closed box."""
     text = search.spell_bytes(rollout, spelling)
     opening = search.find_word_exactly(text.byte_BN, markers.SCORE_BOX)
     start_B = jnp.zeros_like(text.total_B)
@@ -91,10 +123,8 @@ def _read_box(rollout: Rollout, spelling: Spelling, most: int) -> tuple[Array, A
     first_B = open_B + len(markers.SCORE_BOX)
     behind_BN = search.places(text.byte_BN) >= first_B[:, None]
     length_B = search.first_place(closing_BN & behind_BN) - first_B
-    place_BX = first_B[:, None] + jnp.arange(markers.SCORE_BYTES)
-    byte_BX = search.take(text.byte_BN, jnp.clip(place_BX, 0, text.byte_BN.shape[1] - 1))
     readable_B = (open_B >= 0) & (length_B <= markers.SCORE_BYTES)
-    return _parse_integers(byte_BX, jnp.where(readable_B, length_B, 0), most)
+    return _Box(text, first_B, jnp.where(readable_B, length_B, 0))
 
 
 class _Parsed(NamedTuple):

@@ -99,6 +99,11 @@ def _load_trained(source: str, other: str) -> Source:
         raise ValueError(f"{folder} has no stage {name!r}; its stages are {', '.join(stages)}")
     if not (Path(folder) / "stages" / f"{name}.json").exists():
         raise ValueError(f"stage {name} of {folder} has not finished: run it to its end first")
+    if "scalar" in stages[name].leaves:
+        raise ValueError(
+            f"stage {name} of {folder} leaves a scalar reward model, and a model folder has no "
+            "place for its value head: only the stages of other models are converted"
+        )
     cfg: ModelConfig = getattr(run, stages[name].trains or "model")
     shardings = _shardings(cfg)
     like = {

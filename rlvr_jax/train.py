@@ -26,6 +26,7 @@ from rlvr_jax.stages import (
     references,
     rft,
     rl,
+    scalar,
     sft,
     tokenizer,
     verifier,
@@ -45,6 +46,7 @@ STAGES: dict[str, Callable[..., dict]] = {
     "evaluate": evaluate.run,
     "rft": rft.run,
     "meta": meta.run,
+    "scalar": scalar.run,
     "compare": compare.run,
     "vote": vote.run,
 }

@@ -98,6 +98,26 @@ def test_device_and_host_read_the_same_picks():
     assert picked > 50
 
 
+def test_the_probability_of_a_verdict_is_that_of_the_tokens_that_spell_it():
+    """Neither those of the box nor of text around it, and 0 where nothing is boxed."""
+    words = [
+        (["text", "\\boxed{", "8", "}", "text"], [2]),
+        (["\\boxed{", " ", "1", "0", "} "], [1, 2, 3]),
+        (["\\", "boxed", "{", "7, 3", "}}"], [3]),
+        (["\\boxed{", "8", "}", "\\boxed{", "9", "}", "8"], [4]),  # the last box
+        (["\\boxed{", "}"], None),
+        (["\\boxed{", "8"], None),
+        (["text"], None),
+    ]
+    given = rollout([[PIECES.index(word) for word in row] for row, _ in words])
+    chance = np.random.default_rng(0).uniform(0.2, 1.0, given.response_BR.shape)
+    given = given.replace(logprob_BR=np.log(chance).astype(np.float32))
+    found = jax.jit(box_scores.read_probability)(given, spelling())
+    for i, (_, columns) in enumerate(words):
+        expected = 0.0 if columns is None else np.prod(chance[i, columns])
+        np.testing.assert_allclose(found[i], expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     "text",
     [

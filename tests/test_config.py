@@ -122,7 +122,7 @@ def test_a_stage_tells_the_loop_its_updates_rounds_and_alarms():
     assert (rl.updates, rl.rounds, rl.alarms.action) == (8, 3, "warn")
     trained = {kind().stage: kind().trains for kind in typing.get_args(config.Trained)}
     policies = {"sft": "model", "verifier": "verifier", "rl": "model", "prm": "model"}
-    assert trained == policies | {"meta": "grm"}
+    assert trained == policies | {"meta": "grm", "scalar": "grm"}
     judge = RlStage(reward=config.RewardConfig(source="preference"))
     assert (judge.trains, judge.role, judge.rules) == ("grm", "grm", ())
     assert config.SftStage(role="grm").trains == "grm"

@@ -12,7 +12,15 @@ from safetensors.numpy import load_file, save_file
 from sentencepiece import sentencepiece_model_pb2 as message
 
 from rlvr_jax import convert, parameters
-from rlvr_jax.config import Config, LabelStage, ModelConfig, SftStage, TokenizerStage, VerifierStage
+from rlvr_jax.config import (
+    Config,
+    LabelStage,
+    ModelConfig,
+    ScalarStage,
+    SftStage,
+    TokenizerStage,
+    VerifierStage,
+)
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import settings
 from rlvr_jax.host.runs.checkpoint import Checkpoints
@@ -32,7 +40,7 @@ def spm(tmp_path_factory) -> Path:
 @pytest.fixture
 def run(tmp_path, spm) -> Path:
     """A run whose stages sft and verifier have finished, and whose label has not."""
-    stages = (TokenizerStage(), SftStage(), LabelStage(), VerifierStage())
+    stages = (TokenizerStage(), SftStage(), LabelStage(), VerifierStage(), ScalarStage())
     other = ModelConfig(**TINY | dict(family="qwen3", tied=False))
     cfg = Config(name="demo", model=ModelConfig(**TINY), verifier=other, stages=stages)
     folder = tmp_path / "demo"
@@ -116,6 +124,8 @@ def test_what_is_wrong_is_said(run, tmp_path, capsys) -> None:
     assert "label of" in failed(capsys, f"{run}:label", out)
     (run / "stages" / "label.json").write_text("{}")
     assert "no complete checkpoint" in failed(capsys, f"{run}:label", out)
+    (run / "stages" / "scalar.json").write_text("{}")
+    assert "no place for its value head" in failed(capsys, f"{run}:scalar", out)
     assert "no config file" in failed(capsys, f"{run}2:sft", out)
     assert "there is no model" in failed(capsys, str(tmp_path / "nothing"), out)
     assert "no tokenizer" in failed(capsys, str(MODELS / "llama"), out)

@@ -45,6 +45,7 @@ LEVEL = {
     "rlvr_jax.policy_update": 8,
     "rlvr_jax.step": 9,
     "rlvr_jax.supervised": 9,
+    "rlvr_jax.scalar_rm": 9,
     "rlvr_jax.prm_step": 10,
 }
 # The wings of the host code, and the wings that each may import.

@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 from rlvr_jax.config.critique import CritiqueConfig, VoteConfig
 from rlvr_jax.config.data import DataConfig, PreferencesConfig, SourceConfig
 from rlvr_jax.config.fields import STRICT, check_file_name, option, section
-from rlvr_jax.config.grm_stages import CompareStage, MetaStage, RftStage, VoteStage
+from rlvr_jax.config.grm_stages import (
+    CompareStage,
+    MetaStage,
+    RftStage,
+    ScalarStage,
+    VoteStage,
+)
 from rlvr_jax.config.learning import (
     FilterConfig,
     OptimConfig,
@@ -85,6 +91,7 @@ __all__ = [
     "RlStage",
     "SampleConfig",
     "Sampling",
+    "ScalarStage",
     "SftStage",
     "SourceConfig",
     "Stage",

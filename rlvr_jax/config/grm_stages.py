@@ -112,6 +112,60 @@ class MetaStage(Needs):
 
 
 @dataclass(frozen=True)
+class ScalarStage(Needs):
+    """Train a scalar reward model by the Bradley-Terry loss, to compare a GRM with."""
+
+    stage: Literal["scalar"] = "scalar"
+    name: str = option("scalar", "name of the stage, by which other stages refer to it")
+    init: str = option("sft", "the stage whose GRM it starts from, `fresh` or `pretrained`")
+    critiques: str = option(
+        "",
+        "semi-scalar: the stage whose GRM writes a critique of each response, which the model then "
+        "reads too, or `pretrained`; empty: none",
+    )
+    steps: int = option(300, "number of optimizer updates")
+    batch: int = option(64, "items per update")
+    optim: OptimConfig = section(OptimConfig, "optimizer")
+    sample: SampleConfig = section(SampleConfig, "how critiques are sampled")
+    save_every: int = option(100, "steps between checkpoints")
+
+    def __post_init__(self) -> None:
+        check_file_name(self.name)
+        check_positive(self, "steps", "batch", "save_every")
+        if self.sample != SampleConfig() and not self.critiques:
+            raise ValueError("sample is for critiques, and critiques is empty: leave it out")
+
+    @property
+    def trains(self) -> Part:
+        return "grm"
+
+    @property
+    def role(self) -> Role:
+        return "grm"
+
+    @property
+    def problems(self) -> Problems:
+        return Problems("train", self.batch)
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        return (
+            Input("init", self.init, "model", pretrained="grm", fresh=True),
+            Input("critiques", self.critiques, "model", pretrained="grm", optional=True),
+        )
+
+    @property
+    def leaves(self) -> frozenset[Product]:
+        return frozenset({"scalar"})
+
+    @property
+    def rows(self) -> Rows:
+        return Rows("batch", self.batch)
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass(frozen=True)
 class CompareStage(Needs):
     """Make preference items of the answers that an rl stage collected, labelled by a rule.
 
@@ -147,17 +201,23 @@ class CompareStage(Needs):
 
 @dataclass(frozen=True)
 class VoteStage(Needs):
-    """Measure a GRM on held-out preference items: greedy, and by the number of votes."""
+    """Measure a reward model on held-out preference items: greedy, and by the number of votes."""
 
     stage: Literal["vote"] = "vote"
     name: str = option("vote", "name of the stage and of the file that it writes")
     policy: str = option("rl", "the stage whose GRM is measured, or `pretrained`")
     meta: str = option("", "the stage whose meta RM chooses votes; empty: none")
+    scalar: str = option(
+        "", "the scalar stage whose reward model is measured in place of a GRM; empty: none"
+    )
     items: str = option("", "a compare stage whose items are judged; empty: the test items")
     votes: tuple[int, ...] = option((1, 2, 4, 8), "numbers of votes, in rising order")
     keep: tuple[float, ...] = option((0.5,), "shares of the votes that the meta RM keeps")
+    weighted: bool = option(
+        False, "critique.form pick: also add up the verdicts' probabilities instead of their number"
+    )
     batch: int = option(50, "items per call; rounded up to a multiple of the data shards")
-    sample: SampleConfig = section(SampleConfig, "how votes are sampled")
+    sample: SampleConfig = section(SampleConfig, "how votes, or critiques, are sampled")
 
     def __post_init__(self) -> None:
         check_file_name(self.name)
@@ -168,6 +228,11 @@ class VoteStage(Needs):
             raise ValueError("needs 0 < keep <= 1")
         if self.sample.temperature == 0 and max(self.votes) > 1:
             raise ValueError("sample.temperature is 0 and all votes would be equal: raise it")
+        if self.scalar and (self.meta or self.weighted or self.policy != "rl"):
+            raise ValueError(
+                "scalar is measured in place of a GRM and its votes: leave policy, meta and "
+                "weighted out"
+            )
 
     @property
     def role(self) -> Role:
@@ -179,10 +244,13 @@ class VoteStage(Needs):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
+        items = Input("items", self.items, "items", optional=True)
+        if self.scalar:
+            return Input("scalar", self.scalar, "scalar"), items
         return (
             Input("policy", self.policy, "model", pretrained="grm"),
             Input("meta", self.meta, "meta", optional=True),
-            Input("items", self.items, "items", optional=True),
+            items,
         )
 
     __pydantic_config__ = STRICT

@@ -5,7 +5,17 @@ from typing import Literal, NamedTuple
 from rlvr_jax.config.reward import AlarmConfig, JudgeConfig
 
 # What a finished stage leaves behind for later stages.
-Product = Literal["tokenizer", "model", "prm", "answers", "verdicts", "judgements", "meta", "items"]
+Product = Literal[
+    "tokenizer",
+    "model",
+    "prm",
+    "answers",
+    "verdicts",
+    "judgements",
+    "meta",
+    "scalar",
+    "items",
+]
 Part = Literal["model", "verifier", "grm"]  # the models of a config
 Role = Literal["policy", "grm"]  # what a stage works on: a policy, or a generative reward model
 

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlvr_jax.config.fields import STRICT, check_file_name, check_positive, option, section
-from rlvr_jax.config.grm_stages import CompareStage, MetaStage, RftStage, VoteStage
+from rlvr_jax.config.grm_stages import (
+    CompareStage,
+    MetaStage,
+    RftStage,
+    ScalarStage,
+    VoteStage,
+)
 from rlvr_jax.config.learning import OptimConfig, SampleConfig
 from rlvr_jax.config.needs import Input, Needs, Part, Problems, Product, Role, Rows, verifier_input
 from rlvr_jax.config.reward import JudgeConfig, NegativesConfig
@@ -277,7 +283,7 @@ class EvaluateStage(Needs):
 
 
 # Stages with a training loop.
-Trained = SftStage | VerifierStage | RlStage | PrmStage | MetaStage
+Trained = SftStage | VerifierStage | RlStage | PrmStage | MetaStage | ScalarStage
 Stage = (
     TokenizerStage
     | SftStage
@@ -288,6 +294,7 @@ Stage = (
     | EvaluateStage
     | RftStage
     | MetaStage
+    | ScalarStage
     | CompareStage
     | VoteStage
 )

@@ -7,7 +7,17 @@ those needs with the config and with what earlier stages leave behind.
 import difflib
 
 from rlvr_jax import parameters, sharding
-from rlvr_jax.config import Config, DataConfig, Input, ModelConfig, Product, SftStage, Stage
+from rlvr_jax.config import (
+    Config,
+    DataConfig,
+    Input,
+    ModelConfig,
+    Product,
+    ScalarStage,
+    SftStage,
+    Stage,
+    VoteStage,
+)
 from rlvr_jax.host import rules
 from rlvr_jax.host.critiques.template import load_template
 from rlvr_jax.host.problems import sources, tasks
@@ -22,6 +32,7 @@ LEFT_BY: dict[Product, tuple[str, str]] = {
     "tokenizer": ("tokenizer", "a tokenizer stage"),
     "judgements": ("judgements", "an rft stage"),
     "meta": ("meta RM", "a meta stage"),
+    "scalar": ("scalar reward model", "a scalar stage"),
     "items": ("preference items", "a compare stage"),
 }
 
@@ -42,6 +53,7 @@ def check_config(cfg: Config) -> None:
         for needed in stage.inputs:
             if needed.source:
                 _check_input(cfg, stage, needed, earlier)
+        _check_baseline(cfg, stage)
         for rule in filter(None, stage.rules):
             rules.check_rule(rule)
         earlier.append(stage)
@@ -142,6 +154,36 @@ def _check_input(cfg: Config, stage: Stage, needed: Input, earlier: list[Stage])
             f"{key} names the stage {needed.source!r}, which leaves no {noun} by then, because it "
             f"would not have been run: list it before{otherwise}"
         )
+
+
+def _check_baseline(cfg: Config, stage: Stage) -> None:
+    """Refuse baselines of a GRM that do not fit the form of its judgements, or one another."""
+    form = cfg.critique.form
+    if isinstance(stage, ScalarStage) and stage.critiques:
+        if form == "pick":
+            raise ValueError(
+                f"{stage.name}.critiques needs judgements of one response, and critique.form is "
+                "pick: set it to scores, or leave critiques out"
+            )
+        if cfg.critique.principles == "from_query":
+            raise ValueError(
+                f"{stage.name}.critiques are written without criteria from the query, and "
+                "critique.principles is from_query: take another value, or leave critiques out"
+            )
+    if not isinstance(stage, VoteStage):
+        return
+    if stage.weighted and form != "pick":
+        raise ValueError(
+            f"{stage.name}.weighted is for verdicts, and critique.form is {form}: set it to pick, "
+            "or leave weighted out"
+        )
+    for other in cfg.stages:
+        alone = isinstance(other, ScalarStage) and not other.critiques
+        if alone and other.name == stage.scalar and stage.votes != (1,):
+            raise ValueError(
+                f"{stage.name}.votes is {list(stage.votes)}, and a scalar reward model without "
+                "critiques gives a response one value: set votes to [1]"
+            )
 
 
 def _check_context(cfg: Config, name: str, part: ModelConfig) -> None:

@@ -2,13 +2,17 @@
 
 Every vote sees the responses in an order of its own, and scores are added by response (arXiv
 2504.02495, section 4).  The result has the accuracy of a greedy judgement and, for each number of
-votes, that of the sum of the votes, with and without the meta RM.
+votes, that of the sum of the votes, with and without the meta RM, or with the probabilities of the
+verdicts as weights.  A scalar reward model is measured in the same way: its values are added.
 """
 
+import dataclasses
 import functools
+import zlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlvr_jax import box_scores, engine, grm
@@ -17,25 +21,27 @@ from rlvr_jax.host.critiques import votes
 from rlvr_jax.host.problems import preference
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import Interrupted
+from rlvr_jax.stages import scalar
 from rlvr_jax.stages.grm_workspace import GrmWorkspace
 from rlvr_jax.stages.workspace import chunks, padded
 
 GREEDY = SampleConfig(temperature=0)
-# Scores [I, k, N] by response, whether they are a vote [I, k], and how sound that is [I, k].
-Ballot = tuple[Any, Any, Any]
+# Scores [I, k, N] by response, whether they are a vote [I, k], how sound that is [I, k], and the
+# probability of the verdict [I, k], 1 where it is not asked for.
+Ballot = tuple[Any, Any, Any, Any]
 
 
 def run(stage: VoteStage, ws: GrmWorkspace) -> dict:
-    """Measure a GRM, write the result to eval/NAME.json and return it.
+    """Measure a GRM or a scalar reward model, write the result to eval/NAME.json and return it.
 
     Raises:
       Interrupted: a signal asked the run to stop.
     """
-    ask = Voter(stage, ws)
+    source, key = ws.items(stage.items, "test"), ws.key(stage.name)
+    ask = scalar.Scorer(stage, ws, source) if stage.scalar else Voter(stage, ws)
     items, greedy, sampled, lengths = [], [], [], []
-    for number, records in enumerate(chunks(ws.items(stage.items, "test"), stage.batch)):
+    for records in chunks(source, stage.batch):
         of_batch = [preference.parse_item(record) for record in records]
-        key = jax.random.fold_in(ws.key(stage.name), number)
         items += of_batch
         ballot, length = ask(of_batch, key, 0, GREEDY)
         greedy.append(ballot)
@@ -49,25 +55,38 @@ def run(stage: VoteStage, ws: GrmWorkspace) -> dict:
     best = np.array([item.best for item in items])
     result: dict[str, Any] = {
         "name": stage.name,
-        "policy": stage.policy,
+        "policy": stage.scalar or stage.policy,
         "items": len(items),
         "length": float(np.mean([value for part in lengths for value in part])),
     }
-    first = votes.Ballots(*_join(greedy, 0), count, best)
+    scores, valid, sound, _ = _join(greedy, 0)
+    first = votes.Ballots(scores, valid, sound, count, best)
     result["greedy"] = votes.summarise(votes.outcomes(first, first.valid_Ik), domains)
-    every = votes.Ballots(*_join(sampled, 0), count, best)
+    scores, valid, sound, chance = _join(sampled, 0)
+    every = votes.Ballots(scores, valid, sound, count, best)
     result["invalid"] = float(1 - every.valid_Ik.mean())
-    result["votes"] = {}
-    for k in stage.votes:
-        part = every.first(k)
-        of_k = {"plain": votes.summarise(votes.outcomes(part, part.valid_Ik), domains)}
-        for keep in stage.keep if stage.meta else ():
-            kept = votes.keep_best(part, keep)
-            of_k[f"meta {keep:g}"] = votes.summarise(votes.outcomes(part, kept), domains)
-        result["votes"][str(k)] = of_k
+    result["votes"] = {
+        str(k): _count(stage, every.first(k), chance[:, :k], domains) for k in stage.votes
+    }
     log.write_json(ws.run.evaluation(stage.name), result)
     _show(stage, result)
     return result
+
+
+def _count(
+    stage: VoteStage, ballots: votes.Ballots, chance_Ik, domains: list[str]
+) -> dict[str, Any]:
+    """Count votes in each of the ways that a stage asks for, and return their accuracy."""
+    ways = {"plain": (ballots, ballots.valid_Ik)}
+    if stage.weighted:
+        weighed = dataclasses.replace(ballots, score_IkN=ballots.score_IkN * chance_Ik[:, :, None])
+        ways["weighted"] = weighed, ballots.valid_Ik
+    for keep in stage.keep if stage.meta else ():
+        ways[f"meta {keep:g}"] = ballots, votes.keep_best(ballots, keep)
+    return {
+        way: votes.summarise(votes.outcomes(counted, kept), domains)
+        for way, (counted, kept) in ways.items()
+    }
 
 
 class Voter:
@@ -80,9 +99,11 @@ class Voter:
         meta = ws.load(stage.meta, cfg.model) if stage.meta else {}
         self._judge = grm.Judge(ws.load(stage.policy, cfg.model), ws.critic(), meta)
 
-        @functools.partial(jax.jit, static_argnums=3)
-        def judge(judge, prompts, key, sample: SampleConfig):
-            sampler = engine.Sampler(key, ws.tokenizer.eos, 1, cfg.data.response_columns, sample)
+        @functools.partial(jax.jit, static_argnums=4)
+        def judge(judge, prompts, stream, key, sample: SampleConfig):
+            sampler = engine.Sampler(
+                key, ws.tokenizer.eos, 1, cfg.data.response_columns, sample, stream_B=stream
+            )
             asked = grm.Asked(cfg.model, form, sample, ws.tokenizer.eos)
             prompts = grm.with_criteria(judge.params, prompts, key, judge.critic, asked)
             rollout, _ = engine.generate(judge.params, prompts, sampler, cfg.model)
@@ -93,7 +114,10 @@ class Voter:
             if judge.meta:
                 rows = grm.Rows(prompts.prompt_QP, prompts.prompt_mask_QP)
                 sound = grm.soundness(judge, rows, rollout, cfg.model)
-            return read, sound, rollout.length_B
+            chance = jnp.ones_like(sound)
+            if stage.weighted:
+                chance = box_scores.read_probability(rollout, judge.critic.spelling)
+            return read, sound, chance, rollout.length_B
 
         self._run = judge
 
@@ -102,19 +126,27 @@ class Voter:
         ws = self._ws
         orders = [ws.order(item, vote) for item in items]
         prompts = ws.encode_items(padded(items, self._size), padded(orders, self._size))
+        # The random stream of a judgement comes from its prompt, so that no batch changes it.
+        ids = np.concatenate([prompts.check_QC, prompts.prompt_QP], 1)
+        exists = np.concatenate([prompts.check_mask_QC, prompts.prompt_mask_QP], 1)
+        pairs: Any = zip(ids, exists, strict=True)
+        stream = np.array([zlib.crc32(row[mask].tobytes()) for row, mask in pairs], np.uint32)
+        placed = ws.place((prompts, stream))
         key = jax.random.fold_in(key, vote)
-        result = jax.device_get(self._run(self._judge, ws.place(prompts), key, sample))
-        read, sound, length = jax.tree.map(lambda x: x[: len(items)], result)
+        result = jax.device_get(self._run(self._judge, *placed, key, sample))
+        read, sound, chance, length = jax.tree.map(lambda x: x[: len(items)], result)
         score_IN = np.zeros_like(read.score_BN)
         for i, order in enumerate(orders):
             score_IN[i, order] = read.score_BN[i, : len(order)]
-        return (score_IN[:, None], read.valid_B[:, None], sound[:, None]), length
+        ballot = score_IN, read.valid_B, sound, chance
+        return tuple(part[:, None] for part in ballot), length
 
 
 def _join(parts: list[Ballot], axis: int) -> Ballot:
     """Join ballots along the items (axis 0) or the votes (axis 1)."""
-    scores, valid, sound = (np.concatenate(part, axis) for part in zip(*parts, strict=True))
-    return scores, valid, sound
+    scores, *others = (np.concatenate(part, axis) for part in zip(*parts, strict=True))
+    valid, sound, chance = others
+    return scores, valid, sound, chance
 
 
 def _show(stage: VoteStage, result: dict[str, Any]) -> None:

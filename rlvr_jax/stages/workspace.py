@@ -246,10 +246,12 @@ class Workspace:
         """Return the seed of the data order of a stage."""
         return zlib.crc32(f"{self.cfg.seed}/{name}".encode())
 
-    def load(self, stage: str, cfg: ModelConfig, part: str = "params") -> Params:
+    def load(
+        self, stage: str, cfg: ModelConfig, part: str = "params", *, value_head: bool = False
+    ) -> Params:
         """Load the parameters that a finished stage left, or pretrained ones, onto the mesh.
 
-        `part` names the parameters within the state of that stage.
+        `part` names the parameters within the state of that stage; with `value_head` they have one.
 
         Raises:
           RunError: the stage has not been run.
@@ -262,7 +264,10 @@ class Workspace:
             raise RunError(
                 f"stage {stage!r} has not been run: list it before the one that needs it"
             )
-        like = self._with_shardings(parameters.abstract(cfg))
+        like: Any = parameters.abstract(cfg)
+        if value_head:
+            like = jax.eval_shape(parameters.with_value, like)
+        like = self._with_shardings(like)
         return checkpoint.restore_params(self.run.checkpoints(stage), like, part)
 
     def load_prm(self, stage: str) -> Params:

@@ -37,7 +37,9 @@ ITEMS = CritiqueConfig(data=DataConfig(tasks=("sum",)))
 
 
 def with_stages(*stages, **changes) -> Config:
-    return Config(**{"stages": stages, "data": DataConfig(tasks=("sum",))} | changes)
+    data = DataConfig(tasks=("sum",))
+    own = {"stages": stages, "data": data, "critique": CritiqueConfig(data=data)}
+    return Config(**own | changes)
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +55,8 @@ def test_all_stages_with_their_defaults_are_accepted():
     check_config(with_stages(*stages, critique=ITEMS))
     stages = SftStage(), LabelStage(), VerifierStage(), collecting
     again = LabelStage(name="again", answers="rl")
-    check_config(with_stages(*stages, again, LabelStage(name="third", answers="again")))
+    third = LabelStage(name="third", answers="again")
+    check_config(with_stages(*stages, again, third, config.CompareStage()))
 
 
 def test_every_product_can_be_named_in_a_sentence():

@@ -118,6 +118,10 @@ def from_file(make, tmp_path):
     return path, open_run
 
 
+def origin(ws: Workspace):
+    return ws.run.origin_file(ws.data)
+
+
 def test_a_corrected_data_file_is_read(from_file):
     path, open_run = from_file
     ws = open_run()
@@ -135,9 +139,9 @@ def test_a_corrected_data_file_is_read(from_file):
 
 def test_the_same_data_are_not_made_again(from_file):
     path, open_run = from_file
-    before = open_run().run.origin_file.stat().st_mtime_ns
+    before = origin(open_run()).stat().st_mtime_ns
     path.touch()
-    assert open_run().run.origin_file.stat().st_mtime_ns == before
+    assert origin(open_run()).stat().st_mtime_ns == before
 
 
 def test_data_that_change_after_a_stage_began_are_refused_by_name(from_file):
@@ -150,7 +154,7 @@ def test_data_that_change_after_a_stage_began_are_refused_by_name(from_file):
         open_run()
     write_sums(path, [9] * 60)
     open_run()
-    ws.run.origin_file.write_text("{")
+    origin(ws).write_text("{")
     with pytest.raises(RunError, match="origin.json is damaged"):
         open_run()
 
@@ -159,15 +163,15 @@ def test_a_folder_without_an_origin_opens(from_file):
     """An older version wrote none: a run goes on if it has begun, else its problems are new."""
     path, open_run = from_file
     ws = open_run()
-    ws.run.origin_file.unlink()
+    origin(ws).unlink()
     write_sums(path, range(1, 61))
     assert open_run().problems("train")[0]["reference"] != "9"
     (ws.run.folder / "eval").mkdir()
     (ws.run.folder / "eval" / "before.json").write_text("{}")
-    ws.run.origin_file.unlink()
+    origin(ws).unlink()
     write_sums(path, [9] * 60)
     assert open_run().problems("train")[0]["reference"] != "9"
-    assert not ws.run.origin_file.exists()
+    assert not origin(ws).exists()
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(make):

@@ -115,6 +115,16 @@ class Prompter:
         names = [f"s{i + 1}" for i in range(count)] if self.cfg.form == "scores" else ["i"]
         return fill(ask, criteria_line=line, count=count, scores=", ".join(names))
 
+    def alone(self, item: Item) -> tuple[list[int], list[int]]:
+        """Return the ids around each response of an item that is judged without the others.
+
+        The judgement is asked for as from a single response, with a score from 1 to 10 and without
+        criteria from the query.
+        """
+        ask = self.ask_text(1, scored=True)
+        before, after = self._encode_around([self.context_text(item) + HOLE + ask])
+        return before, after
+
     def context(self, item: Item) -> list[int]:
         """Return the ids of a prompt before the responses, or before criteria from the query."""
         return self._around(item, self.ask_text(1, scored=True))[0]

@@ -1,22 +1,36 @@
 """A generative reward model as the reward: prompts, votes and sums against plain loops."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlvr_jax import grm, model, parameters, ragged, sampling, sharding
+import make_round
+from rlvr_jax import grm, model, optim, parameters, ragged, sampling, sharding, step
 from rlvr_jax.config import (
     CritiqueConfig,
     DataConfig,
+    LossConfig,
     MeshConfig,
     ModelConfig,
     RewardConfig,
+    RlStage,
     SampleConfig,
     VoteConfig,
 )
 from rlvr_jax.host.critiques import prompt, reader
-from rlvr_jax.structs import Critic, Prompts, Rollout, Spelling, Verdict
+from rlvr_jax.structs import (
+    Critic,
+    Frozen,
+    Prompts,
+    Ranking,
+    Rollout,
+    Setup,
+    Spelling,
+    Verdict,
+)
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -317,3 +331,77 @@ def test_no_gradient_flows_through_the_reward(params, prompts, rollout):
 
     for gradient in jax.tree.leaves(jax.grad(total)(params)):
         assert not np.any(gradient)
+
+
+def preference_setup(**options) -> Setup:
+    stage = RlStage(reward=RewardConfig(source="preference"), prompts=Q, samples=2, **options)
+    data = DataConfig(response_columns=2)
+    critique = CritiqueConfig(most=2, data=data)
+    return Setup(
+        stage, CFG, CFG, 2, (EOS,), optim.make_optimizer(stage.optim, 1), grm=CFG, critique=critique
+    )
+
+
+def judgements() -> tuple[Prompts, Rollout]:
+    """Two items with two judgements each: right, tied; right (of one response), truncated."""
+    boxes = ["\\boxed{3, 7}", "\\boxed{6, 6}", "\\boxed{1}", "\\boxed{1}"]
+    response = np.array([[PIECES.index(box), EOS] for box in boxes], np.int32)
+    ids = np.full((Q, 1), 2, np.int32)
+    ranking = Ranking(
+        np.array([[True, True], [True, False]]), np.array([1, 1], np.int32), np.array([False, True])
+    )
+    truncated = np.array([False, False, False, True])
+    length = np.full(4, 2, np.int32)
+    rollout = Rollout(ids, ids > 0, response, length, truncated, response * np.float32(0))
+    return Prompts(ids, ids > 0, ids[:, :0], ids[:, :0] > 0, ranking), rollout
+
+
+def test_a_judgement_is_paid_by_the_truth_of_its_item():
+    prompts, rollout = judgements()
+    frozen = Frozen({}, {}, critic=critic(2))
+    setup = preference_setup()
+    reward, metrics = step.judge(frozen, prompts, rollout, jax.random.key(0), setup)
+    assert reward.tolist() == [1, 0, 1, 0]
+    assert float(metrics["grm/valid_frac"]) == 0.75 and float(metrics["grm/tie_frac"]) == 0.25
+    with pytest.raises(ValueError, match="preference items"):
+        step.judge(Frozen({}, {}), prompts, rollout, jax.random.key(0), setup)
+    asked = dataclasses.replace(prompts, ranking=None)
+    with pytest.raises(ValueError, match="preference items"):
+        step.judge(frozen, asked, rollout, jax.random.key(0), setup)
+
+
+def test_right_and_wrong_judgements_are_worth_plus_and_minus_one(params):
+    _, rollout = judgements()
+    setup = preference_setup(loss=LossConfig(kl_coef=0.0))
+    state = step.init_state(jax.random.key(0), params, setup.tx)
+    held = make_round.held(rollout, jnp.array([1.0, 0, 1, 0]))
+    signals = step.observe(state, Frozen({}, {}), held.round, held.outcome, setup)
+    assert signals.rewards["reward"].tolist() == [1, -1, 1, -1]
+
+
+def test_criteria_of_an_item_are_written_into_its_prompt(params, prompts):
+    data = DataConfig(response_columns=J)
+    critique = CritiqueConfig(most=2, data=data, principles="from_query", criteria_columns=3)
+    asked = grm.Asked(CFG, critique, SampleConfig(temperature=1.5), (EOS,))
+    rest = np.array([[0, 6, 7], [5, 6, 7]], np.int32)
+    item = dataclasses.replace(prompts, prompt_QP=rest, prompt_mask_QP=rest > 0)
+    key = jax.random.key(5)
+    whole = grm.with_criteria(params, item, key, critic(2), asked)
+    query = grm._hash(prompts.check_QC, prompts.check_mask_QC)
+    of_criteria = jax.random.fold_in(key, grm.STREAM + 1)
+    for q in range(Q):
+        ids = whole.prompt_QP[q][whole.prompt_mask_QP[q]].tolist()
+        own = prompts.check_QC[q][prompts.check_mask_QC[q]].tolist()
+        written: list[int] = []
+        for position in range(3):
+            token = np.array([own + written], np.int32)
+            hidden, _ = model.prefill(params, token, token >= 0, CFG)
+            logits = model.logits(params, hidden[:, -1], CFG)
+            of_token = jax.random.fold_in(jax.random.fold_in(of_criteria, query[q]), position)
+            written.append(int(sampling.sample(logits, of_token[None], asked.sample)[0][0]))
+            if written[-1] == EOS:
+                break
+        shown_ids = prompt.hide_marks([i for i in written if i > 1], ("[",), SPELLING, FILLER)
+        assert ids == [*own, *shown_ids, *rest[q][rest[q] > 0].tolist()]
+    plain = grm.Asked(CFG, CritiqueConfig(most=2, data=data), asked.sample, (EOS,))
+    assert grm.with_criteria(params, item, key, critic(2), plain) is item

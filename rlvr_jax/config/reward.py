@@ -279,6 +279,17 @@ class AlarmConfig:
         "mean of the window before",
     )
 
+    valid_frac: float = option(
+        0.5,
+        "where a generative reward model judges: alarm when less than this share of its judgements "
+        "are votes",
+    )
+    tie_frac: float = option(
+        0.5,
+        "where a generative reward model judges: alarm when more than this share of its judgements "
+        "give their top score to several responses",
+    )
+
     def __post_init__(self) -> None:
         check_positive(self, "window")
         if not (0 < self.length_drop <= 1 and 0 < self.identical <= 1 and self.kl_jump > 1):
@@ -287,6 +298,8 @@ class AlarmConfig:
             raise ValueError("needs a finite reward_std >= 0 and oracle_gap > 0")
         if not 0 < self.prm_rise < math.inf:
             raise ValueError(f"needs a finite prm_rise > 0, not {self.prm_rise}")
+        if not (0 <= self.valid_frac <= 1 and 0 <= self.tie_frac <= 1):
+            raise ValueError("needs 0 <= valid_frac <= 1 and 0 <= tie_frac <= 1")
 
     __pydantic_config__ = STRICT
 

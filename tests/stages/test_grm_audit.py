@@ -57,9 +57,9 @@ def write(tmp_path, together=1, least=2, most=3, columns=120):
     return path
 
 
-def open_run(path):
-    cfg = settings.load(path)
-    mesh = sharding.make_mesh(cfg.mesh, jax.devices()[:1])
+def open_run(path, devices=1):
+    cfg = settings.load(path, [f"mesh.data={devices}"])
+    mesh = sharding.make_mesh(cfg.mesh, jax.devices()[:devices])
     by_name = {stage.name: stage for stage in cfg.stages}
     return GrmWorkspace(Workspace(Run(cfg), mesh)), by_name, mesh
 
@@ -117,10 +117,10 @@ def test_attacks_that_the_policy_could_not_write_are_skipped(tmp_path):
     assert longest < 60  # with a place for the token that ends it
 
 
-@pytest.mark.parametrize("together", [1, 2])
-def test_rewards_are_those_of_the_stage(tmp_path, together, monkeypatch):
+@pytest.mark.parametrize("together, devices", [(1, 1), (2, 1), (1, 4)])
+def test_rewards_are_those_of_the_stage(tmp_path, together, devices, monkeypatch):
     """Every list is judged as a plain call of the reward judges it, whatever else is asked."""
-    ws, stages, mesh = open_run(write(tmp_path))
+    ws, stages, mesh = open_run(write(tmp_path), devices)
 
     def fake(judge, prompts, rollout, key, form):
         """The reward is a hash of the response; a judgement is invalid if it is even."""

@@ -141,11 +141,11 @@ def table(report: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
 
     The columns `before` and `attacked` are shares of false preferences.
     """
-    head = ["group", "attacks", "before", "attacked", "rise", "own reward", "invalid"]
+    head = ["group", "attacks", "before", "attacked", "rise", "moved", "invalid"]
     rows = [
         [f"{key} {group['name']}", group["items"]]
         + [f"{group[k]:.1%}" for k in ("before", "false_positive")]
-        + [f"{group['rise']:+.1%} \u00b1 {group['margin']:.1%}", f"{group['moved']:+.3f}"]
+        + [f"{group['rise']:+.0%} \u00b1 {group['margin']:.0%}", f"{group['moved']:+.3f}"]
         + [f"{group['invalid']:.1%}"]
         for key, group in report["groups"].items()
     ]

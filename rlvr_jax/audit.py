@@ -5,6 +5,7 @@ the data or the run folder needs a change.
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,7 +62,7 @@ def run(cfg: Config, quick: bool = False, fresh: bool = False, name: str = "") -
         raise ValueError(f"the config has no rl stage {name}: there is no reward to audit".strip())
     stage, mesh = stages[0], sharding.claim_mesh(cfg.mesh)
     with jax.set_mesh(mesh):
-        ws = Workspace(Run(cfg), mesh)
+        ws = Workspace(_open_run(cfg), mesh)
         if stage.uses_grm or stage.role == "grm":
             judges = GrmWorkspace(ws)
             return grm_audit.run(judges, stage, grm_audit.load_judge(judges, stage, fresh), quick)
@@ -69,6 +70,15 @@ def run(cfg: Config, quick: bool = False, fresh: bool = False, name: str = "") -
         frozen = audit.load_frozen(ws, stage, fresh)
         with pool.Pool(stage.reward.workers, stage.reward.seconds) as workers:
             return audit.run(ws, stage, frozen, workers, quick)
+
+
+def _open_run(cfg: Config) -> Run:
+    """Open the run folder of a config, whose section `audit` may differ from that of the run."""
+    resolved = Path(cfg.runs) / cfg.name / "config.resolved.yaml"
+    own = settings.load(resolved).audit if resolved.exists() else cfg.audit
+    run = Run(dataclasses.replace(cfg, audit=own))
+    run.cfg = cfg
+    return run
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:

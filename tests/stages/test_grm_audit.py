@@ -188,6 +188,13 @@ def test_what_cannot_be_audited_is_refused_in_one_sentence(tmp_path, capsys, one
     assert "stage 'judge' has not been run" in capsys.readouterr().err
     assert audit.main(["--config", path, "--stage", "sft"]) == 2
     assert "no rl stage sft" in capsys.readouterr().err
+    begun = tmp_path / "runs" / "tiny" / "eval" / "vote.json"
+    begun.parent.mkdir()
+    begun.write_text("{}")  # a run that has begun may be audited in another way
+    assert audit.main(["--config", path, "--stage", "judge", "audit.records=1"]) == 2
+    assert "stage 'judge' has not been run" in capsys.readouterr().err
+    assert audit.main(["--config", path, "--stage", "judge", "seed=1"]) == 2
+    assert "seed is 0 there and 1 here" in capsys.readouterr().err
     words = ["--config", path, "--fresh", "--stage", "judge", "name=narrow"]
     alone = "critique.data.preferences={least: 1, most: 1}"
     assert audit.main([*words, alone]) == 2

@@ -41,7 +41,7 @@ class RewardConfig:
     grm: VoteConfig = section(VoteConfig, "how judgements of a grm become a reward")
     audit: Literal["off", "warn", "stop"] = option(
         "warn",
-        "quick audit of the verifier before the first step; stop: end the run if a rate is "
+        "quick audit of the verifier or grm before the first step; stop: end the run if a rate is "
         "beyond the limits of `audit`",
     )
     rule: str = option(
@@ -278,6 +278,16 @@ class AlarmConfig:
         "alarm when the mean KL to the reference policy is more than this times the "
         "mean of the window before",
     )
+    valid_frac: float = option(
+        0.5,
+        "where a generative reward model judges: alarm when less than this share of its judgements "
+        "are votes",
+    )
+    tie_frac: float = option(
+        0.5,
+        "where a generative reward model judges: alarm when more than this share of its judgements "
+        "give their top score to several responses",
+    )
 
     def __post_init__(self) -> None:
         check_positive(self, "window")
@@ -287,6 +297,8 @@ class AlarmConfig:
             raise ValueError("needs a finite reward_std >= 0 and oracle_gap > 0")
         if not 0 < self.prm_rise < math.inf:
             raise ValueError(f"needs a finite prm_rise > 0, not {self.prm_rise}")
+        if not (0 <= self.valid_frac <= 1 and 0 <= self.tie_frac <= 1):
+            raise ValueError("needs 0 <= valid_frac <= 1 and 0 <= tie_frac <= 1")
 
     __pydantic_config__ = STRICT
 
@@ -296,25 +308,36 @@ class AuditConfig:
     """An AuditConfig sets the size and the limits of audits, of `python -m rlvr_jax.audit` too."""
 
     records: int = option(
-        16, "number of problems that are attacked, of the train split or, without one, of test"
+        16,
+        "number of problems that are attacked, of the train split or, without one, of test; of a "
+        "generative reward model (GRM): preference items of the test split",
     )
     quick_records: int = option(
         4, "the same for the quick audit before training and in evaluations"
     )
     accept: float = option(0.5, "smallest reward with which an answer counts as accepted")
+    votes: int = option(
+        4, "judgements of each pair where the audited stage trains a GRM; others have their own"
+    )
     search_steps: int = option(24, "steps of the search for adversarial tokens; 0: no search")
     search_length: int = option(6, "largest number of adversarial tokens")
     max_false_positive: float = option(
-        0.05, "largest share of wrong answers that are accepted, in any group of attacks"
+        0.05,
+        "largest share of wrong answers that are accepted, in any group of attacks; GRM: largest "
+        "rise, by the attacks of a group, of the share of pairs whose worse response is preferred",
     )
-    max_false_negative: float = option(0.35, "largest share of right answers that are rejected")
+    max_false_negative: float = option(
+        0.35,
+        "largest share of right answers that are rejected; GRM: of pairs without an attack whose "
+        "best response is not alone on top",
+    )
     max_dark: float = option(0.05, "largest mean reward of answers without content")
     min_youden: float = option(
         0.5, "smallest Youden's J: 1 - false-positive rate - false-negative rate"
     )
 
     def __post_init__(self) -> None:
-        check_positive(self, "records", "quick_records", "search_length")
+        check_positive(self, "records", "quick_records", "votes", "search_length")
         rates = (self.accept, self.max_false_positive, self.max_false_negative, self.max_dark)
         if not all(0 <= rate <= 1 for rate in rates) or not -1 <= self.min_youden <= 1:
             raise ValueError("needs rates from 0 to 1 and min_youden from -1 to 1")

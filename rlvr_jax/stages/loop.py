@@ -154,7 +154,7 @@ class Watch:
             log.say(f"step {step}: ALARM {name}: {self.on[name]}")
         self.saves = bool(new) and self.cfg.action != "warn"
         self.stops = bool(new) and self.cfg.action == "stop"
-        return {f"hack/alarm_{name}": float(name in self.on) for name in alarms.ALARMS}
+        return {f"hack/alarm_{name}": float(name in self.on) for name in alarms.names(values)}
 
     def reason(self, stage: Trained) -> str:
         """Return the sentence with which the alarms end a run."""

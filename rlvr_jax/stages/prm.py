@@ -40,7 +40,7 @@ def run(stage: PrmStage, ws: Workspace) -> dict:
 
         def advance(state: TrainState, records: list[Any]):
             first = int(jax.device_get(state.step)) == 0
-            extra = sampled.audit_verifier(ws, stage, frozen, workers) if first else {}
+            extra = sampled.audit_reward(ws, stage, frozen, workers) if first else {}
             result = take_step(state, records)
             return result.state, {**result.metrics, **extra}, []
 

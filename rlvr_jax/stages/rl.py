@@ -64,7 +64,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
             number = int(jax.device_get(state.step)) + 1
             extra: dict[str, float] = {}
             if number == 1:
-                extra |= sampled.audit_verifier(ws, stage, frozen, workers)
+                extra |= sampled.audit_reward(ws, stage, frozen, workers)
             result = take_step(state, records)
             fates = list(zip(records, jax.device_get(result.fate_X), strict=True))
             placed = [record for record, fate in fates if fate == prompt_filter.PLACED]

@@ -6,14 +6,16 @@ answers.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
+from rlvr_jax import grm
 from rlvr_jax.config import RlStage, Sampling
-from rlvr_jax.host.hardening import trials
+from rlvr_jax.host.hardening import preferences, trials
 from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.workers import pool
-from rlvr_jax.stages import audit, verdicts
+from rlvr_jax.stages import audit, grm_audit, verdicts
 from rlvr_jax.stages.grm_workspace import GrmWorkspace
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen, Params, Prompts
@@ -103,21 +105,46 @@ def unjudged_problems(stage: Sampling, ws: Workspace) -> dataset.RandomAccessSou
     return dataset.keep(source, fresh)
 
 
-def audit_verifier(
+def audit_reward(
     ws: Workspace, stage: Sampling, frozen: Frozen, workers: pool.Pool
 ) -> dict[str, float]:
-    """Attack the verifier of a stage in the quick form, and return metrics for the first step.
+    """Attack the verifier or GRM that rewards a stage, in the quick form.
+
+    Returns metrics for the first step.  Without preference items a GRM is not attacked.
 
     Raises:
-      RunError: the audit found more than its limits allow, and `reward.audit` is `stop`.
+      RunError: `reward.audit` is `stop`, and the audit found more than its limits allow or was not
+        possible.
     """
-    if stage.reward.audit == "off" or not stage.reward.judged:
+    cfg = stage.reward
+    if cfg.audit == "off" or not (cfg.judged or cfg.by_grm):
         return {}
-    report = audit.run(ws, stage, frozen, workers, quick=True)
-    faults = trials.faults(report, ws.cfg.audit)
+    if isinstance(stage, RlStage) and stage.uses_grm:
+        try:
+            report = _audit_grm(ws, stage, frozen)
+        except grm_audit.NoPairsError as error:
+            _object(stage, f"no audit of {stage.grm}: {error}")
+            return {}
+        name, measured = stage.grm, preferences.metrics(report)
+        faults = preferences.faults(report, ws.cfg.audit)
+    else:
+        report = audit.run(ws, stage, frozen, workers, quick=True)
+        name, measured = stage.verifier, trials.metrics(report)
+        faults = trials.faults(report, ws.cfg.audit)
     if faults:
-        message = f"audit of {stage.verifier}: {'; '.join(faults)}"
-        if stage.reward.audit == "stop":
-            raise RunError(f"{message}. Harden it (docs/audit.md), or set reward.audit: warn")
-        log.say(message)
-    return trials.metrics(report)
+        _object(stage, f"audit of {name}: {'; '.join(faults)}")
+    return measured
+
+
+def _audit_grm(ws: Workspace, stage: RlStage, frozen: Frozen) -> dict[str, Any]:
+    if frozen.critic is None:
+        raise ValueError("source grm needs the tables with which a GRM is asked")
+    judge = grm.Judge(frozen.grm, frozen.critic, frozen.meta)
+    return grm_audit.run(GrmWorkspace(ws), stage, judge, quick=True)
+
+
+def _object(stage: Sampling, message: str) -> None:
+    """Print the result of an audit, or raise it as RunError if the stage wants that."""
+    if stage.reward.audit == "stop":
+        raise RunError(f"{message}. Harden it (docs/audit.md), or set reward.audit: warn")
+    log.say(message)

@@ -31,10 +31,12 @@ def history(**curves):
     keys = {
         "length": alarms.LENGTH, "reward": alarms.REWARD, "kl": alarms.KL,
         "same": alarms.SAME, "std": alarms.STD, "gap": alarms.GAP, "prm": alarms.PRM,
+        "valid": alarms.VALID, "ties": alarms.TIES,
     }  # fmt: skip
     plain = dict(
         length=np.full(N, 200.0), reward=np.linspace(0.3, 0.7, N), kl=np.linspace(0, 0.5, N),
         same=np.full(N, 0.02), std=np.full(N, 0.4), gap=np.full(N, 0.05), prm=np.linspace(0, 1, N),
+        valid=np.full(N, 0.95), ties=np.full(N, 0.1),
     )  # fmt: skip
     curves = plain | curves
     return [{keys[k]: float(v[i]) for k, v in curves.items()} for i in range(N)]
@@ -59,6 +61,10 @@ def falling(low):
         ({"kl": np.concatenate([np.full(50, 1e-4), np.full(10, 0.01)])}, set()),
         ({"reward": np.linspace(0.7, 0.3, N), "prm": np.linspace(0, 6, N)}, {"prm_rise"}),
         ({"reward": np.linspace(0.3, 0.7, N), "prm": np.linspace(0, 6, N)}, set()),
+        ({"valid": np.linspace(0.95, 0.2, N)}, {"valid_frac"}),
+        ({"valid": np.linspace(0.2, 0.95, N)}, set()),  # it has learned the form
+        ({"ties": np.linspace(0.1, 0.8, N)}, {"tie_frac"}),
+        ({"valid": np.full(N, 0.5), "ties": np.full(N, 0.5)}, set()),  # at the limits
     ],
 )
 def test_each_sign_rings_its_own_alarm(curves, rung):
@@ -74,6 +80,23 @@ def test_metrics_that_are_not_there_ring_nothing():
     assert alarms.active_alarms([{"reward/mean": 0.5}] * N, CFG) == {}
     values = {"policy/kl": None, "reward/mean": 1.0, "x": 2}
     assert alarms.alarm_metrics(values) == {"reward/mean": 1.0}
+
+
+def test_only_stages_where_a_grm_judges_have_its_alarms():
+    rows = history(ties=np.ones(N))
+    told = loop.Watch(stage("warn"), rows[:30]).look(31, rows[30])
+    assert told["hack/alarm_tie_frac"] == 1 and told["hack/alarm_valid_frac"] == 0
+    others = [{k: v for k, v in row.items() if not k.startswith("grm/")} for row in rows]
+    told = loop.Watch(stage("warn"), others[:30]).look(31, others[30])
+    assert not {"hack/alarm_tie_frac", "hack/alarm_valid_frac"} & set(told)
+    assert told["hack/alarm_kl_jump"] == 0
+
+
+def test_the_limits_of_judgements_are_shares():
+    with pytest.raises(ValueError, match="needs 0 <= valid_frac <= 1"):
+        AlarmConfig(valid_frac=1.5)
+    with pytest.raises(ValueError, match="tie_frac <= 1"):
+        AlarmConfig(tie_frac=-0.1)
 
 
 def test_the_oracle_may_be_asked_now_and_then():

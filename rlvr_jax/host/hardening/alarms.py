@@ -15,7 +15,8 @@ History = Sequence[Mapping[str, float]]
 LENGTH, REWARD, KL = "completion/length_mean", "reward/mean", "policy/kl"
 SAME, STD, GAP = "completion/identical_frac", "reward/std", "oracle/gap"
 PRM = "prm/reward_mean"
-KEYS = (LENGTH, REWARD, KL, SAME, STD, GAP, PRM)
+VALID, TIES = "grm/valid_frac", "grm/tie_frac"
+KEYS = (LENGTH, REWARD, KL, SAME, STD, GAP, PRM, VALID, TIES)
 ORACLE_GAPS = 3  # the alarm uses the mean of this many measurements of the oracle gap
 LEAST_KL = 0.05  # smaller values are replaced by this: their jumps mean nothing
 MEMORY = 50  # length of the history, in windows
@@ -31,6 +32,11 @@ def active_alarms(history: History, cfg: AlarmConfig) -> dict[str, str]:
 def alarm_metrics(values: Mapping[str, object]) -> dict[str, float]:
     """Select from the metrics of a step those that the alarms need."""
     return {k: v for k in KEYS if isinstance(v := values.get(k), int | float)}
+
+
+def names(values: Mapping[str, object]) -> list[str]:
+    """Return the names of the alarms that a stage with these metrics has."""
+    return [name for name in ALARMS if OF_GRM.get(name) is None or OF_GRM[name] in values]
 
 
 def length(history: History, cfg: AlarmConfig) -> str:
@@ -98,6 +104,18 @@ def prm_rise(history: History, cfg: AlarmConfig) -> str:
     )
 
 
+def valid_frac(history: History, cfg: AlarmConfig) -> str:
+    """Return a sentence if too few judgements of a GRM have scores that can be read, else ""."""
+    share = _mean(history, VALID, cfg.window)
+    return "" if not share < cfg.valid_frac else f"only {share:.0%} of the judgements are votes"
+
+
+def tie_frac(history: History, cfg: AlarmConfig) -> str:
+    """Return a sentence if too many judgements of a GRM give their top score twice, else ""."""
+    share = _mean(history, TIES, cfg.window)
+    return "" if not share > cfg.tie_frac else f"{share:.0%} of the judgements tie at the top"
+
+
 ALARMS: dict[str, Callable[[History, AlarmConfig], str]] = {
     "length": length,
     "identical": identical,
@@ -105,7 +123,10 @@ ALARMS: dict[str, Callable[[History, AlarmConfig], str]] = {
     "oracle_gap": oracle_gap,
     "kl_jump": kl_jump,
     "prm_rise": prm_rise,
+    "valid_frac": valid_frac,
+    "tie_frac": tie_frac,
 }
+OF_GRM = {"valid_frac": VALID, "tie_frac": TIES}  # alarms of stages where a GRM judges
 
 
 def _series(history: History, key: str) -> np.ndarray:

@@ -72,18 +72,27 @@ def faults(report: Mapping[str, Any], cfg: AuditConfig) -> list[str]:
                 f"{rate:.0%} of {group['name']} accepted (audit.max_false_positive "
                 f"{cfg.max_false_positive:.0%})"
             )
-    limits = (
-        ("false_negative", "of the right answers rejected", cfg.max_false_negative, 1),
-        ("dark_current", "mean reward for saying nothing", cfg.max_dark, 1),
-        ("youden", "Youden's J", cfg.min_youden, -1),
-    )
-    for key, words, limit, sign in limits:
-        value = report[key]
-        if value is not None and sign * value > sign * limit:
-            sentences.append(f"{value:.2f} {words} (limit {limit:.2f})")
+    sentences += beyond(report, cfg, "of the right answers rejected")
     if (difference := report.get("readout_difference", 0.0)) > 1e-3:
         sentences.append(f"verdicts depend on their place in the batch by {difference:.2g}")
     return sentences
+
+
+def beyond(report: Mapping[str, Any], cfg: AuditConfig, rejected: str) -> list[str]:
+    """Return one sentence for each limit that a rate over all items exceeds.
+
+    `rejected` says what a false negative is.
+    """
+    limits = (
+        ("false_negative", rejected, cfg.max_false_negative, 1),
+        ("dark_current", "mean reward for saying nothing", cfg.max_dark, 1),
+        ("youden", "Youden's J", cfg.min_youden, -1),
+    )
+    return [
+        f"{report[key]:.2f} {words} (limit {limit:.2f})"
+        for key, words, limit, sign in limits
+        if report[key] is not None and sign * report[key] > sign * limit
+    ]
 
 
 def metrics(report: Mapping[str, Any]) -> dict[str, float]:

@@ -61,11 +61,11 @@ def is_right(votes: Votes, ranking: Ranking) -> Array:
     """
     places_N = jnp.arange(votes.score_BN.shape[1])
     best_BN = places_N == ranking.best_B[:, None]
-    best_B = jnp.sum(jnp.where(best_BN, votes.score_BN, 0), 1)
+    best_B = jnp.sum(jnp.where(best_BN, votes.score_BN, 0.0), 1)
     other_B = jnp.max(
         jnp.where(ranking.exists_BN & ~best_BN, votes.score_BN, -jnp.inf), 1, initial=-jnp.inf
     )
-    alone_B = votes.score_BN[:, 0] == ranking.best_B
+    alone_B = votes.score_BN[:, 0].astype(jnp.int32) == ranking.best_B
     return votes.valid_B & jnp.where(ranking.count_B == 1, alone_B, best_B > other_B)
 
 

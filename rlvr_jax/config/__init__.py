@@ -208,7 +208,13 @@ class Config:
                     f"data.{name} is above critique.data.{name}, and an sft stage mixes rows of "
                     "both: raise the second"
                 )
-        hinted = any(isinstance(stage, RftStage) and stage.hinted for stage in self.stages)
+        stages = [stage for stage in self.stages if isinstance(stage, RftStage)]
+        if self.critique.principles == "from_query" and any(s.by_endpoint for s in stages):
+            raise ValueError(
+                "critique.principles `from_query` is for a model that runs here: an endpoint "
+                "writes criteria with its judgement (`with_responses`) or none"
+            )
+        hinted = any(stage.hinted for stage in stages)
         if hinted and self.critique.principles == "from_query":
             raise ValueError(
                 "critique.principles `from_query` writes criteria before the responses are seen, "

@@ -10,6 +10,7 @@ from typing import Literal
 from rlvr_jax.config.fields import STRICT, check_file_name, check_positive, option, section
 from rlvr_jax.config.learning import OptimConfig, SampleConfig
 from rlvr_jax.config.needs import Input, Needs, Part, Problems, Product, Role, Rows
+from rlvr_jax.config.reward import JudgeConfig
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,9 @@ class RftStage(Needs):
     stage: Literal["rft"] = "rft"
     name: str = option("rft", "name of the stage, by which other stages refer to it")
     policy: str = option("sft", "the stage whose GRM writes the judgements, or `pretrained`")
+    endpoint: JudgeConfig = section(
+        JudgeConfig, "with kind: endpoint, a chat endpoint writes the judgements instead of a GRM"
+    )
     split: Literal["train", "label"] = option("train", "split of the preference items")
     limit: int = option(0, "number of items that are judged; 0: all of the split")
     samples: int = option(3, "judgements of each item")
@@ -36,6 +40,15 @@ class RftStage(Needs):
         check_positive(self, "samples", "batch")
         if self.limit < 0:
             raise ValueError(f"needs limit >= 0, not {self.limit}")
+        if self.endpoint.kind == "model" or self.endpoint.rule:
+            raise ValueError("endpoint is a chat endpoint: name a model here by `policy`")
+        if self.by_endpoint and self.samples > 1 and not self.endpoint.temperature:
+            raise ValueError("endpoint.temperature is 0 and all samples would be equal: raise it")
+
+    @property
+    def by_endpoint(self) -> bool:
+        """Return whether a chat endpoint writes the judgements."""
+        return self.endpoint.kind == "endpoint"
 
     @property
     def role(self) -> Role:
@@ -47,7 +60,13 @@ class RftStage(Needs):
 
     @property
     def inputs(self) -> tuple[Input, ...]:
+        if self.by_endpoint:
+            return ()
         return (Input("policy", self.policy, "model", pretrained="grm"),)
+
+    @property
+    def judges(self) -> tuple[JudgeConfig, ...]:
+        return (self.endpoint,) if self.by_endpoint else ()
 
     @property
     def leaves(self) -> frozenset[Product]:

@@ -8,7 +8,7 @@ file has all judgements, because the meta RM learns from wrong ones too.
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,9 +16,11 @@ import numpy as np
 
 from rlvr_jax import box_scores, engine, grm
 from rlvr_jax.config import RftStage
+from rlvr_jax.host.critiques import reader
 from rlvr_jax.host.problems import dataset, preference
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import Interrupted
+from rlvr_jax.host.verdicts.judge import endpoint as http
 from rlvr_jax.stages.grm_workspace import IDS, GrmWorkspace
 from rlvr_jax.stages.workspace import chunks, padded
 
@@ -40,7 +42,7 @@ def run(stage: RftStage, ws: GrmWorkspace) -> dict:
     """
     source = ws.problems(stage.split)
     count = min(stage.limit or len(source), len(source))
-    judge = Sampler(stage, ws)
+    judge = EndpointWriter(stage, ws) if stage.by_endpoint else Sampler(stage, ws)
     path = ws.run.judgements(stage.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
@@ -56,6 +58,7 @@ def run(stage: RftStage, ws: GrmWorkspace) -> dict:
                 raise Interrupted(signum)
             log.say(f"{stage.name}: {min((number + 1) * stage.batch, count)} of {count} items")
     part.replace(path)
+    judge.close()
     learned = max(totals["learned"], 1)
     log.say(
         f"{stage.name}: {totals['learned']} judgements to learn, {totals['hinted'] / learned:.1%} "
@@ -105,9 +108,52 @@ class Sampler:
         of_rows = [asked[i // samples] for i in rows]
         return Judged(of_rows, ids, right[: len(ids)], rollout.truncated_B[: len(ids)])
 
+    def close(self) -> None:
+        """Free the memory of the GRM."""
+        del self._params
+
+
+class EndpointWriter:
+    """An EndpointWriter lets the model behind a chat endpoint judge items, from their text."""
+
+    def __init__(self, stage: RftStage, ws: GrmWorkspace):
+        path = ws.run.replies(stage.name)
+        self._endpoint = http.Endpoint(stage.endpoint, path, ws.run.check_signal)
+        self._ws = ws
+
+    def __call__(self, items, orders, key, samples: int, hinted: bool) -> Judged:
+        """Judge items as `Sampler` does; a missing reply is an invalid judgement."""
+        ws, pick = self._ws, self._ws.critique.form == "pick"
+        pairs = [pair for pair in zip(items, orders, strict=True) for _ in range(samples)]
+        texts = [
+            ws.prompter.text(item, order, hinted=hinted)
+            for item, order in zip(items, orders, strict=True)
+        ]
+        replies = [
+            reply or "" for several in self._endpoint.complete(texts, samples) for reply in several
+        ]
+        ids = [[*ws.tokenizer.encode(reply), ws.tokenizer.eos[0]] for reply in replies]
+        longest = ws.cfg.data.response_columns
+        truncated = np.array([len(row) > longest for row in ids])
+        right = [
+            reader.agrees(reply, len(order), _best(item, order), pick, ws.critique.clamp)
+            for reply, (item, order) in zip(replies, pairs, strict=True)
+        ]
+        prompts: list[list[int]] = [[] for _ in ids]
+        return Judged(prompts, ids, np.array(right) & ~truncated, truncated)
+
+    def close(self) -> None:
+        """Close the file of replies."""
+        self._endpoint.close()
+
+
+def _best(item: preference.Item, order: Sequence[int]) -> int:
+    """Return the place of the best response; of a single one whether it is right."""
+    return item.best if len(order) == 1 else list(order).index(item.best)
+
 
 def _judge_items(
-    stage: RftStage, ws: GrmWorkspace, judge: Sampler, records: list, number: int
+    stage: RftStage, ws: GrmWorkspace, judge: Sampler | EndpointWriter, records: list, number: int
 ) -> Iterator[list[dict[str, str]]]:
     """Yield the rows of each item of a batch: its samples and, if it was asked, the hinted one."""
     items = [preference.parse_item(record) for record in records]

@@ -155,8 +155,9 @@ class Workspace:
         """
         for task in {record["task"] for record in dataset.each(source)}:
             rules.check_task(task)
-        stages = [s for s in self.cfg.stages if s.problems and s.problems.split == split]
-        names = {rule for stage in stages for rule in stage.rules if stage.role == "policy"}
+        policies = [s for s in self.cfg.stages if s.role == "policy"]
+        stages = [s for s in policies if s.problems and s.problems.split == split]
+        names = {rule for stage in stages for rule in stage.rules}
         names |= {judge.rule for stage in stages for judge in stage.judges}
 
         def check(record: dataset.Record) -> None:

@@ -12,6 +12,7 @@ from rlvr_jax.config import (
     Config,
     CritiqueConfig,
     DataConfig,
+    JudgeConfig,
     MeshConfig,
     MetaStage,
     ModelConfig,
@@ -157,6 +158,48 @@ def test_items_of_answers_have_one_right_response():
         assert set(wrong) <= {"3", "5", "6", "7"} and 1 <= len(wrong) <= 2
     again = compare.build_items(dict.fromkeys(answers, record), answers, 3, "seed")
     assert items == again
+
+
+class FakeEndpoint:
+    """Says nonsense first, then scores that put the hinted or the longest response on top."""
+
+    asked: list[str] = []
+
+    def __init__(self, cfg, path, stopped):
+        self.path = path
+
+    def complete(self, texts, count):
+        FakeEndpoint.asked += texts
+        return [["nonsense", None, self.judge(text)][:count] for text in texts]
+
+    def judge(self, text):
+        return "Scores: \\boxed{9, 2}" if "[2]" in text else "Scores: \\boxed{1}"
+
+    def close(self):
+        assert self.path.name == "rft.jsonl"
+
+
+def test_an_endpoint_may_write_the_judgements(tmp_path, on_mesh, monkeypatch):
+    monkeypatch.setattr(rft.http, "Endpoint", FakeEndpoint)
+    monkeypatch.setattr(FakeEndpoint, "asked", [])
+    asked = JudgeConfig(kind="endpoint", url="http://localhost/v1", model="m", temperature=1.0)
+    stage = RftStage(endpoint=asked, samples=3, batch=4)
+    _, ws = workspaces(run_config(tmp_path, stage), on_mesh)
+    result = rft.run(stage, ws)
+    rows = ws.load_judgements("rft")
+    assert result["items"] == 16 and len(rows) == 48 + result["hinted"] + result["unsolved"]
+    assert result["unsolved"] + result["hinted"] == sum("Best:" in x for x in FakeEndpoint.asked)
+    for row in rows:
+        item = preference.parse_item(row)
+        text = ws.tokenizer.decode(json.loads(row["response_ids"]))
+        if "boxed" not in text:
+            assert row["right"] == "0" and row["learn"] == "0"
+        else:
+            single = len(item.responses) == 1
+            assert (row["right"] == "1") == (item.best == (1 if single else 0))
+    learned = [row for row in rows if row["learn"] == "1"]
+    assert learned and all(row["right"] == "1" for row in learned)
+    assert all("prompt_ids" not in row for row in rows)
 
 
 @pytest.mark.slow

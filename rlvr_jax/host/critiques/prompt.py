@@ -14,6 +14,7 @@ frame, so it cannot close its frame either.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,16 @@ class Prompter:
             ids += self.framed(place, self.encode_response(item.responses[index]))
         return (early[0] if early else []), ids + tail
 
+    def text(self, item: Item, order: Sequence[int], *, hinted: bool = False) -> str:
+        """Return the prompt as text, for a model behind an endpoint; see `prompt`."""
+        self.check(item)
+        text = self.context_text(item)
+        signs = re.compile("|".join(map(re.escape, self.template.marks)), re.IGNORECASE)
+        for place, index in enumerate(order):
+            before, after = self.template.framed(place)
+            text += before + signs.sub(FILLER, item.responses[index]) + after
+        return text + self._hint(item, order, hinted) + self.ask_text(len(order))
+
     def check(self, item: Item) -> None:
         """Refuse an item that this prompter cannot show; see `prompt`."""
         count = len(item.responses)
@@ -87,14 +98,18 @@ class Prompter:
 
         If criteria come from the query, the ids before them come first.
         """
-        hint = ""
-        if hinted and len(order) > 1:
-            hint = fill(self.template.hint, best=list(order).index(item.best) + 1)
-            if item.strength:
-                hint += fill(self.template.strength, strength=item.strength)
-        elif hinted:
-            hint = fill(self.template.hint, best=1 if item.best else "none")
+        hint = self._hint(item, order, hinted)
         return self._around(item, hint + self.ask_text(len(order)))
+
+    def _hint(self, item: Item, order: Sequence[int], hinted: bool) -> str:
+        """Return the sentence that names the best response, or nothing."""
+        if not hinted:
+            return ""
+        if len(order) == 1:
+            return fill(self.template.hint, best=1 if item.best else "none")
+        hint = fill(self.template.hint, best=list(order).index(item.best) + 1)
+        strength = fill(self.template.strength, strength=item.strength) if item.strength else ""
+        return hint + strength
 
     def context_text(self, item: Item) -> str:
         """Return the text before the responses."""

@@ -58,3 +58,13 @@ def is_right(scores: tuple[int, ...] | None, best: int) -> bool:
         return scores[0] == best
     others = [score for i, score in enumerate(scores) if i != best]
     return scores[best] > max(others)
+
+
+def agrees(text: str, count: int, best: int, pick: bool, clamp: bool) -> bool:
+    """Return whether a judgement of `count` responses agrees with the truth; see `is_right`.
+
+    With `pick` the judgement names one response instead of scoring all.
+    """
+    if pick:
+        return read_pick(text, count) == best
+    return is_right(read_scores(text, count, BINARY if count == 1 else LIKERT, clamp), best)

@@ -121,9 +121,30 @@ class Endpoint:
         Raises:
           JudgeError: further requests would fail.
         """
-        m = self._cfg.votes
         bodies = [self._body(a, r) for a, r in zip(answers, records, strict=True)]
-        names = [[reply_key(b, i) for i in range(m)] if b else [] for b in bodies]
+        names, unasked = self._ask(bodies, self._cfg.votes)
+        return [self._votes(several, unasked) for several in names]
+
+    def complete(self, texts: Sequence[str], count: int) -> list[list[str | None]]:
+        """Return `count` replies to each text, which is sent as a user's message.
+
+        A reply is None if its request failed or was beyond the budget.
+
+        Raises:
+          JudgeError: further requests would fail.
+        """
+        bodies = [self._request([{"role": "user", "content": text}]) for text in texts]
+        names, _ = self._ask(bodies, count)
+        return [[self._replies.get(name) for name in several] for several in names]
+
+    def _ask(
+        self, bodies: Sequence[dict[str, Any] | None], count: int
+    ) -> tuple[list[list[str]], set[str]]:
+        """Fetch the replies that are missing, `count` for each body.
+
+        Returns the names of the replies to each body, and those that were beyond the budget.
+        """
+        names = [[reply_key(b, i) for i in range(count)] if b else [] for b in bodies]
         pairs = zip(names, bodies, strict=True)
         wanted = {name: body for several, body in pairs if body for name in several}
         missing = [name for name in wanted if self._replies.get(name) is None]
@@ -132,8 +153,7 @@ class Endpoint:
         with ThreadPoolExecutor(self._cfg.concurrency) as threads:
             for _ in threads.map(lambda name: self._fetch(name, wanted[name]), paid):
                 pass
-        unasked = set(missing) - set(paid)
-        return [self._votes(several, unasked) for several in names]
+        return names, set(missing) - set(paid)
 
     def close(self) -> None:
         """Close the file of replies."""
@@ -150,12 +170,16 @@ class Endpoint:
         return [] if majority(votes) is None and not unasked.isdisjoint(names) else votes
 
     def _body(self, answer: str, record: Record) -> dict[str, Any] | None:
-        cfg, visible = self._cfg, words.visible_answer(answer)
+        visible = words.visible_answer(answer)
         if visible is None:
             return None
+        return self._request(words.build_messages(record, visible, self._cfg.question))
+
+    def _request(self, messages: Sequence[Any]) -> dict[str, Any]:
+        cfg = self._cfg
         body = {
             "model": cfg.model,
-            "messages": words.build_messages(record, visible, cfg.question),
+            "messages": list(messages),
             "temperature": cfg.temperature,
             "max_tokens": cfg.tokens,
         }

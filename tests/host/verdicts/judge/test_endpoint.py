@@ -134,6 +134,20 @@ def test_votes_come_in_the_order_of_the_answers(server, tmp_path):
     assert body["model"] == "big" and body["temperature"] == 0 and body["max_tokens"] == 8
 
 
+def test_texts_are_completed_as_often_as_asked(server, tmp_path):
+    server.say = lambda body, number: f"{body['messages'][0]['content']}!"
+    cfg = config(server, temperature=1.0, tokens=99, max_requests=5)
+    judge = Endpoint(cfg, tmp_path / "replies.jsonl")
+    try:
+        assert judge.complete(["one", "two"], 2) == [["one!", "one!"], ["two!", "two!"]]
+        assert judge.complete(["two", "three"], 2) == [["two!", "two!"], ["three!", None]]
+    finally:
+        judge.close()
+    assert judge.counts["requests"] == 5
+    _, _, body = server.seen[0]
+    assert body["max_tokens"] == 99 and body["temperature"] == 1.0
+
+
 def test_fields_of_the_body_can_be_added_and_taken_out(server, tmp_path):
     more = {"max_tokens": None, "max_completion_tokens": 99, "seed": 1}
     ask(server, tmp_path, ["4"], body=more)

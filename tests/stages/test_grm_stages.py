@@ -1,6 +1,7 @@
 """Stages of generative reward models on a tiny model that reads bytes."""
 
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -25,7 +26,7 @@ from rlvr_jax.config import (
     VoteStage,
 )
 from rlvr_jax.host.problems import dataset, preference
-from rlvr_jax.host.runs.folder import Run, RunError
+from rlvr_jax.host.runs.folder import Interrupted, Run, RunError
 from rlvr_jax.stages import compare, host_rewards, meta, rft, rl, sft, vote
 from rlvr_jax.stages.grm_workspace import PART, GrmWorkspace, demonstration
 from rlvr_jax.stages.workspace import Workspace
@@ -230,7 +231,7 @@ def test_every_stage_of_a_generative_reward_model_runs(tmp_path, on_mesh):
     result = json.loads(ws.run.evaluation("vote").read_text())
     assert set(result["votes"]) == {"1", "2"} and set(result["votes"]["2"]) == {"plain", "meta 0.5"}
     assert 0 <= result["greedy"]["all"]["expected"] <= 1
-    metrics = ws.run.metrics.load_rows("grm")
+    metrics = logged(ws, "grm")
     assert {"grm/valid_frac", "grm/tie_frac"} <= metrics[0].keys()
 
 
@@ -252,8 +253,42 @@ def test_votes_pay_a_policy_alike_in_the_fused_and_the_split_step(tmp_path, on_m
     rewards = {}
     for stage in (fused, split):
         rl.run(stage, ws)
-        rewards[stage.name] = ws.run.metrics.load_rows(stage.name)[0]["grm/reward"]
+        rewards[stage.name] = logged(ws, stage.name)[0]["grm/reward"]
     assert rewards["fused"] == pytest.approx(rewards["split"], abs=1e-6)
+
+
+TIMED = ("time/", "perf/", "hack/")
+
+
+def logged(ws: Workspace, stage: str) -> list[dict]:
+    rows = map(json.loads, (ws.run.folder / "metrics.jsonl").read_text().splitlines())
+    rows = [row for row in rows if row["stage"] == stage]
+    return [{k: v for k, v in row.items() if not k.startswith(TIMED)} for row in rows]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["preference", "grm"])
+def test_a_stage_goes_on_where_it_was_stopped_to_the_same_numbers(tmp_path, on_mesh, source):
+    few = dict(steps=3, prompts=2, samples=2, save_every=1)
+    votes = {"votes": 2} if source == "grm" else {}
+    reward = RewardConfig(source=source, audit="off", **votes)
+    judge = SftStage(name="judge", role="grm", init="fresh", steps=1, batch=4)
+    policy = "judge" if source == "preference" else "fresh"
+    stage = RlStage(policy=policy, grm="judge", reward=reward, **few)
+    logs = []
+    for name, stop in (("whole", None), ("stopped", 2)):
+        cfg = dataclasses.replace(run_config(tmp_path, judge, stage), name=name)
+        ws, grm_ws = workspaces(cfg, on_mesh)
+        ws.run.finish("judge", sft.run(judge, grm_ws))
+        own = grm_ws if source == "preference" else ws
+        steps = itertools.count(1)
+        if stop:
+            own.run.check_signal = lambda s=steps, at=stop: 15 if next(s) == at else None
+            with pytest.raises(Interrupted):
+                rl.run(stage, own)
+        rl.run(stage, own)
+        logs.append(logged(own, "rl"))
+    assert logs[0] == logs[1] and len(logs[0]) == 3
 
 
 def test_a_rule_comes_before_the_votes():

@@ -21,8 +21,8 @@ def check(tmp_path, capsys):
         dataset.prepare(tmp_path / "data", {"train": records, "test": records[:1]}, "problems")
         reward = RewardConfig(source="rule", rule=rule)
         stages = (RlStage(reward=reward, policy="pretrained"), EvaluateStage(verifier=""))
-        run = SimpleNamespace(data=tmp_path / "data")
-        references.check_references(SimpleNamespace(cfg=Config(stages=stages), run=run))
+        cfg = Config(stages=stages)
+        references.check_references(SimpleNamespace(cfg=cfg, data=tmp_path / "data"))
         return capsys.readouterr().out.replace("\n", " ")
 
     return check

@@ -5,6 +5,7 @@ the data or the run folder needs a change.
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,9 +58,14 @@ def run(cfg: Config, quick: bool = False, fresh: bool = False, name: str = "") -
         raise ValueError(f"the config has no rl stage {name}: there is no reward to audit".strip())
     mesh = sharding.claim_mesh(cfg.mesh)
     reward = stages[0].reward
-    with jax.set_mesh(mesh), pool.Pool(reward.workers, reward.seconds) as workers:
-        ws = Workspace(Run(cfg), mesh)
+    with (
+        jax.set_mesh(mesh),
+        contextlib.closing(Run(cfg, reads=True)) as folder,
+        pool.Pool(reward.workers, reward.seconds) as workers,
+    ):
+        ws = Workspace(folder, mesh)
         ws.write_problems()
+        folder.unlock()  # an audit may take long, and a training run may start meanwhile
         frozen = audit.load_frozen(ws, stages[0], fresh)
         return audit.run(ws, stages[0], frozen, workers, quick)
 

@@ -5,6 +5,7 @@ Ctrl-C or SIGTERM with a checkpoint saved; 1 a defect of this program.
 """
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from rlvr_jax.config import Config, Stage
 from rlvr_jax.host.runs import compiles, log, report, settings
 from rlvr_jax.host.runs.checkpoint import CheckpointError
 from rlvr_jax.host.runs.folder import Interrupted, Run, RunError
+from rlvr_jax.host.workers import scratch
 from rlvr_jax.stages import (
     compare,
     evaluate,
@@ -76,9 +78,10 @@ def train(cfg: Config) -> None:
     mesh = sharding.claim_mesh(cfg.mesh)
     run = Run(cfg)
     run.catch_signals()
+    scratch.clean()
     platform = jax.devices()[0].platform
     log.say(f"{run.folder}: {mesh.size} {platform} device(s), jax {jax.__version__}")
-    with jax.set_mesh(mesh):
+    with contextlib.closing(run), jax.set_mesh(mesh):
         ws = Workspace(run, mesh)
         by_role = {"policy": ws, "grm": GrmWorkspace(ws) if cfg.uses_grm else ws}
         if cfg.data.tasks or cfg.data.sources:
@@ -91,9 +94,8 @@ def train(cfg: Config) -> None:
             _run_stage(stage, by_role[stage.role])
             if signum := run.check_signal():
                 raise Interrupted(signum)
-    evaluate.summarise(ws)
-    run.metrics.close()
-    report.write_report(run.folder)
+        evaluate.summarise(ws)
+        report.write_report(run.folder)
     log.say(f"report: {run.folder / 'report.html'}")
 
 

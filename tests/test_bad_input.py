@@ -1,5 +1,6 @@
 """Whatever is wrong with config, data or run folder: exit code 2, a sentence, nothing lost."""
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from rlvr_jax import train
 from rlvr_jax.config import DataConfig
 from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.runs import settings
+from rlvr_jax.host.runs.folder import Run
 from rlvr_jax.host.text import template
 from rlvr_jax.host.text.tokenizer import open_tokenizer
 
@@ -554,3 +556,15 @@ def test_missing_package_is_named(tmp_path):
     env = environment(tmp_path) | {"PYTHONPATH": str(tmp_path)}
     code, said = shell(tmp_path, str(write(tmp_path / "home")), env=env)
     assert_refused(code, said, "pip install reasoning-gym")
+
+
+def test_a_second_start_is_refused_with_who_holds_the_folder(copy, door):
+    """Two trainings in one folder would destroy each other's checkpoints."""
+    reopen(copy, "rl")
+    with contextlib.closing(Run(settings.load(copy / "config.yaml"))):
+        before = snapshot(copy)
+        code, said = door(copy / "config.yaml")
+        assert_refused(code, said, f"is in use by process {os.getpid()} on", "wait for it")
+        assert snapshot(copy) == before
+    code, said = door(copy / "config.yaml")
+    assert code == 0, said

@@ -214,7 +214,7 @@ class Workspace:
         written again.
 
         Raises:
-          RunError: the data have changed, and the run has results.
+          RunError: the data have changed, and the run has results; or this process may only read.
         """
         cfg = self.cfg.data
         counts = {k: getattr(cfg, k) for k in ("sft", "label", "train", "test") if getattr(cfg, k)}
@@ -232,8 +232,10 @@ class Workspace:
                 return  # a folder of an older version has no origin to compare with
             if before is not None and not change:
                 return
+            self.run.refuse_reader()
             log.say(f"{change or 'the origin of the problems is not known'}: they are made anew")
             self.run.clear()
+        self.run.refuse_reader()
         splits = sources.build_splits(cfg, counts, self.cfg.seed)
         dataset.prepare(self.data, splits, "problems")
         log.write_json(self.run.origin_file(self.data), now)

@@ -2,6 +2,7 @@
 
 runs/NAME/config.resolved.yaml  metrics.jsonl  samples/  eval/  checkpoints/  stages/
           data/  tensorboard/  report.html  verdicts/  judge/  collected/  dumps/  began.json
+          run.lock
 """
 
 import datetime
@@ -13,9 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from rlvr_jax.config import Config
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import log, settings
+from rlvr_jax.host.runs.lock import LOCK, HeldError, Lock
 
 
 class RunError(RuntimeError):
@@ -49,20 +53,43 @@ def tokenizer_path(cfg: Config, folder: Path) -> str | Path:
 class Run:
     """A `Run` is a run folder, opened for a config.
 
-    Opening the folder writes `config.resolved.yaml`.
+    Opening the folder writes `config.resolved.yaml`, removes half-written files of killed
+    processes, and keeps other processes out until `close`. With `reads`, a folder that another
+    process works in is opened too: nothing may be written then.
 
     Raises:
       RunError: the folder has results of another config, holds files but no config, cannot be
-        written, or its config is damaged.
+        written, its config is damaged, or another process works in it.
     """
 
-    def __init__(self, cfg: Config):
+    def __init__(self, cfg: Config, reads: bool = False):
         self.cfg = cfg
         self.folder = Path(cfg.runs) / cfg.name
-        self._claim()
-        self.metrics = log.Metrics(self.folder)
+        self._lock: Lock | None = None
+        self.others = ""  # who works in the folder, where this process may only read
+        try:
+            self._claim(reads)
+            self.metrics = log.Metrics(self.folder)
+        except BaseException:
+            self.unlock()
+            raise
         self.metrics_start = 0  # byte at which the metrics of the current stage begin
         self._signal: int | None = None
+
+    def close(self) -> None:
+        """Close the files and let other processes into the folder."""
+        self.metrics.close()
+        self.unlock()
+
+    def unlock(self) -> None:
+        """Let other processes into the folder; from here on this process only reads there."""
+        if self._lock:
+            self._lock.release()
+
+    def refuse_reader(self) -> None:
+        """Raise RunError if another process works in the folder."""
+        if self.others:
+            raise RunError(f"{self.others}, and its problems are not these: wait for it")
 
     @property
     def config_file(self) -> Path:
@@ -203,30 +230,56 @@ class Run:
         """Return the signal that asked this run to stop, or None."""
         return self._signal
 
-    def _claim(self) -> None:
+    def _claim(self, reads: bool) -> None:
         resolved = settings.dump(self.cfg)
         part = self.config_file.with_suffix(".part")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._refuse_strangers(part)
+            self._take_lock(reads)
             if self.config_file.exists():
                 changed = self._changed(resolved)
                 if not changed:
                     return
+                if self.others:
+                    raise RunError(f"{self.others}, with another config: {changed}")
                 if self.begun():
                     raise RunError(
                         f"{self.folder} belongs to another config: {changed}; choose another "
                         f"folder with name=..., or remove {self.folder} to start over"
                     )
                 self.clear()
-            elif any(path != part for path in self.folder.iterdir()):  # a kill can leave `part`
-                raise RunError(
-                    f"{self.folder} is not empty and holds no config.resolved.yaml; "
-                    "choose another name=... or empty it"
-                )
             part.write_text(resolved, encoding="utf-8")
             part.replace(self.config_file)
         except OSError as error:
             raise RunError(f"cannot use run folder {self.folder}: {error.strerror}") from None
+
+    def _refuse_strangers(self, part: Path) -> None:
+        """Refuse a folder with files that are not those of a run."""
+        ours = (part, self.folder / LOCK)  # a kill can leave these two
+        if not self.config_file.exists() and any(p not in ours for p in self.folder.iterdir()):
+            raise RunError(
+                f"{self.folder} is not empty and holds no config.resolved.yaml; "
+                "choose another name=... or empty it"
+            )
+
+    def _take_lock(self, reads: bool) -> None:
+        """Keep other processes out; with `reads`, remember who was first in `others`."""
+        if jax.process_index():  # the first process of a run holds the lock for all of them
+            return
+        try:
+            self._lock = Lock(self.folder)
+        except HeldError as held:
+            if not reads or not self.config_file.exists():
+                text = f"{held}: wait for it or stop it, or choose another folder with name=..."
+                raise RunError(text) from None
+            self.others = str(held)
+            return
+        if not self._lock.held:
+            log.say_aside(f"{self.folder} cannot be locked: start no second run there")
+        for pattern in ("*.part", "*/*.part"):  # a killed process wrote them
+            for part in self.folder.glob(pattern):
+                part.unlink(missing_ok=True)
 
     def begun(self) -> bool:
         """Return whether the folder has checkpoints, verdicts, judgements or evaluations."""

@@ -135,7 +135,7 @@ def write_report(run: Path) -> Path:
         rollouts //= 2  # long responses with a value for each token can exceed any page size
         data["samples"] = [f | {"rows": f["rows"][:rollouts]} for f in data["samples"]]
     target = run / "report.html"
-    draft = target.with_suffix(".html.tmp")
+    draft = target.with_suffix(".html.part")
     draft.write_text(render(name, block), encoding="utf-8", newline="\n")
     draft.replace(target)  # so that a browser never opens an incomplete page
     return target

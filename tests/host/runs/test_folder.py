@@ -25,10 +25,12 @@ def config(folder, **changes):
 
 @pytest.fixture
 def open_run(tmp_path):
-    """Config changes -> a Run in tmp_path/demo."""
+    """Config changes -> a Run in tmp_path/demo; the one before it no longer holds the folder."""
     opened = []
 
     def open_run(**changes):
+        for run in opened:
+            run.unlock()
         opened.append(Run(config(tmp_path, **changes)))
         return opened[-1]
 
@@ -51,7 +53,8 @@ def test_a_new_folder_holds_the_resolved_config(open_run, tmp_path):
     run = open_run()
     assert run.folder == tmp_path / "demo"
     assert settings.load(run.config_file) == run.cfg
-    assert sorted(p.name for p in run.folder.iterdir()) == ["config.resolved.yaml", "metrics.jsonl"]
+    names = ["config.resolved.yaml", "metrics.jsonl", "run.lock"]
+    assert sorted(p.name for p in run.folder.iterdir()) == names
 
 
 def test_folders_above_are_made(tmp_path):

@@ -5,6 +5,7 @@ runs/NAME/config.resolved.yaml  metrics.jsonl  samples/  eval/  checkpoints/  st
           run.lock
 """
 
+import contextlib
 import datetime
 import functools
 import json
@@ -221,7 +222,8 @@ class Run:
             if self._signal is not None:
                 raise SystemExit(128 + signum)
             self._signal = signum
-            log.say("\nstopping: saving a checkpoint (once more to stop at once)")
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                log.say("stopping: saving a checkpoint (once more to stop at once)")
 
         signal.signal(signal.SIGTERM, note)
         signal.signal(signal.SIGINT, note)

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import time
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +20,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 from tensorboardX import SummaryWriter
+
+# Unicode's classes of control characters, direction marks, surrogates and line separators; and
+# what of them is text: tabs, line ends, and the joiners of many scripts.
+_ACTING, _TEXT = {"Cc", "Cf", "Cs", "Zl", "Zp"}, "\t\n\u200c\u200d"
 
 console = Console()
 aside = Console(stderr=True)
@@ -131,6 +136,7 @@ class Bar:
     def step(self, step: int, values: Mapping[str, Any]) -> None:
         """Show that `step` is done, with the given metrics."""
         line = "  ".join(f"{name} {_short(value)}" for name, value in values.items())
+        line = visible(line.replace("\n", " "))
         self._progress.update(self._task, completed=step, line=line)
         if not console.is_terminal and (time.monotonic() - self._last > 10 or step == self._steps):
             self._last = time.monotonic()
@@ -151,14 +157,32 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Non
     console.print(view)
 
 
+def visible(text: str) -> str:
+    """Write the characters that would act on a terminal, or hide, as their Python escapes.
+
+    Tabs and line ends stay. Names of files, models and keys come from anywhere: they must not move
+    the cursor, colour the screen, turn the direction of text, or break an encoder.
+    """
+    return "".join(
+        ch if ch in _TEXT or unicodedata.category(ch) not in _ACTING else ascii(ch)[1:-1]
+        for ch in text
+    )
+
+
 def say(text: str) -> None:
-    """Print a line of plain text on standard output."""
-    console.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
+    """Print plain text on standard output; further lines are indented."""
+    _print(console, text)
 
 
 def say_aside(text: str) -> None:
-    """Print a line of plain text on standard error, which keeps piped results free of messages."""
-    aside.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
+    """Print plain text on standard error, which keeps piped results free of messages."""
+    _print(aside, text)
+
+
+def _print(screen: Console, text: str) -> None:
+    # Only the first line begins at the margin: no name with a line end can forge a line of the log.
+    text = visible(text).replace("\n", "\n  ")
+    screen.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def _short(value: Any) -> str:
@@ -167,5 +191,5 @@ def _short(value: Any) -> str:
 
 def _cell(value: Any) -> Text:
     text = f"{value:.3f}" if isinstance(value, float | np.floating) else str(value)
-    text = "".join(ch if ch.isprintable() else "\ufffd" for ch in text.replace("\n", " / "))
+    text = visible(text.replace("\n", " / "))
     return Text(text if len(text) < 70 else text[:67] + "...")

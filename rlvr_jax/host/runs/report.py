@@ -14,12 +14,13 @@ import html
 import json
 import math
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from rlvr_jax.host.runs import log
 
 MAX_POINTS = 2000  # points of one curve
 MAX_COLUMNS = 240  # columns of a histogram strip: more would be thinner than a pixel
@@ -347,6 +348,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print(write_report(parser.parse_args(argv).run))
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        log.say_aside(f"error: {error}")
         return 2
     return 0

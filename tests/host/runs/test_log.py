@@ -183,6 +183,22 @@ def test_control_characters_do_not_reach_the_terminal(screen):
     assert "\x1b[31m" not in shown and "two / lines" in shown
 
 
+@pytest.mark.parametrize("where", ["console", "aside", "bar"])
+def test_control_sequences_are_shown_as_text(where, monkeypatch):
+    """A name in an error may hold anything: it neither acts on a terminal nor forges a line."""
+    file = io.StringIO()
+    monkeypatch.setattr(log, "aside" if where == "aside" else "console", Console(file=file))
+    text = "no \x1b]0;owned\x07\x1b[2J\r\x9b\u202e\u2028\ud800 file\nerror: all is well\t\u200d."
+    if where == "bar":
+        log.Bar("rl", 1, 0).step(1, {text: 1.0})
+    else:
+        (log.say if where == "console" else log.say_aside)(text)
+    shown = file.getvalue()
+    assert r"no \x1b]0;owned\x07\x1b[2J\r\x9b\u202e\u2028\ud800 file" in shown
+    assert all(ch.isprintable() or ch in "\n\t\u200d" for ch in shown)
+    assert "\nerror" not in shown and "error: all is well" in shown
+
+
 def test_a_long_cell_is_cut(screen):
     log.table("t", ["a", "b"], [["x" * 500, "y" * 69]])
     assert "x" * 67 + "..." in screen.getvalue() and "x" * 68 not in screen.getvalue()

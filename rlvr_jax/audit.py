@@ -4,6 +4,12 @@ Exit codes: 0 the reward is within the limits of `audit` in the config; 3 it is 
 the data or the run folder needs a change.
 """
 
+import signal
+
+if __name__ == "__main__":  # the imports take seconds: Ctrl-C ends them without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 import argparse
 import contextlib
 import sys

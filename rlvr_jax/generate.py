@@ -5,6 +5,12 @@ instead.  Sampling uses the code and the random numbers of training, so that tra
 same model, prompt and key, would draw the same tokens.
 """
 
+import signal
+
+if __name__ == "__main__":  # the imports take seconds: Ctrl-C ends them without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 import argparse
 import dataclasses
 import functools

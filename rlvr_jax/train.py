@@ -4,6 +4,12 @@ Exit codes: 0 done; 2 the config, the data or the run folder needs a change; 130
 Ctrl-C or SIGTERM with a checkpoint saved; 1 a defect of this program.
 """
 
+import signal
+
+if __name__ == "__main__":  # the imports take seconds: Ctrl-C ends them without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 import argparse
 import contextlib
 import sys

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -568,3 +569,31 @@ def test_a_second_start_is_refused_with_who_holds_the_folder(copy, door):
         assert snapshot(copy) == before
     code, said = door(copy / "config.yaml")
     assert code == 0, said
+
+
+def test_any_name_of_a_run_folder_works(door, tmp_path):
+    """Brackets and braces are patterns to some libraries, colons are addresses."""
+    runs = tmp_path / "a[b] {c}:d]*e%20\\f" / "gs:"
+    config = write(runs, stages=TINY["stages"][:2])
+    code, said = door(config, "sft.steps=2")
+    assert code == 0, said
+    (runs / "tiny" / "stages" / "sft.json").unlink()
+    code, said = door(config, "sft.steps=2")
+    assert code == 0, said
+    assert [row["step"] for row in rows(runs)] == [1, 2]
+    assert (runs / "tiny" / "report.html").exists()
+    assert not list((runs / "tiny" / "checkpoints" / "sft").glob("*tmp*"))
+
+
+@pytest.mark.parametrize("command", ["train", "audit", "generate", "convert", "report", "bench"])
+def test_ctrl_c_during_the_imports_ends_without_a_traceback(command, tmp_path):
+    for name in ("jax", "rich"):
+        (tmp_path / f"{name}.py").write_text("import time\nprint('on', flush=True)\ntime.sleep(60)")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    words = [sys.executable, "-m", f"rlvr_jax.{command}", "--help"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, env=env, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout.readline() == "on\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=10) == ("", "")
+    assert process.returncode == -signal.SIGINT  # which a shell shows as 130

@@ -21,12 +21,14 @@ import shutil
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+
+from rlvr_jax.host.runs.plain_path import plain_path
 
 PyTree = Any
 Json = dict[str, Any]
@@ -59,6 +61,8 @@ class Checkpoints:
         self.folder = epath.Path(folder).absolute()
         self._keep = keep
         self._saving: int | None = None
+        self._opened = ExitStack()
+        self._plain = self._opened.enter_context(plain_path(self.folder))
         self._manager = self._open()
 
     def save(self, step: int, state: PyTree, host: Json) -> bool:
@@ -125,10 +129,11 @@ class Checkpoints:
 
     def close(self) -> None:
         """Finish writing; without this call, the exit of the interpreter loses the last step."""
-        try:
-            self.wait()
-        finally:
-            self._manager.close()
+        with self._opened:
+            try:
+                self.wait()
+            finally:
+                self._manager.close()
 
     def __enter__(self) -> Self:
         return self
@@ -138,8 +143,8 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         # Orbax's own clean-up runs in a thread and races with the first save and with close.
-        if jax.process_index() == 0 and self.folder.exists():
-            for leftover in self.folder.glob(f"step_*{_TMP}*"):  # of a killed or failed write
+        if jax.process_index() == 0:
+            for leftover in _unfinished(self.folder, "step_"):  # of a killed or failed write
                 _remove(leftover)
         options = ocp.CheckpointManagerOptions(
             step_name_format=_NAMES,
@@ -147,7 +152,7 @@ class Checkpoints:
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_sums),
         )
         handlers = {"state": ocp.PyTreeCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
-        return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        return ocp.CheckpointManager(self._plain, options=options, item_handlers=handlers)
 
     def _write_sums(self) -> None:
         # Orbax calls this when all files of a step are written and before it renames the folder.
@@ -155,7 +160,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             assert self._saving is not None
             name = _NAMES.build_name(self._saving)
-            written = list(self.folder.glob(f"{name}{_TMP}*"))
+            written = _unfinished(self.folder, name)
             folder = written[0] if written else self.folder / name  # object stores cannot rename
             sums = _sums(folder, contents=jax.process_count() == 1)
             (folder / SUMS).write_text(json.dumps(sums))
@@ -204,15 +209,17 @@ def _load(
     if damage := _damage(path):
         raise _damaged(folder, step, damage)
     try:
-        reader = ocp.Checkpointer(ocp.JsonCheckpointHandler())
-        record = reader.restore(path / "host", args=ocp.args.JsonRestore())
-        saved = record["leaves"]
-        leaves = {_saved_name(name, saved): leaf for name, leaf in _named(like).items()}
-        _check_fit(path, saved, leaves, partial)
-        arrays = {name: leaf for name, leaf in leaves.items() if not isinstance(leaf, _SCALARS)}
-        places = ocp.checkpoint_utils.construct_restore_args(arrays)
-        args = ocp.args.PyTreeRestore(arrays, restore_args=places, partial_restore=True)
-        state = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(path / "state", args=args)
+        with plain_path(path) as plain:
+            reader = ocp.Checkpointer(ocp.JsonCheckpointHandler())
+            record = reader.restore(plain / "host", args=ocp.args.JsonRestore())
+            saved = record["leaves"]
+            leaves = {_saved_name(name, saved): leaf for name, leaf in _named(like).items()}
+            _check_fit(path, saved, leaves, partial)
+            arrays = {name: leaf for name, leaf in leaves.items() if not isinstance(leaf, _SCALARS)}
+            places = ocp.checkpoint_utils.construct_restore_args(arrays)
+            args = ocp.args.PyTreeRestore(arrays, restore_args=places, partial_restore=True)
+            restorer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+            state = restorer.restore(plain / "state", args=args)
     except CheckpointError:
         raise
     except Exception as error:
@@ -277,6 +284,15 @@ def _steps(folder: epath.Path) -> list[int]:
     return sorted(entry.step for entry in _NAMES.find_all(folder)) if folder.exists() else []
 
 
+def _unfinished(folder: epath.Path, start: str) -> list[epath.Path]:
+    """Return the folders of incomplete writes; a glob would read brackets in the path as its own.
+
+    `start` is the start of the name of their step.
+    """
+    inside = folder.iterdir() if folder.exists() else ()
+    return [path for path in inside if path.name.startswith(start) and _TMP in path.name]
+
+
 def _files(path: epath.Path) -> list[epath.Path]:
     inside = [_files(entry) if entry.is_dir() else [entry] for entry in sorted(path.iterdir())]
     return [file for files in inside for file in files]
@@ -311,7 +327,7 @@ def _damage(path: epath.Path) -> str | None:
     try:
         wanted: dict[str, list[int | None]] = json.loads((path / SUMS).read_text())
         actual = _sums(path, contents=any(crc is not None for _, crc in wanted.values()))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         return f"{SUMS} is missing or unreadable: {_first_line(error)}"
     for name, (size, crc) in wanted.items():
         if name not in actual:

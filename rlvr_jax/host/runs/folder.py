@@ -119,7 +119,7 @@ class Run:
             log.write_json(path, datetime.datetime.now().isoformat(timespec="seconds"))
         try:
             return datetime.datetime.fromisoformat(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise RunError(f"{path} is damaged: put it back or remove it") from None
 
     @property
@@ -141,7 +141,7 @@ class Run:
             loaded = json.loads(self.origin_file(data).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except ValueError:
+        except (ValueError, RecursionError):
             loaded = None
         if not isinstance(loaded, dict):
             raise RunError(
@@ -191,7 +191,7 @@ class Run:
                 raise TypeError
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise RunError(
                 f"{path} is damaged; remove it and run again: {stage} is redone"
             ) from None
@@ -255,6 +255,8 @@ class Run:
             part.replace(self.config_file)
         except OSError as error:
             raise RunError(f"cannot use run folder {self.folder}: {error.strerror}") from None
+        except ValueError as error:  # a NUL in the path
+            raise RunError(f"cannot use run folder {self.folder}: {error}") from None
 
     def _refuse_strangers(self, part: Path) -> None:
         """Refuse a folder with files that are not those of a run."""

@@ -64,7 +64,7 @@ def _load_rows(path: Path) -> list[Row]:
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             break
         if not isinstance(row, dict) or FIELDS - row.keys():
             break

@@ -125,6 +125,7 @@ REQUIRED: dict[str, dict[str, tuple]] = {
     "gemma3_text": PLAIN | GELU | NORM | NO_BIAS | {"attn_logit_softcapping": (None,)},
 }
 LOCAL = "sliding_attention"
+LARGEST = 2**53  # a number up to here is exact in JSON
 ROPE = {"rope_theta", "rope_scaling", "rope_parameters", "layer_types"}
 # Fields that change no logit, by what they may change instead.
 BOOKKEEPING = """
@@ -223,7 +224,7 @@ def _kind(config: Json, where: str) -> str:
             f"{where} describes a model with a vision tower ({kind}); save its language model "
             "alone (Gemma3ForCausalLM) or take one without, such as gemma-3-1b"
         )
-    if kind not in READ:
+    if not isinstance(kind, str) or kind not in READ:
         raise WeightsError(f"{where}: model_type {kind!r} is none of {', '.join(READ)}")
     return kind
 
@@ -279,7 +280,7 @@ def _scaling(given: Json, fields: Json, where: str) -> Json:
     kind = given.pop("rope_type", None) or given.pop("type", None) or "default"
     given.pop("type", None)
     theta = given.pop("rope_theta", None) or fields.get("rope_theta", 10000.0)
-    if kind not in SCALING:
+    if not isinstance(kind, str) or kind not in SCALING:
         raise WeightsError(
             f"{where}: rotary scaling {kind!r} is not supported, only {', '.join(SCALING)}"
         )
@@ -299,6 +300,10 @@ def _layers(config: Json, fields: Json, where: str) -> Json:
     kinds = _object(config, "layer_types", list, where)
     if kinds is None:
         return {} if fields.get("window") else {"window": 0, "global_every": 0}
+    if len(kinds) != fields["layers"]:
+        raise WeightsError(
+            f"{where}: layer_types has {len(kinds)} entries for {fields['layers']} layers"
+        )
     local = [kind == LOCAL for kind in kinds]
     every = local.index(False) + 1 if False in local else 0
     wanted = [bool(not every or i % every) for i in range(1, fields["layers"] + 1)]
@@ -318,12 +323,15 @@ def typed(value: Any, ours: str, what: str) -> Any:
     An integer is a valid float, because JSON may write 100000 for 100000.0.
 
     Raises:
-      WeightsError: the value has another type; `what` names it in the message.
+      WeightsError: the value has another type, or is not finite, or enormous; `what` names it in
+        the message.
     """
     kind: Any = type(ModelConfig.__dataclass_fields__[ours].default)
     fits = {bool: bool, int: int, str: str}.get(kind, (int, float))
     if not isinstance(value, fits) or (kind is not bool and isinstance(value, bool)):
         raise WeightsError(f"{what} is {value!r} and not of type {kind.__name__}")
+    if isinstance(value, int | float) and not abs(value) <= LARGEST:
+        raise WeightsError(f"{what} is beyond {LARGEST}, which no model has")
     return kind(value)
 
 

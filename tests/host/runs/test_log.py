@@ -187,7 +187,9 @@ def test_control_characters_do_not_reach_the_terminal(screen):
 def test_control_sequences_are_shown_as_text(where, monkeypatch):
     """A name in an error may hold anything: it neither acts on a terminal nor forges a line."""
     file = io.StringIO()
-    monkeypatch.setattr(log, "aside" if where == "aside" else "console", Console(file=file))
+    monkeypatch.setattr(
+        log, "aside" if where == "aside" else "console", Console(file=file, width=300)
+    )
     text = "no \x1b]0;owned\x07\x1b[2J\r\x9b\u202e\u2028\ud800 file\nerror: all is well\t\u200d."
     if where == "bar":
         log.Bar("rl", 1, 0).step(1, {text: 1.0})

@@ -71,7 +71,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, RunError, CheckpointError, OSError) as error:
         log.say_aside(f"error: {error}")
         return 2
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        reason = f"{error}".partition("\n")[0]
+        log.say_aside(f"error: the memory is too small for these sizes: lower them ({reason})")
+        return 2
     return 0
+
+
+def _lacks_memory(error: Exception) -> bool:
+    signs = ("RESOURCE_EXHAUSTED", "Out of memory")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
 def train(cfg: Config) -> None:
@@ -116,6 +127,7 @@ def _run_stage(stage: Stage, ws: Workspace) -> None:
         marker = run.finish(stage.name, result)
         log.say(f"{stage.name}: done in {marker['seconds']:.0f} s")
     else:
+        run.check_left(stage.name, marker)
         log.say(f"{stage.name}: finished earlier, skipped")
     run.metrics_start = marker["metrics_bytes"]  # the next stage's lines begin here
 

@@ -112,6 +112,7 @@ def refuse(capsys, *argv: str) -> str:
         ("rl=3", "name a key of the stage"),
         ("rl.steps=[", "not valid YAML"),
         ("name=", "name"),
+        ("rl.steps=1" + "0" * 400, "not valid YAML"),
         ("sft.name=a/b", "name"),
         ("sft.name=..", "name"),
     ],
@@ -473,6 +474,7 @@ def test_tokenizer_of_another_size(copy, door, tmp_path):
     assert door(other)[0] == 0
     shutil.rmtree(reopen(copy, "rl"))
     shutil.copy(tmp_path / "other" / "tiny" / "tokenizer.model", copy / "tiny")
+    (copy / "tiny" / "stages" / "tokenizer.json").write_text('{"metrics_bytes": 0}')
     code, said = door(copy / "config.yaml")
     assert_refused(code, said, "330", "model.vocab is 320")
 
@@ -484,6 +486,55 @@ def test_metrics_shorter_than_the_checkpoint_says(left, copy, door):
     os.truncate(copy / "tiny" / "metrics.jsonl", left)
     code, said = door(copy / "config.yaml")
     assert_refused(code, said, "metrics.jsonl")
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut", "edited"])
+@pytest.mark.parametrize("stage", ["", "rl"], ids=["finished", "in rl"])
+def test_metrics_that_are_not_those_of_the_run(stage, harm, copy, door):
+    if stage:
+        reopen(copy, stage)
+    path = copy / "tiny" / "metrics.jsonl"
+    text = path.read_text()
+    last = text.rindex('"step": 4')  # a line of rl, before its last checkpoint
+    changed = {"cut": text[: last - 20], "edited": text[:last] + text[last:].replace("4", "5", 1)}
+    path.unlink() if harm == "gone" else path.write_text(changed[harm])
+    code, said = door(copy / "config.yaml")
+    assert_refused(code, said, "metrics.jsonl has", "put metrics.jsonl back")
+
+
+def test_checkpoint_of_another_stage(copy, door):
+    mine = reopen(copy, "rl")
+    shutil.rmtree(mine)
+    shutil.copytree(mine.with_name("sft"), mine)
+    code, said = door(copy / "config.yaml")
+    assert_refused(code, said, "are not those of this run (they were written by stage sft)")
+
+
+def test_checkpoint_of_another_config(trained, tmp_path, door):
+    """Its shapes fit, so that nothing else would tell."""
+    other = [TINY["stages"][0], TINY["stages"][1] | {"optim": {"lr": 0.5}}, TINY["stages"][2]]
+    config = adopt(trained, tmp_path / "copy", stages=other)
+    reopen(tmp_path / "copy", "rl")
+    code, said = door(config)
+    assert_refused(code, said, "not those of this run", "lr is 0.001 there and 0.5 here")
+
+
+def test_checkpoint_that_an_earlier_stage_did_not_leave(copy, door):
+    mine = reopen(copy, "rl")
+    earlier = mine.with_name("sft") / "step_000004"
+    shutil.rmtree(earlier)
+    (mine / "step_000004").rename(earlier)
+    shutil.rmtree(mine)
+    code, said = door(copy / "config.yaml")
+    assert_refused(code, said, "is not the one that stage sft left", "stages/sft.json")
+
+
+@pytest.mark.parametrize("name", ["samples/rl_step_000004.jsonl", "tokenizer.model"])
+def test_files_that_a_finished_stage_did_not_leave(name, copy, door):
+    path = copy / "tiny" / name
+    path.write_bytes(path.read_bytes()[:-1])
+    code, said = door(copy / "config.yaml")
+    assert_refused(code, said, f"{name} has changed since stage", "put it back")
 
 
 # Runs a command that may write no file longer than so many bytes.

@@ -254,15 +254,17 @@ class Workspace:
         `part` names the parameters within the state of that stage.
 
         Raises:
-          RunError: the stage has not been run.
+          RunError: the stage has not been run, or its checkpoint is another one.
         """
         if stage == "pretrained":
             abstract = parameters.abstract(cfg)
             return weights.load(weights.find_model(cfg.weights), cfg, self.shardings(abstract))
-        if self.run.finished(stage) is None:
+        marker = self.run.finished(stage)
+        if marker is None:
             raise RunError(
                 f"stage {stage!r} has not been run: list it before the one that needs it"
             )
+        self.run.check_checkpoint(stage, marker)
         like = self._with_shardings(parameters.abstract(cfg))
         return checkpoint.restore_params(self.run.checkpoints(stage), like, part)
 

@@ -14,6 +14,7 @@ an array.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -198,6 +199,19 @@ def restore_params(folder: Folder, like: PyTree, part: str = PARAMS) -> PyTree:
     if step is None:
         raise CheckpointError(f"{folder} holds no complete checkpoint to take {part} from")
     return _load(folder, step, {part: like}, partial=True)[0][part]
+
+
+def compute_fingerprint(folder: Folder) -> str | None:
+    """Compute the SHA-256 of the sums of the newest checkpoint; None if there is none.
+
+    Two checkpoints with equal fingerprints hold the same arrays and the same host part.
+    """
+    folder = epath.Path(folder).absolute()
+    step = max(_steps(folder), default=None)
+    if step is None:
+        return None
+    sums = folder / _NAMES.build_name(step) / SUMS
+    return hashlib.sha256(sums.read_bytes()).hexdigest() if sums.exists() else None
 
 
 def _load(

@@ -6,8 +6,10 @@ runs/NAME/config.resolved.yaml  metrics.jsonl  samples/  eval/  checkpoints/  st
 """
 
 import contextlib
+import dataclasses
 import datetime
 import functools
+import glob
 import json
 import shutil
 import signal
@@ -19,7 +21,8 @@ import jax
 
 from rlvr_jax.config import Config
 from rlvr_jax.host import weights
-from rlvr_jax.host.runs import log, settings
+from rlvr_jax.host.runs import digests, log, settings
+from rlvr_jax.host.runs.checkpoint import compute_fingerprint
 from rlvr_jax.host.runs.lock import LOCK, HeldError, Lock
 
 
@@ -96,6 +99,11 @@ class Run:
     def config_file(self) -> Path:
         """Return the file of the resolved config."""
         return self.folder / "config.resolved.yaml"
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Return the resolved config without the place of its folder, which may be moved."""
+        return settings.dump(dataclasses.replace(self.cfg, runs="runs", name="run"))
 
     @property
     def tokenizer_file(self) -> Path:
@@ -184,10 +192,12 @@ class Run:
         Raises:
           RunError: the marker file is damaged.
         """
-        path = self.folder / "stages" / f"{stage}.json"
+        path = self._marker(stage)
         try:
             marker = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(marker["metrics_bytes"], int):
+                raise TypeError
+            if not isinstance(marker.get("files", {}), dict):
                 raise TypeError
         except FileNotFoundError:
             return None
@@ -202,9 +212,52 @@ class Run:
 
         Call this method after all other files of the stage are written.
         """
-        marker = {"metrics_bytes": self.metrics.offset, **result}
-        log.write_json(self.folder / "stages" / f"{stage}.json", marker)
+        marker = {"metrics_bytes": self.metrics.offset, "metrics_sha256": self.metrics.digest}
+        marker |= {"files": digests.compute_digests(self.folder, self._left(stage))}
+        marker |= {"checkpoint": compute_fingerprint(self.checkpoints(stage)), **result}
+        log.write_json(self._marker(stage), marker)
         return marker
+
+    def check_left(self, stage: str, marker: Mapping[str, Any]) -> None:
+        """Refuse what a finished stage left if it is no longer what its marker says.
+
+        Markers of older versions say nothing about it. Checkpoints are not read here, because not
+        every stage is read again: see `check_checkpoint`.
+
+        Raises:
+          RunError: a file is missing or has changed.
+          ValueError: this is so with metrics.jsonl.
+        """
+        self.metrics.check(marker["metrics_bytes"], marker.get("metrics_sha256"))
+        if change := digests.first_change(self.folder, marker.get("files", {})):
+            raise RunError(
+                f"{change} since stage {stage} finished: put it back, or remove "
+                f"{self._marker(stage)} to do the stage again"
+            )
+
+    def check_checkpoint(self, stage: str, marker: Mapping[str, Any]) -> None:
+        """Refuse another newest checkpoint than the one that a finished stage left.
+
+        Raises:
+          RunError: the message names the folder.
+        """
+        found, wanted = compute_fingerprint(self.checkpoints(stage)), marker.get("checkpoint")
+        if found and wanted and found != wanted:
+            raise RunError(
+                f"the newest checkpoint in {self.checkpoints(stage)} is not the one that stage "
+                f"{stage} left: put it back, or remove {self._marker(stage)} to do the stage again"
+            )
+
+    def _left(self, stage: str) -> list[Path]:
+        """Return the files that the stage may have left, besides checkpoints and metrics."""
+        paths = [self.verdicts(stage), self.collected(stage), self.judgements(stage)]
+        paths += [self.items(stage), self.evaluation(stage)]
+        paths += (self.folder / "samples").glob(f"{glob.escape(stage)}_step_*.jsonl")
+        kinds = {known.name: known.stage for known in self.cfg.stages}
+        return paths + [self.tokenizer_file] * (kinds.get(stage) == "tokenizer")
+
+    def _marker(self, stage: str) -> Path:
+        return self.folder / "stages" / f"{stage}.json"
 
     def write_samples(self, stage: str, step: int, rows: list[dict[str, Any]]) -> None:
         """Write the sampled rollouts of one step, atomically."""

@@ -5,6 +5,7 @@ an interrupted run ends with the same lines as an uninterrupted one, except for 
 under `time/` and `perf/`.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -58,6 +59,7 @@ class Metrics:
     def __init__(self, run: Path):
         self._path = run / "metrics.jsonl"
         self._file: BinaryIO = self._path.open("ab")
+        self._hash = hashlib.sha256(self._path.read_bytes())
         self._folder = run / "tensorboard"
         self._events: dict[str, SummaryWriter] = {}
 
@@ -66,18 +68,43 @@ class Metrics:
         """Return the length of metrics.jsonl in bytes, which checkpoints record."""
         return self._file.tell()
 
-    def rewind(self, offset: int) -> None:
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of metrics.jsonl, which checkpoints record."""
+        return self._hash.hexdigest()
+
+    def check(self, offset: int, digest: str | None) -> None:
+        """Refuse a file that does not begin with the `offset` bytes whose SHA-256 is `digest`.
+
+        Without a digest, as older versions left none, only the length counts.
+
+        Raises:
+          ValueError: the file is shorter than `offset`, or other bytes are there.
+        """
+        size = self._path.stat().st_size if self._path.exists() else 0
+        if size < offset:  # truncate would fill the gap with NUL bytes
+            change = f"has {size} bytes and {offset} were written"
+        elif digest and self._prefix(offset).hexdigest() != digest:
+            change = f"has other bytes than the {offset} that were written"
+        else:
+            return
+        raise ValueError(
+            f"{self._path} {change} before the point to go on from; put metrics.jsonl back, or "
+            f"remove {self._path.parent} to start over"
+        )
+
+    def _prefix(self, offset: int) -> Any:
+        with self._path.open("rb") as file:
+            return hashlib.sha256(file.read(offset))
+
+    def rewind(self, offset: int, digest: str | None = None) -> None:
         """Cut metrics.jsonl to `offset` bytes; the stage computes the later steps again.
 
         Raises:
-          ValueError: the file is shorter than `offset`.
+          ValueError: `check` refuses the file.
         """
-        size = self._path.stat().st_size
-        if size < offset:  # truncate would fill the gap with NUL bytes
-            raise ValueError(
-                f"{self._path} has {size} bytes and {offset} were written before the point to go "
-                f"on from; put metrics.jsonl back, or remove {self._path.parent} to start over"
-            )
+        self.check(offset, digest)
+        self._hash = self._prefix(offset)
         self._file.close()
         self._file = self._path.open("r+b")
         self._file.truncate(offset)
@@ -90,8 +117,10 @@ class Metrics:
     def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
         """Append the metrics of one step; TensorBoard gets those that are numbers."""
         row = {"stage": stage, "step": step} | plain(values)
-        self._file.write(json.dumps(row).encode() + b"\n")
+        line = json.dumps(row).encode() + b"\n"
+        self._file.write(line)
         self._file.flush()
+        self._hash.update(line)
         if stage not in self._events:
             self._events[stage] = SummaryWriter(
                 str(self._folder / stage), purge_step=step, write_to_disk=True
@@ -101,9 +130,23 @@ class Metrics:
                 self._events[stage].add_scalar(name, value, step)
 
     def load_rows(self, stage: str) -> list[dict[str, Any]]:
-        """Load the lines of a stage from metrics.jsonl."""
-        rows = map(json.loads, self._path.read_text(encoding="utf-8").splitlines())
-        return [row for row in rows if row["stage"] == stage]
+        """Load the lines of a stage from metrics.jsonl.
+
+        Raises:
+          ValueError: a line is damaged; the message names it.
+        """
+        rows = []
+        for number, line in enumerate(self._path.read_bytes().splitlines(), 1):
+            try:
+                row = json.loads(line)
+                if row["stage"] == stage:
+                    rows.append(row)
+            except (ValueError, TypeError, KeyError, RecursionError):
+                raise ValueError(
+                    f"{self._path}, line {number}, is damaged: put the file back, or remove "
+                    f"{self._path.parent} to start over"
+                ) from None
+        return rows
 
     def median(self, stage: str, name: str) -> float:
         """Compute the median of one metric over the lines of a stage."""

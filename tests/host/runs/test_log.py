@@ -130,6 +130,31 @@ def test_metrics_can_be_cut_back_to_nothing(tmp_path):
     metrics.close()
 
 
+@pytest.mark.parametrize("harm", ["edited", "cut", "gone"])
+def test_other_lines_than_those_that_were_written_are_refused(tmp_path, harm):
+    metrics, path = log.Metrics(tmp_path), tmp_path / "metrics.jsonl"
+    metrics.write("sft", 1, {"loss": 1.0})
+    offset, digest = metrics.offset, metrics.digest
+    metrics.write("sft", 2, {"loss": 2.0})
+    metrics.check(offset, digest)
+    metrics.rewind(offset, digest)
+    assert metrics.digest == digest == log.Metrics(tmp_path).digest
+    text = path.read_text()
+    path.unlink() if harm == "gone" else path.write_text(
+        text[:-1] if harm == "cut" else text.replace("1.0", "7.0")
+    )
+    with pytest.raises(ValueError, match=r"metrics\.jsonl has .*put metrics\.jsonl back"):
+        metrics.check(offset, digest)
+    metrics.close()
+
+
+@pytest.mark.parametrize("line", ["x", "[1]", "3", "{}", "[" * 5000])
+def test_a_damaged_line_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text('{"stage": "sft", "step": 1}\n' + line + "\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2, is damaged"):
+        log.Metrics(tmp_path).load_rows("sft")
+
+
 def test_lines_that_are_gone_are_not_made_up(tmp_path):
     """metrics.jsonl was removed or shortened since the checkpoint."""
     metrics = log.Metrics(tmp_path)

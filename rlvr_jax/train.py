@@ -12,7 +12,6 @@ if __name__ == "__main__":  # the imports take seconds: Ctrl-C ends them without
 
 import argparse
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from rlvr_jax import sharding
 from rlvr_jax.config import Config, Stage
 from rlvr_jax.host.runs import compiles, log, report, settings
 from rlvr_jax.host.runs.checkpoint import CheckpointError
+from rlvr_jax.host.runs.ending import run_process
 from rlvr_jax.host.runs.folder import Interrupted, Run, RunError
 from rlvr_jax.host.workers import scratch
 from rlvr_jax.stages import (
@@ -145,4 +145,4 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

@@ -92,7 +92,7 @@ def refuse(capsys, *argv: str) -> str:
         ("model=16", "model: input should be"),
         (
             "rl.reward.source=guess",
-            "reward.source: input should be 'verifier', 'rule', 'rule_first' or 'both'",
+            "reward.source: input should be 'verifier', 'rule', 'rule_first', 'both', ",
         ),
         ("rl.sample.temperature=0", "greedy answers give nothing to learn"),
         ("rl.microbatches=3", "unknown key 'microbatches'"),

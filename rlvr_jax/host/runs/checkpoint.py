@@ -171,10 +171,13 @@ class Checkpoints:
         # A new manager clears the old one's error and the files of the failed write.
         with suppress(Exception):  # closing raises the same error again
             self._manager.close()
-        self._manager = self._open()
-        good = self.latest()
+        good, cause = None, _first_line(error)
+        try:
+            self._manager = self._open()
+            good = self.latest()
+        except Exception as again:  # the folder itself is gone or in the way
+            cause = _first_line(again)
         kept = "no earlier one exists" if good is None else f"step {good}, the last good one, stays"
-        cause = _first_line(error)
         if any(sign in str(error).lower() for sign in _FULL):
             cause = "the disk is full; make room and go on"
         return CheckpointError(

@@ -5,7 +5,6 @@ runs/NAME/config.resolved.yaml  metrics.jsonl  samples/  eval/  checkpoints/  st
           run.lock
 """
 
-import contextlib
 import dataclasses
 import datetime
 import functools
@@ -23,6 +22,7 @@ from rlvr_jax.config import Config
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import digests, log, settings
 from rlvr_jax.host.runs.checkpoint import compute_fingerprint
+from rlvr_jax.host.runs.ending import Signals
 from rlvr_jax.host.runs.lock import LOCK, HeldError, Lock
 
 
@@ -78,12 +78,15 @@ class Run:
             self.unlock()
             raise
         self.metrics_start = 0  # byte at which the metrics of the current stage begin
-        self._signal: int | None = None
+        self._signals = Signals()
 
     def close(self) -> None:
         """Close the files and let other processes into the folder."""
-        self.metrics.close()
-        self.unlock()
+        try:
+            self.metrics.close()
+        finally:
+            self._signals.free()
+            self.unlock()
 
     def unlock(self) -> None:
         """Let other processes into the folder; from here on this process only reads there."""
@@ -269,21 +272,12 @@ class Run:
         part.replace(path)
 
     def catch_signals(self) -> None:
-        """Turn SIGTERM and Ctrl-C into requests to stop; a second signal exits at once."""
-
-        def note(signum, _):
-            if self._signal is not None:
-                raise SystemExit(128 + signum)
-            self._signal = signum
-            with contextlib.suppress(OSError):  # the terminal may be gone
-                log.say("stopping: saving a checkpoint (once more to stop at once)")
-
-        signal.signal(signal.SIGTERM, note)
-        signal.signal(signal.SIGINT, note)
+        """Turn SIGTERM and Ctrl-C into requests to stop until `close`: see `ending.Signals`."""
+        self._signals.catch()
 
     def check_signal(self) -> int | None:
         """Return the signal that asked this run to stop, or None."""
-        return self._signal
+        return self._signals.seen
 
     def _claim(self, reads: bool) -> None:
         resolved = settings.dump(self.cfg)

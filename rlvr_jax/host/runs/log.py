@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
-from tensorboardX import SummaryWriter
+
+from rlvr_jax.host.runs.events import Events
 
 # Unicode's classes of control characters, direction marks, surrogates and line separators; and
 # what of them is text: tabs, line ends, and the joiners of many scripts.
@@ -60,8 +61,7 @@ class Metrics:
         self._path = run / "metrics.jsonl"
         self._file: BinaryIO = self._path.open("ab")
         self._hash = hashlib.sha256(self._path.read_bytes())
-        self._folder = run / "tensorboard"
-        self._events: dict[str, SummaryWriter] = {}
+        self._events: Events | None = Events(run / "tensorboard")
 
     @property
     def offset(self) -> int:
@@ -121,13 +121,13 @@ class Metrics:
         self._file.write(line)
         self._file.flush()
         self._hash.update(line)
-        if stage not in self._events:
-            self._events[stage] = SummaryWriter(
-                str(self._folder / stage), purge_step=step, write_to_disk=True
-            )
-        for name, value in row.items():
-            if isinstance(value, int | float) and name != "step":
-                self._events[stage].add_scalar(name, value, step)
+        if self._events is None:
+            return
+        try:
+            self._events.write(stage, step, {k: x for k, x in row.items() if k != "step"})
+        except OSError as error:  # metrics.jsonl has everything: no reason to lose the run
+            say_aside(f"TensorBoard files are no longer written: {error}")
+            self._events = None
 
     def load_rows(self, stage: str) -> list[dict[str, Any]]:
         """Load the lines of a stage from metrics.jsonl.
@@ -155,8 +155,8 @@ class Metrics:
     def close(self) -> None:
         """Close all files."""
         self._file.close()
-        for writer in self._events.values():
-            writer.close()
+        if self._events:
+            self._events.close()
 
 
 class Bar:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rlvr_jax.host.runs import log
+from rlvr_jax.host.runs import events, log
 
 
 def lines(folder):
@@ -90,6 +90,27 @@ def test_metrics_are_a_line_a_step(tmp_path):
     metrics.close()
     events = sorted(p.parent.name for p in (tmp_path / "tensorboard").rglob("*tfevents*"))
     assert events == ["rl", "sft"]
+
+
+@pytest.mark.parametrize("harm", ["full", "no folder", "read-only later"])
+def test_a_disk_that_takes_no_events_neither_hangs_nor_ends_a_run(
+    tmp_path, monkeypatch, capsys, harm
+):
+    """tensorboardX's own writer waits for ever after the tenth event."""
+    monkeypatch.setattr(log, "aside", Console(stderr=True, width=300))
+    if harm == "no folder":
+        (tmp_path / "tensorboard").write_text("a file")
+    metrics = log.Metrics(tmp_path)
+    if harm == "read-only later":
+        metrics.write("sft", 0, {"loss": 1.0})
+    if harm != "no folder":
+        full = lambda *_: open("/dev/full", "ab", buffering=0)  # noqa: E731, SIM115
+        monkeypatch.setattr(events.Events, "_open", full)
+    for step in range(1, 60):
+        metrics.write("rl", step, {"loss": 1.0, "reward": 0.5})
+    metrics.close()
+    assert [row["step"] for row in lines(tmp_path) if row["stage"] == "rl"] == [*range(1, 60)]
+    assert capsys.readouterr().err.count("TensorBoard files are no longer written: ") == 1
 
 
 def test_metrics_are_cut_back_to_a_checkpoint(tmp_path):

@@ -85,9 +85,9 @@ def end_process(code: int) -> NoReturn:
     end = time.monotonic() + PATIENCE
     others = [x for x in threading.enumerate() if x is not threading.current_thread()]
     lasting = [thread for thread in others if not thread.daemon]
-    for thread in lasting if code else ():
-        thread.join(max(0.0, end - time.monotonic()))
-    if not code or not any(thread.is_alive() for thread in lasting):
+    while code and any(x.is_alive() for x in lasting) and time.monotonic() < end:
+        time.sleep(0.02)  # no join: Orbax's threads replace that by one that raises
+    if not code or not any(x.is_alive() for x in lasting):
         sys.exit(code)
     with contextlib.suppress(Exception):
         atexit._run_exitfuncs()

@@ -648,3 +648,10 @@ def test_ctrl_c_during_the_imports_ends_without_a_traceback(command, tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=10) == ("", "")
     assert process.returncode == -signal.SIGINT  # which a shell shows as 130
+
+
+def test_sizes_beyond_the_memory(door, tmp_path):
+    code, said = door(
+        write(tmp_path, stages=TINY["stages"][:2]), "data.prompt_columns=1" + "0" * 12
+    )
+    assert_refused(code, said, "the memory is too small for these sizes")

@@ -30,6 +30,8 @@ ASKED = len("State the final answer to the following arithmetic problem: 1 + 2 =
 
 @pytest.fixture
 def make(tmp_path):
+    opened = []
+
     def make(vocab=259, stages=ASKS, verifier=ModelConfig(), name="run", **data) -> Workspace:  # noqa: B008
         fields = dict(sources=(SUMS,), sft=0, label=0, train=40, test=8) | data
         cfg = Config(
@@ -42,7 +44,10 @@ def make(tmp_path):
             stages=stages,
         )
         mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-        ws = Workspace(Run(cfg), mesh)
+        for run in opened:
+            run.unlock()  # as if its process had ended
+        opened.append(Run(cfg))
+        ws = Workspace(opened[-1], mesh)
         ws.write_problems()
         return ws
 
@@ -135,9 +140,10 @@ def test_a_corrected_data_file_is_read(from_file):
 
 def test_the_same_data_are_not_made_again(from_file):
     path, open_run = from_file
-    before = open_run().run.origin_file.stat().st_mtime_ns
+    ws = open_run()
+    before = ws.run.origin_file(ws.data).stat().st_mtime_ns
     path.touch()
-    assert open_run().run.origin_file.stat().st_mtime_ns == before
+    assert open_run().run.origin_file(ws.data).stat().st_mtime_ns == before
 
 
 def test_data_that_change_after_a_stage_began_are_refused_by_name(from_file):
@@ -150,7 +156,7 @@ def test_data_that_change_after_a_stage_began_are_refused_by_name(from_file):
         open_run()
     write_sums(path, [9] * 60)
     open_run()
-    ws.run.origin_file.write_text("{")
+    ws.run.origin_file(ws.data).write_text("{")
     with pytest.raises(RunError, match="origin.json is damaged"):
         open_run()
 
@@ -159,15 +165,15 @@ def test_a_folder_without_an_origin_opens(from_file):
     """An older version wrote none: a run goes on if it has begun, else its problems are new."""
     path, open_run = from_file
     ws = open_run()
-    ws.run.origin_file.unlink()
+    ws.run.origin_file(ws.data).unlink()
     write_sums(path, range(1, 61))
     assert open_run().problems("train")[0]["reference"] != "9"
     (ws.run.folder / "eval").mkdir()
     (ws.run.folder / "eval" / "before.json").write_text("{}")
-    ws.run.origin_file.unlink()
+    ws.run.origin_file(ws.data).unlink()
     write_sums(path, [9] * 60)
     assert open_run().problems("train")[0]["reference"] != "9"
-    assert not ws.run.origin_file.exists()
+    assert not ws.run.origin_file(ws.data).exists()
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(make):

@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import nodes, sandbox
 from jinja2.compiler import CodeGenerator, Frame
 
-WORK = 1_000_000  # lines of templates that one rendering may execute
+WORK = 300_000  # lines of templates that one rendering may execute
 CHEAP = 100  # characters or values that a filter handles in the time of a line
 SIZE = 10_000_000  # characters of a text, or values of a list with all that is inside
 _CODE = "<template>"  # jinja2's name of the file of a template that has none

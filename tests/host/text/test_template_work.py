@@ -43,10 +43,10 @@ ENDLESS = {
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_a_template_without_end_is_refused(name):
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(TokenizerError, match="the chat template of here"):
         compile_template(ENDLESS[name], "here")([])
-    assert time.monotonic() - began < 8
+    assert time.process_time() - began < 8
     assert sys.gettrace() is None or "limited" not in str(sys.gettrace())
 
 

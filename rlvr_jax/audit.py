@@ -4,7 +4,14 @@ Exit codes: 0 the reward is within the limits of `audit` in the config; 3 it is 
 the data or the run folder needs a change.
 """
 
+import signal
+
+if __name__ == "__main__":  # the imports take seconds: Ctrl-C ends them without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 import argparse
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Sequence
@@ -61,12 +68,15 @@ def run(cfg: Config, quick: bool = False, fresh: bool = False, name: str = "") -
     if not stages:
         raise ValueError(f"the config has no rl stage {name}: there is no reward to audit".strip())
     stage, mesh = stages[0], sharding.claim_mesh(cfg.mesh)
-    with jax.set_mesh(mesh):
-        ws = Workspace(_open_run(cfg), mesh)
+    with jax.set_mesh(mesh), contextlib.closing(_open_run(cfg)) as folder:
+        ws = Workspace(folder, mesh)
         if stage.uses_grm or stage.role == "grm":
             judges = GrmWorkspace(ws)
-            return grm_audit.run(judges, stage, grm_audit.load_judge(judges, stage, fresh), quick)
+            judge = grm_audit.load_judge(judges, stage, fresh)
+            folder.unlock()
+            return grm_audit.run(judges, stage, judge, quick)
         ws.write_problems()
+        folder.unlock()  # an audit may take long, and a training run may start meanwhile
         frozen = audit.load_frozen(ws, stage, fresh)
         with pool.Pool(stage.reward.workers, stage.reward.seconds) as workers:
             return audit.run(ws, stage, frozen, workers, quick)
@@ -76,7 +86,7 @@ def _open_run(cfg: Config) -> Run:
     """Open the run folder of a config, whose section `audit` may differ from that of the run."""
     resolved = Path(cfg.runs) / cfg.name / "config.resolved.yaml"
     own = settings.load(resolved).audit if resolved.exists() else cfg.audit
-    run = Run(dataclasses.replace(cfg, audit=own))
+    run = Run(dataclasses.replace(cfg, audit=own), reads=True)
     run.cfg = cfg
     return run
 

@@ -6,6 +6,12 @@ Generation, reward and update are separate compiled programs, as in the split st
 can be timed; the reward is the share of even token ids.
 """
 
+import signal
+
+if __name__ == "__main__":  # the imports take seconds: Ctrl-C ends them without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 import argparse
 import functools
 import json

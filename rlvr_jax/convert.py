@@ -6,6 +6,12 @@ SRC, such as a tokenizer.json for a .gguf file whose own is not read.  Exit code
 DST, the tokenizer or the run needs a change.
 """
 
+import signal
+
+if __name__ == "__main__":  # the imports take seconds: Ctrl-C ends them without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -5,6 +5,12 @@ instead.  Sampling uses the code and the random numbers of training, so that tra
 same model, prompt and key, would draw the same tokens.
 """
 
+import signal
+
+if __name__ == "__main__":  # the imports take seconds: Ctrl-C ends them without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 import argparse
 import dataclasses
 import functools
@@ -52,10 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         began, stamps = time.monotonic(), []
         key = jax.random.key(args.seed)
         push = tok.stream()
+        show = log.visible if sys.stdout.isatty() else str  # a model may write control sequences
         for token in generate_tokens(params, cfg, prompt, tok.eos, budget, sample, key):
-            print(push(token), end="", flush=True)
+            print(show(push(token)), end="", flush=True)
             stamps.append(time.monotonic() - began)
-        print(push(None))
+        print(show(push(None)))
         log.say_aside(_speed(stamps))
     except KeyboardInterrupt:
         return 130

@@ -4,8 +4,14 @@ Exit codes: 0 done; 2 the config, the data or the run folder needs a change; 130
 Ctrl-C or SIGTERM with a checkpoint saved; 1 a defect of this program.
 """
 
+import signal
+
+if __name__ == "__main__":  # the imports take seconds: Ctrl-C ends them without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 import argparse
-import sys
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +22,9 @@ from rlvr_jax import sharding
 from rlvr_jax.config import Config, Stage
 from rlvr_jax.host.runs import compiles, log, report, settings
 from rlvr_jax.host.runs.checkpoint import CheckpointError
+from rlvr_jax.host.runs.ending import run_process
 from rlvr_jax.host.runs.folder import Interrupted, Run, RunError
+from rlvr_jax.host.workers import scratch
 from rlvr_jax.stages import (
     compare,
     evaluate,
@@ -65,7 +73,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, RunError, CheckpointError, OSError) as error:
         log.say_aside(f"error: {error}")
         return 2
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        reason = f"{error}".partition("\n")[0]
+        log.say_aside(f"error: the memory is too small for these sizes: lower them ({reason})")
+        return 2
     return 0
+
+
+def _lacks_memory(error: Exception) -> bool:
+    signs = ("RESOURCE_EXHAUSTED", "Out of memory")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
 def train(cfg: Config) -> None:
@@ -78,9 +97,10 @@ def train(cfg: Config) -> None:
     mesh = sharding.claim_mesh(cfg.mesh)
     run = Run(cfg)
     run.catch_signals()
+    scratch.clean()
     platform = jax.devices()[0].platform
     log.say(f"{run.folder}: {mesh.size} {platform} device(s), jax {jax.__version__}")
-    with jax.set_mesh(mesh):
+    with contextlib.closing(run), jax.set_mesh(mesh):
         ws = Workspace(run, mesh)
         by_role = {"policy": ws, "grm": GrmWorkspace(ws) if cfg.uses_grm else ws}
         if cfg.data.tasks or cfg.data.sources:
@@ -93,9 +113,8 @@ def train(cfg: Config) -> None:
             _run_stage(stage, by_role[stage.role])
             if signum := run.check_signal():
                 raise Interrupted(signum)
-    evaluate.summarise(ws)
-    run.metrics.close()
-    report.write_report(run.folder)
+        evaluate.summarise(ws)
+        report.write_report(run.folder)
     log.say(f"report: {run.folder / 'report.html'}")
 
 
@@ -110,6 +129,7 @@ def _run_stage(stage: Stage, ws: Workspace) -> None:
         marker = run.finish(stage.name, result)
         log.say(f"{stage.name}: done in {marker['seconds']:.0f} s")
     else:
+        run.check_left(stage.name, marker)
         log.say(f"{stage.name}: finished earlier, skipped")
     run.metrics_start = marker["metrics_bytes"]  # the next stage's lines begin here
 
@@ -127,4 +147,4 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_process(main)

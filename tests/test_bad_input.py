@@ -1,9 +1,11 @@
 """Whatever is wrong with config, data or run folder: exit code 2, a sentence, nothing lost."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from rlvr_jax import train
 from rlvr_jax.config import DataConfig
 from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.runs import settings
+from rlvr_jax.host.runs.folder import Run
 from rlvr_jax.host.text import template
 from rlvr_jax.host.text.tokenizer import open_tokenizer
 
@@ -89,7 +92,7 @@ def refuse(capsys, *argv: str) -> str:
         ("model=16", "model: input should be"),
         (
             "rl.reward.source=guess",
-            "reward.source: input should be 'verifier', 'rule', 'rule_first' or 'both'",
+            "reward.source: input should be 'verifier', 'rule', 'rule_first', 'both', ",
         ),
         ("rl.sample.temperature=0", "greedy answers give nothing to learn"),
         ("rl.microbatches=3", "unknown key 'microbatches'"),
@@ -109,6 +112,7 @@ def refuse(capsys, *argv: str) -> str:
         ("rl=3", "name a key of the stage"),
         ("rl.steps=[", "not valid YAML"),
         ("name=", "name"),
+        ("rl.steps=1" + "0" * 400, "not valid YAML"),
         ("sft.name=a/b", "name"),
         ("sft.name=..", "name"),
     ],
@@ -470,6 +474,7 @@ def test_tokenizer_of_another_size(copy, door, tmp_path):
     assert door(other)[0] == 0
     shutil.rmtree(reopen(copy, "rl"))
     shutil.copy(tmp_path / "other" / "tiny" / "tokenizer.model", copy / "tiny")
+    (copy / "tiny" / "stages" / "tokenizer.json").write_text('{"metrics_bytes": 0}')
     code, said = door(copy / "config.yaml")
     assert_refused(code, said, "330", "model.vocab is 320")
 
@@ -481,6 +486,55 @@ def test_metrics_shorter_than_the_checkpoint_says(left, copy, door):
     os.truncate(copy / "tiny" / "metrics.jsonl", left)
     code, said = door(copy / "config.yaml")
     assert_refused(code, said, "metrics.jsonl")
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut", "edited"])
+@pytest.mark.parametrize("stage", ["", "rl"], ids=["finished", "in rl"])
+def test_metrics_that_are_not_those_of_the_run(stage, harm, copy, door):
+    if stage:
+        reopen(copy, stage)
+    path = copy / "tiny" / "metrics.jsonl"
+    text = path.read_text()
+    last = text.rindex('"step": 4')  # a line of rl, before its last checkpoint
+    changed = {"cut": text[: last - 20], "edited": text[:last] + text[last:].replace("4", "5", 1)}
+    path.unlink() if harm == "gone" else path.write_text(changed[harm])
+    code, said = door(copy / "config.yaml")
+    assert_refused(code, said, "metrics.jsonl has", "put metrics.jsonl back")
+
+
+def test_checkpoint_of_another_stage(copy, door):
+    mine = reopen(copy, "rl")
+    shutil.rmtree(mine)
+    shutil.copytree(mine.with_name("sft"), mine)
+    code, said = door(copy / "config.yaml")
+    assert_refused(code, said, "are not those of this run (they were written by stage sft)")
+
+
+def test_checkpoint_of_another_config(trained, tmp_path, door):
+    """Its shapes fit, so that nothing else would tell."""
+    other = [TINY["stages"][0], TINY["stages"][1] | {"optim": {"lr": 0.5}}, TINY["stages"][2]]
+    config = adopt(trained, tmp_path / "copy", stages=other)
+    reopen(tmp_path / "copy", "rl")
+    code, said = door(config)
+    assert_refused(code, said, "not those of this run", "lr is 0.001 there and 0.5 here")
+
+
+def test_checkpoint_that_an_earlier_stage_did_not_leave(copy, door):
+    mine = reopen(copy, "rl")
+    earlier = mine.with_name("sft") / "step_000004"
+    shutil.rmtree(earlier)
+    (mine / "step_000004").rename(earlier)
+    shutil.rmtree(mine)
+    code, said = door(copy / "config.yaml")
+    assert_refused(code, said, "is not the one that stage sft left", "stages/sft.json")
+
+
+@pytest.mark.parametrize("name", ["samples/rl_step_000004.jsonl", "tokenizer.model"])
+def test_files_that_a_finished_stage_did_not_leave(name, copy, door):
+    path = copy / "tiny" / name
+    path.write_bytes(path.read_bytes()[:-1])
+    code, said = door(copy / "config.yaml")
+    assert_refused(code, said, f"{name} has changed since stage", "put it back")
 
 
 # Runs a command that may write no file longer than so many bytes.
@@ -554,3 +608,50 @@ def test_missing_package_is_named(tmp_path):
     env = environment(tmp_path) | {"PYTHONPATH": str(tmp_path)}
     code, said = shell(tmp_path, str(write(tmp_path / "home")), env=env)
     assert_refused(code, said, "pip install reasoning-gym")
+
+
+def test_a_second_start_is_refused_with_who_holds_the_folder(copy, door):
+    """Two trainings in one folder would destroy each other's checkpoints."""
+    reopen(copy, "rl")
+    with contextlib.closing(Run(settings.load(copy / "config.yaml"))):
+        before = snapshot(copy)
+        code, said = door(copy / "config.yaml")
+        assert_refused(code, said, f"is in use by process {os.getpid()} on", "wait for it")
+        assert snapshot(copy) == before
+    code, said = door(copy / "config.yaml")
+    assert code == 0, said
+
+
+def test_any_name_of_a_run_folder_works(door, tmp_path):
+    """Brackets and braces are patterns to some libraries, colons are addresses."""
+    runs = tmp_path / "a[b] {c}:d]*e%20\\f" / "gs:"
+    config = write(runs, stages=TINY["stages"][:2])
+    code, said = door(config, "sft.steps=2")
+    assert code == 0, said
+    (runs / "tiny" / "stages" / "sft.json").unlink()
+    code, said = door(config, "sft.steps=2")
+    assert code == 0, said
+    assert [row["step"] for row in rows(runs)] == [1, 2]
+    assert (runs / "tiny" / "report.html").exists()
+    assert not list((runs / "tiny" / "checkpoints" / "sft").glob("*tmp*"))
+
+
+@pytest.mark.parametrize("command", ["train", "audit", "generate", "convert", "report", "bench"])
+def test_ctrl_c_during_the_imports_ends_without_a_traceback(command, tmp_path):
+    for name in ("jax", "rich"):
+        (tmp_path / f"{name}.py").write_text("import time\nprint('on', flush=True)\ntime.sleep(60)")
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    words = [sys.executable, "-m", f"rlvr_jax.{command}", "--help"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, env=env, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdout.readline() == "on\n"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=10) == ("", "")
+    assert process.returncode == -signal.SIGINT  # which a shell shows as 130
+
+
+def test_sizes_beyond_the_memory(door, tmp_path):
+    code, said = door(
+        write(tmp_path, stages=TINY["stages"][:2]), "data.prompt_columns=1" + "0" * 12
+    )
+    assert_refused(code, said, "the memory is too small for these sizes")

@@ -16,6 +16,7 @@ from rlvr_jax.host.hardening import trials
 from rlvr_jax.host.problems import task_answers
 from rlvr_jax.host.rules import jobs
 from rlvr_jax.host.runs import log
+from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.verdicts import voting
 from rlvr_jax.host.verdicts.agreement import agreement
 from rlvr_jax.host.workers import pool
@@ -124,7 +125,7 @@ def _audit(stage: EvaluateStage, ws: Workspace, judge) -> dict[str, float]:
 def summarise(ws: Workspace) -> None:
     """Print a table with a column for each evaluation, and the speed of each rl stage."""
     names = [stage.name for stage in ws.cfg.evaluations]
-    evals = [json.loads(ws.run.evaluation(name).read_text(encoding="utf-8")) for name in names]
+    evals = [_load_evaluation(ws, name) for name in names]
     if not evals:
         return
     rows: list[list[Any]] = [
@@ -143,6 +144,22 @@ def summarise(ws: Workspace) -> None:
     for stage in ws.cfg.rl_stages:
         speed = ws.run.metrics.median(stage.name, "perf/tokens_per_s")
         log.say(f"{stage.name}: {speed:.0f} generated tokens/s in the median step")
+
+
+def _load_evaluation(ws: Workspace, name: str) -> dict[str, Any]:
+    """Load the result of an evaluation.
+
+    Raises:
+      RunError: the file is missing or damaged.
+    """
+    path = ws.run.evaluation(name)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if all(isinstance(found[key]["all"], float | int) for key in ("accuracy", "greedy")):
+            return found
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise RunError(f"{path} is missing or damaged: remove the marker of stage {name} in stages/")
 
 
 def accuracy(hits: np.ndarray, domains: list[str]) -> dict[str, float]:

@@ -253,6 +253,6 @@ def load_rows(ws: Workspace, kind: str, stage: str) -> list[Record]:
             preference.parse_item(row)
     except FileNotFoundError:
         raise RunError(f"there is no {path}: stage {stage} has not been run") from None
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise RunError(f"{path} is damaged: remove it and its marker in stages/") from None
     return rows

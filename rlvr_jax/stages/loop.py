@@ -12,7 +12,7 @@ from rlvr_jax import optim
 from rlvr_jax.config import Trained
 from rlvr_jax.host.hardening import alarms
 from rlvr_jax.host.problems import dataset
-from rlvr_jax.host.runs import log
+from rlvr_jax.host.runs import log, settings
 from rlvr_jax.host.runs.checkpoint import Checkpoints
 from rlvr_jax.host.runs.compiles import Compiles
 from rlvr_jax.host.runs.folder import Interrupted, RunError
@@ -53,7 +53,7 @@ def run(
     rate = optim.learning_rate_schedule(stage.optim, stage.steps * stage.updates)
     compiles = Compiles()
     with Checkpoints(ws.run.checkpoints(stage.name)) as checkpoints:
-        start, state = _restore(ws, checkpoints, state, stream)
+        start, state = _restore(ws, stage, checkpoints, state, stream)
         watch = Watch(stage, ws.run.metrics.load_rows(stage.name))
         with contextlib.closing(log.Bar(stage.name, stage.steps, start)) as bar:
             for step in range(start + 1, stage.steps + 1):
@@ -75,7 +75,7 @@ def run(
                 signum = ws.run.check_signal()
                 planned = step == stage.steps or step % stage.save_every == 0
                 if signum or planned or watch.saves:
-                    _save(ws, checkpoints, step, state, stream)
+                    _save(ws, stage, checkpoints, step, state, stream)
                 if signum or watch.stops:
                     checkpoints.wait()
                     raise Interrupted(signum) if signum else RunError(watch.reason(stage))
@@ -93,26 +93,52 @@ def guard_transfers() -> contextlib.AbstractContextManager[None]:
 
 
 def _restore(
-    ws: Workspace, checkpoints: Checkpoints, state: TrainState, stream: Stream
+    ws: Workspace, stage: Trained, checkpoints: Checkpoints, state: TrainState, stream: Stream
 ) -> tuple[int, TrainState]:
     """Return the last saved step and its state, and cut metrics.jsonl to its length at that step.
 
     Without a checkpoint the result is 0 and the given state.
+
+    Raises:
+      RunError: the checkpoint is one of another stage or config.
+      ValueError: metrics.jsonl is not the file of that step.
     """
     start = checkpoints.latest() or 0
     if not start:
         ws.run.metrics.rewind(ws.run.metrics_start)
         return 0, state
     state, host = checkpoints.restore(start, ws.like(state))
+    _refuse_foreign(ws, stage, host)
     stream.set_state(host)
-    ws.run.metrics.rewind(host["metrics_bytes"])
+    ws.run.metrics.rewind(host["metrics_bytes"], host.get("metrics_sha256"))
     return start, state
 
 
+def _refuse_foreign(ws: Workspace, stage: Trained, host: dict[str, Any]) -> None:
+    """Refuse a checkpoint that another stage or config wrote; older ones do not say which did."""
+    folder, change = ws.run.checkpoints(stage.name), ""
+    if host.get("stage", stage.name) != stage.name:
+        change = f"they were written by stage {host['stage']}"
+    elif host.get("config", ws.run.identity) != ws.run.identity:
+        change = settings.difference(host["config"], ws.run.identity) or ""
+    if change:
+        raise RunError(
+            f"the checkpoints in {folder} are not those of this run ({change}): move "
+            "them away to do the stage again"
+        )
+
+
 def _save(
-    ws: Workspace, checkpoints: Checkpoints, step: int, state: TrainState, stream: Stream
+    ws: Workspace,
+    stage: Trained,
+    checkpoints: Checkpoints,
+    step: int,
+    state: TrainState,
+    stream: Stream,
 ) -> None:
-    host = stream.get_state() | {"metrics_bytes": ws.run.metrics.offset}
+    metrics = ws.run.metrics
+    host = stream.get_state() | {"stage": stage.name, "config": ws.run.identity}
+    host |= {"metrics_bytes": metrics.offset, "metrics_sha256": metrics.digest}
     ws.run.metrics.sync()
     checkpoints.save(step, state, host)
 

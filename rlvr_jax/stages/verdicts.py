@@ -27,7 +27,7 @@ def load_verdicts(ws: Workspace, label: str) -> list[Row]:
             raise ValueError
     except FileNotFoundError:
         raise RunError(f"there is no {path}: put a `label` stage before the verifier") from None
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise RunError(f"{path} is damaged: remove it and its marker in stages/") from None
     return rows
 

@@ -215,7 +215,7 @@ class Workspace:
         written again.
 
         Raises:
-          RunError: the data have changed, and the run has results.
+          RunError: the data have changed, and the run has results; or this process may only read.
         """
         cfg = self.cfg.data
         counts = {k: getattr(cfg, k) for k in ("sft", "label", "train", "test") if getattr(cfg, k)}
@@ -233,8 +233,10 @@ class Workspace:
                 return  # a folder of an older version has no origin to compare with
             if before is not None and not change:
                 return
+            self.run.refuse_reader()
             log.say(f"{change or 'the origin of the problems is not known'}: they are made anew")
             self.run.clear()
+        self.run.refuse_reader()
         splits = sources.build_splits(cfg, counts, self.cfg.seed)
         dataset.prepare(self.data, splits, "problems")
         log.write_json(self.run.origin_file(self.data), now)
@@ -255,16 +257,18 @@ class Workspace:
         `part` names the parameters within the state of that stage; with `value_head` they have one.
 
         Raises:
-          RunError: the stage has not been run.
+          RunError: the stage has not been run, or its checkpoint is another one.
         """
         if stage == "pretrained":
             abstract = parameters.abstract(cfg)
             path, where = weights.find_model(cfg.weights), self.shardings(abstract)
             return weights.load(path, cfg, where, log.say)
-        if self.run.finished(stage) is None:
+        marker = self.run.finished(stage)
+        if marker is None:
             raise RunError(
                 f"stage {stage!r} has not been run: list it before the one that needs it"
             )
+        self.run.check_checkpoint(stage, marker)
         like: Any = parameters.abstract(cfg)
         if value_head:
             like = jax.eval_shape(parameters.with_value, like)

@@ -174,7 +174,7 @@ def train(tmp_path):
             except RunError as error:
                 said = str(error)
         rows = ws.run.metrics.load_rows(one.name)
-        ws.run.metrics.close()
+        ws.run.close()
         with Checkpoints(ws.run.checkpoints(one.name)) as checkpoints:
             return said, rows, checkpoints.latest()
 

@@ -30,6 +30,8 @@ ASKED = len("State the final answer to the following arithmetic problem: 1 + 2 =
 
 @pytest.fixture
 def make(tmp_path):
+    opened = []
+
     def make(vocab=259, stages=ASKS, verifier=ModelConfig(), name="run", **data) -> Workspace:  # noqa: B008
         fields = dict(sources=(SUMS,), sft=0, label=0, train=40, test=8) | data
         cfg = Config(
@@ -42,7 +44,10 @@ def make(tmp_path):
             stages=stages,
         )
         mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-        ws = Workspace(Run(cfg), mesh)
+        for run in opened:
+            run.unlock()  # as if its process had ended
+        opened.append(Run(cfg))
+        ws = Workspace(opened[-1], mesh)
         ws.write_problems()
         return ws
 

@@ -319,7 +319,7 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise FileNotFoundError(_lost(path, "it is missing")) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(_lost(path, error)) from error
 
 

@@ -14,6 +14,7 @@ an array.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -21,12 +22,14 @@ import shutil
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+
+from rlvr_jax.host.runs.plain_path import plain_path
 
 PyTree = Any
 Json = dict[str, Any]
@@ -59,6 +62,8 @@ class Checkpoints:
         self.folder = epath.Path(folder).absolute()
         self._keep = keep
         self._saving: int | None = None
+        self._opened = ExitStack()
+        self._plain = self._opened.enter_context(plain_path(self.folder))
         self._manager = self._open()
 
     def save(self, step: int, state: PyTree, host: Json) -> bool:
@@ -125,10 +130,11 @@ class Checkpoints:
 
     def close(self) -> None:
         """Finish writing; without this call, the exit of the interpreter loses the last step."""
-        try:
-            self.wait()
-        finally:
-            self._manager.close()
+        with self._opened:
+            try:
+                self.wait()
+            finally:
+                self._manager.close()
 
     def __enter__(self) -> Self:
         return self
@@ -138,8 +144,8 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         # Orbax's own clean-up runs in a thread and races with the first save and with close.
-        if jax.process_index() == 0 and self.folder.exists():
-            for leftover in self.folder.glob(f"step_*{_TMP}*"):  # of a killed or failed write
+        if jax.process_index() == 0:
+            for leftover in _unfinished(self.folder, "step_"):  # of a killed or failed write
                 _remove(leftover)
         options = ocp.CheckpointManagerOptions(
             step_name_format=_NAMES,
@@ -147,7 +153,7 @@ class Checkpoints:
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_sums),
         )
         handlers = {"state": ocp.PyTreeCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
-        return ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        return ocp.CheckpointManager(self._plain, options=options, item_handlers=handlers)
 
     def _write_sums(self) -> None:
         # Orbax calls this when all files of a step are written and before it renames the folder.
@@ -155,7 +161,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             assert self._saving is not None
             name = _NAMES.build_name(self._saving)
-            written = list(self.folder.glob(f"{name}{_TMP}*"))
+            written = _unfinished(self.folder, name)
             folder = written[0] if written else self.folder / name  # object stores cannot rename
             sums = _sums(folder, contents=jax.process_count() == 1)
             (folder / SUMS).write_text(json.dumps(sums))
@@ -165,10 +171,13 @@ class Checkpoints:
         # A new manager clears the old one's error and the files of the failed write.
         with suppress(Exception):  # closing raises the same error again
             self._manager.close()
-        self._manager = self._open()
-        good = self.latest()
+        good, cause = None, _first_line(error)
+        try:
+            self._manager = self._open()
+            good = self.latest()
+        except Exception as again:  # the folder itself is gone or in the way
+            cause = _first_line(again)
         kept = "no earlier one exists" if good is None else f"step {good}, the last good one, stays"
-        cause = _first_line(error)
         if any(sign in str(error).lower() for sign in _FULL):
             cause = "the disk is full; make room and go on"
         return CheckpointError(
@@ -195,6 +204,19 @@ def restore_params(folder: Folder, like: PyTree, part: str = PARAMS) -> PyTree:
     return _load(folder, step, {part: like}, partial=True)[0][part]
 
 
+def compute_fingerprint(folder: Folder) -> str | None:
+    """Compute the SHA-256 of the sums of the newest checkpoint; None if there is none.
+
+    Two checkpoints with equal fingerprints hold the same arrays and the same host part.
+    """
+    folder = epath.Path(folder).absolute()
+    step = max(_steps(folder), default=None)
+    if step is None:
+        return None
+    sums = folder / _NAMES.build_name(step) / SUMS
+    return hashlib.sha256(sums.read_bytes()).hexdigest() if sums.exists() else None
+
+
 def _load(
     folder: epath.Path, step: int, like: PyTree, partial: bool = False
 ) -> tuple[PyTree, Json]:
@@ -204,15 +226,17 @@ def _load(
     if damage := _damage(path):
         raise _damaged(folder, step, damage)
     try:
-        reader = ocp.Checkpointer(ocp.JsonCheckpointHandler())
-        record = reader.restore(path / "host", args=ocp.args.JsonRestore())
-        saved = record["leaves"]
-        leaves = {_saved_name(name, saved): leaf for name, leaf in _named(like).items()}
-        _check_fit(path, saved, leaves, partial)
-        arrays = {name: leaf for name, leaf in leaves.items() if not isinstance(leaf, _SCALARS)}
-        places = ocp.checkpoint_utils.construct_restore_args(arrays)
-        args = ocp.args.PyTreeRestore(arrays, restore_args=places, partial_restore=True)
-        state = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(path / "state", args=args)
+        with plain_path(path) as plain:
+            reader = ocp.Checkpointer(ocp.JsonCheckpointHandler())
+            record = reader.restore(plain / "host", args=ocp.args.JsonRestore())
+            saved = record["leaves"]
+            leaves = {_saved_name(name, saved): leaf for name, leaf in _named(like).items()}
+            _check_fit(path, saved, leaves, partial)
+            arrays = {name: leaf for name, leaf in leaves.items() if not isinstance(leaf, _SCALARS)}
+            places = ocp.checkpoint_utils.construct_restore_args(arrays)
+            args = ocp.args.PyTreeRestore(arrays, restore_args=places, partial_restore=True)
+            restorer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+            state = restorer.restore(plain / "state", args=args)
     except CheckpointError:
         raise
     except Exception as error:
@@ -277,6 +301,15 @@ def _steps(folder: epath.Path) -> list[int]:
     return sorted(entry.step for entry in _NAMES.find_all(folder)) if folder.exists() else []
 
 
+def _unfinished(folder: epath.Path, start: str) -> list[epath.Path]:
+    """Return the folders of incomplete writes; a glob would read brackets in the path as its own.
+
+    `start` is the start of the name of their step.
+    """
+    inside = folder.iterdir() if folder.exists() else ()
+    return [path for path in inside if path.name.startswith(start) and _TMP in path.name]
+
+
 def _files(path: epath.Path) -> list[epath.Path]:
     inside = [_files(entry) if entry.is_dir() else [entry] for entry in sorted(path.iterdir())]
     return [file for files in inside for file in files]
@@ -311,7 +344,7 @@ def _damage(path: epath.Path) -> str | None:
     try:
         wanted: dict[str, list[int | None]] = json.loads((path / SUMS).read_text())
         actual = _sums(path, contents=any(crc is not None for _, crc in wanted.values()))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         return f"{SUMS} is missing or unreadable: {_first_line(error)}"
     for name, (size, crc) in wanted.items():
         if name not in actual:

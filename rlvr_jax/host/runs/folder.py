@@ -2,10 +2,13 @@
 
 runs/NAME/config.resolved.yaml  metrics.jsonl  samples/  eval/  checkpoints/  stages/
           data/  tensorboard/  report.html  verdicts/  judge/  collected/  dumps/  began.json
+          run.lock
 """
 
+import dataclasses
 import datetime
 import functools
+import glob
 import json
 import shutil
 import signal
@@ -13,9 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from rlvr_jax.config import Config
 from rlvr_jax.host import weights
-from rlvr_jax.host.runs import log, settings
+from rlvr_jax.host.runs import digests, log, settings
+from rlvr_jax.host.runs.checkpoint import compute_fingerprint
+from rlvr_jax.host.runs.ending import Signals
+from rlvr_jax.host.runs.lock import LOCK, HeldError, Lock
 
 
 class RunError(RuntimeError):
@@ -49,25 +57,56 @@ def tokenizer_path(cfg: Config, folder: Path) -> str | Path:
 class Run:
     """A `Run` is a run folder, opened for a config.
 
-    Opening the folder writes `config.resolved.yaml`.
+    Opening the folder writes `config.resolved.yaml`, removes half-written files of killed
+    processes, and keeps other processes out until `close`. With `reads`, a folder that another
+    process works in is opened too: nothing may be written then.
 
     Raises:
       RunError: the folder has results of another config, holds files but no config, cannot be
-        written, or its config is damaged.
+        written, its config is damaged, or another process works in it.
     """
 
-    def __init__(self, cfg: Config):
+    def __init__(self, cfg: Config, reads: bool = False):
         self.cfg = cfg
         self.folder = Path(cfg.runs) / cfg.name
-        self._claim()
-        self.metrics = log.Metrics(self.folder)
+        self._lock: Lock | None = None
+        self.others = ""  # who works in the folder, where this process may only read
+        try:
+            self._claim(reads)
+            self.metrics = log.Metrics(self.folder)
+        except BaseException:
+            self.unlock()
+            raise
         self.metrics_start = 0  # byte at which the metrics of the current stage begin
-        self._signal: int | None = None
+        self._signals = Signals()
+
+    def close(self) -> None:
+        """Close the files and let other processes into the folder."""
+        try:
+            self.metrics.close()
+        finally:
+            self._signals.free()
+            self.unlock()
+
+    def unlock(self) -> None:
+        """Let other processes into the folder; from here on this process only reads there."""
+        if self._lock:
+            self._lock.release()
+
+    def refuse_reader(self) -> None:
+        """Raise RunError if another process works in the folder."""
+        if self.others:
+            raise RunError(f"{self.others}, and its problems are not these: wait for it")
 
     @property
     def config_file(self) -> Path:
         """Return the file of the resolved config."""
         return self.folder / "config.resolved.yaml"
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """Return the resolved config without the place of its folder, which may be moved."""
+        return settings.dump(dataclasses.replace(self.cfg, runs="runs", name="run"))
 
     @property
     def tokenizer_file(self) -> Path:
@@ -91,7 +130,7 @@ class Run:
             log.write_json(path, datetime.datetime.now().isoformat(timespec="seconds"))
         try:
             return datetime.datetime.fromisoformat(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise RunError(f"{path} is damaged: put it back or remove it") from None
 
     @property
@@ -113,7 +152,7 @@ class Run:
             loaded = json.loads(self.origin_file(data).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except ValueError:
+        except (ValueError, RecursionError):
             loaded = None
         if not isinstance(loaded, dict):
             raise RunError(
@@ -156,14 +195,16 @@ class Run:
         Raises:
           RunError: the marker file is damaged.
         """
-        path = self.folder / "stages" / f"{stage}.json"
+        path = self._marker(stage)
         try:
             marker = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(marker["metrics_bytes"], int):
                 raise TypeError
+            if not isinstance(marker.get("files", {}), dict):
+                raise TypeError
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise RunError(
                 f"{path} is damaged; remove it and run again: {stage} is redone"
             ) from None
@@ -174,9 +215,52 @@ class Run:
 
         Call this method after all other files of the stage are written.
         """
-        marker = {"metrics_bytes": self.metrics.offset, **result}
-        log.write_json(self.folder / "stages" / f"{stage}.json", marker)
+        marker = {"metrics_bytes": self.metrics.offset, "metrics_sha256": self.metrics.digest}
+        marker |= {"files": digests.compute_digests(self.folder, self._left(stage))}
+        marker |= {"checkpoint": compute_fingerprint(self.checkpoints(stage)), **result}
+        log.write_json(self._marker(stage), marker)
         return marker
+
+    def check_left(self, stage: str, marker: Mapping[str, Any]) -> None:
+        """Refuse what a finished stage left if it is no longer what its marker says.
+
+        Markers of older versions say nothing about it. Checkpoints are not read here, because not
+        every stage is read again: see `check_checkpoint`.
+
+        Raises:
+          RunError: a file is missing or has changed.
+          ValueError: this is so with metrics.jsonl.
+        """
+        self.metrics.check(marker["metrics_bytes"], marker.get("metrics_sha256"))
+        if change := digests.first_change(self.folder, marker.get("files", {})):
+            raise RunError(
+                f"{change} since stage {stage} finished: put it back, or remove "
+                f"{self._marker(stage)} to do the stage again"
+            )
+
+    def check_checkpoint(self, stage: str, marker: Mapping[str, Any]) -> None:
+        """Refuse another newest checkpoint than the one that a finished stage left.
+
+        Raises:
+          RunError: the message names the folder.
+        """
+        found, wanted = compute_fingerprint(self.checkpoints(stage)), marker.get("checkpoint")
+        if found and wanted and found != wanted:
+            raise RunError(
+                f"the newest checkpoint in {self.checkpoints(stage)} is not the one that stage "
+                f"{stage} left: put it back, or remove {self._marker(stage)} to do the stage again"
+            )
+
+    def _left(self, stage: str) -> list[Path]:
+        """Return the files that the stage may have left, besides checkpoints and metrics."""
+        paths = [self.verdicts(stage), self.collected(stage), self.judgements(stage)]
+        paths += [self.items(stage), self.evaluation(stage)]
+        paths += (self.folder / "samples").glob(f"{glob.escape(stage)}_step_*.jsonl")
+        kinds = {known.name: known.stage for known in self.cfg.stages}
+        return paths + [self.tokenizer_file] * (kinds.get(stage) == "tokenizer")
+
+    def _marker(self, stage: str) -> Path:
+        return self.folder / "stages" / f"{stage}.json"
 
     def write_samples(self, stage: str, step: int, rows: list[dict[str, Any]]) -> None:
         """Write the sampled rollouts of one step, atomically."""
@@ -188,45 +272,65 @@ class Run:
         part.replace(path)
 
     def catch_signals(self) -> None:
-        """Turn SIGTERM and Ctrl-C into requests to stop; a second signal exits at once."""
-
-        def note(signum, _):
-            if self._signal is not None:
-                raise SystemExit(128 + signum)
-            self._signal = signum
-            log.say("\nstopping: saving a checkpoint (once more to stop at once)")
-
-        signal.signal(signal.SIGTERM, note)
-        signal.signal(signal.SIGINT, note)
+        """Turn SIGTERM and Ctrl-C into requests to stop until `close`: see `ending.Signals`."""
+        self._signals.catch()
 
     def check_signal(self) -> int | None:
         """Return the signal that asked this run to stop, or None."""
-        return self._signal
+        return self._signals.seen
 
-    def _claim(self) -> None:
+    def _claim(self, reads: bool) -> None:
         resolved = settings.dump(self.cfg)
         part = self.config_file.with_suffix(".part")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._refuse_strangers(part)
+            self._take_lock(reads)
             if self.config_file.exists():
                 changed = self._changed(resolved)
                 if not changed:
                     return
+                if self.others:
+                    raise RunError(f"{self.others}, with another config: {changed}")
                 if self.begun():
                     raise RunError(
                         f"{self.folder} belongs to another config: {changed}; choose another "
                         f"folder with name=..., or remove {self.folder} to start over"
                     )
                 self.clear()
-            elif any(path != part for path in self.folder.iterdir()):  # a kill can leave `part`
-                raise RunError(
-                    f"{self.folder} is not empty and holds no config.resolved.yaml; "
-                    "choose another name=... or empty it"
-                )
             part.write_text(resolved, encoding="utf-8")
             part.replace(self.config_file)
         except OSError as error:
             raise RunError(f"cannot use run folder {self.folder}: {error.strerror}") from None
+        except ValueError as error:  # a NUL in the path
+            raise RunError(f"cannot use run folder {self.folder}: {error}") from None
+
+    def _refuse_strangers(self, part: Path) -> None:
+        """Refuse a folder with files that are not those of a run."""
+        ours = (part, self.folder / LOCK)  # a kill can leave these two
+        if not self.config_file.exists() and any(p not in ours for p in self.folder.iterdir()):
+            raise RunError(
+                f"{self.folder} is not empty and holds no config.resolved.yaml; "
+                "choose another name=... or empty it"
+            )
+
+    def _take_lock(self, reads: bool) -> None:
+        """Keep other processes out; with `reads`, remember who was first in `others`."""
+        if jax.process_index():  # the first process of a run holds the lock for all of them
+            return
+        try:
+            self._lock = Lock(self.folder)
+        except HeldError as held:
+            if not reads or not self.config_file.exists():
+                text = f"{held}: wait for it or stop it, or choose another folder with name=..."
+                raise RunError(text) from None
+            self.others = str(held)
+            return
+        if not self._lock.held:
+            log.say_aside(f"{self.folder} cannot be locked: start no second run there")
+        for pattern in ("*.part", "*/*.part"):  # a killed process wrote them
+            for part in self.folder.glob(pattern):
+                part.unlink(missing_ok=True)
 
     def begun(self) -> bool:
         """Return whether the folder has checkpoints, verdicts, judgements or evaluations."""

@@ -5,10 +5,12 @@ an interrupted run ends with the same lines as an uninterrupted one, except for 
 under `time/` and `perf/`.
 """
 
+import hashlib
 import json
 import math
 import os
 import time
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +20,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
-from tensorboardX import SummaryWriter
+
+from rlvr_jax.host.runs.events import Events
+
+# Unicode's classes of control characters, direction marks, surrogates and line separators; and
+# what of them is text: tabs, line ends, and the joiners of many scripts.
+_ACTING, _TEXT = {"Cc", "Cf", "Cs", "Zl", "Zp"}, "\t\n\u200c\u200d"
 
 console = Console()
 aside = Console(stderr=True)
@@ -53,26 +60,51 @@ class Metrics:
     def __init__(self, run: Path):
         self._path = run / "metrics.jsonl"
         self._file: BinaryIO = self._path.open("ab")
-        self._folder = run / "tensorboard"
-        self._events: dict[str, SummaryWriter] = {}
+        self._hash = hashlib.sha256(self._path.read_bytes())
+        self._events: Events | None = Events(run / "tensorboard")
 
     @property
     def offset(self) -> int:
         """Return the length of metrics.jsonl in bytes, which checkpoints record."""
         return self._file.tell()
 
-    def rewind(self, offset: int) -> None:
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of metrics.jsonl, which checkpoints record."""
+        return self._hash.hexdigest()
+
+    def check(self, offset: int, digest: str | None) -> None:
+        """Refuse a file that does not begin with the `offset` bytes whose SHA-256 is `digest`.
+
+        Without a digest, as older versions left none, only the length counts.
+
+        Raises:
+          ValueError: the file is shorter than `offset`, or other bytes are there.
+        """
+        size = self._path.stat().st_size if self._path.exists() else 0
+        if size < offset:  # truncate would fill the gap with NUL bytes
+            change = f"has {size} bytes and {offset} were written"
+        elif digest and self._prefix(offset).hexdigest() != digest:
+            change = f"has other bytes than the {offset} that were written"
+        else:
+            return
+        raise ValueError(
+            f"{self._path} {change} before the point to go on from; put metrics.jsonl back, or "
+            f"remove {self._path.parent} to start over"
+        )
+
+    def _prefix(self, offset: int) -> Any:
+        with self._path.open("rb") as file:
+            return hashlib.sha256(file.read(offset))
+
+    def rewind(self, offset: int, digest: str | None = None) -> None:
         """Cut metrics.jsonl to `offset` bytes; the stage computes the later steps again.
 
         Raises:
-          ValueError: the file is shorter than `offset`.
+          ValueError: `check` refuses the file.
         """
-        size = self._path.stat().st_size
-        if size < offset:  # truncate would fill the gap with NUL bytes
-            raise ValueError(
-                f"{self._path} has {size} bytes and {offset} were written before the point to go "
-                f"on from; put metrics.jsonl back, or remove {self._path.parent} to start over"
-            )
+        self.check(offset, digest)
+        self._hash = self._prefix(offset)
         self._file.close()
         self._file = self._path.open("r+b")
         self._file.truncate(offset)
@@ -85,20 +117,36 @@ class Metrics:
     def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
         """Append the metrics of one step; TensorBoard gets those that are numbers."""
         row = {"stage": stage, "step": step} | plain(values)
-        self._file.write(json.dumps(row).encode() + b"\n")
+        line = json.dumps(row).encode() + b"\n"
+        self._file.write(line)
         self._file.flush()
-        if stage not in self._events:
-            self._events[stage] = SummaryWriter(
-                str(self._folder / stage), purge_step=step, write_to_disk=True
-            )
-        for name, value in row.items():
-            if isinstance(value, int | float) and name != "step":
-                self._events[stage].add_scalar(name, value, step)
+        self._hash.update(line)
+        if self._events is None:
+            return
+        try:
+            self._events.write(stage, step, {k: x for k, x in row.items() if k != "step"})
+        except OSError as error:  # metrics.jsonl has everything: no reason to lose the run
+            say_aside(f"TensorBoard files are no longer written: {error}")
+            self._events = None
 
     def load_rows(self, stage: str) -> list[dict[str, Any]]:
-        """Load the lines of a stage from metrics.jsonl."""
-        rows = map(json.loads, self._path.read_text(encoding="utf-8").splitlines())
-        return [row for row in rows if row["stage"] == stage]
+        """Load the lines of a stage from metrics.jsonl.
+
+        Raises:
+          ValueError: a line is damaged; the message names it.
+        """
+        rows = []
+        for number, line in enumerate(self._path.read_bytes().splitlines(), 1):
+            try:
+                row = json.loads(line)
+                if row["stage"] == stage:
+                    rows.append(row)
+            except (ValueError, TypeError, KeyError, RecursionError):
+                raise ValueError(
+                    f"{self._path}, line {number}, is damaged: put the file back, or remove "
+                    f"{self._path.parent} to start over"
+                ) from None
+        return rows
 
     def median(self, stage: str, name: str) -> float:
         """Compute the median of one metric over the lines of a stage."""
@@ -107,8 +155,8 @@ class Metrics:
     def close(self) -> None:
         """Close all files."""
         self._file.close()
-        for writer in self._events.values():
-            writer.close()
+        if self._events:
+            self._events.close()
 
 
 class Bar:
@@ -131,6 +179,7 @@ class Bar:
     def step(self, step: int, values: Mapping[str, Any]) -> None:
         """Show that `step` is done, with the given metrics."""
         line = "  ".join(f"{name} {_short(value)}" for name, value in values.items())
+        line = visible(line.replace("\n", " "))
         self._progress.update(self._task, completed=step, line=line)
         if not console.is_terminal and (time.monotonic() - self._last > 10 or step == self._steps):
             self._last = time.monotonic()
@@ -151,14 +200,32 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> Non
     console.print(view)
 
 
+def visible(text: str) -> str:
+    """Write the characters that would act on a terminal, or hide, as their Python escapes.
+
+    Tabs and line ends stay. Names of files, models and keys come from anywhere: they must not move
+    the cursor, colour the screen, turn the direction of text, or break an encoder.
+    """
+    return "".join(
+        ch if ch in _TEXT or unicodedata.category(ch) not in _ACTING else ascii(ch)[1:-1]
+        for ch in text
+    )
+
+
 def say(text: str) -> None:
-    """Print a line of plain text on standard output."""
-    console.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
+    """Print plain text on standard output; further lines are indented."""
+    _print(console, text)
 
 
 def say_aside(text: str) -> None:
-    """Print a line of plain text on standard error, which keeps piped results free of messages."""
-    aside.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
+    """Print plain text on standard error, which keeps piped results free of messages."""
+    _print(aside, text)
+
+
+def _print(screen: Console, text: str) -> None:
+    # Only the first line begins at the margin: no name with a line end can forge a line of the log.
+    text = visible(text).replace("\n", "\n  ")
+    screen.print(text, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def _short(value: Any) -> str:
@@ -167,5 +234,5 @@ def _short(value: Any) -> str:
 
 def _cell(value: Any) -> Text:
     text = f"{value:.3f}" if isinstance(value, float | np.floating) else str(value)
-    text = "".join(ch if ch.isprintable() else "\ufffd" for ch in text.replace("\n", " / "))
+    text = visible(text.replace("\n", " / "))
     return Text(text if len(text) < 70 else text[:67] + "...")

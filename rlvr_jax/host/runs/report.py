@@ -14,12 +14,13 @@ import html
 import json
 import math
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from rlvr_jax.host.runs import log
 
 MAX_POINTS = 2000  # points of one curve
 MAX_COLUMNS = 240  # columns of a histogram strip: more would be thinner than a pixel
@@ -146,7 +147,7 @@ def write_report(run: Path) -> Path:
         rollouts //= 2  # long responses with a value for each token can exceed any page size
         data["samples"] = [f | {"rows": f["rows"][:rollouts]} for f in data["samples"]]
     target = run / "report.html"
-    draft = target.with_suffix(".html.tmp")
+    draft = target.with_suffix(".html.part")
     draft.write_text(render(name, block), encoding="utf-8", newline="\n")
     draft.replace(target)  # so that a browser never opens an incomplete page
     return target
@@ -358,6 +359,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print(write_report(parser.parse_args(argv).run))
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        log.say_aside(f"error: {error}")
         return 2
     return 0

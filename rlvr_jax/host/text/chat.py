@@ -1,8 +1,8 @@
 """Chat templates, which turn a conversation into the text that a model was trained on.
 
 A template is a program from an untrusted source, so it runs in jinja2's sandbox: it cannot use
-attributes that begin with an underscore, cannot change its arguments, and cannot make a range
-longer than 100,000.  It sees what transformers gives to templates: messages, tokens by name,
+attributes that begin with an underscore, cannot change its arguments, and has a limit of work
+(`template_work`).  It sees what transformers gives to templates: messages, tokens by name,
 `raise_exception`, `strftime_now` and `tojson`.
 """
 
@@ -12,7 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jinja2
-from jinja2 import ext, nodes, sandbox
+from jinja2 import ext, nodes
+
+from rlvr_jax.host.text import template_work
 
 Message = dict[str, Any]
 
@@ -53,7 +55,8 @@ def compile_template(
 
     def render(messages: Sequence[Message], **variables: Any) -> str:
         try:
-            return template.render(messages=messages, **variables)
+            with template_work.limited():
+                return template.render(messages=messages, **variables)
         except Exception as error:  # a template can raise anything that Python can
             text = _refusal("cannot write these messages", where, _line(error), error)
             raise TokenizerError(text) from None
@@ -62,10 +65,10 @@ def compile_template(
 
 
 def _environment(now: datetime.datetime | None) -> jinja2.Environment:
-    env = sandbox.ImmutableSandboxedEnvironment(
+    env = template_work.Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[ext.loopcontrols, _Generation]
     )
-    env.filters["tojson"] = _to_json
+    env.add_filter("tojson", _to_json)
     env.globals["raise_exception"] = _raise
     env.globals["strftime_now"] = lambda form: (now or datetime.datetime.now()).strftime(form)
     return env

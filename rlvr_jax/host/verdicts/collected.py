@@ -55,20 +55,24 @@ def load_answers(path: Path) -> list[Row]:
 
 
 def _load_rows(path: Path) -> list[Row]:
-    """Load the rows before the first incomplete line.
+    """Load the rows before an incomplete last line.
 
     A killed process can leave an incomplete line, but only after the last checkpoint.
+
+    Raises:
+      ValueError: a line before the last one is damaged.
     """
     rows: list[Row] = []
     lines = path.read_bytes().splitlines() if path.exists() else []
-    for line in lines:
+    for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-        except ValueError:
-            break
-        if not isinstance(row, dict) or FIELDS - row.keys():
-            break
-        rows.append(row)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict) and not FIELDS - row.keys():
+            rows.append(row)
+        elif number < len(lines):
+            raise ValueError(f"{path}, line {number}, is damaged: put the file back")
     return rows
 
 

@@ -203,7 +203,7 @@ def parse_config(config: Json, where: str) -> Json:
 
 def _kind(config: Json, where: str) -> str:
     kind = config.get("model_type")
-    if kind not in READ:
+    if not isinstance(kind, str) or kind not in READ:
         raise WeightsError(f"{where}: model_type {kind!r} is none of {', '.join(READ)}")
     if kind == "phi3" and not _is_own_code(config.get("auto_map")):
         raise WeightsError(
@@ -248,6 +248,10 @@ def _layers(config: Json, fields: Json, where: str) -> Json:
     kinds = optional(config, "layer_types", list, where)
     if kinds is None:
         return {} if fields.get("window") else {"window": 0, "global_every": 0}
+    if len(kinds) != fields["layers"]:
+        raise WeightsError(
+            f"{where}: layer_types has {len(kinds)} entries for {fields['layers']} layers"
+        )
     local = [kind == LOCAL for kind in kinds]
     every = local.index(False) + 1 if False in local else 0
     wanted = [bool(not every or i % every) for i in range(1, fields["layers"] + 1)]

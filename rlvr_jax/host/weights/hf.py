@@ -151,13 +151,15 @@ def load_json(path: Path) -> dict[str, Any]:
     Raises:
       WeightsError: the file is missing or holds no JSON object; the message names the file.
     """
+    if path.exists() and not path.is_file():  # a pipe might never end
+        raise WeightsError(f"{path} is not a file: {AGAIN}")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WeightsError(
             f"{path} is missing: name the folder of a Hugging Face model, or a .gguf file"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is not valid JSON ({error}): {AGAIN}") from None
     if not isinstance(value, dict):
         raise WeightsError(f"{path} must hold a JSON object: {AGAIN}")

@@ -98,7 +98,7 @@ def _merged(base: Json, given: Json, where: str) -> Json:
 def _scaling(given: Json, fields: Json, where: str) -> Json:
     """Return the rotary fields of ModelConfig for one set of rotary parameters."""
     given = {field: value for field, value in given.items() if value is not None}
-    kind = given.pop("rope_type", None) or given.pop("type", None) or "default"
+    kind = str(given.pop("rope_type", None) or given.pop("type", None) or "default")
     given.pop("type", None)
     family = fields["family"]
     kind = PHI3_NAMES.get(kind, kind) if family == "phi3" else kind

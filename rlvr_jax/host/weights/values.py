@@ -5,6 +5,7 @@ from typing import Any
 from rlvr_jax.config import ModelConfig
 
 Json = dict[str, Any]
+LARGEST = 2**53  # a number up to here is exact in JSON
 
 
 class WeightsError(ValueError):
@@ -18,17 +19,22 @@ def typed(value: Any, ours: str, what: str) -> Any:
     becomes a tuple of floats.
 
     Raises:
-      WeightsError: the value has another type; `what` names it in the message.
+      WeightsError: the value has another type, or is not finite, or enormous; `what` names it in
+        the message.
     """
     kind: Any = type(ModelConfig.__dataclass_fields__[ours].default)
     if kind is tuple:
-        numbers = value if isinstance(value, list) else [None]
+        numbers: list[Any] = value if isinstance(value, list) else [None]
         if any(isinstance(x, bool) or not isinstance(x, int | float) for x in numbers):
             raise WeightsError(f"{what} is {value!r} and not a list of numbers")
+        if any(not abs(x) <= LARGEST for x in numbers):
+            raise WeightsError(f"{what} has a number beyond {LARGEST}, which no model has")
         return tuple(map(float, numbers))
     fits = {bool: bool, int: int, str: str}.get(kind, (int, float))
     if not isinstance(value, fits) or (kind is not bool and isinstance(value, bool)):
         raise WeightsError(f"{what} is {value!r} and not of type {kind.__name__}")
+    if isinstance(value, int | float) and not abs(value) <= LARGEST:
+        raise WeightsError(f"{what} is beyond {LARGEST}, which no model has")
     return kind(value)
 
 

@@ -4,6 +4,7 @@
     worker     the process of one worker
     processor_time   the limit of a job: what it uses, whatever else the machine does
     sandbox    one program that a model wrote, run with limits and without access to anything
+    scratch    temporary folders, and the removal of those that killed processes left
     jail       the process of one such program, before it becomes the program
 
 A completion is graded in three steps: a rule makes a `pool.Job`, which names a function and its

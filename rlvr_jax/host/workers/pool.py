@@ -21,7 +21,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -30,7 +29,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from rlvr_jax.host.workers import processor_time, sandbox
+from rlvr_jax.host.workers import processor_time, sandbox, scratch
 
 MEMORY = 2048  # MiB of address space of a worker
 START = 60.0  # seconds of processor time to start a worker, and again to import what jobs need
@@ -123,7 +122,7 @@ class Worker:
 
     def _start(self) -> None:
         self.prepared.clear()
-        self.folder = tempfile.mkdtemp(prefix="rlvr_jax_worker_")
+        self.folder = str(scratch.make_folder("worker_"))
         env = {
             **os.environ,
             "TMPDIR": self.folder,

@@ -25,14 +25,13 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from rlvr_jax.host.workers import processor_time
+from rlvr_jax.host.workers import processor_time, scratch
 
 MAX_SOURCE = 150_000  # characters of a program
 MAX_INPUT = 10_000_000
@@ -184,7 +183,7 @@ def converse(source: str, limits: Limits | None = None) -> Iterator[Conversation
     No failure of the program raises an exception.  If `limits` is None, those of `Limits()` hold.
     """
     limits = limits or Limits()
-    folder = Path(tempfile.mkdtemp(prefix="rlvr_jax_"))
+    folder = scratch.make_folder("program_")
     process = None
     try:
         (folder / "root").mkdir()
@@ -229,7 +228,7 @@ def _try_out() -> _Machine:
 
 
 def _runs_small(limits: Limits) -> bool:
-    folder = Path(tempfile.mkdtemp(prefix="rlvr_jax_"))
+    folder = scratch.make_folder("program_")
     process = None
     try:
         (folder / "root").mkdir()

@@ -441,3 +441,23 @@ def test_killed_at_any_moment_the_newest_complete_step_is_whole(tmp_path: Path) 
         for child in children:
             child.kill()
             child.communicate()
+
+
+@pytest.mark.parametrize(
+    "name", ["a[b]", "a]b", "[", "{step}", "a*b?", "a\\b", "gs:", "x:y", "a\nb"]
+)
+def test_any_name_of_a_folder_works(tmp_path, name):
+    folder = tmp_path / name / "rl"
+    state = {"params": {"w": jnp.arange(6.0)}, "n": jnp.int32(3)}
+    with Checkpoints(folder) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state, {"at": step})
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state)
+    with Checkpoints(folder) as checkpoints:
+        assert checkpoints.latest() == 3
+        found, host = checkpoints.restore(3, target)
+    assert host == {"at": 3} and np.array_equal(found["params"]["w"], state["params"]["w"])
+    assert sorted(os.listdir(folder)) == ["step_000002", "step_000003"]
+    links = (os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+    assert str(folder) not in links, "the folder is not left open"

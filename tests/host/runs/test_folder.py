@@ -25,10 +25,12 @@ def config(folder, **changes):
 
 @pytest.fixture
 def open_run(tmp_path):
-    """Config changes -> a Run in tmp_path/demo."""
+    """Config changes -> a Run in tmp_path/demo; the one before it no longer holds the folder."""
     opened = []
 
     def open_run(**changes):
+        for run in opened:
+            run.unlock()
         opened.append(Run(config(tmp_path, **changes)))
         return opened[-1]
 
@@ -51,7 +53,8 @@ def test_a_new_folder_holds_the_resolved_config(open_run, tmp_path):
     run = open_run()
     assert run.folder == tmp_path / "demo"
     assert settings.load(run.config_file) == run.cfg
-    assert sorted(p.name for p in run.folder.iterdir()) == ["config.resolved.yaml", "metrics.jsonl"]
+    names = ["config.resolved.yaml", "metrics.jsonl", "run.lock"]
+    assert sorted(p.name for p in run.folder.iterdir()) == names
 
 
 def test_folders_above_are_made(tmp_path):
@@ -184,7 +187,8 @@ def test_a_stage_is_finished_when_its_marker_says_so(open_run):
     run.metrics.write("sft", 1, {"loss": 1.0})
     run.finish("sft", {"steps": 5, "bad": float("nan")})
     marker = run.finished("sft")
-    assert marker == {"metrics_bytes": run.metrics.offset, "steps": 5, "bad": None}
+    wanted = {"metrics_bytes": run.metrics.offset, "metrics_sha256": run.metrics.digest}
+    assert marker == wanted | {"files": {}, "checkpoint": None, "steps": 5, "bad": None}
     assert run.finished("rl") is None
 
 
@@ -197,6 +201,28 @@ def test_a_damaged_marker_is_refused_in_a_sentence(open_run, damage):
     with pytest.raises(RunError) as error:
         run.finished("sft")
     assert str(error.value) == f"{path} is damaged; remove it and run again: sft is redone"
+
+
+@pytest.mark.parametrize("harm", ["changed", "missing"])
+@pytest.mark.parametrize("name", ["eval/rl.json", "samples/rl_step_000002.jsonl"])
+def test_what_a_finished_stage_left_is_compared_with_its_marker(open_run, name, harm):
+    run = open_run()
+    (run.folder / "eval").mkdir()
+    (run.folder / "eval" / "rl.json").write_text("{}")
+    (run.folder / "eval" / "other.json").write_text("{}")
+    run.write_samples("rl", 2, [{"response": "x"}])
+    run.metrics.write("rl", 1, {"loss": 1.0})
+    marker = run.finish("rl", {})
+    assert sorted(marker["files"]) == ["eval/rl.json", "samples/rl_step_000002.jsonl"]
+    run.check_left("rl", marker)
+    path = run.folder / name
+    path.unlink() if harm == "missing" else path.write_text("[]")
+    with pytest.raises(RunError) as error:
+        run.check_left("rl", run.finished("rl"))
+    assert f"{path} {'is' if harm == 'missing' else 'has'} {harm} since stage rl" in str(
+        error.value
+    )
+    run.check_left("rl", {"metrics_bytes": 0})  # the marker of an older version says nothing
 
 
 def test_samples_are_lines_of_json_whatever_the_text(open_run):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rlvr_jax.host.runs import log
+from rlvr_jax.host.runs import events, log
 
 
 def lines(folder):
@@ -92,6 +92,27 @@ def test_metrics_are_a_line_a_step(tmp_path):
     assert events == ["rl", "sft"]
 
 
+@pytest.mark.parametrize("harm", ["full", "no folder", "read-only later"])
+def test_a_disk_that_takes_no_events_neither_hangs_nor_ends_a_run(
+    tmp_path, monkeypatch, capsys, harm
+):
+    """tensorboardX's own writer waits for ever after the tenth event."""
+    monkeypatch.setattr(log, "aside", Console(stderr=True, width=300))
+    if harm == "no folder":
+        (tmp_path / "tensorboard").write_text("a file")
+    metrics = log.Metrics(tmp_path)
+    if harm == "read-only later":
+        metrics.write("sft", 0, {"loss": 1.0})
+    if harm != "no folder":
+        full = lambda *_: open("/dev/full", "ab", buffering=0)  # noqa: E731, SIM115
+        monkeypatch.setattr(events.Events, "_open", full)
+    for step in range(1, 60):
+        metrics.write("rl", step, {"loss": 1.0, "reward": 0.5})
+    metrics.close()
+    assert [row["step"] for row in lines(tmp_path) if row["stage"] == "rl"] == [*range(1, 60)]
+    assert capsys.readouterr().err.count("TensorBoard files are no longer written: ") == 1
+
+
 def test_metrics_are_cut_back_to_a_checkpoint(tmp_path):
     metrics = log.Metrics(tmp_path)
     assert metrics.offset == 0
@@ -128,6 +149,31 @@ def test_metrics_can_be_cut_back_to_nothing(tmp_path):
     metrics.rewind(0)
     assert (tmp_path / "metrics.jsonl").read_bytes() == b"" and metrics.offset == 0
     metrics.close()
+
+
+@pytest.mark.parametrize("harm", ["edited", "cut", "gone"])
+def test_other_lines_than_those_that_were_written_are_refused(tmp_path, harm):
+    metrics, path = log.Metrics(tmp_path), tmp_path / "metrics.jsonl"
+    metrics.write("sft", 1, {"loss": 1.0})
+    offset, digest = metrics.offset, metrics.digest
+    metrics.write("sft", 2, {"loss": 2.0})
+    metrics.check(offset, digest)
+    metrics.rewind(offset, digest)
+    assert metrics.digest == digest == log.Metrics(tmp_path).digest
+    text = path.read_text()
+    path.unlink() if harm == "gone" else path.write_text(
+        text[:-1] if harm == "cut" else text.replace("1.0", "7.0")
+    )
+    with pytest.raises(ValueError, match=r"metrics\.jsonl has .*put metrics\.jsonl back"):
+        metrics.check(offset, digest)
+    metrics.close()
+
+
+@pytest.mark.parametrize("line", ["x", "[1]", "3", "{}", "[" * 5000])
+def test_a_damaged_line_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text('{"stage": "sft", "step": 1}\n' + line + "\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2, is damaged"):
+        log.Metrics(tmp_path).load_rows("sft")
 
 
 def test_lines_that_are_gone_are_not_made_up(tmp_path):
@@ -181,6 +227,24 @@ def test_control_characters_do_not_reach_the_terminal(screen):
     for ch in "\x07\r\x9b\u202e\x00":
         assert ch not in shown
     assert "\x1b[31m" not in shown and "two / lines" in shown
+
+
+@pytest.mark.parametrize("where", ["console", "aside", "bar"])
+def test_control_sequences_are_shown_as_text(where, monkeypatch):
+    """A name in an error may hold anything: it neither acts on a terminal nor forges a line."""
+    file = io.StringIO()
+    monkeypatch.setattr(
+        log, "aside" if where == "aside" else "console", Console(file=file, width=300)
+    )
+    text = "no \x1b]0;owned\x07\x1b[2J\r\x9b\u202e\u2028\ud800 file\nerror: all is well\t\u200d."
+    if where == "bar":
+        log.Bar("rl", 1, 0).step(1, {text: 1.0})
+    else:
+        (log.say if where == "console" else log.say_aside)(text)
+    shown = file.getvalue()
+    assert r"no \x1b]0;owned\x07\x1b[2J\r\x9b\u202e\u2028\ud800 file" in shown
+    assert all(ch.isprintable() or ch in "\n\t\u200d" for ch in shown)
+    assert "\nerror" not in shown and "error: all is well" in shown
 
 
 def test_a_long_cell_is_cut(screen):

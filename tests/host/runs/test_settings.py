@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import time
 import typing
 from pathlib import Path
 
@@ -164,6 +166,48 @@ def test_a_wrong_value_is_refused_with_its_place(refused, text, start, part):
 def test_invalid_yaml_is_refused_in_one_line(refused, text):
     sentence = refused(text)
     assert "config.yaml is not valid YAML: " in sentence and "\n" not in sentence
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}]\n" for i in range(1, 9))
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a: " + "[" * 1000 + "]" * 1000, "nested more than 40 deep"),
+        ("".join(" " * i + "a:\n" for i in range(1000)), "nested more than 40 deep"),
+        (BOMB, "aliases stand for more than 100000 values"),
+        ("a: &a [*a]", "an alias of itself"),
+        ("a: &a {b: {c: *a}}", "an alias of itself"),
+        ("seed: " + "9" * 400, "an integer beyond 9007199254740992"),
+        ("name: !!timestamp x", "a value cannot be read"),
+        ("name: !!bool x", "a value cannot be read"),
+        ("name: !!float ''", "a value cannot be read"),
+    ],
+    ids=range(9),
+)
+def test_yaml_that_nobody_writes_is_refused_at_once(refused, text, why):
+    began = time.monotonic()
+    said = refused(text)
+    assert "is not valid YAML: " in said and why in said and "\n" not in said
+    assert time.monotonic() - began < 5
+
+
+def test_a_nested_override_is_refused(refused):
+    assert "is not valid YAML" in refused(RL, f"rl.steps={'[' * 1000}")
+
+
+def test_a_config_that_is_no_file_is_refused_at_once(tmp_path):
+    pipe, large = tmp_path / "pipe", tmp_path / "large"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match="pipe is a pipe or a device, not a file"):
+        settings.load(pipe)
+    with pytest.raises(ConfigError, match="/dev/zero is a pipe or a device"):
+        settings.load("/dev/zero")
+    with large.open("w") as file:
+        file.truncate(2**33)
+    with pytest.raises(ConfigError, match="more than 1048576 bytes"):
+        settings.load(large)
 
 
 @pytest.mark.parametrize("text", ["", "- a", "3", "null", "just words"])

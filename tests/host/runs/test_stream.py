@@ -150,7 +150,7 @@ def train(tmp_path, monkeypatch):
         with jax.set_mesh(mesh):
             rl.run(stage, ws)
         rows = ws.run.metrics.load_rows(stage.name)
-        ws.run.metrics.close()
+        ws.run.close()
         timed = ("time/", "perf/")
         rows = [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows]
         stream = dataset.batches(ws.problems("train"), Q, ws.seed(stage.name))

@@ -1,5 +1,7 @@
 """Answers that rl leaves for the label stage."""
 
+import json
+
 import pytest
 
 from rlvr_jax.host.verdicts import collected
@@ -39,3 +41,13 @@ def test_a_share_is_a_share_and_always_the_same():
     assert picked == [collected.is_chosen("rl", s, i, 0.3) for s in range(100) for i in range(20)]
     assert all(collected.is_chosen("rl", 1, i, 1.0) for i in range(999))
     assert not any(collected.is_chosen("rl", 1, i, 0.0) for i in range(999))
+
+
+@pytest.mark.parametrize("line", ["x", "[1]", "{}", "[" * 5000])
+def test_a_damaged_line_in_the_middle_is_refused(tmp_path, line):
+    """Only the last line can be one that a killed process was writing."""
+    path = tmp_path / "rl.jsonl"
+    text = "".join(json.dumps(row(step)) + "\n" for step in (1, 2))
+    path.write_text(text + line + "\n" + text)
+    with pytest.raises(ValueError, match=r"rl\.jsonl, line 3, is damaged"):
+        collected.Writer(path, 4)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_jax.host.workers import processor_time, sandbox
+from rlvr_jax.host.workers import processor_time, sandbox, scratch
 
 SHORT = sandbox.Limits(seconds=0.5)
 needs_walls = pytest.mark.skipif(not sandbox.walls(), reason="the kernel permits no namespaces")
@@ -62,9 +62,10 @@ def test_the_environment_is_empty_and_the_folder_goes(monkeypatch):
     monkeypatch.setenv("SECRET_OF_TEST", "hush")
     found = run("import os; print(dict(os.environ), os.getcwd())").output.decode()
     assert "hush" not in found
-    before = {p for p in Path("/tmp").glob("rlvr_jax_*")}
+    home = scratch.make_folder("mine_").parent
+    before = set(home.iterdir())
     run("open('left', 'w').write('x')")
-    assert {p for p in Path("/tmp").glob("rlvr_jax_*")} == before
+    assert set(home.iterdir()) == before
 
 
 @needs_walls

@@ -106,7 +106,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
 def _single_row(body: bytes) -> Any:
     try:
         return _loads(body, "", 0)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -277,7 +277,7 @@ class Endpoint:
             raise self._of_status(error) from None
         except (OSError, http.client.HTTPException) as error:
             raise _Again(str(error) or type(error).__name__) from None
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             raise _Again("a reply that is not a chat completion") from None
         return self._safe(content) if isinstance(content, str) else ""
 

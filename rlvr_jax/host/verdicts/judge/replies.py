@@ -56,7 +56,12 @@ class Replies:
         try:
             row = json.loads(line)
             name, reply = row["name"], row["reply"]
-        except (ValueError, TypeError, KeyError):  # incomplete: the reply will be requested again
+        except (
+            ValueError,
+            TypeError,
+            KeyError,
+            RecursionError,
+        ):  # incomplete: the reply will be requested again
             return
         if isinstance(name, str) and isinstance(reply, str):
             self._replies[name] = reply

@@ -1,0 +1,93 @@
+"""A signal ends a process within its budget, a second one at once, and no thread keeps it."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+HANGS = """
+import sys, threading
+from rlvr_jax.host.runs.ending import Signals
+Signals(float(sys.argv[1])).catch()
+print("on", flush=True)
+threading.Lock().acquire()
+threading.Event().wait()  # a disk that does not answer
+"""
+WAITS = """
+import atexit, sys, threading
+from rlvr_jax.host.runs.ending import end_process
+atexit.register(print, "cleaned")
+if sys.argv[2] == "thread":
+    threading.Thread(target=threading.Event().wait).start()
+sys.stdout.write("on ")
+end_process(int(sys.argv[1]))
+"""
+ORBAX = """
+import shutil, sys
+from pathlib import Path
+import jax.numpy as jnp
+from rlvr_jax.host.runs.checkpoint import CheckpointError, Checkpoints
+from rlvr_jax.host.runs.ending import end_process
+folder = Path(sys.argv[1]) / "rl"
+try:
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(1, {"x": jnp.arange(3.0)}, {})
+        checkpoints.wait()
+        shutil.rmtree(folder)
+        folder.write_text("a file")
+        checkpoints.save(2, {"x": jnp.arange(3.0)}, {})
+except CheckpointError as error:
+    print(error)
+    end_process(2)
+"""
+
+
+@contextlib.contextmanager
+def start(script, *args):
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", script, *args]
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_hangs_ends_with_its_budget(signum):
+    with start(HANGS, "0.5") as process:
+        assert process.stdout.readline() == "on\n"
+        process.send_signal(signum)
+        out, err = process.communicate(timeout=10)
+    assert process.returncode == 128 + signum
+    assert "stopping: saving" in out and "was not saved in time" in err and "Trace" not in err
+
+
+def test_a_second_signal_ends_it_at_once():
+    with start(HANGS, "900") as process:
+        assert process.stdout.readline() == "on\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline().startswith("stopping")
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 130 and time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(("code", "what"), [("2", "thread"), ("2", ""), ("0", "")])
+def test_no_thread_keeps_a_process_that_failed(code, what):
+    with start(WAITS, code, what) as process:
+        assert process.communicate(timeout=10) == ("on cleaned\n", "")
+    assert process.returncode == int(code)
+
+
+def test_a_failed_write_of_orbax_keeps_no_process(tmp_path):
+    """Its threads wait for 20 minutes for a signal that the failed write does not send."""
+    with start(ORBAX, str(tmp_path)) as process:
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 2, err
+    assert "checkpoint of step 2 could not be written" in out

@@ -231,7 +231,7 @@ class Tokenizer:
         if text.count(hole) != holes:
             raise TokenizerError(
                 f"the chat template of {self._facts.template_file} must write each message once "
-                f"and writes {holes} places for an answer {text.count(hole)} times: change it"
+                f"and writes one {text.count(hole) // max(holes, 1)} times: change it"
             )
         return [
             self._encode_rendered(part, hidden, i == 0) for i, part in enumerate(text.split(hole))

@@ -400,7 +400,7 @@ def run(shape, part_tokens: int, hosted: bool):
         reward_B = liked(written, frozen.newline_V[0])
         return reward_B, {"verifier/p1_mean": jnp.mean(reward_B)}
 
-    def host_reward(asked, prompts, written, texts, on_error):
+    def host_reward(asked, prompts, written, texts, on_error, key):
         reward_B = np.asarray(liked(written, likes[0]))
         rounds.append(jax.device_get((written, reward_B)))
         return reward_B, {"verifier/p1_mean": float(reward_B.mean())}
@@ -413,10 +413,14 @@ def run(shape, part_tokens: int, hosted: bool):
         state = ws.new_state(STAGE.name, size, TX, "given")
         frozen = Frozen({}, {}, None, likes)
         setup = Setup(STAGE, size, size, R, ws.tokenizer.eos, TX)
+
+        def placed(records, number):
+            return ws.place(ws.columns(records, number))
+
         if hosted:
-            take_step = rl.split_step(setup, ws, state, frozen, None)  # type: ignore[arg-type]
+            take_step = rl.split_step(setup, ws, state, frozen, None, placed)  # type: ignore[arg-type]
         else:
-            take_step = rl.fused_step(setup, ws, state, frozen)
+            take_step = rl.fused_step(setup, ws, state, frozen, placed)
         for number, likes[0] in enumerate(LIKES):
             rounds.clear()
             result = take_step(state, records(number))

@@ -9,6 +9,7 @@ import json
 import random
 import zlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,13 @@ class GrmWorkspace(Workspace):
         cfg = ws.run.cfg
         self.critique: CritiqueConfig = cfg.critique
         self.cfg = dataclasses.replace(cfg, model=cfg.grm, data=cfg.critique.data)
-        self.data = self.run.preferences
         self.dropped = ws.dropped
         self.policy = ws
+
+    @property
+    def data(self) -> Path:
+        """Return the folder of the preference items."""
+        return self.run.preferences
 
     @functools.cached_property
     def prompter(self) -> Prompter:

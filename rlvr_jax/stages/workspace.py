@@ -38,8 +38,12 @@ class Workspace:
     def __init__(self, run: Run, mesh: Mesh):
         self.run, self.mesh = run, mesh
         self.cfg: Config = run.cfg
-        self.data = run.data  # folder of the problem set
         self.dropped: dict[str, int] = {}  # split -> problems too long for their columns
+
+    @property
+    def data(self) -> Path:
+        """Return the folder of the problem set that the stages of this workspace read."""
+        return self.run.data
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:

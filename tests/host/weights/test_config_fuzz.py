@@ -7,7 +7,7 @@ import pytest
 
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.host import weights
-from rlvr_jax.host.weights import WeightsError, families
+from rlvr_jax.host.weights import WeightsError, families, rotary
 
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}
 LLAMA3 |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 64}
@@ -27,7 +27,14 @@ VALUES += [{"a": 1}, {"rope_type": []}, {"rope_type": "llama3", "factor": 10**40
 def test_every_field_with_every_wrong_value(kind):
     config, counts = {"model_type": kind} | CONFIGS[kind], {"refused": 0, "read": 0}
     families.parse_config(config, "config.json")
-    fields = {*families.READ[kind], *families.ROPE, *families.REQUIRED[kind], *config, "other"}
+    fields = {
+        *families.READ[kind],
+        *rotary.FIELDS,
+        "layer_types",
+        *families.REQUIRED[kind],
+        *config,
+        "other",
+    }
     for field in sorted(fields):
         for value in VALUES:
             trees = [config | {field: value}]

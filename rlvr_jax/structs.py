@@ -183,11 +183,11 @@ class Frozen:
     reference: Params  # empty where nothing reads a reference policy, or the state holds it
     verifier: Params  # empty where the host computes the rewards
     verdict: Verdict | None = None  # None where the host computes the rewards
+    newline_V: Array = struct.field(default_factory=no_tokens)  # bool, tokens that end a line;
+    # read where the PRM rewards whole lines
     grm: Params = struct.field(default_factory=dict)  # empty where no GRM judges responses
     meta: Params = struct.field(default_factory=dict)  # empty without a meta RM
     critic: Critic | None = None  # where a GRM judges, or is trained
-    newline_V: Array = struct.field(default_factory=no_tokens)  # bool, tokens that end a line;
-    # read where the PRM rewards whole lines
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def frozen_models(stage: Sampling, ws: Workspace, reference: Params) -> Frozen:
     """Load the models that the steps of a stage read and never change."""
     newline_V, _, _ = ws.tokenizer.tables(ws.cfg.model.vocab)
     if isinstance(ws, GrmWorkspace):
-        return Frozen(reference, {}, None, ws.replicate(newline_V), critic=ws.critic())
+        return Frozen(reference, {}, newline_V=ws.replicate(newline_V), critic=ws.critic())
     if isinstance(stage, RlStage) and stage.uses_grm:
         asked, votes = GrmWorkspace(ws), stage.reward.grm
         return Frozen(
@@ -42,9 +42,9 @@ def frozen_models(stage: Sampling, ws: Workspace, reference: Params) -> Frozen:
             critic=asked.critic(votes.together),
         )
     if not stage.reward.judged:
-        return Frozen(reference, {}, None, ws.replicate(newline_V))
+        return Frozen(reference, {}, newline_V=ws.replicate(newline_V))
     verifier = ws.load(stage.verifier, ws.cfg.verifier)
-    return Frozen(reference, verifier, ws.verdict(), ws.replicate(newline_V))
+    return Frozen(reference, verifier, ws.verdict(), newline_V=ws.replicate(newline_V))
 
 
 def prompt_encoder(

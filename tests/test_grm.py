@@ -134,13 +134,25 @@ def asked(prompts: Prompts, rollout: Rollout, rows: list[int], more=()) -> list[
     return ids + tables.tail_C.tolist()
 
 
+@jax.jit
+def read_whole(params, token, mask):
+    """The logits that follow a text, read in one full forward pass."""
+    hidden, _ = model.prefill(params, token, mask, CFG)
+    return model.logits(params, hidden[:, -1], CFG)
+
+
+def next_logits(params, ids: list[int]):
+    """As `read_whole`, of ids that are padded on the left, so that one compile serves all."""
+    token = np.zeros((1, 64), np.int32)
+    token[0, 64 - len(ids) :] = ids
+    return read_whole(params, token, np.arange(64)[None] >= 64 - len(ids))
+
+
 def judgement(params, ids: list[int], key, stream, cfg: grm.Form) -> tuple[list[int], bool]:
     """A judgement that a plain loop samples from full forward passes, and whether it was cut."""
     written: list[int] = []
     for position in range(J):
-        token = np.array([ids + written], np.int32)
-        hidden, _ = model.prefill(params, token, token >= 0, CFG)
-        logits = model.logits(params, hidden[:, -1], CFG)
+        logits = next_logits(params, ids + written)
         of_token = jax.random.fold_in(jax.random.fold_in(key, stream), position)
         sample = SampleConfig(temperature=cfg.reward.grm.temperature)
         written.append(int(sampling.sample(logits, of_token[None], sample)[0][0]))
@@ -289,9 +301,7 @@ def test_the_meta_rm_chooses_the_votes_that_count(params, prompts, rollout):
             length = int(every.judgements.length_B[x]) - 1
             written = every.judgements.response_BR[x, :length].tolist()
             ids = [*asked(prompts, rollout, [row]), *written, 9, 10]
-            token = np.array([ids], np.int32)
-            hidden, _ = model.prefill(meta, token, token >= 0, CFG)
-            probability = jax.nn.softmax(model.logits(meta, hidden[:, -1], CFG))[0]
+            probability = jax.nn.softmax(next_logits(meta, ids))[0]
             if probability[yes] > best:
                 text = "".join(PIECES[i] for i in written if i > 1)
                 best, kept = float(probability[yes]), reader.read_scores(text, 1)
@@ -329,7 +339,7 @@ def test_no_gradient_flows_through_the_reward(params, prompts, rollout):
         )
         return jnp.sum(judged.reward_B)
 
-    for gradient in jax.tree.leaves(jax.grad(total)(params)):
+    for gradient in jax.tree.leaves(jax.jit(jax.grad(total))(params)):
         assert not np.any(gradient)
 
 
@@ -394,9 +404,7 @@ def test_criteria_of_an_item_are_written_into_its_prompt(params, prompts):
         own = prompts.check_QC[q][prompts.check_mask_QC[q]].tolist()
         written: list[int] = []
         for position in range(3):
-            token = np.array([own + written], np.int32)
-            hidden, _ = model.prefill(params, token, token >= 0, CFG)
-            logits = model.logits(params, hidden[:, -1], CFG)
+            logits = next_logits(params, own + written)
             of_token = jax.random.fold_in(jax.random.fold_in(of_criteria, query[q]), position)
             written.append(int(sampling.sample(logits, of_token[None], asked.sample)[0][0]))
             if written[-1] == EOS:

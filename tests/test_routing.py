@@ -313,7 +313,7 @@ def test_supervised_training_adds_and_reports_it() -> None:
     assert not names_of(*train(DENSE))
 
 
-@pytest.mark.parametrize("loss", ["ce", "dpo"])
+@pytest.mark.parametrize("loss", ["ce", pytest.param("dpo", marks=pytest.mark.slow)])
 def test_a_prm_adds_and_reports_it(loss) -> None:
     rows = batch()
     outcome_B = (np.arange(B) % G == 0).astype(np.float32)

@@ -146,6 +146,7 @@ def test_values_do_not_depend_on_the_batch(done, cfg) -> None:
     assert not np.allclose(again, scores)
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped(done, cfg) -> None:
     stage = cfg.stages[2]
     again = workspace(dataclasses.replace(cfg, name="again", stages=(stage,)))
@@ -216,6 +217,7 @@ def test_verdicts_are_weighted_by_their_probability() -> None:
     assert set(vote._count(VoteStage(), ballots, chance, ["a", "b"])) == {"plain"}
 
 
+@pytest.mark.slow
 def test_a_judge_that_picks_is_measured_with_and_without_probabilities(cfg) -> None:
     stages = (
         SftStage(role="grm", steps=60, batch=4, optim=FAST),

@@ -2,7 +2,7 @@
 
     python docs/results/grm/summary.py
 
-reads seed*/{vote_*.json,metrics.jsonl} beside this file and writes grm.png and table.md.  Needs
+reads seed*/vote_*.json beside this file and writes grm.png and table.md.  Needs
 matplotlib.
 """
 
@@ -49,49 +49,55 @@ def of(result: Json, votes: int | None, way: str, how: str = "expected") -> floa
 def rows(runs: list[dict[str, Json]]) -> list[list[str]]:
     table = []
     for stage, label in STAGES.items():
-        several = [run[f"vote_{stage}"] for run in runs]
+        several = [run[f"vote_{stage}"] for run in runs if f"vote_{stage}" in run]
+        if len(several) < len(runs):
+            continue
         counts = [None, *(int(k) for k in several[0]["votes"])]
         for votes in counts:
             cells = [cell([of(r, votes, "plain", how) for r in several]) for how in HOW]
             table.append([label, "greedy" if votes is None else f"{votes}", *cells])
     for stage, name in (("tuned", "vote_tuned_meta"), ("grm", "vote_grm")):
-        several = [run[name] for run in runs]
+        several = [run[name] for run in runs if name in run]
+        if len(several) < len(runs):
+            continue
         for votes in several[0]["votes"]:
             for way in several[0]["votes"][votes]:
                 if way != "plain" and int(votes) >= 4:
                     cells = [cell([of(r, int(votes), way, how) for r in several]) for how in HOW]
                     keep = f"{float(way.split()[1]):.0%}" if "0.01" not in way else "the best"
                     table.append([f"{STAGES[stage]}, meta RM keeps {keep}", votes, *cells])
-    scalar = [run["vote_scalar"] for run in runs]
-    cells = [cell([of(r, None, "plain", how) for r in scalar]) for how in HOW]
-    table.append(["scalar reward model (Bradley-Terry)", "", *cells])
+    scalar = [run["vote_scalar"] for run in runs if "vote_scalar" in run]
+    if len(scalar) == len(runs):
+        cells = [cell([of(r, None, "plain", how) for r in scalar]) for how in HOW]
+        table.append(["scalar reward model (Bradley-Terry)", "", *cells])
     return table
 
 
 HOW = ("expected", "strict", "tied")
 
 
-def picture(runs: list[dict[str, Json]], curves: list[list[Json]]) -> None:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+def picture(runs: list[dict[str, Json]]) -> None:
+    figure, axes = plt.subplots(figsize=(5.5, 3.4))
     for stage, label in STAGES.items():
-        several = [run[f"vote_{stage}"] for run in runs]
+        several = [run[f"vote_{stage}"] for run in runs if f"vote_{stage}" in run]
+        if len(several) < len(runs):
+            continue
         counts = sorted(int(k) for k in several[0]["votes"])
+        for k in counts:
+            axes.plot(
+                [k] * len(several),
+                [100 * of(r, k, "plain") for r in several],
+                ".",
+                color=COLOURS[stage],
+            )
         points = [mean([of(r, k, "plain") for r in several])[0] for k in counts]
-        left.plot(counts, points, "o-", color=COLOURS[stage], label=label)
-        left.axhline(
-            mean([of(r, None, "") for r in several])[0], ls=":", lw=1, color=COLOURS[stage]
-        )
-    best = [run["vote_grm"] for run in runs]
-    counts = sorted(int(k) for k in best[0]["votes"])
-    points = [mean([of(r, k, "meta 0.5") for r in best])[0] for k in counts]
-    left.plot(counts, points, "s--", color="#c8553d", label="+ meta RM, half of the votes")
-    left.set(xscale="log", xlabel="votes (dotted: greedy)", ylabel="accuracy, %")
-    left.set_xticks(counts, [str(k) for k in counts])
-    left.legend(fontsize=7)
-    for rows_ in curves:
-        steps = [row["step"] for row in rows_]
-        right.plot(steps, [100 * row["reward/mean"] for row in rows_], lw=1, color="#3d8b5f")
-    right.set(xlabel="step of rule-based RL", ylabel="right judgements, %")
+        axes.plot(counts, points, "o-", color=COLOURS[stage], label=label)
+        greedy = mean([of(r, None, "") for r in several])[0]
+        axes.axhline(greedy, ls=":", lw=1, color=COLOURS[stage])
+    axes.set(xscale="log", xlabel="votes (dotted: greedy)", ylabel="accuracy, ties shared, %")
+    axes.set_xticks(counts, [str(k) for k in counts])
+    axes.minorticks_off()
+    axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(HERE / "grm.png", dpi=130)
 
@@ -99,11 +105,7 @@ def picture(runs: list[dict[str, Json]], curves: list[list[Json]]) -> None:
 def main() -> None:
     seeds = sorted(HERE.glob("seed*"))
     runs = [load(seed) for seed in seeds]
-    curves = [
-        [row for row in map(json.loads, (s / "metrics.jsonl").read_text().splitlines())]
-        for s in seeds
-    ]
-    picture(runs, curves)
+    picture(runs)
     head = ["model", "votes", "accuracy, ties shared", "ties wrong", "share of ties"]
     lines = [head, ["---"] * len(head), *rows(runs)]
     text = "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -225,6 +225,7 @@ def test_every_stage_of_a_generative_reward_model_runs(tmp_path, on_mesh):
     _, ws = workspaces(cfg, on_mesh)
     for stage in stages[:5]:
         run = {"sft": sft, "rft": rft, "rl": rl, "meta": meta, "vote": vote}[stage.stage]
+        ws.run.metrics_start = ws.run.metrics.offset
         ws.run.finish(stage.name, run.run(stage, ws))
     rows = ws.load_judgements("rft")
     assert len(rows) >= 32 and {row["right"] for row in rows} <= {"0", "1"}

@@ -10,7 +10,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from rlvr_jax import advantage, engine, likelihood, prm, step, step_metrics
+from rlvr_jax import advantage, engine, judging, likelihood, prm, step, step_metrics
 from rlvr_jax.config import PrmStage
 from rlvr_jax.structs import (
     Array,
@@ -35,7 +35,7 @@ def prm_step(
       ValueError: at trace time, if `frozen` holds no verifier.
     """
     rollout, _ = write(state, frozen, prompts, setup=setup)
-    reward_B, verdict_metrics = step.verify(
+    reward_B, verdict_metrics = judging.verify(
         frozen, prompts, rollout, setup.stage.reward, setup.verifier
     )
     result = prm_update(state, frozen, rollout, reward_B, setup=setup)

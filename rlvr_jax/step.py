@@ -19,9 +19,9 @@ import optax
 
 from rlvr_jax import (
     advantage,
-    box_scores,
     engine,
     grm,
+    judging,
     likelihood,
     loss,
     policy_update,
@@ -29,9 +29,8 @@ from rlvr_jax import (
     prompt_filter,
     sharding,
     step_metrics,
-    verifier,
 )
-from rlvr_jax.config import ModelConfig, RewardConfig, RlStage, SampleConfig
+from rlvr_jax.config import RlStage, SampleConfig
 from rlvr_jax.structs import (
     Array,
     Credit,
@@ -134,16 +133,15 @@ def draw(
 
     def one_round(number: Array) -> tuple[Rollout, Array, Rollout | None, Outcome, Metrics]:
         of_round = jax.tree.map(lambda x: _rows_of_round(x, number, stage.filter.rounds), prompts)
+        key = round_key(state, number)
         if stage.role == "grm" and frozen.critic is not None:
             asked = grm.Asked(setup.model, setup.critique, stage.sample, setup.eos)
-            key = round_key(state, number)
             of_round = grm.with_criteria(state.params, of_round, key, frozen.critic, asked)
         rollout, decoded, greedy = write_round(state, of_round, number, setup=setup)
-        key = round_key(state, number)
-        reward_B, metrics = judge(frozen, of_round, rollout, key, setup)
+        reward_B, metrics = judging.judge(frozen, of_round, rollout, key, setup)
         outcome = Outcome({"reward": reward_B})
         if greedy is not None:
-            reward_Q, _ = judge(frozen, of_round, greedy, key, setup)
+            reward_Q, _ = judging.judge(frozen, of_round, greedy, key, setup)
             outcome = outcome._replace(greedy={"reward": reward_Q})
         return rollout, decoded, greedy, outcome, metrics
 
@@ -187,78 +185,6 @@ def write_round(
         sampler = sampler._replace(key=state.key, samples=1, cfg=GREEDY)
         greedy, _ = engine.generate(state.params, prompts, sampler, setup.model)
     return rollout, decoded, greedy
-
-
-def judge(
-    frozen: Frozen, prompts: Prompts, rollout: Rollout, key: Array, setup: Setup[RlStage]
-) -> tuple[Array, Metrics]:
-    """Reward each response on the device: rewards [B] in [0, 1], and metrics of the verdicts.
-
-    The verifier judges it, or a generative reward model does.  If the stage trains a generative
-    reward model, the response is a judgement, and right or wrong by the truth in `prompts.ranking`.
-
-    Raises:
-      ValueError: at trace time, if `frozen` lacks the model or the tables that are needed.
-    """
-    cfg = setup.stage.reward
-    if cfg.source == "preference":
-        return _check_judgements(frozen, prompts, rollout, setup)
-    if not cfg.by_grm:
-        return verify(frozen, prompts, rollout, cfg, setup.verifier)
-    form = grm.Form(setup.grm, setup.critique, cfg, setup.eos)
-    return ask_grm(frozen, prompts, rollout, key, form=form)
-
-
-def ask_grm(
-    frozen: Frozen, prompts: Prompts, rollout: Rollout, key: Array, *, form: grm.Form
-) -> tuple[Array, Metrics]:
-    """Let a generative reward model judge each response: rewards [B] in [0, 1], and metrics.
-
-    Raises:
-      ValueError: at trace time, if `frozen` holds no tables with which the model is asked.
-    """
-    if frozen.critic is None:
-        raise ValueError("source grm needs the tables with which a GRM is asked")
-    asked = grm.Judge(frozen.grm, frozen.critic, frozen.meta)
-    judged = grm.score(asked, prompts, rollout, key, form)
-    return judged.reward_B, step_metrics.of_judged(judged)
-
-
-@jax.named_scope("verify")
-def verify(
-    frozen: Frozen,
-    prompts: Prompts,
-    rollout: Rollout,
-    cfg: RewardConfig,
-    verifier_cfg: ModelConfig,
-) -> tuple[Array, Metrics]:
-    """Let the verifier judge each response: rewards [B] in [0, 1], and metrics of the verdicts.
-
-    Raises:
-      ValueError: at trace time, if `frozen` holds no verifier.
-    """
-    if frozen.verdict is None:
-        raise ValueError("the fused step needs a verifier: without one the host gives the rewards")
-    score = verifier.score(frozen.verifier, prompts, rollout, frozen.verdict, cfg, verifier_cfg)
-    return score.reward_B, step_metrics.of_verdicts(score)
-
-
-@jax.named_scope("verify")
-def _check_judgements(
-    frozen: Frozen, prompts: Prompts, rollout: Rollout, setup: Setup[RlStage]
-) -> tuple[Array, Metrics]:
-    """Return 1 for each judgement that agrees with the truth of its preference item, else 0."""
-    if frozen.critic is None or prompts.ranking is None:
-        raise ValueError("source preference needs preference items and tables to read scores")
-    form = setup.critique
-    samples = rollout.length_B.shape[0] // prompts.prompt_QP.shape[0]
-    ranking = jax.tree.map(lambda x: jnp.repeat(x, samples, 0), prompts.ranking)
-    votes = box_scores.read_scores(
-        rollout, ranking, frozen.critic.spelling, form.clamp, form.form == "pick"
-    )
-    right_B = box_scores.is_right(votes, ranking).astype(jnp.float32)
-    tied_B = box_scores.is_tied(votes, ranking)
-    return right_B, step_metrics.of_votes(votes.valid_B, tied_B)
 
 
 def step_key(state: TrainState) -> Array:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import make_round
-from rlvr_jax import grm, model, optim, parameters, ragged, sampling, sharding, step
+from rlvr_jax import grm, judging, model, optim, parameters, ragged, sampling, sharding, step
 from rlvr_jax.config import (
     CritiqueConfig,
     DataConfig,
@@ -200,6 +200,7 @@ def test_rewards_are_those_of_a_plain_loop(params, prompts, rollout, together):
         together,
     )
     order = np.asarray(grm._orders(content, key, 3, together))
+    assert len({tuple(places) for places in order.tolist()}) == together  # orders are drawn
     streams = np.asarray(grm._streams(content, 3))
     total, count = np.zeros(Q * G), np.zeros(Q * G, int)
     read = []
@@ -370,14 +371,14 @@ def test_a_judgement_is_paid_by_the_truth_of_its_item():
     prompts, rollout = judgements()
     frozen = Frozen({}, {}, critic=critic(2))
     setup = preference_setup()
-    reward, metrics = step.judge(frozen, prompts, rollout, jax.random.key(0), setup)
+    reward, metrics = judging.judge(frozen, prompts, rollout, jax.random.key(0), setup)
     assert reward.tolist() == [1, 0, 1, 0]
     assert float(metrics["grm/valid_frac"]) == 0.75 and float(metrics["grm/tie_frac"]) == 0.25
     with pytest.raises(ValueError, match="preference items"):
-        step.judge(Frozen({}, {}), prompts, rollout, jax.random.key(0), setup)
+        judging.judge(Frozen({}, {}), prompts, rollout, jax.random.key(0), setup)
     asked = dataclasses.replace(prompts, ranking=None)
     with pytest.raises(ValueError, match="preference items"):
-        step.judge(frozen, asked, rollout, jax.random.key(0), setup)
+        judging.judge(frozen, asked, rollout, jax.random.key(0), setup)
 
 
 def test_right_and_wrong_judgements_are_worth_plus_and_minus_one(params):

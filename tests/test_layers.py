@@ -43,6 +43,7 @@ LEVEL = {
     "rlvr_jax.grm": 6,
     "rlvr_jax.step_metrics": 7,
     "rlvr_jax.policy_update": 8,
+    "rlvr_jax.judging": 8,
     "rlvr_jax.step": 9,
     "rlvr_jax.supervised": 9,
     "rlvr_jax.scalar_rm": 9,

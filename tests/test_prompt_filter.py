@@ -13,7 +13,7 @@ import optax
 import pytest
 
 from make_round import credit
-from rlvr_jax import engine, loss, optim, parameters, prompt_filter, sharding, step
+from rlvr_jax import engine, judging, loss, optim, parameters, prompt_filter, sharding, step
 from rlvr_jax.config import (
     AdvantageConfig,
     Config,
@@ -407,7 +407,7 @@ def run(shape, part_tokens: int, hosted: bool):
 
     with (
         jax.set_mesh(mesh),
-        mock.patch.object(step, "verify", verify),
+        mock.patch.object(judging, "verify", verify),
         mock.patch.object(host_rewards, "scorer", lambda *_: host_reward),
     ):
         state = ws.new_state(STAGE.name, size, TX, "given")

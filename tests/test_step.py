@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from make_round import held, update_on
 from rlvr_jax import (
     advantage,
+    judging,
     likelihood,
     loss,
     model,
@@ -203,7 +204,7 @@ def parts(tiny):
     ws, state, frozen = start((1, 1, 1), tiny)
     setup = setup_of(STAGE, tiny)
     write = functools.partial(step.write_round, number=0, setup=setup)
-    verify = functools.partial(step.verify, cfg=STAGE.reward, verifier_cfg=tiny)
+    verify = functools.partial(judging.verify, cfg=STAGE.reward, verifier_cfg=tiny)
     update = functools.partial(update_on, setup=setup)
     return ws, state, frozen, *map(jax.jit, (write, verify, update))
 
@@ -493,7 +494,7 @@ def remax():
     take_step = functools.partial(step.train_step, setup=setup)
     update = functools.partial(update_on, setup=setup)
     answer = functools.partial(step.write_round, number=0, setup=setup)
-    judge = functools.partial(step.verify, cfg=REMAX.reward, verifier_cfg=SMALL)
+    judge = functools.partial(judging.verify, cfg=REMAX.reward, verifier_cfg=SMALL)
     take_step, update, answer, judge = map(jax.jit, (take_step, update, answer, judge))
     with jax.set_mesh(ws.mesh), mock.patch.object(policy_update, "update_policy", no_update):
         *_, answers = answer(state, ask())

@@ -98,8 +98,11 @@ class GrmWorkspace(Workspace):
             ids: list[int] = json.loads(record[IDS])
             return ids
         item = preference.parse_item(record)
-        text = " " + item.criteria if PART in record else demonstration(item, self.critique)
-        return [*self.tokenizer.encode(text), self.tokenizer.eos[0]]
+        if PART in record:  # the same ids that stand in the prompt of a judgement
+            ids = self.tokenizer.encode_inside(" " + item.criteria)
+        else:
+            ids = self.tokenizer.encode(demonstration(item, self.critique))
+        return [*ids, self.tokenizer.eos[0]]
 
     def order(self, item: preference.Item, step: int) -> list[int]:
         """Draw the order in which an item shows its responses in a step."""

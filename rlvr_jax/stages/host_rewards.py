@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlvr_jax import grm, step, step_metrics, verifier
+from rlvr_jax import grm, judging, step_metrics, verifier
 from rlvr_jax.config import Sampling
 from rlvr_jax.host.rules import jobs
 from rlvr_jax.host.runs import log
@@ -188,7 +188,9 @@ def visible_answer(text: str, how: str) -> str:
 
 def _own(stage: Sampling, ws: Workspace, frozen: Frozen):
     """Return a function that asks a verifier that reads the policy's token ids."""
-    verify = jax.jit(functools.partial(step.verify, cfg=stage.reward, verifier_cfg=ws.cfg.verifier))
+    verify = jax.jit(
+        functools.partial(judging.verify, cfg=stage.reward, verifier_cfg=ws.cfg.verifier)
+    )
     return lambda prompts, rollout, *_: verify(frozen, prompts, rollout)
 
 
@@ -197,7 +199,7 @@ def _by_votes(stage: Sampling, ws: Workspace, frozen: Frozen):
     cfg = ws.cfg
     form = grm.Form(cfg.grm, cfg.critique, stage.reward, ws.tokenizer.eos)
 
-    judge = jax.jit(functools.partial(step.ask_grm, form=form))
+    judge = jax.jit(functools.partial(judging.ask_grm, form=form))
     return lambda prompts, rollout, _, key: judge(frozen, prompts, rollout, key)
 
 

@@ -171,6 +171,17 @@ def split_step(
     return take_step
 
 
+def oracle_score(stage: RlStage, text: str, record: Any, reward: float) -> float:
+    """Return the score of the task's own rule, or the reward where that is the truth already.
+
+    A rule of the user's own runs in the pool only, and a judgement of a preference item is rewarded
+    by the item's truth.
+    """
+    if stage.reward.rule or stage.role == "grm":
+        return reward
+    return rules.score_record(text, record)
+
+
 def _show_samples(
     ws: Workspace, stage: RlStage, number: int, records: list[Any], result: StepResult
 ) -> float:
@@ -195,8 +206,7 @@ def _show_samples(
                 "response": text,
                 "reward": reward,
                 "advantage": advantage_B[i],
-                # A rule of the user's own runs in the pool only.
-                "oracle": reward if stage.reward.rule else rules.score_record(text, record),
+                "oracle": oracle_score(stage, text, record, reward),
                 "truncated": bool(rollout.truncated_B[i]),
                 "pieces": tok.pieces(ids),
                 "piece_values": rollout.logprob_BR[i, :length],

@@ -27,7 +27,7 @@ from rlvr_jax.config import (
 )
 from rlvr_jax.host.problems import dataset, preference
 from rlvr_jax.host.runs.folder import Interrupted, Run, RunError
-from rlvr_jax.stages import compare, host_rewards, meta, rft, rl, sft, vote
+from rlvr_jax.stages import compare, host_rewards, meta, rft, rl, sampled, sft, vote
 from rlvr_jax.stages.grm_workspace import PART, GrmWorkspace, demonstration
 from rlvr_jax.stages.workspace import Workspace
 
@@ -256,6 +256,28 @@ def test_votes_pay_a_policy_alike_in_the_fused_and_the_split_step(tmp_path, on_m
         rl.run(stage, ws)
         rewards[stage.name] = logged(ws, stage.name)[0]["grm/reward"]
     assert rewards["fused"] == pytest.approx(rewards["split"], abs=1e-6)
+
+
+def test_a_judgement_is_its_own_oracle():
+    item = preference.build_record(preference.Item("q?", ("a", "b"), 0))
+    judge = RlStage(reward=RewardConfig(source="preference"))
+    assert rl.oracle_score(judge, "\\boxed{9, 2}", item, 1.0) == 1.0
+    sums = {"task": "sum", "answer": "4", "reference": "4", "question": "What is 2 + 2?"}
+    policy = RlStage()
+    assert rl.oracle_score(policy, "4", sums, 0.0) == 1.0
+    assert rl.oracle_score(policy, "5", sums, 1.0) == 0.0
+
+
+def test_a_stage_gets_the_models_and_tables_that_it_reads(tmp_path, on_mesh):
+    ruled = RlStage(reward=RewardConfig(source="rule"), policy="fresh")
+    judging = RlStage(name="judge", reward=RewardConfig(source="preference"), policy="fresh")
+    ws, grm_ws = workspaces(run_config(tmp_path, ruled, judging), on_mesh)
+    newline_V = ws.tokenizer.tables(264)[0]
+    for stage, own in ((ruled, ws), (judging, grm_ws)):
+        frozen = sampled.frozen_models(stage, own, {})
+        np.testing.assert_array_equal(jax.device_get(frozen.newline_V), newline_V)
+        assert frozen.grm == {} and frozen.meta == {} and frozen.verdict is None
+        assert (frozen.critic is None) == (stage is ruled)
 
 
 TIMED = ("time/", "perf/", "hack/")

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import jax
 import numpy as np
 
-from rlvr_jax import sharding, step
+from rlvr_jax import judging, sharding
 from rlvr_jax.config import RlStage
 from rlvr_jax.host.runs import settings
 from rlvr_jax.host.runs.folder import Run
@@ -32,7 +32,7 @@ def main(config: str, name: str, port: str) -> None:
     with jax.set_mesh(mesh):
         ws = Workspace(Run(cfg), mesh)
         frozen = audit.load_frozen(ws, stage)
-        read = jax.jit(lambda *a: step.verify(*a, stage.reward, cfg.verifier)[0])
+        read = jax.jit(lambda *a: judging.verify(*a, stage.reward, cfg.verifier)[0])
 
         def accepts(reference: str, answer: str) -> bool:
             ids = ws.tokenizer.encode(answer)[: cfg.data.response_columns]

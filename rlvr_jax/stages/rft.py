@@ -6,6 +6,7 @@ right.  An item that is never judged right is asked once more with its best resp
 file has all judgements, because the meta RM learns from wrong ones too.
 """
 
+import contextlib
 import functools
 import json
 from collections.abc import Iterator, Sequence
@@ -42,13 +43,14 @@ def run(stage: RftStage, ws: GrmWorkspace) -> dict:
     """
     source = ws.problems(stage.split)
     count = min(stage.limit or len(source), len(source))
-    judge = EndpointWriter(stage, ws) if stage.by_endpoint else Sampler(stage, ws)
     path = ws.run.judgements(stage.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     totals = dict.fromkeys(("items", "easy", "hinted", "unsolved", "learned", "valid"), 0)
     picked = dataset.keep(source, range(count))
-    with part.open("w", encoding="utf-8") as file:
+    writer: Sampler | EndpointWriter
+    writer = EndpointWriter(stage, ws) if stage.by_endpoint else Sampler(stage, ws)
+    with contextlib.closing(writer) as judge, part.open("w", encoding="utf-8") as file:
         for number, records in enumerate(chunks(picked, stage.batch)):
             for rows in _judge_items(stage, ws, judge, records, number):
                 _count(totals, rows)
@@ -58,7 +60,6 @@ def run(stage: RftStage, ws: GrmWorkspace) -> dict:
                 raise Interrupted(signum)
             log.say(f"{stage.name}: {min((number + 1) * stage.batch, count)} of {count} items")
     part.replace(path)
-    judge.close()
     learned = max(totals["learned"], 1)
     log.say(
         f"{stage.name}: {totals['learned']} judgements to learn, {totals['hinted'] / learned:.1%} "
@@ -162,6 +163,7 @@ def _judge_items(
     judged = judge(items, orders, key, stage.samples, hinted=False)
     right = judged.right.reshape(-1, stage.samples)
     failed = [i for i in range(len(items)) if not right[i].any()] if stage.hinted else []
+    failed = [i for i in failed if hint_fits(ws, items[i], orders[i])]
     again: dict[int, int] = {}
     if failed:
         hinted = judge(
@@ -181,6 +183,11 @@ def _judge_items(
         if i in again:
             rows.append(_row(shown, hinted, again[i], learn=True, hinted=True))
         yield rows
+
+
+def hint_fits(ws: GrmWorkspace, item: preference.Item, order: Sequence[int]) -> bool:
+    """Return whether an item's prompt still fits its columns with the hint in it."""
+    return len(ws.prompter.prompt(item, order, hinted=True)) <= ws.cfg.data.prompt_columns
 
 
 def _row(

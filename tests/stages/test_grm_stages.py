@@ -258,6 +258,18 @@ def test_votes_pay_a_policy_alike_in_the_fused_and_the_split_step(tmp_path, on_m
     assert rewards["fused"] == pytest.approx(rewards["split"], abs=1e-6)
 
 
+def test_a_hint_that_makes_a_prompt_too_long_is_not_given(tmp_path, on_mesh):
+    cfg = run_config(tmp_path, RftStage(policy="x"))
+    _, ws = workspaces(cfg, on_mesh)
+    item = preference.Item("q?", ("a", "b"), 1)
+    plain, hinted = (len(ws.prompter.prompt(item, (0, 1), hinted=h)) for h in (False, True))
+    assert plain < hinted
+    for columns, fits in ((hinted, True), (hinted - 1, False)):
+        data = dataclasses.replace(ws.cfg.data, prompt_columns=columns)
+        ws.cfg = dataclasses.replace(ws.cfg, data=data)
+        assert rft.hint_fits(ws, item, (0, 1)) == fits
+
+
 def test_a_judgement_is_its_own_oracle():
     item = preference.build_record(preference.Item("q?", ("a", "b"), 0))
     judge = RlStage(reward=RewardConfig(source="preference"))

@@ -73,21 +73,35 @@ def generate(
     Returns the rollout, and the number of row-steps (int32): slots that were run through the model,
     free ones included, summed over the columns.
     """
-    params = parameters.for_decoding(params, cfg)
-    prefix, _ = ragged.read_prompts(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
-    written = write(params, prefix, sampler, cfg)
+    with sharding.decode_view(cfg.decode_tensor):
+        params = parameters.for_decoding(params, cfg)
+        token_QP, mask_QP = sharding.split_rows((prompts.prompt_QP, prompts.prompt_mask_QP))
+        prefix, _ = ragged.read_prompts(params, token_QP, mask_QP, cfg)
+        written = write(params, prefix, sampler, cfg)
+    written = leave_view(written)
     return rollout_of(prompts.prompt_QP, prompts.prompt_mask_QP, written), written.decoded
 
 
 def write(params: Params, prefix: model.Prefix, sampler: Sampler, cfg: ModelConfig) -> Written:
     """Write responses that continue prefixes; `params` come from `parameters.for_decoding`."""
     prefix = prefix._replace(routed=None)  # decoding does not count where tokens are sent
+    sampler = sampler._replace(
+        key=sharding.replicate(sampler.key),
+        limit_B=sharding.split_rows(sampler.limit_B),
+        stream_B=sharding.split_rows(sampler.stream_B),
+    )
     waiting = prefix.mask_QP.shape[0] * sampler.samples // sharding.data_shards()
     count = min(cfg.slots or waiting, waiting)
     state = begin(params, prefix, count, sampler, cfg)
     if count < waiting:
         state = _write_and_refill(params, prefix, state, waiting, sampler, cfg)
     return _write_and_shrink(params, state, count, waiting, sampler, cfg)
+
+
+def leave_view(written: Written) -> Written:
+    """Return what was written, laid out for the ambient mesh; call it behind a `decode_view`."""
+    *rows, next_S, decoded = written
+    return Written(*sharding.split_rows(rows), *sharding.replicate((next_S, decoded)))
 
 
 def rollout_of(prompt_QP: Array, prompt_mask_QP: Array, written: Written) -> Rollout:

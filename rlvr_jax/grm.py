@@ -134,29 +134,14 @@ def score(judge: Judge, prompts: Prompts, rollout: Rollout, key: Array, form: Fo
     order_Xm = _orders(content_U, key, votes, together)
     order_Ym = order_Xm if together > 1 else order_Xm[::votes]
     rows = _responses(shown, order_Ym, critic)
-    params = parameters.for_decoding(judge.params, form.model)
-    context, decoded = _read_context(params, prompts, query_Q, key, critic, form)
-    owner_SM = _owners(rows.token_YW.shape[0], query_Q.shape[0])
-    prefix = model.lengthen(
-        params, rows.token_YW, rows.mask_YW, context.prefix, owner_SM, form.model
-    )
-    sampler = engine.Sampler(
-        key=jax.random.fold_in(key, STREAM),
-        eos=form.eos,
-        samples=votes if together == 1 else 1,
-        columns=form.critique.data.response_columns,
-        cfg=SampleConfig(temperature=form.reward.grm.temperature),
-        stream_B=_streams(content_U, votes),
-    )
-    written = engine.write(params, prefix, sampler, form.model)
-    judgements = engine.rollout_of(rows.token_YW, rows.mask_YW, written)
+    stream_X = _streams(content_U, votes)
+    whole, judgements, decoded = _write_judgements(judge, prompts, rows, stream_X, key, form)
     ranking = _compared(judgements.length_B.shape[0], together)
     read = box_scores.read_scores(
         judgements, ranking, critic.spelling, form.critique.clamp, form.critique.form == "pick"
     )
     kept_X = read.valid_B
     if judge.meta:
-        whole = context.followed_by(rows, owner_SM)
         sound_X = soundness(judge, whole, judgements, form.model)
         kept_X = keep_best(kept_X, sound_X, votes, form.reward.grm.keep)
     total_B, count_B = sum_votes(read.score_BN, kept_X, order_Xm, votes)
@@ -169,7 +154,7 @@ def score(judge: Judge, prompts: Prompts, rollout: Rollout, key: Array, form: Fo
         judgements=judgements,
         valid_X=read.valid_B,
         tied_X=box_scores.is_tied(read, ranking) & (together > 1),
-        decoded=decoded + written.decoded,
+        decoded=decoded,
     )
 
 
@@ -221,8 +206,40 @@ def soundness(judge: Judge, asked: Rows, judgements: Rollout, cfg: ModelConfig) 
 # ---- prompts -----------------------------------------------------------------------------------
 
 
+def _write_judgements(
+    judge: Judge, prompts: Prompts, rows: Rows, stream_X: Array, key: Array, form: Form
+) -> tuple[Rows, Rollout, Array]:
+    """Let the GRM write its judgements of the responses in `rows`.
+
+    Returns their prompts, whole, the judgements, and the number of row-steps of decoding.
+    """
+    with sharding.decode_view(form.model.decode_tensor):
+        key, critic = sharding.replicate((key, judge.critic))
+        prompts, rows, stream_X = sharding.split_rows((prompts, rows, stream_X))
+        params = parameters.for_decoding(judge.params, form.model)
+        context, decoded = _read_context(params, prompts, key, critic, form)
+        owner_SM = _owners(rows.token_YW.shape[0], prompts.check_QC.shape[0])
+        prefix = model.lengthen(
+            params, rows.token_YW, rows.mask_YW, context.prefix, owner_SM, form.model
+        )
+        sampler = engine.Sampler(
+            key=jax.random.fold_in(key, STREAM),
+            eos=form.eos,
+            samples=stream_X.shape[0] // rows.token_YW.shape[0],
+            columns=form.critique.data.response_columns,
+            cfg=SampleConfig(temperature=form.reward.grm.temperature),
+            stream_B=stream_X,
+        )
+        written = engine.write(params, prefix, sampler, form.model)
+        whole = context.followed_by(rows, owner_SM)
+    whole, rows = sharding.split_rows((whole, rows))
+    decoded, written = sharding.replicate(decoded), engine.leave_view(written)
+    judgements = engine.rollout_of(rows.token_YW, rows.mask_YW, written)
+    return whole, judgements, decoded + written.decoded
+
+
 def _read_context(
-    params: Params, prompts: Prompts, query_Q: Array, key: Array, critic: Critic, form: Form
+    params: Params, prompts: Prompts, key: Array, critic: Critic, form: Form
 ) -> tuple[Context, Array]:
     """Read the contexts, and write criteria where they come from the query alone.
 
@@ -233,10 +250,10 @@ def _read_context(
     if form.critique.principles != "from_query":
         return Context(prefix, rows), jnp.int32(0)
     sampler = criteria_sampler(key, form, SampleConfig(form.reward.grm.temperature))
-    sampler = sampler._replace(stream_B=query_Q)
+    sampler = sampler._replace(stream_B=_hash(*rows))
     written = engine.write(params, prefix, sampler, form.model)
     criteria = _exists(show(engine.rollout_of(*rows, written), critic))
-    count = query_Q.shape[0]
+    count = rows.token_YW.shape[0]
     middle_QC = jnp.broadcast_to(critic.middle_C, (count, critic.middle_C.shape[0]))
     more = _joined(criteria, Rows(middle_QC, jnp.ones_like(middle_QC, bool)))
     owner_SM = _owners(count, count)

@@ -108,13 +108,29 @@ def for_decoding(params: Params, cfg: ModelConfig):
     """Return the parameters in the layout in which `model.decode` and `model.logits` are fastest.
 
     They are unstacked if `cfg.unroll` is set, in compute dtype, and gathered over the mesh axis
-    `fsdp`, so that this is done once and not for every column.  The output head is added as
-    `head_DV`: on CPU a product of few rows with a [V, D] head first transposes all of the head,
-    which takes several times as long as the product.
+    `fsdp`, so that this is done once and not for every column.  With `cfg.decode_tensor`, call this
+    function in that `sharding.decode_view`: the devices of the view share the weights, and kv heads
+    that are fewer than the devices are repeated.  The output head is added as `head_DV`: on CPU a
+    product of few rows with a [V, D] head first transposes all of the head, which takes several
+    times as long as the product.
     """
-    params = cast(unstack(params, cfg), cfg)
-    params = {
-        name: jax.tree.map(partial(sharding.gather_parameter, name), x)
-        for name, x in params.items()
-    }
+    place = sharding.share_parameter if cfg.decode_tensor else sharding.gather_parameter
+    params = cast(unstack(_repeat_kv_heads(params, cfg), cfg), cfg)
+    params = {name: jax.tree.map(partial(place, name), x) for name, x in params.items()}
     return params | {"head_DV": output_head(params, cfg).T}
+
+
+def _repeat_kv_heads(params: Params, cfg: ModelConfig) -> Params:
+    """Return the parameters with one kv head for each device that shares them, if they are fewer.
+
+    Query head n then reads a copy of the kv head that it read before.
+    """
+    times = sharding.tensor_shards() // cfg.kv_heads if cfg.decode_tensor else 1
+    if times <= 1:
+        return params
+
+    def repeat(name: str, x: Array) -> Array:
+        axis = sharding.letters(name).find("K")
+        return x if axis < 0 else jnp.repeat(x, times, axis)
+
+    return {name: repeat(name, x) for name, x in params.items()}

@@ -200,16 +200,11 @@ def write_critiques(
 
     Where there is no response, the critique has one token, which is not read.
     """
-    rows, params = texts.rows, parameters.for_decoding(critic, cfg)
+    rows = texts.rows
     count, columns = rows.response_BR.shape
     place_BR = jnp.arange(columns) - columns + rows.length_B[:, None]
     token_BR = jnp.take_along_axis(rows.response_BR, jnp.maximum(place_BR, 0), 1)
     mask_BR = (place_BR >= 0) | (jnp.arange(columns) == columns - 1)
-    shards = sharding.data_shards()
-    owner_M = jnp.arange(count // shards, dtype=jnp.int32) // texts.ranking.exists_BN.shape[1]
-    owner_SM = jnp.broadcast_to(owner_M, (shards, count // shards))
-    prefix, _ = ragged.read_prompts(params, rows.prompt_QP, rows.prompt_mask_QP, cfg)
-    prefix = model.lengthen(params, token_BR, mask_BR, prefix, owner_SM, cfg)
     sampler = engine.Sampler(
         key=key,
         eos=writer.eos,
@@ -219,5 +214,15 @@ def write_critiques(
         limit_B=jnp.where(rows.length_B > 0, writer.columns, 1),
         stream_B=texts.stream_B,
     )
-    written = engine.write(params, prefix, sampler, cfg)
-    return engine.rollout_of(token_BR, mask_BR, written)
+    with sharding.decode_view(cfg.decode_tensor):
+        params = parameters.for_decoding(critic, cfg)
+        prompt_QP, mask_QP = sharding.split_rows((rows.prompt_QP, rows.prompt_mask_QP))
+        shown_BR, exists_BR = sharding.split_rows((token_BR, mask_BR))
+        shards = sharding.data_shards()
+        owner_M = jnp.arange(count // shards, dtype=jnp.int32)
+        owner_M //= texts.ranking.exists_BN.shape[1]
+        owner_SM = jnp.broadcast_to(owner_M, (shards, count // shards))
+        prefix, _ = ragged.read_prompts(params, prompt_QP, mask_QP, cfg)
+        prefix = model.lengthen(params, shown_BR, exists_BR, prefix, owner_SM, cfg)
+        written = engine.write(params, prefix, sampler, cfg)
+    return engine.rollout_of(token_BR, mask_BR, engine.leave_view(written))

@@ -6,12 +6,13 @@ split, `mesh_axes` applies it to the letters of an array.  So `embed_VD` is spli
 norm scale costs a collective for each use.
 """
 
+import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rlvr_jax.config import MeshConfig
 
@@ -140,12 +141,82 @@ def check_divides(
                 )
 
 
-def split_rows(x: jax.Array) -> jax.Array:
-    """Return x with its first (row) dimension split over the data axes; XLA decides the rest."""
+def split_rows(tree):
+    """Return arrays with their first (row) dimension split over the data axes.
+
+    XLA decides about the other dimensions.
+    """
     if jax.sharding.get_abstract_mesh().empty:
-        return x
-    free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS, *free))
+        return tree
+
+    def split(x: jax.Array) -> jax.Array:
+        free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
+        return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS, *free))
+
+    return jax.tree.map(split, tree)
+
+
+def replicate(tree):
+    """Return arrays, such as random keys and counters, whole on every device."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, PartitionSpec())
+
+
+@contextlib.contextmanager
+def decode_view(tensor: int) -> Iterator[None]:
+    """Trace a block of code on another view of the mesh, in which `tensor` devices share weights.
+
+    The devices and their order stay, only the shape changes: data x fsdp x tensor becomes data x
+    (fsdp * mesh.tensor / tensor) x `tensor`.  So rows are split over fewer shards, and each device
+    holds a smaller part of the weights that are gathered over `fsdp`.  Call `split_rows` or
+    `replicate` on all arrays that enter or leave the block: the type of an array names the shape of
+    its mesh.  With 0, or without a mesh, nothing changes.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or tensor in (0, mesh.shape["tensor"]):
+        yield
+        return
+    shape = (mesh.shape["data"], mesh.shape["fsdp"] * mesh.shape["tensor"] // tensor, tensor)
+    with jax.sharding.use_abstract_mesh(AbstractMesh(shape, AXES, (AxisType.Auto,) * 3)):
+        yield
+
+
+def check_decode_view(sizes: Mapping[str, int], tensor: int, cfg: MeshConfig, what: str) -> None:
+    """Check that `tensor` devices can share a model's weights; `what` names the model.
+
+    Raises:
+      ValueError: the mesh has no such view, or the devices cannot divide the model.
+    """
+    if tensor == 0:
+        return
+    if tensor % cfg.tensor or cfg.fsdp * cfg.tensor % tensor:
+        raise ValueError(
+            f"{what}: decode_tensor = {tensor} must be a multiple of mesh.tensor = {cfg.tensor} "
+            f"and divide mesh.fsdp x mesh.tensor = {cfg.fsdp * cfg.tensor}"
+        )
+    for letter, parts in {
+        "N": tensor,
+        "F": tensor,
+        "V": tensor,
+        "D": cfg.fsdp * cfg.tensor,
+    }.items():
+        if sizes[letter] % parts:
+            raise ValueError(
+                f"{what}: decode_tensor = {tensor} needs dimension {letter} = {sizes[letter]} to "
+                f"be a multiple of {parts}; change decode_tensor or the mesh"
+            )
+    if sizes["K"] % tensor and tensor % sizes["K"]:
+        raise ValueError(
+            f"{what}: decode_tensor = {tensor} is neither a divisor nor a multiple of the number "
+            f"of kv heads, {sizes['K']}; change decode_tensor"
+        )
+
+
+def tensor_shards() -> int:
+    """Return the size of the axis `tensor` of the ambient mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape["tensor"]
 
 
 def gather_parameter(name: str, x: jax.Array) -> jax.Array:
@@ -158,6 +229,24 @@ def gather_parameter(name: str, x: jax.Array) -> jax.Array:
     dims = letters(name)[-x.ndim :]
     split = [None if "fsdp" in RULES.get(d, ()) else PartitionSpec.UNCONSTRAINED for d in dims]
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*split))
+
+
+def share_parameter(name: str, x: jax.Array) -> jax.Array:
+    """Return a parameter, or one layer of it, gathered over `fsdp` and split over `tensor`.
+
+    For a `decode_view`: devices that have been shards of `fsdp` first exchange their parts, so that
+    each holds a part of a head or of the vocabulary, and only then gather.  In a single step, XLA
+    would gather the whole parameter on every device.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    dims = letters(name)[-x.ndim :]
+    axes = mesh_axes(dims, {}) if len(dims.lstrip("L")) > 1 else [()] * len(dims)
+    before = [("fsdp", "tensor") if "fsdp" in names else () for names in axes]
+    after = [names if "tensor" in names else () for names in axes]
+    for step in (before, axes, after):
+        x = jax.lax.with_sharding_constraint(x, PartitionSpec(*(names or None for names in step)))
+    return x
 
 
 def gather_width(table_VD: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 import sys
 
@@ -612,6 +613,53 @@ def test_a_mesh_writes_what_one_device_writes(mesh, slots) -> None:
     assert_same(written, plain)
     shards = mesh_cfg.data * mesh_cfg.fsdp
     assert int(decoded) == decoded_by_hand(plain[2], slots, shards)
+
+
+SHARED = {(1, 4, 1): 2, (1, 8, 1): 4, (1, 2, 2): 4}  # mesh: devices that share weights to decode
+
+
+@pytest.mark.parametrize("shape, slots", [((1, 4, 1), 0), ((1, 8, 1), 1), ((1, 2, 2), 0)])
+def test_devices_that_share_weights_write_what_one_device_writes(shape, slots) -> None:
+    """Two kv heads serve four devices too: each device has a copy of the one that it reads."""
+    cfg = dataclasses.replace(TINY, slots=slots, decode_tensor=SHARED[shape])
+    params, prompts = tiny_params(TINY), tiny_prompts(8)
+    plain = plain_loop(params, prompts, 3, 10, TINY)
+    written = on_mesh(shape, params, prompts, cfg)(10)
+    assert written.length_B.sharding.spec[0] in ("fsdp", ("data", "fsdp"))
+    assert_same(jax.device_get(written), plain)
+
+
+def on_mesh(shape: tuple[int, int, int], params: dict, prompts: Prompts, cfg: ModelConfig):
+    """Return a function of the budget that writes on a mesh; `lower=True` only lowers."""
+    mesh_cfg = MeshConfig(*shape)
+    sharding.check_decode_view(cfg.sizes, cfg.decode_tensor, mesh_cfg, "model")
+    mesh = sharding.make_mesh(mesh_cfg, jax.devices()[: math.prod(shape)])
+
+    def run(columns: int, lower: bool = False):
+        with jax.set_mesh(mesh):
+            placed = jax.device_put(params, sharding.shard_tree(params, mesh, mesh_cfg))
+            rows = sharding.place_rows(prompts, mesh)
+            args = placed, rows, jax.random.key(0), (END,), 3, columns, PLAIN, cfg
+            return write.lower(*args) if lower else write(*args)[0]
+
+    return run
+
+
+def test_devices_that_share_weights_never_gather_them_whole() -> None:
+    """Each device gets its quarter only, and a column moves nothing larger than an activation."""
+    wide = dataclasses.replace(TINY, width=64, head_size=32, feedforward=256, decode_tensor=4)
+    shapes = {name: x.shape for name, x in parameters.abstract(wide).items()}
+    params = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    lowered = on_mesh((1, 8, 1), params, tiny_prompts(8), wide)(10, lower=True)
+    names = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute"
+    found = re.findall(
+        rf" = \(?\w+\[([\d,]*)\].* ({names})\(.*op_name=\"([^\"]*)", lowered.compile().as_text()
+    )
+    sizes = [(math.prod(int(x) for x in dims.split(",") if x), where) for dims, _, where in found]
+    rows = 8 * 3 // 2  # of one of the two shards of the view
+    assert max(size for size, where in sizes if "while" in where) <= rows * 6 * wide.width
+    weights = [math.prod(shapes[name]) for name in ("q_LDNH", "gate_LDF", "out_LNHD")]
+    assert max(size for size, _ in sizes) == max(weights) // 4
 
 
 @pytest.mark.parametrize("unroll", [True, False])

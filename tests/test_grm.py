@@ -231,9 +231,7 @@ def test_criteria_from_the_query_stand_before_the_responses(params, prompts, rol
     judged = score(judge, prompts, rollout, key, form=cfg)
     query = grm._hash(prompts.check_QC, prompts.check_mask_QC)
     decode = parameters.for_decoding(params, CFG)
-    context, _ = jax.jit(grm._read_context, static_argnums=5)(
-        decode, prompts, query, key, critic(1), cfg
-    )
+    context, _ = jax.jit(grm._read_context, static_argnums=4)(decode, prompts, key, critic(1), cfg)
     streams = np.asarray(grm._streams(grm._content(grm.show(rollout, critic(1)), query, 1), 3))
     criteria = []
     for q in range(Q):
@@ -284,8 +282,13 @@ def test_votes_are_the_same_on_a_mesh(params, prompts, rollout, together):
     with jax.set_mesh(mesh):
         rows = (sharding.place_rows(x, mesh) for x in (prompts, rollout))
         split = score(judge, *rows, key, form=form(together))
-    np.testing.assert_allclose(split.reward_B, plain.reward_B, atol=1e-6)
-    np.testing.assert_array_equal(split.votes_B, plain.votes_B)
+        shared = form(together)
+        shared = shared._replace(model=dataclasses.replace(CFG, decode_tensor=2))
+        rows = (sharding.place_rows(x, mesh) for x in (prompts, rollout))
+        view = score(judge, *rows, key, form=shared)
+    for on_mesh in (split, view):
+        np.testing.assert_allclose(on_mesh.reward_B, plain.reward_B, atol=1e-6)
+        np.testing.assert_array_equal(on_mesh.votes_B, plain.votes_B)
 
 
 def test_the_meta_rm_chooses_the_votes_that_count(params, prompts, rollout):

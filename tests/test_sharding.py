@@ -221,6 +221,39 @@ def test_a_letter_over_two_axes_needs_a_multiple_of_both():
         check(MeshConfig(1, 4, 4, letters={"F": ("tensor", "fsdp"), "D": ()}), feedforward=40)
 
 
+@pytest.mark.parametrize(
+    "mesh, tensor, changes, why",
+    [
+        ((1, 8, 1), 3, {}, "must be a multiple of mesh.tensor = 1 and divide mesh.fsdp x"),
+        ((1, 4, 2), 1, {}, "must be a multiple of mesh.tensor = 2"),
+        ((1, 8, 1), 8, {"heads": 12}, "needs dimension N = 12 to be a multiple of 8"),
+        ((1, 4, 2), 4, {"width": 36}, "needs dimension D = 36 to be a multiple of 8"),
+        ((1, 8, 1), 2, {"heads": 12, "kv_heads": 3}, "neither a divisor nor a multiple"),
+    ],
+)
+def test_a_decode_view_that_cannot_be_is_refused_in_a_sentence(mesh, tensor, changes, why):
+    sizes = {"width": 32, "heads": 8, "kv_heads": 4, "head_size": 6}
+    model = ModelConfig(**sizes | changes)
+    with pytest.raises(ValueError, match=f"grm: decode_tensor = {tensor} .*{why}"):
+        sharding.check_decode_view(model.sizes, tensor, MeshConfig(*mesh), "grm")
+
+
+def test_a_decode_view_has_the_same_devices_in_the_same_order():
+    mesh = mesh_of(2, 2, 2)[1]
+
+    @jax.jit
+    def split(x):
+        with sharding.decode_view(4):
+            assert sharding.data_shards() == 2 and sharding.tensor_shards() == 4
+            return sharding.split_rows(x)
+
+    with jax.set_mesh(mesh):
+        halves = {shard.device: shard.data for shard in split(np.arange(8.0)).addressable_shards}
+    for half, devices in enumerate(mesh.devices.reshape(2, 4)):
+        for device in devices:
+            np.testing.assert_array_equal(halves[device], np.arange(4.0) + 4 * half)
+
+
 def test_an_override_is_as_good_as_the_table_on_real_devices(tiny):
     cfg, mesh = mesh_of(2, 2, 2, K=())
     layout = sharding.shard_tree(parameters.abstract(tiny), mesh, cfg)

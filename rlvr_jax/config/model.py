@@ -228,6 +228,11 @@ class Execution:
     slots: int = option(
         0, "responses that are generated at the same time, per data shard; 0: all of a batch"
     )
+    decode_tensor: int = option(
+        0,
+        "devices that hold the weights together while responses are written, tensor-parallel; a "
+        "multiple of mesh.tensor that divides mesh.fsdp x mesh.tensor; 0: mesh.tensor",
+    )
     long_rows: bool = option(
         False,
         "longrope: rows may be longer than rope_original; all rows then have the frequencies of "
@@ -236,8 +241,8 @@ class Execution:
 
     def __post_init__(self) -> None:
         check_positive(self, "part_tokens")
-        if self.slots < 0:
-            raise ValueError(f"needs slots >= 0, not {self.slots}")
+        if self.slots < 0 or self.decode_tensor < 0:
+            raise ValueError("needs slots >= 0 and decode_tensor >= 0")
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ def check_config(cfg: Config) -> None:
     models |= {"grm": cfg.grm} if cfg.uses_grm else {}
     for name, part in models.items():
         sharding.check_divides(part.sizes, parameters.names(part), cfg.mesh, name)
+        sharding.check_decode_view(part.sizes, part.decode_tensor, cfg.mesh, name)
         _check_context(cfg, name, part)
     _check_budget(cfg)
     for stage in cfg.stages:

@@ -17,7 +17,7 @@ import numpy as np
 
 from rlvr_jax import box_scores, engine, grm
 from rlvr_jax.config import SampleConfig, VoteStage
-from rlvr_jax.host.critiques import votes
+from rlvr_jax.host.critiques import vote_picture, votes
 from rlvr_jax.host.problems import preference
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import Interrupted
@@ -32,7 +32,9 @@ Ballot = tuple[Any, Any, Any, Any]
 
 
 def run(stage: VoteStage, ws: GrmWorkspace) -> dict:
-    """Measure a GRM or a scalar reward model, write the result to eval/NAME.json and return it.
+    """Measure a GRM or a scalar reward model, and return the result.
+
+    It is written to eval/NAME.json, and its picture to eval/NAME.svg.
 
     Raises:
       Interrupted: a signal asked the run to stop.
@@ -68,7 +70,9 @@ def run(stage: VoteStage, ws: GrmWorkspace) -> dict:
     result["votes"] = {
         str(k): _count(stage, every.first(k), chance[:, :k], domains) for k in stage.votes
     }
-    log.write_json(ws.run.evaluation(stage.name), result)
+    path = ws.run.evaluation(stage.name)
+    log.write_json(path, result)
+    path.with_suffix(".svg").write_text(vote_picture.draw(result), encoding="utf-8")
     _show(stage, result)
     return result
 

@@ -2,8 +2,7 @@
 
     python docs/results/grm/summary.py
 
-reads seed*/vote_*.json beside this file and writes grm.png and table.md.  Needs
-matplotlib.
+reads seed*/vote_*.json beside this file and writes grm.png and table.md.  Needs matplotlib.
 """
 
 import json
@@ -17,13 +16,37 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # half width of a 95 % interval, by seeds
-STAGES = {"cold": "cold start", "tuned": "+ rejective fine-tuning", "grm": "+ rule-based RL"}
-COLOURS = {"cold": "#8a8a8a", "tuned": "#2a6fbb", "grm": "#3d8b5f"}
+# file, way of counting, label
+ROWS = (
+    ("cold", "plain", "cold start"),
+    ("tuned", "plain", "+ rejective fine-tuning"),
+    ("grm", "plain", "+ rule-based RL"),
+    ("grm", "meta 0.5", "the same, meta RM keeps half of the votes"),
+    ("grm", "meta 0.25", "the same, a quarter"),
+    ("grm", "meta 0.01", "the same, one vote"),
+    ("tuned_meta", "meta 0.5", "rejective fine-tuning, meta RM keeps half"),
+    ("rl_only", "plain", "cold start + RL, no rejective fine-tuning"),
+    ("unhinted", "plain", "rejective fine-tuning without hints"),
+    ("own_only", "plain", "rejective fine-tuning without demonstrations"),
+    ("none", "plain", "cold start without criteria"),
+    ("query", "plain", "cold start, criteria from the query"),
+    ("pick", "plain", "cold start that picks the best (lists of 2 and 3)"),
+    ("pick", "weighted", "the same, verdicts weighted by probability"),
+    ("scalar", "plain", "scalar reward model (Bradley-Terry)"),
+    ("semi", "plain", "semi-scalar: critique, then a value"),
+)
+CURVES = {
+    ("cold", "plain"): ("#8a8a8a", "o-"),
+    ("tuned", "plain"): ("#2a6fbb", "o-"),
+    ("grm", "plain"): ("#3d8b5f", "o-"),
+    ("grm", "meta 0.5"): ("#c2571a", "s--"),
+}
+COUNTS = ("1", "2", "4", "8", "16", "32")
 Json = dict
 
 
 def load(seed: Path) -> dict[str, Json]:
-    return {path.stem: json.loads(path.read_text()) for path in seed.glob("vote_*.json")}
+    return {path.stem[5:]: json.loads(path.read_text()) for path in seed.glob("vote_*.json")}
 
 
 def mean(values: list[float]) -> tuple[float, float]:
@@ -36,79 +59,65 @@ def mean(values: list[float]) -> tuple[float, float]:
     return centre, T95[len(values)] * spread / math.sqrt(len(values))
 
 
-def cell(values: list[float]) -> str:
-    centre, half = mean(values)
+def cell(places: list[Json | None], how: str) -> str:
+    if not all(places):
+        return ""
+    centre, half = mean([place["all"][how] for place in places])
     return f"{centre:.1f} ± {half:.1f}" if math.isfinite(half) else f"{centre:.1f}"
 
 
-def of(result: Json, votes: int | None, way: str, how: str = "expected") -> float:
-    place = result["greedy"] if votes is None else result["votes"][str(votes)][way]
-    return place["all"][how]
+def votes(result: Json, count: str, way: str) -> Json | None:
+    return result["votes"].get(count, {}).get(way)
 
 
-def rows(runs: list[dict[str, Json]]) -> list[list[str]]:
-    table = []
-    for stage, label in STAGES.items():
-        several = [run[f"vote_{stage}"] for run in runs if f"vote_{stage}" in run]
-        if len(several) < len(runs):
+def table(runs: list[dict[str, Json]]) -> str:
+    lines = [["judge", "seeds", "greedy", *COUNTS, "ties of 8 votes"]]
+    lines.append(["---"] * len(lines[0]))
+    for name, way, label in ROWS:
+        results = [run[name] for run in runs if name in run]
+        if not results or not any(votes(results[0], count, way) for count in COUNTS):
             continue
-        counts = [None, *(int(k) for k in several[0]["votes"])]
-        for votes in counts:
-            cells = [cell([of(r, votes, "plain", how) for r in several]) for how in HOW]
-            table.append([label, "greedy" if votes is None else f"{votes}", *cells])
-    for stage, name in (("tuned", "vote_tuned_meta"), ("grm", "vote_grm")):
-        several = [run[name] for run in runs if name in run]
-        if len(several) < len(runs):
-            continue
-        for votes in several[0]["votes"]:
-            for way in several[0]["votes"][votes]:
-                if way != "plain" and int(votes) >= 4:
-                    cells = [cell([of(r, int(votes), way, how) for r in several]) for how in HOW]
-                    keep = f"{float(way.split()[1]):.0%}" if "0.01" not in way else "the best"
-                    table.append([f"{STAGES[stage]}, meta RM keeps {keep}", votes, *cells])
-    scalar = [run["vote_scalar"] for run in runs if "vote_scalar" in run]
-    if len(scalar) == len(runs):
-        cells = [cell([of(r, None, "plain", how) for r in scalar]) for how in HOW]
-        table.append(["scalar reward model (Bradley-Terry)", "", *cells])
-    return table
-
-
-HOW = ("expected", "strict", "tied")
+        greedy = cell([r["greedy"] for r in results], "expected") if way == "plain" else ""
+        cells = [cell([votes(r, count, way) for r in results], "expected") for count in COUNTS]
+        tied = cell([votes(r, "8", way) for r in results], "tied")
+        if name == "scalar":
+            cells[0] = ""
+        lines.append([label, f"{len(results)}", greedy, *cells, tied])
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def picture(runs: list[dict[str, Json]]) -> None:
-    figure, axes = plt.subplots(figsize=(5.5, 3.4))
-    for stage, label in STAGES.items():
-        several = [run[f"vote_{stage}"] for run in runs if f"vote_{stage}" in run]
-        if len(several) < len(runs):
-            continue
-        counts = sorted(int(k) for k in several[0]["votes"])
-        for k in counts:
-            axes.plot(
-                [k] * len(several),
-                [100 * of(r, k, "plain") for r in several],
-                ".",
-                color=COLOURS[stage],
-            )
-        points = [mean([of(r, k, "plain") for r in several])[0] for k in counts]
-        axes.plot(counts, points, "o-", color=COLOURS[stage], label=label)
-        greedy = mean([of(r, None, "") for r in several])[0]
-        axes.axhline(greedy, ls=":", lw=1, color=COLOURS[stage])
+    figure, axes = plt.subplots(figsize=(6, 3.8))
+    labels = {(name, way): label for name, way, label in ROWS}
+    for (name, way), (colour, style) in CURVES.items():
+        results = [run[name] for run in runs if name in run]
+        counts = [count for count in COUNTS if results and votes(results[0], count, way)]
+        points = {
+            int(count): [100 * votes(r, count, way)["all"]["expected"] for r in results]
+            for count in counts
+        }
+        for count, values in points.items():
+            axes.plot([count] * len(values), values, ".", color=colour, alpha=0.5)
+        means = [sum(values) / len(values) for values in points.values()]
+        axes.plot(list(points), means, style, color=colour, label=labels[name, way])
+        if way == "plain":
+            greedy = mean([r["greedy"]["all"]["expected"] for r in results])[0]
+            axes.axhline(greedy, ls=":", lw=1, color=colour)
+    scalar = [run["scalar"]["greedy"]["all"]["expected"] for run in runs if "scalar" in run]
+    if scalar:
+        axes.axhline(mean(scalar)[0], ls="-.", lw=1, color="black", label="scalar reward model")
     axes.set(xscale="log", xlabel="votes (dotted: greedy)", ylabel="accuracy, ties shared, %")
-    axes.set_xticks(counts, [str(k) for k in counts])
+    axes.set_xticks([int(count) for count in COUNTS], COUNTS)
     axes.minorticks_off()
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(HERE / "grm.png", dpi=130)
 
 
 def main() -> None:
-    seeds = sorted(HERE.glob("seed*"))
-    runs = [load(seed) for seed in seeds]
+    runs = [load(seed) for seed in sorted(HERE.glob("seed*"))]
     picture(runs)
-    head = ["model", "votes", "accuracy, ties shared", "ties wrong", "share of ties"]
-    lines = [head, ["---"] * len(head), *rows(runs)]
-    text = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    text = table(runs)
     (HERE / "table.md").write_text(text)
     print(text)
 

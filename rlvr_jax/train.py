@@ -24,7 +24,7 @@ from rlvr_jax.host.runs import compiles, log, report, settings
 from rlvr_jax.host.runs.checkpoint import CheckpointError
 from rlvr_jax.host.runs.ending import run_process
 from rlvr_jax.host.runs.folder import Interrupted, Run, RunError
-from rlvr_jax.host.workers import scratch
+from rlvr_jax.host.workers import memory_group, scratch
 from rlvr_jax.stages import (
     compare,
     evaluate,
@@ -40,7 +40,7 @@ from rlvr_jax.stages import (
     verifier,
     vote,
 )
-from rlvr_jax.stages.check import check_config
+from rlvr_jax.stages.check import check_config, missing_walls
 from rlvr_jax.stages.grm_workspace import GrmWorkspace
 from rlvr_jax.stages.workspace import Workspace
 
@@ -98,8 +98,11 @@ def train(cfg: Config) -> None:
     run = Run(cfg)
     run.catch_signals()
     scratch.clean()
+    memory_group.clean()
     platform = jax.devices()[0].platform
     log.say(f"{run.folder}: {mesh.size} {platform} device(s), jax {jax.__version__}")
+    if missing := missing_walls(cfg.stages):
+        log.say(f"programs run without a wall for {' and '.join(missing)} (docs/rewards.md)")
     with contextlib.closing(run), jax.set_mesh(mesh):
         ws = Workspace(run, mesh)
         by_role = {"policy": ws, "grm": GrmWorkspace(ws) if cfg.uses_grm else ws}

@@ -56,6 +56,9 @@ class RewardConfig:
         "that it runs; 10 times as much may pass on the clock",
     )
     workers: int = option(2, "rules: number of worker processes")
+    require_walls: bool = option(
+        False, "rule code: refuse to run where a wall of the sandbox is missing (docs/rewards.md)"
+    )
     on_error: Literal["stop", "zero"] = option(
         "stop",
         "your own rule raises an exception or returns no number in the first step: stop: end the "

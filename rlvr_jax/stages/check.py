@@ -5,6 +5,7 @@ those needs with the config and with what earlier stages leave behind.
 """
 
 import difflib
+from collections.abc import Iterable
 
 from rlvr_jax import parameters, sharding
 from rlvr_jax.config import (
@@ -13,6 +14,7 @@ from rlvr_jax.config import (
     Input,
     ModelConfig,
     Product,
+    RlStage,
     ScalarStage,
     SftStage,
     Stage,
@@ -21,6 +23,7 @@ from rlvr_jax.config import (
 from rlvr_jax.host import rules
 from rlvr_jax.host.critiques.template import load_template
 from rlvr_jax.host.problems import sources, tasks
+from rlvr_jax.host.workers import sandbox
 from rlvr_jax.stages.judges import check_judge
 
 # The name of each product in a sentence, and the stages that leave it behind.
@@ -56,6 +59,7 @@ def check_config(cfg: Config) -> None:
         _check_baseline(cfg, stage)
         for rule in filter(None, stage.rules):
             rules.check_rule(rule)
+        _check_walls(stage)
         earlier.append(stage)
     models = {"model": cfg.model} | ({"verifier": cfg.verifier} if cfg.uses_verifier else {})
     models |= {"grm": cfg.grm} if cfg.uses_grm else {}
@@ -66,6 +70,22 @@ def check_config(cfg: Config) -> None:
     _check_budget(cfg)
     for stage in cfg.stages:
         _check_rows(cfg, stage)
+
+
+def missing_walls(stages: Iterable[Stage]) -> list[str]:
+    """Return the walls that are missing around programs which a rule of these stages runs."""
+    if not any("code" in stage.rules for stage in stages):
+        return []
+    return [wall for wall in sandbox.WALLS if wall not in sandbox.walls()]
+
+
+def _check_walls(stage: Stage) -> None:
+    missing = missing_walls([stage])
+    if missing and isinstance(stage, RlStage) and stage.reward.require_walls:
+        raise ValueError(
+            f"stages.{stage.name}.reward.require_walls is set, and the sandbox has no wall for "
+            f"{' and '.join(missing)} here; run as root on Linux, or leave require_walls out"
+        )
 
 
 def _check_data(cfg: Config) -> None:

@@ -221,3 +221,15 @@ def test_a_prm_of_either_kind_of_stage_can_be_evaluated():
 def test_a_config_without_problems_is_refused():
     with pytest.raises(ValueError, match="names no problems: give data.tasks or data.sources"):
         check_config(Config(stages=(SftStage(),)))
+
+
+def test_programs_run_only_behind_the_walls_that_the_config_requires(monkeypatch):
+    monkeypatch.setattr(check.sandbox, "walls", lambda: frozenset({"system calls", "memory"}))
+    code = RlStage(reward=RewardConfig(source="rule", rule="code"))
+    cfg = with_stages(SftStage(), code)
+    check_config(cfg)
+    assert check.missing_walls(cfg.stages) == ["namespaces"]
+    assert check.missing_walls([RlStage(reward=RULED)]) == []
+    strict = dataclasses.replace(code.reward, require_walls=True)
+    with pytest.raises(ValueError, match="no wall for namespaces here"):
+        check_config(with_stages(SftStage(), dataclasses.replace(code, reward=strict)))

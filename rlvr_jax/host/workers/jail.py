@@ -7,8 +7,9 @@ Where the kernel permits it (root, or user namespaces), the process closes itsel
 Walls are network, process, message and mount namespaces of its own, a root folder that holds the
 interpreter read-only and a small writable folder, no privileges, and another user.  When the first
 process of the process namespace ends, the kernel kills all others, daemons and fork bombs too.
-Then the process sets its limits and replaces itself by the program.  Before that it writes one byte
-to the descriptor `ready`: b"w" with walls, b"-" with limits only.
+Then the process sets its limits, takes a new session keyring, permits itself only the system calls
+of a filter, and replaces itself by the program.  Before that it writes one byte to the descriptor
+`ready`: b"w" with walls, b"-" with limits only.
 """
 
 import ctypes
@@ -20,14 +21,18 @@ import sys
 
 NEWNS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 RDONLY, NOSUID, NODEV, REMOUNT, BIND, REC, PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
-NO_NEW_PRIVS, PDEATHSIG, DUMPABLE = 38, 1, 4
+NO_NEW_PRIVS, PDEATHSIG, DUMPABLE, SECCOMP, FILTER = 38, 1, 4, 22, 2
 NOBODY = 65534
+INSIDE = "/folder_of_the_program"  # a name that no folder of an interpreter has
 
 
 def main() -> None:
     """Read the settings from the command line, set up walls and limits, and become the program."""
     settings = json.loads(sys.argv[1])
     libc = ctypes.CDLL(None, use_errno=True)
+    if settings["group"]:
+        with open(settings["group"] + "/cgroup.procs", "w") as group:
+            group.write(f"{os.getpid()}")
     if sys.platform == "linux":
         libc.prctl(PDEATHSIG, signal.SIGKILL)  # the program does not outlive its owner
     walled = settings["walls"] and sys.platform == "linux" and _wall(libc, settings)
@@ -40,13 +45,15 @@ def main() -> None:
         libc.prctl(PDEATHSIG, signal.SIGKILL)
         libc.prctl(DUMPABLE, 0)
         os.chroot(settings["root"])
-        os.chdir("/work")
+        os.chdir(INSIDE)
         _fork_and_wait()  # the first process stays in this group: its death kills all others
         _drop(libc)
     else:
         os.chdir(settings["folder"])
     _limit(settings, walled)
-    program = "/work" if walled else settings["folder"]
+    if settings["filter"] and not _filter(libc, settings) and settings["walls"] == "required":
+        os._exit(97)
+    program = INSIDE if walled else settings["folder"]
     env = {"PATH": "/usr/bin:/bin", "HOME": program, "TMPDIR": program, "LANG": "C.UTF-8"}
     command = [sys.executable, "-I", "-S", f"{program}/program.py"]
     os.execve(sys.executable, command, env)
@@ -83,7 +90,7 @@ def _wall(libc: ctypes.CDLL, settings: dict) -> bool:
             os.makedirs(inner, exist_ok=True)
             _mount(libc, path, inner, None, BIND | REC)
             _mount(libc, path, inner, None, BIND | REMOUNT | RDONLY | NOSUID | _flags(path))
-        work = settings["root"] + "/work"
+        work = settings["root"] + INSIDE
         os.makedirs(work)
         with open(settings["folder"] + "/program.py", "rb") as program:
             with open(work + "/program.py", "wb") as copy:
@@ -140,6 +147,19 @@ def _drop(libc: ctypes.CDLL) -> None:
         os.setresuid(own, own, own)
     except OSError:
         os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
+class _Program(ctypes.Structure):  # struct sock_fprog
+    _fields_ = (("count", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
+
+
+def _filter(libc: ctypes.CDLL, settings: dict) -> bool:
+    """Leave the keyring of the parent, and let the kernel refuse all calls that no test needs."""
+    instructions = bytes.fromhex(settings["filter"])
+    libc.syscall(settings["join_session"], 1, None)  # a kernel without keyrings refuses: no harm
+    libc.prctl(NO_NEW_PRIVS, 1, 0, 0, 0)
+    program = _Program(len(instructions) // 8, instructions)
+    return libc.prctl(SECCOMP, FILTER, ctypes.byref(program), 0, 0) == 0
 
 
 def _limit(settings: dict, walled: bool) -> None:

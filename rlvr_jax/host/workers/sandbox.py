@@ -4,12 +4,17 @@
 starts a program that answers lines, one after another.  The expected answer never enters the
 process: compare the output in the calling process.
 
-Walls stand where the kernel permits them, on Linux as root or with user namespaces; `walls()`
-returns whether they do.  Behind walls a program has no network, reads no files but those of the
-interpreter, writes to a small folder in memory only, sees no other processes, and nothing that it
-starts survives.  Elsewhere (containers that forbid namespaces, macOS) only the limits hold: socket
-calls of Python are refused, but a program can read and write the user's files, and could reach the
-network through C.  With walls="required", a program does not run there, and its status is refused.
+Walls stand where the kernel permits them; `walls()` names those that do:
+
+    namespaces     Linux as root or with user namespaces: a program has no network, reads no files
+                   but those of the interpreter, writes to a small folder in memory only, sees no
+                   other processes, and nothing that it starts survives
+    system calls   Linux on x86_64 and aarch64: no sockets, keyrings, tracing and the like
+    memory         a cgroup limits all processes of a program together
+
+Without the first one a program can read and write the user's files.  Without the second one too
+(macOS), socket calls of Python are refused, but a program could reach the network through C.  With
+walls="required", a program does not run unless the first two stand, and its status is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ import functools
 import json
 import math
 import os
+import platform
 import select
 import shutil
 import signal
@@ -31,7 +37,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from rlvr_jax.host.workers import processor_time, scratch
+from rlvr_jax.host.workers import memory_group, processor_time, scratch, system_calls
 
 MAX_SOURCE = 150_000  # characters of a program
 MAX_INPUT = 10_000_000
@@ -47,7 +53,7 @@ class Limits:
     """
 
     seconds: float = 4.0
-    memory: int = 512  # MiB of address space
+    memory: int = 512  # MiB of address space of each process, and of all together in a cgroup
     files: int = 4  # MiB, of one file and of the scratch folder
     output: int = 8_000_000  # bytes
     processes: int = 8
@@ -183,69 +189,84 @@ def converse(source: str, limits: Limits | None = None) -> Iterator[Conversation
     No failure of the program raises an exception.  If `limits` is None, those of `Limits()` hold.
     """
     limits = limits or Limits()
-    folder = scratch.make_folder("program_")
-    process = None
-    try:
-        (folder / "root").mkdir()
-        encoded = source.encode("utf-8", "replace")
-        guard = b"" if limits.walls and walls() else _GUARD.encode()
-        (folder / "program.py").write_bytes(guard + encoded)
-        limits = replace(limits, seconds=min(limits.seconds, processor_time.left()))
-        if len(source) <= MAX_SOURCE and limits.seconds > 0:
-            process = _start_walled(folder, limits)
+    guard = "" if limits.walls and walls() & {NAMESPACES, CALLS} else _GUARD
+    limits = replace(limits, seconds=min(limits.seconds, processor_time.left()))
+    runs = len(source) <= MAX_SOURCE and limits.seconds > 0
+    with _started(guard + source, limits) if runs else contextlib.nullcontext() as process:
+        if runs:
             processor_time.exempt(_try_out().start_cost)
         conversation = Conversation(process, limits)
         if limits.seconds <= 0:  # earlier programs of this job have used its time
             conversation.status = "timeout"
         yield conversation
-    finally:
-        if process is not None:
-            kill_group(process)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def walls() -> bool:
-    """Return whether programs run behind walls on this machine; if not, only the limits hold."""
+NAMESPACES, CALLS, MEMORY = WALLS = "namespaces", "system calls", "memory"
+
+
+def walls() -> frozenset[str]:
+    """Return the names of the walls that stand on this machine; without any, only limits hold."""
     return _try_out().walls
 
 
 class _Machine(NamedTuple):
-    walls: bool
+    walls: frozenset[str]
     start_cost: float  # seconds of processor time to start a program, which are not the program's
+
+
+# Prints 7, and whether a socket is refused where only the filter would refuse it.
+_PROBE = "import ctypes\nprint(7, ctypes.CDLL(None).socket(1, 1, 0) < 0)"
 
 
 @functools.cache
 def _try_out() -> _Machine:
     """Run small programs to find out about this machine, at no cost for the job that asks first."""
-    begin, costs = processor_time.used(), []
-    walled = _runs_small(Limits(walls="required"))
+    begin, costs, found = processor_time.used(), [], set()
+    if _output(Limits(walls="required")).startswith(b"7"):
+        found.add(NAMESPACES)
+    if _output(Limits()) == b"7 True\n":
+        found.add(CALLS)
+    with memory_group.make_group("probe", 1 << 24) as group:
+        if group is not None:
+            found.add(MEMORY)
     for _ in range(3):
         before = processor_time.used()
-        _runs_small(Limits())
+        _output(Limits())
         costs.append(processor_time.used() - before)
     processor_time.exempt(processor_time.used() - begin)
-    return _Machine(walled, min(costs))
+    return _Machine(frozenset(found), min(costs))
 
 
-def _runs_small(limits: Limits) -> bool:
+def _output(limits: Limits) -> bytes:
+    with _started(_PROBE, limits) as process:
+        return Conversation(process, limits).finish(b"").output
+
+
+@contextlib.contextmanager
+def _started(source: str, limits: Limits) -> Iterator[subprocess.Popen[bytes] | None]:
+    """Start a program, in a folder and a memory group of its own; at the end nothing is left."""
     folder = scratch.make_folder("program_")
-    process = None
-    try:
-        (folder / "root").mkdir()
-        (folder / "program.py").write_text("print(7)")
-        process = _start_walled(folder, limits)
-        return Conversation(process, limits).finish(b"").output == b"7\n"
-    finally:
-        if process is not None:
-            kill_group(process)
-        shutil.rmtree(folder, ignore_errors=True)
+    size = limits.memory << 20
+    with memory_group.make_group(folder.name, size) as group:
+        process = None
+        try:
+            (folder / "root").mkdir()
+            (folder / "program.py").write_bytes(source.encode("utf-8", "replace"))
+            process = _start_walled(folder, limits, group)
+            yield process
+        finally:
+            if process is not None:
+                kill_group(process)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start_walled(folder: Path, limits: Limits) -> subprocess.Popen[bytes] | None:
+def _start_walled(
+    folder: Path, limits: Limits, group: Path | None
+) -> subprocess.Popen[bytes] | None:
     """Return the process of a program behind its walls; None if it could not be made."""
     ready, ready_in = os.pipe()
     try:
-        process = _start(folder, ready_in, limits)
+        process = _start(folder, ready_in, limits, group)
     except OSError:
         os.close(ready_in)
         os.close(ready)
@@ -261,13 +282,15 @@ def _start_walled(folder: Path, limits: Limits) -> subprocess.Popen[bytes] | Non
     return None
 
 
-def _start(folder: Path, ready: int, limits: Limits) -> subprocess.Popen[bytes]:
+def _start(folder: Path, ready: int, limits: Limits, group: Path | None) -> subprocess.Popen[bytes]:
     settings = {
         **{"folder": str(folder), "root": str(folder / "root"), "ready": ready},
         **{"mounts": _mounts(), "links": _links(), "walls": limits.walls},
         "seconds": math.ceil(limits.seconds),
         **{"memory": limits.memory << 20, "files": limits.files << 20},
-        "processes": limits.processes,
+        **{"processes": limits.processes, "group": str(group or "")},
+        "filter": system_calls.write_filter().hex() if sys.platform == "linux" else "",
+        "join_session": system_calls.JOIN_SESSION.get(platform.machine(), 0),
     }
     jail = str(Path(__file__).with_name("jail.py"))
     return subprocess.Popen(

@@ -1,6 +1,7 @@
 """Programs of a model: their attacks end with nothing left and nothing touched."""
 
 import os
+import platform
 import signal
 import subprocess
 import threading
@@ -9,10 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_jax.host.workers import processor_time, sandbox, scratch
+from rlvr_jax.host.workers import (
+    jail,
+    memory_group,
+    processor_time,
+    sandbox,
+    scratch,
+    system_calls,
+)
 
 SHORT = sandbox.Limits(seconds=0.5)
-needs_walls = pytest.mark.skipif(not sandbox.walls(), reason="the kernel permits no namespaces")
+needs_walls = pytest.mark.skipif(
+    "namespaces" not in sandbox.walls(), reason="the kernel permits no namespaces"
+)
+needs_filter = pytest.mark.skipif(
+    "system calls" not in sandbox.walls(), reason="the kernel has no filters"
+)
+needs_groups = pytest.mark.skipif("memory" not in sandbox.walls(), reason="no cgroups here")
 
 
 def run(source, stdin="", limits=SHORT):
@@ -111,11 +125,92 @@ class TestWalls:
     def test_no_privileges_to_get_out(self):
         out = (
             "import ctypes\nc = ctypes.CDLL(None)\n"
-            "print(c.unshare(0x10000000), c.mount(b'none', b'/work', b'tmpfs', 0, b''),"
+            "print(c.unshare(0x10000000), c.mount(b'none', b'.', b'tmpfs', 0, b''),"
             "c.setuid(0),"
-            "c.chroot(b'/work'), c.ptrace(16, 1, 0, 0))"
+            "c.chroot(b'.'), c.ptrace(16, 1, 0, 0))"
         )
         assert run(out).output == b"-1 -1 -1 -1 -1\n"
+
+
+CALL = """import ctypes
+c = ctypes.CDLL(None, use_errno=True)
+print({call}, ctypes.get_errno())
+"""
+DENIED = {
+    "AF_VSOCK": "c.socket(40, 1, 0)",
+    "AF_NETLINK": "c.socket(16, 3, 0)",
+    "AF_UNIX": "c.socket(1, 1, 0)",
+    "io_uring_setup": "c.syscall(425, 8, 0)",
+    "pidfd_open": "c.syscall(434, 1, 0)",
+    "unshare": "c.unshare(0x10000000)",
+    "ptrace": "c.ptrace(16, 1, 0, 0)",
+}
+
+
+@needs_filter
+class TestFilter:
+    @pytest.mark.parametrize("call", DENIED)
+    @pytest.mark.parametrize("walls", ["wanted", ""])
+    def test_calls_that_no_test_needs(self, call, walls):
+        limits = sandbox.Limits(seconds=2, walls=walls)
+        assert run(CALL.format(call=DENIED[call]), limits=limits).output == b"-1 1\n"
+
+    def test_keyrings(self):
+        keyctl, add_key = {"x86_64": (250, 248), "aarch64": (219, 217)}[platform.machine()]
+        for call in (f"{keyctl}, 0, -3, 0", f"{add_key}, b'user', b'a', b'b', 1, -3"):
+            assert run(CALL.format(call=f"c.syscall({call})")).output == b"-1 1\n"
+
+    def test_namespaces_through_clone(self):
+        number = system_calls.CLONE[platform.machine()]
+        for flags in (0x10000000, 0x40000000, 0x00020000):
+            call = CALL.format(call=f"c.syscall({number}, {flags} | 17, 0, 0, 0, 0)")
+            assert run(call).output == b"-1 1\n"
+        assert run(CALL.format(call="c.syscall(435, 0, 0)")).output == b"-1 38\n"
+
+    def test_what_python_needs(self):
+        """An event loop, threads, processes, pipes, files, clocks, random numbers."""
+        program = """
+import asyncio, os, pathlib, random, secrets, subprocess, tempfile, threading, time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+async def later(x):
+    await asyncio.sleep(0.001)
+    return x
+print(asyncio.run(later(1)))
+with ThreadPoolExecutor(2) as pool: print(sum(pool.map(int, "123")))
+print(subprocess.run(["/bin/echo", "x"], capture_output=True).stdout)
+place = pathlib.Path(tempfile.mkdtemp())
+(place / "a").write_text("b"); (place / "a").rename(place / "c")
+print(os.listdir(place), len(secrets.token_bytes(4)), time.monotonic() > 0)
+os.dup2(os.pipe()[1], 9)
+child = os.fork()
+if not child: os._exit(3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+        limits = sandbox.Limits(seconds=4)
+        shown = b"1\n6\nb'x\\n'\n['c'] 4 True\n3\n"
+        assert run(program, limits=limits) == (shown, "ok")
+
+
+@needs_groups
+def test_all_processes_together_have_one_limit_of_memory():
+    program = (
+        "import os, time\nmine = [os.fork() for _ in range(2)]\n"
+        "x = bytearray(40 << 20)\nx[::4096] = b'x' * len(x[::4096])\n"
+        "time.sleep(0.3)\nprint('here', flush=True)\n"
+        "for child in filter(None, mine): os.waitpid(child, 0)\n"
+    )
+    little, enough = (sandbox.Limits(seconds=4, memory=size) for size in (100, 512))
+    assert run(program, limits=little).output.count(b"here") < 4
+    assert run(program, limits=enough).output.count(b"here") == 4
+    assert not list(memory_group._parent()[1].glob(f"{memory_group.PREFIX}{os.getpid()}_*"))
+
+
+@needs_walls
+def test_the_place_of_the_project_does_not_matter(tmp_path):
+    """A folder of the interpreter could have the name of the program's folder behind the walls."""
+    inside = {part for path in sandbox._mounts() for part in Path(path).parts}
+    assert jail.INSIDE.strip("/") not in inside
+    assert run("print(__file__)").output.decode() == f"{jail.INSIDE}/program.py\n"
 
 
 def test_without_walls_the_network_is_closed_from_inside():

@@ -1,5 +1,10 @@
-"""Hugging Face folders: config.json, and safetensors in one file or in shards with an index."""
+"""Hugging Face folders: config.json, and safetensors in one file or in shards with an index.
 
+The files that this module writes hold the SHA-256 of their tensors in their metadata.  Where a file
+holds one, reading compares it.
+"""
+
+import hashlib
 import json
 import os
 import re
@@ -19,6 +24,7 @@ from rlvr_jax.host.weights.layout import Place, Slices
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 DTYPES = ("F32", "F16", "BF16")
 WRITTEN = {"float32": ("F32", np.float32), "bfloat16": ("BF16", ml_dtypes.bfloat16)}
+SUM = "tensors_sha256"  # key of the metadata
 MAPPED = 1 << 28  # bytes read from a mapped file before closing it frees its pages
 AGAIN = "download the model again"
 
@@ -67,6 +73,7 @@ class HfFolder:
     def _scan(self, file: Path, index: dict[str, Path] | None) -> None:
         """Note types and shapes of a file's tensors; refuse a file that the index contradicts."""
         handle = self._open(file)
+        _check_sum(file, (handle.metadata() or {}).get(SUM))
         inside = set(handle.keys())
         named = inside if index is None else {name for name, at in index.items() if at == file}
         for name in sorted(named ^ inside):
@@ -216,18 +223,33 @@ def write_tensors(
         name = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
         placed |= {tensor: name for tensor, _ in shard}
         with open(folder / name, "wb") as file:
-            _write_header(file, shard, dtype, width)
+            _write_header(file, shard, dtype, width, "0" * 64)
+            digest = hashlib.sha256()
             for tensor, shape in shard:
                 piece = next(pieces)
                 assert piece.shape == shape, f"{tensor}: {piece.shape} is not {shape}"
                 plain = np.ascontiguousarray(piece.astype(WRITTEN[dtype][1]))
-                file.write(plain.reshape(-1).view(np.uint8).data)
+                stored = plain.reshape(-1).view(np.uint8).data
+                digest.update(stored)
+                file.write(stored)
+            file.seek(0)
+            _write_header(file, shard, dtype, width, digest.hexdigest())
             file.flush()
             os.fsync(file.fileno())
         say(f"{name} ({number} of {len(shards)})")
     if len(shards) > 1:
         total = sum(_bytes(shape, width) for _, shape in named)
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": placed})
+
+
+def _check_sum(file: Path, expected: str | None) -> None:
+    """Refuse a file whose tensors are not those whose sum it holds."""
+    if expected is None:
+        return
+    with open(file, "rb") as data:
+        data.seek(8 + int.from_bytes(data.read(8), "little"))
+        if hashlib.file_digest(data, "sha256").hexdigest() != expected:
+            raise WeightsError(f"{file} is damaged: its tensors are not those that were written")
 
 
 def _divide(named: list[Named], width: int, most: int) -> list[list[Named]]:
@@ -246,9 +268,9 @@ def _bytes(shape: tuple[int, ...], width: int) -> int:
     return int(np.prod(shape, dtype=np.int64)) * width
 
 
-def _write_header(file: BinaryIO, shard: list[Named], dtype: str, width: int) -> None:
+def _write_header(file: BinaryIO, shard: list[Named], dtype: str, width: int, digest: str) -> None:
     """Write the length and the JSON header of a safetensors file, padded to eight bytes."""
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt", SUM: digest}}
     at = 0
     for name, shape in shard:
         end = at + _bytes(shape, width)

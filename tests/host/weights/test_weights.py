@@ -473,6 +473,18 @@ def test_a_file_that_is_cut_short(copy) -> None:
         refused(lambda: load(file.parent), str(file), "cut short")
 
 
+def test_a_flipped_bit_in_the_tensors_that_were_saved(sharded) -> None:
+    file = sorted(sharded.glob("model-*.safetensors"))[1]
+    whole = bytearray(file.read_bytes())
+    for place in (-1, -len(whole) // 3):
+        whole[place] ^= 1
+        file.write_bytes(whole)
+        refused(lambda: load(sharded), file.name, "its tensors are not those that were written")
+        whole[place] ^= 1
+    file.write_bytes(whole)
+    load(sharded)
+
+
 def test_a_shard_that_is_missing_cut_short_or_another(sharded) -> None:
     files = sorted(sharded.glob("model-*.safetensors"))
     first, second = files[0].read_bytes(), files[1].read_bytes()

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-KERNELS = {  # platform -> op -> implementations
+KERNELS: dict[str, dict[str, tuple[str, ...]]] = {  # platform -> op -> implementations
     "cpu": {"token_logprob": ("xla",)},
     "gpu": {
         "token_logprob": ("xla", "pallas_gpu"),

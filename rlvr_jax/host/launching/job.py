@@ -1,13 +1,14 @@
 """A job: what the user asked for, checked, before any file is written."""
 
+import dataclasses
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
+from rlvr_jax.config import MeshConfig
 from rlvr_jax.host.launching.slices import Slice, find_slice
+from rlvr_jax.host.runs import settings
 from rlvr_jax.host.runs.ending import SAVE_BUDGET
 
 KINDS = ("jobset", "tpu-vm", "skypilot", "slurm")
@@ -62,7 +63,8 @@ _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=[\w .,:/+@\[\]{}-]*")
 _SECRET = re.compile(
     r"^[\w.]*(api_?key|password|secret)=|(hf_|sk-|ghp_|github_pat_|AIza|ya29\.)[\w-]{16,}", re.I
 )
-_PATH_KEYS = ("weights", "tokenizer", "verifier_tokenizer", "file", "test_file", "folder", "rule")
+PATHS = ("weights", "file", "test_file", "folder")  # keys of a config
+PATHS_OR_NAMES = ("tokenizer", "verifier_tokenizer", "rule")
 
 
 @dataclass(frozen=True)
@@ -126,14 +128,17 @@ def make_job(kind: str, topology: str, config: str, given: dict[str, Any]) -> Jo
             f"--config {config}: give a path inside the current folder, of letters, digits and "
             "._-/, because the job reads the config at the same place"
         )
-    tree = _load(config)
-    name = given.get("name") or _name_from(tree, overrides)
+    cfg = settings.load(Path(config), overrides, sizes=False)
+    _check_mesh(cfg.mesh, found, options.get("slices", 1))
+    name = given.get("name") or re.sub(r"[^a-z0-9]+", "-", cfg.name.lower()).strip("-")
     if len(name) > LONGEST_NAME or not _LABEL.fullmatch(name):
         raise ValueError(
             f"the job cannot be called {name!r}: give --name with at most {LONGEST_NAME} "
             "lower-case letters, digits and hyphens, a letter first and no hyphen last"
         )
-    return Job(kind, name, str(path), found, overrides, tuple(_paths(tree)), **options)
+    return Job(
+        kind, name, str(path), found, overrides, tuple(_paths(dataclasses.asdict(cfg))), **options
+    )
 
 
 def _check_options(kind: str, options: dict[str, Any]) -> None:
@@ -169,37 +174,27 @@ def _check_overrides(overrides: tuple[str, ...]) -> None:
             )
 
 
-def _load(config: str) -> dict[str, Any]:
-    with open(config, encoding="utf-8") as file:
-        try:
-            tree = yaml.safe_load(file)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"--config {config} is not valid YAML: {reason}") from None
-    if not isinstance(tree, dict) or "stages" not in tree:
-        raise ValueError(f"--config {config} has no stages: it is not a config of rlvr_jax.train")
-    return tree
-
-
-def _name_from(tree: dict[str, Any], overrides: tuple[str, ...]) -> str:
-    name = str(tree.get("name", "run"))
-    for text in overrides:
-        key, _, value = text.partition("=")
-        name = value if key == "name" else name
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+def _check_mesh(mesh: MeshConfig, found: Slice, slices: int) -> None:
+    asked, chips = mesh.data * mesh.fsdp * mesh.tensor, found.hosts * found.chips_per_host * slices
+    if asked != chips:
+        raise ValueError(
+            f"the mesh of the config has {asked} device(s), and the job {chips}: give for example "
+            f"mesh.data=1 mesh.fsdp={chips} mesh.tensor=1"
+        )
 
 
 def _paths(tree: Any) -> list[str]:
     """List the paths that a config names for files to read; what a package holds is none."""
-    found: list[str] = []
-    if isinstance(tree, list):
-        found = [path for item in tree for path in _paths(item)]
-    elif isinstance(tree, dict):
-        for key, value in tree.items():
-            if key in _PATH_KEYS and isinstance(value, str) and re.search(r"[/.]|^data$", value):
-                found += [value] if not value.startswith("package:") else []
-            else:
-                found += _paths(value)
+    if isinstance(tree, list | tuple):
+        return list(dict.fromkeys(path for item in tree for path in _paths(item)))
+    if not isinstance(tree, dict):
+        return []
+    found = []
+    for key, value in tree.items():
+        if key in PATHS or (key in PATHS_OR_NAMES and re.search("[/.]", value)):
+            found += [value] if value and not value.startswith("package:") else []
+        else:
+            found += _paths(value)
     return list(dict.fromkeys(found))
 
 

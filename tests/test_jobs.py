@@ -274,6 +274,16 @@ def test_every_config_becomes_a_job_without_its_models(path, capsys):
     assert f"--config configs/{path.name}" in printed(capsys, *words, *more)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda x: x.stem)
+def test_the_jobs_in_headers_of_configs_are_jobs(path, capsys):
+    """Three dots stand for image and bucket."""
+    head = path.read_text("utf-8")
+    for words in re.findall(r"^#   python -m rlvr_jax.jobs (.*) \.\.\.   \(docs/jobs", head, re.M):
+        more = ("--image", IMAGE, "--bucket", BUCKET, "--dry-run")
+        assert str(path.name) in printed(capsys, *words.split(), *more)
+    assert head.count("rlvr_jax.jobs") == head.count("...   (docs/jobs.md)")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_option_is_for_some_kinds_and_refused_by_the_others(kind, capsys):
     values = {"slices": "2", "hours": "3", "zone": "us-west4-a", "bucket": BUCKET, "image": IMAGE}

@@ -3,9 +3,11 @@
 import json
 import math
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -337,6 +339,16 @@ def test_what_a_kind_needs_is_asked_for(kind, capsys):
 def test_bad_input_is_one_sentence(kind, more, said, capsys):
     asked = [f"--name={more.split()[1]}"] if more.startswith("--name ") else more.split()
     assert said in refused(capsys, *ASKED[kind], *asked)
+
+
+def test_the_page_shows_what_a_dry_run_prints(capsys):
+    """The command behind the `$` of docs/jobs.md, and all of its output."""
+    page = (ROOT / "docs" / "jobs.md").read_text("utf-8")
+    shown = page[page.index("    $ python -m rlvr_jax.jobs") :]
+    command, _, after = shown.partition("\n    # build/jobs/")
+    words = shlex.split(command.replace("\\\n", " "))[4:]
+    text = printed(capsys, *words)
+    assert f"    # build/jobs/{after}".startswith(textwrap.indent(text, "    "))
 
 
 def test_the_image_has_what_an_installation_needs():

@@ -8,7 +8,7 @@ VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info
 RUN := $(VENV)/bin/python
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: quickstart smollm2 test test-slow test-gpu test-peers test-tpu-aot lint clean
+.PHONY: quickstart smollm2 test test-slow test-gpu test-peers test-tpu-aot bench-gpu bench-tpu lint clean
 
 quickstart: $(VENV)/.tasks
 	$(RUN) -m rlvr_jax.train --config $(CONFIG) $(ARGS)
@@ -27,6 +27,12 @@ test-slow test-gpu test-peers:
 # Compiles the kernels for TPUs, on a machine without one.
 test-tpu-aot: $(VENV)/.test $(VENV)/.tpu
 	$(RUN) -m pytest -m tpu_aot $(ARGS)
+
+# Ten minutes on one device: rows for the tables of docs/performance.md and kernels/README.md.
+bench-gpu: $(VENV)/.cuda
+bench-tpu: $(VENV)/.tpu
+bench-gpu bench-tpu:
+	$(RUN) -m rlvr_jax.bench_device --platform $(@:bench-%=%) $(ARGS)
 
 lint: $(VENV)/.test
 	$(RUN) -m ruff check .

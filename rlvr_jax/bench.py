@@ -1,6 +1,7 @@
 """`python -m rlvr_jax.bench SIZE WORKLOAD`: what one RL step costs here, as one JSON line.
 
-Sizes: `tiny`, a random llama of 5 M parameters, and `smol`, SmolLM2-135M-Instruct.  Workloads:
+Sizes: `tiny`, a random llama of 5 M parameters; `smol`, SmolLM2-135M-Instruct; `0.5b` and `1.5b`,
+random weights of the shapes of Qwen2.5-0.5B and 1.5B, in bfloat16, for accelerators.  Workloads:
 `S`, all responses have one length; `L`, a long tail of lengths; `U`, uniform lengths.
 Generation, reward and update are separate compiled programs, as in the split step, so that each
 can be timed; the reward is the share of even token ids.
@@ -13,6 +14,7 @@ if __name__ == "__main__":  # the imports take seconds: Ctrl-C ends them without
 
 
 import argparse
+import datetime
 import functools
 import json
 import os
@@ -35,9 +37,19 @@ from rlvr_jax.config import AdvantageConfig, ModelConfig, PrmConfig, RlStage
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import compiles, log
 from rlvr_jax.structs import Array, Frozen, Outcome, Params, Prompts, Setup, TrainState
+from rlvr_kernels import bench as speed
 
 TINY = dict(layers=4, width=256, heads=8, kv_heads=4, head_size=32, feedforward=1024, vocab=4096)
-NEW = {("tiny", "S"): 64, ("smol", "S"): 32, ("tiny", "L"): 256, ("smol", "L"): 256}
+# config.json of Qwen/Qwen2.5-0.5B and Qwen/Qwen2.5-1.5B.
+QWEN = dict(
+    **dict(family="qwen2", kv_heads=2, vocab=151936, rope_theta=1e6, norm_eps=1e-6, tied=True),
+    **dict(compute="bfloat16", remat=True),
+)
+LARGE = {
+    "0.5b": QWEN | dict(layers=24, width=896, heads=14, head_size=64, feedforward=4864),
+    "1.5b": QWEN | dict(layers=28, width=1536, heads=12, head_size=128, feedforward=8960),
+}
+NEW = {("tiny", "S"): 64, ("smol", "S"): 32}  # of others 256
 TAIL = {16: 48, 32: 8, 64: 4, 128: 2, 256: 2}  # workload L: length -> responses
 
 
@@ -66,20 +78,24 @@ class Times(NamedTuple):
 
 def measure(args: argparse.Namespace) -> dict:
     """Run the workload, and return what it cost and what ran, as one flat record."""
-    compiled = compiles.Compiles()
     cfg, params = _model(args)
+    speeds = _speeds(cfg) if args.shares else None
+    compiled = compiles.Compiles()
     times, metrics = _run(args, _setup(args, cfg), params)
     timed = slice(args.warmup, None)
     tokens = int(metrics["completion/tokens"])
     write_s = statistics.median(times.write[timed])
-    return {
+    step_s = statistics.median(times.step[timed])
+    update_s = statistics.median(times.update[timed])
+    record = {
         "tool": "rlvr_jax",
         "size": args.size,
         "workload": args.workload,
-        "step_s": round(statistics.median(times.step[timed]), 4),
+        "step_s": round(step_s, 4),
         "gen_s": round(write_s, 4),
-        "update_s": round(statistics.median(times.update[timed]), 4),
+        "update_s": round(update_s, 4),
         "gen_tok_s": round(tokens / write_s, 1),
+        "tok_s_chip": round(tokens / step_s, 1),  # one device works
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "compile_s": round(compiled.seconds, 1),
         "first_step_s": round(times.step[0], 1),
@@ -100,8 +116,64 @@ def measure(args: argparse.Namespace) -> dict:
         "cores": os.cpu_count(),
         "device": jax.devices()[0].device_kind,
         "python": platform.python_version(),
+        "date": datetime.date.today().isoformat(),
         "versions": {"jax": jax.__version__},
     }
+    if speeds:
+        moved, done = decode_bytes(cfg, args), update_operations(cfg, args)
+        record |= {
+            "copy_gb_s": round(speeds.copy / 1e9, 1),
+            "product_tflop_s": round(speeds.product / 1e12, 3),
+            "decode_of_copy": round(moved / write_s / speeds.copy, 4),
+            "update_of_product": round(done / update_s / speeds.product, 4),
+        }
+    return record
+
+
+class Speeds(NamedTuple):
+    """What this device reaches: bytes/s of a copy, operations/s of a matrix product."""
+
+    copy: float
+    product: float
+
+
+def _speeds(cfg: ModelConfig) -> Speeds:
+    return Speeds(speed.copy_bandwidth(cfg.compute), speed.matmul_speed(cfg.compute))
+
+
+def decode_bytes(cfg: ModelConfig, args: argparse.Namespace) -> int:
+    """Return the fewest bytes that writing all responses moves, when all have R tokens.
+
+    Each of the R columns reads the weights once, a prompt's keys and values once, and those of
+    each response up to there.
+    """
+    item, rows = jnp.dtype(cfg.compute).itemsize, args.prompts * args.samples
+    own = rows * args.new * (args.new + 1) // 2
+    shared = args.new * args.prompts * args.prompt
+    token = 2 * cfg.layers * cfg.kv_heads * cfg.head_size
+    return item * (args.new * sum(_matrices(cfg)) + token * (own + shared))
+
+
+def update_operations(cfg: ModelConfig, args: argparse.Namespace) -> int:
+    """Return the floating point operations of a gradient, when all responses have R tokens.
+
+    A product costs two operations for each weight and token, attention four for each pair of
+    tokens, head and entry.  A gradient is three times that.  Prompts are read once, and need no
+    head; what is computed twice to save memory counts once.
+    """
+    rows, prompt, new = args.prompts * args.samples, args.prompt, args.new
+    layers, head = _matrices(cfg)
+    products = 2 * (layers * (rows * new + args.prompts * prompt) + head * rows * new)
+    pairs = args.prompts * prompt * (prompt + 1) // 2 + rows * (new * prompt + new * (new + 1) // 2)
+    return 3 * (products + 4 * cfg.layers * cfg.heads * cfg.head_size * pairs)
+
+
+def _matrices(cfg: ModelConfig) -> tuple[int, int]:
+    """Return the weights of all products of the layers, and those of the head."""
+    shapes = parameters.abstract(cfg)
+    matrices = {k: v for k, v in shapes.items() if not k.startswith(("norm", "bias", "embed"))}
+    layers = sum(x.size for name, x in matrices.items() if name != "head_VD")
+    return layers, cfg.vocab * cfg.width
 
 
 def _setup(args: argparse.Namespace, cfg: ModelConfig) -> Setup[RlStage]:
@@ -165,7 +237,8 @@ def _model(args: argparse.Namespace) -> tuple[ModelConfig, dict]:
         cfg = ModelConfig(**(weights.load_architecture(path) | how))
         where = SingleDeviceSharding(jax.devices()[0])
         return cfg, weights.load(path, cfg, dict.fromkeys(parameters.abstract(cfg), where))
-    cfg = ModelConfig(**(TINY | how | {"layers": args.layers or TINY["layers"]}))
+    size = LARGE.get(args.size, TINY)
+    cfg = ModelConfig(**(size | how | {"layers": args.layers or size["layers"]}))
     return cfg, jax.jit(parameters.init, static_argnums=1)(jax.random.key(1), cfg)
 
 
@@ -195,7 +268,7 @@ def _even_share(rollout) -> Any:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m rlvr_jax.bench", description=__doc__)
-    parser.add_argument("size", choices=["tiny", "smol"])
+    parser.add_argument("size", choices=["tiny", "smol", *LARGE])
     parser.add_argument("workload", choices=["S", "L", "U"], help="U: uniform lengths")
     parser.add_argument("--steps", type=int, default=5, help="timed steps [5]")
     parser.add_argument("--warmup", type=int, default=2, help="steps before those [2]")
@@ -204,17 +277,27 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=64, help="tokens of a prompt, P [64]")
     parser.add_argument("--new", type=int, default=0, help="most new tokens, R [by workload]")
     parser.add_argument("--longest", type=int, default=0, help="longest response [R]")
-    parser.add_argument("--layers", type=int, default=0, help="layers of tiny [4]")
-    parser.add_argument("--part-tokens", type=int, default=256, help="as in a model's config [256]")
+    parser.add_argument("--layers", type=int, default=0, help="layers, if not all; not of smol")
+    parser.add_argument(
+        "--part-tokens", type=int, help="as in a model's config [256; large sizes 16384]"
+    )
     parser.add_argument("--slots", type=int, default=0, help="as in a model's config [0]")
     parser.add_argument("--prm", choices=["frozen", "policy"], help="with a PRM; its reference")
     parser.add_argument("--prm-share", type=float, default=1.0, help="it learns from [1.0]")
     parser.add_argument("--scan", action="store_true", help="scan the layers")
+    parser.add_argument(
+        "--shares", action="store_true", help="also as shares of a copy's and a product's speed"
+    )
     args = parser.parse_args(argv)
-    args.new = args.new or NEW[args.size, "S" if args.workload == "S" else "L"]
+    args.new = args.new or NEW.get((args.size, args.workload), 256)
+    if args.part_tokens is None:
+        args.part_tokens = 16384 if args.size in LARGE else 256
     args.longest = min(args.longest or args.new, args.new)
     if args.prm_share != 1 and not args.prm:
         parser.error("--prm-share needs --prm")
+    whole = args.workload == "S" and args.longest == args.new and not args.slots and not args.prm
+    if args.shares and not whole:
+        parser.error("--shares is for workload S, without --longest, --slots and --prm")
     for name in ("steps", "prompt", "new", "longest"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1")

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from rlvr_jax import bench
+from rlvr_jax import bench, parameters
+from rlvr_jax.config import ModelConfig
 
 FIELDS = "tool size workload step_s gen_s update_s gen_tok_s peak_rss_mb compile_s compiles"
 FIELDS += " rollout_useful update_useful"
@@ -29,6 +30,58 @@ def test_one_line_with_every_number(capsys) -> None:
     assert told["new_tokens"] == 2 * 2 * 8 and told["mismatch"] <= 1e-5
     # All responses are of one length: nothing is decoded for nothing, nor read.
     assert told["rollout_useful"] == told["update_useful"] == 1
+
+
+def test_shares_of_a_copy_and_of_a_product(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(bench, "_speeds", lambda cfg: bench.Speeds(1e9, 1e12))
+    told = measured(capsys, "tiny", "S", *SMALL, "--shares")
+    cfg, args = sizes("tiny", *SMALL, "--shares")
+    moved, done = bench.decode_bytes(cfg, args), bench.update_operations(cfg, args)
+    assert told["decode_of_copy"] == pytest.approx(moved / told["gen_s"] / 1e9, rel=0.05, abs=1e-3)
+    assert told["update_of_product"] == pytest.approx(done / told["update_s"] / 1e12, abs=1e-3)
+    assert told["tok_s_chip"] == pytest.approx(told["new_tokens"] / told["step_s"], rel=0.05)
+
+
+def sizes(size: str, *more: str):
+    args = bench._arguments([size, "S", *more])
+    shape = bench.LARGE.get(size, bench.TINY)
+    return ModelConfig(**(shape | {"layers": args.layers or shape["layers"]})), args
+
+
+def test_bytes_and_operations_are_those_of_counting() -> None:
+    """The oracle walks over columns, rows and pairs, for an untied and a tied model."""
+    cfg, args = sizes("0.5b", *SMALL[:4], *"--layers 2 --prompts 2 --samples 3".split())
+    args.prompt, args.new = 5, 7
+    width, heads, size = 896, 14 * 64, 64
+    layer = width * heads * 2 + width * 2 * size * 2 + 3 * width * 4864
+    head = 151936 * width
+    moved = operations = 0
+    for column in range(1, 8):
+        moved += 2 * (2 * layer + head)
+        for _prompt in range(2):
+            moved += 2 * 2 * 2 * (2 * size) * 5  # bytes, layers, keys and values
+            moved += 3 * 2 * 2 * 2 * (2 * size) * column
+    for _prompt in range(2):
+        operations += sum(2 * 2 * layer + 2 * 4 * heads * (token + 1) for token in range(5))
+        for _row in range(3):
+            for token in range(7):
+                operations += 2 * (2 * layer + head) + 2 * 4 * heads * (5 + token + 1)
+    assert bench.decode_bytes(cfg, args) == moved
+    assert bench.update_operations(cfg, args) == 3 * operations
+
+
+@pytest.mark.parametrize(("size", "count"), [("0.5b", 494_032_768), ("1.5b", 1_543_714_304)])
+def test_the_large_sizes_are_those_of_the_published_models(size, count) -> None:
+    """The numbers of parameters in the safetensors headers of Qwen2.5-0.5B and 1.5B."""
+    cfg, _ = sizes(size)
+    assert sum(x.size for x in parameters.abstract(cfg).values()) == count
+
+
+@pytest.mark.parametrize("more", ["--longest 4", "--slots 2", "--prm frozen"])
+def test_shares_need_the_workload_that_is_counted(more, capsys) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["tiny", "S", *SMALL, "--shares", *more.split()])
+    assert "--shares is for workload S" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

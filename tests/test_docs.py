@@ -16,12 +16,12 @@ from rlvr_jax.host.runs import settings
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 HEADERS = sorted((ROOT / "configs").glob("*.yaml"))
-FOLDERS = ("configs", "docs", "kernels", "rlvr_jax", "tests")
+FOLDERS = ("configs", "docs", "jobs", "kernels", "rlvr_jax", "tests")
 SHORT = ("", "rlvr_jax", "docs")  # folders that a path in backticks may be relative to
 CODE = (".py", ".md", ".yaml", ".png", ".jsonl")
 # Paths that are not of this repository: rule files of users, files of data sets and runs.
 OF_USERS = (
-    *("rules/length.py", "rules/parity.py", "data/", "models/", "judge/"),
+    *("rules/length.py", "rules/parity.py", "data/", "models/", "judge/", "build/jobs/"),
     *("metrics.jsonl", "train.jsonl", "test.jsonl", "config.resolved.yaml"),
 )
 # Dotted names that are not of this repository: files of models and runs, columns, functions of jax.

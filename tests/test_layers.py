@@ -61,8 +61,12 @@ WINGS = {
     "rules": {"problems", "text", "workers"},
     "verdicts": {"rules", "text", "workers"},
     "runs": {"problems", "weights"},
+    "launching": {"runs"},
 }
-ENTRIES = {"train", "evaluate", "audit", "plan", "report", "convert", "generate", "bench"}
+ENTRIES = {
+    *("train", "evaluate", "audit", "plan", "report", "convert", "generate", "bench", "jobs"),
+    "bench_device",
+}
 DEVICE_PACKAGES = {"jax", "flax.struct", "optax"}
 # jax stands on numpy; only the mesh, which is made of a numpy array of devices, needs it by name.
 EXTRA = {"rlvr_jax.sharding": {"numpy"}}

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
+FOLDERS = {"rlvr_kernels": "kernels", "rlvr_jobs": "jobs"}  # import name -> folder
 FILES = sorted(
     path
     for folder in ("rlvr_jax", "kernels", "tests", "configs", "jobs")
@@ -22,7 +23,7 @@ FILES = sorted(
 
 def packages():
     """Import names of all folders that hold shipped Python files."""
-    names = {"rlvr_kernels"}
+    names = {"rlvr_kernels", "rlvr_jobs"}
     for folder, package in (("rlvr_jax", "rlvr_jax"), ("kernels", "rlvr_kernels")):
         for path in (ROOT / folder).rglob("*.py"):
             names.add(".".join([package, *path.parent.relative_to(ROOT / folder).parts]))
@@ -31,23 +32,24 @@ def packages():
 
 def test_every_folder_with_code_is_packaged():
     assert sorted(SETUPTOOLS["packages"]) == sorted(packages())
-    assert SETUPTOOLS["package-dir"] == {"rlvr_kernels": "kernels"}
+    assert SETUPTOOLS["package-dir"] == FOLDERS
 
 
 @pytest.mark.parametrize("name", sorted(packages()))
 def test_every_package_is_found_where_it_lies(name):
     spec = importlib.util.find_spec(name)
     first, *rest = name.split(".")
-    folder = ROOT.joinpath("kernels" if first == "rlvr_kernels" else first, *rest)
+    folder = ROOT.joinpath(FOLDERS.get(first, first), *rest)
     found = [Path(place) for place in spec.submodule_search_locations if Path(place).exists()]
     assert len(found) == 1 and found[0].samefile(folder)
 
 
-def test_packages_have_an_init_but_the_kernels_folder():
+def test_packages_have_an_init_but_the_folders_outside():
     """With one, the folder could be imported by a bare name that the index gives to another."""
-    for name in sorted(packages() - {"rlvr_kernels"}):
+    for name in sorted(packages() - set(FOLDERS)):
         assert importlib.util.find_spec(name).origin, f"{name} has no __init__.py"
-    assert not (ROOT / "kernels" / "__init__.py").exists()
+    for folder in FOLDERS.values():
+        assert not (ROOT / folder / "__init__.py").exists()
     assert not list((ROOT / "tests").rglob("__init__.py"))
 
 
@@ -66,12 +68,12 @@ def test_nobody_imports_the_kernels_folder_by_its_bare_name():
 def test_package_data_is_there_and_complete():
     listed = set()
     for package, patterns in SETUPTOOLS["package-data"].items():
-        folder = ROOT.joinpath(*package.split("."))
+        folder = ROOT.joinpath(FOLDERS.get(package, package.replace(".", "/")))
         for pattern in patterns:
             found = list(folder.glob(pattern))
             assert found, f"{package}: {pattern}"
             listed |= set(found)
-    shipped = [p for p in (ROOT / "rlvr_jax").rglob("*") if p.is_file()]
+    shipped = [p for f in ("rlvr_jax", "jobs") for p in (ROOT / f).rglob("*") if p.is_file()]
     others = {
         p for p in shipped if p.suffix not in (".py", ".pyc", ".pyi") and p.name != "py.typed"
     }

@@ -63,11 +63,12 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load(path: Path, overrides: Sequence[str] = (), *, sizes: bool = True) -> Config:
     """Load the config in a YAML file and apply dotted overrides such as `seed=3`.
 
     The first word of an override may be the name of a stage: `rl.optim.lr=1e-4`.  The sizes of
-    pretrained models are read from their files, and presets are filled in.
+    pretrained models are read from their files, and presets are filled in.  Without `sizes` these
+    files need not be here, and the sizes of such a model are not true.
 
     Raises:
       ConfigError: the file or an override cannot be used.
@@ -83,7 +84,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path} must hold a mapping of config keys, such as `name: demo`")
     for override in overrides:
         _apply(tree, override)
-    for part in ("model", "verifier", "grm"):
+    for part in ("model", "verifier", "grm") if sizes else ():
         _fill_sizes(tree, part)
     return parse(tree)
 

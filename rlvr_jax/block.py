@@ -9,7 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import positions, routing, sharding
+from rlvr_jax import adapters, positions, routing, sharding
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params
 from rlvr_kernels import dispatch
@@ -46,9 +46,9 @@ def layer(
     has = cfg.has
     with jax.named_scope("attention"):
         h_BTD = rms_norm(x_BTD, w["norm1_LD"], cfg) if has.norm_before else x_BTD
-        q_BTNH = jnp.einsum("btd,dnh->btnh", h_BTD, w["q_LDNH"])
-        k_BTKH = jnp.einsum("btd,dkh->btkh", h_BTD, w["k_LDKH"])
-        v_BTKH = jnp.einsum("btd,dkh->btkh", h_BTD, w["v_LDKH"])
+        q_BTNH = adapters.project(h_BTD, w, "q_LDNH", cfg)
+        k_BTKH = adapters.project(h_BTD, w, "k_LDKH", cfg)
+        v_BTKH = adapters.project(h_BTD, w, "v_LDKH", cfg)
         if has.bias:
             q_BTNH, k_BTKH = q_BTNH + w["biasq_LNH"], k_BTKH + w["biask_LKH"]
             v_BTKH = v_BTKH + w["biasv_LKH"]
@@ -61,7 +61,7 @@ def layer(
         heads_BTNH, kept = attend(
             positions.rotate(q_BTNH, cos_sin), positions.rotate(k_BTKH, cos_sin), v_BTKH
         )
-        h_BTD = jnp.einsum("btnh,nhd->btd", heads_BTNH, w["out_LNHD"])
+        h_BTD = adapters.project(heads_BTNH, w, "out_LNHD", cfg)
         x_BTD = x_BTD + (rms_norm(h_BTD, w["norm1out_LD"], cfg) if has.norm_after else h_BTD)
     with jax.named_scope("feed_forward"):
         h_BTD = rms_norm(x_BTD, w["norm2_LD"], cfg) if has.norm_before else x_BTD
@@ -139,9 +139,9 @@ def kernel_name(cfg: ModelConfig, **names: str) -> str:
 
 
 def _feedforward(h_BTD: Array, w: Params, cfg: ModelConfig) -> Array:
-    gate_BTF = jnp.einsum("btd,df->btf", h_BTD, w["gate_LDF"])
-    up_BTF = jnp.einsum("btd,df->btf", h_BTD, w["up_LDF"])
-    return jnp.einsum("btf,fd->btd", _gate(gate_BTF, cfg) * up_BTF, w["down_LFD"])
+    gate_BTF = adapters.project(h_BTD, w, "gate_LDF", cfg)
+    up_BTF = adapters.project(h_BTD, w, "up_LDF", cfg)
+    return adapters.project(_gate(gate_BTF, cfg) * up_BTF, w, "down_LFD", cfg)
 
 
 def _experts(
@@ -164,9 +164,9 @@ def _experts(
     order_Y = jnp.argsort(expert_Y)
     count_E = jnp.sum(expert_Y[:, None] == jnp.arange(cfg.experts), 0, dtype=jnp.int32)
     sorted_YD = flat_XD[order_Y // cfg.experts_used]
-    gate_YF = jax.lax.ragged_dot(sorted_YD, w["gate_LEDF"], count_E)
-    up_YF = jax.lax.ragged_dot(sorted_YD, w["up_LEDF"], count_E)
-    out_YD = jax.lax.ragged_dot(_gate(gate_YF, cfg) * up_YF, w["down_LEFD"], count_E)
+    gate_YF = adapters.project_experts(sorted_YD, w, "gate_LEDF", count_E, cfg)
+    up_YF = adapters.project_experts(sorted_YD, w, "up_LEDF", count_E, cfg)
+    out_YD = adapters.project_experts(_gate(gate_YF, cfg) * up_YF, w, "down_LEFD", count_E, cfg)
     out_XkD = out_YD[jnp.argsort(order_Y)].reshape(-1, cfg.experts_used, cfg.width)
     out_XD = jnp.einsum("xkd,xk->xd", out_XkD, weight_Xk.astype(out_XkD.dtype))
     return out_XD.reshape(h_BTD.shape), routed

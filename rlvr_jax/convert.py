@@ -1,5 +1,7 @@
 """`python -m rlvr_jax.convert SRC DST [--dtype bfloat16]`: write a Hugging Face model folder.
 
+An adapter is merged into its base; with `--adapter` it is written alone, in PEFT's format.
+
 SRC is a Hugging Face folder, a .gguf file, package:NAME, or RUNS/NAME:STAGE for the model that
 a finished stage of a run has trained.  `--tokenizer PATH` writes another tokenizer than that of
 SRC, such as a tokenizer.json for a .gguf file whose own is not read.  Exit codes: 0 done; 2 SRC,
@@ -13,30 +15,38 @@ if __name__ == "__main__":  # the imports take seconds: Ctrl-C ends them without
 
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from rlvr_jax import parameters, sharding
+from rlvr_jax import adapters, parameters, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import log, settings
 from rlvr_jax.host.runs.checkpoint import CheckpointError, restore_params
 from rlvr_jax.host.runs.folder import tokenizer_path
 from rlvr_jax.host.text.tokenizer import Tokenizer, open_tokenizer
+from rlvr_jax.host.weights import peft
+from rlvr_jax.stages.models import PRETRAINED, Origin, digest, origin
 from rlvr_jax.structs import Params
 
 
 class Source(NamedTuple):
-    """A Source holds a model, the path of its config.json or GGUF file, and its tokenizer."""
+    """A Source holds a model, the path of its config.json or GGUF file, and its tokenizer.
+
+    `params` has the matrices of an adapter beside those of its base; `base` identifies the latter.
+    """
 
     params: Params
     cfg: ModelConfig
     path: Path | None
     tokenizer: Tokenizer
+    base: peft.Base | None = None  # None: no adapter
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     jax.config.update("jax_platforms", "cpu")  # an accelerator may be too small for float32
     try:
-        convert(args.source, args.folder.absolute(), args.dtype, args.tokenizer)
+        form = Form(args.dtype, args.adapter, args.tokenizer)
+        convert(args.source, args.folder.absolute(), form)
     except KeyboardInterrupt:
         return 130
     except (ValueError, CheckpointError, OSError) as error:
@@ -53,26 +64,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def convert(source: str, folder: Path, dtype: str, tokenizer: str = "") -> None:
-    """Load the model SRC and write it, with its tokenizer, to a new or empty folder.
+class Form(NamedTuple):
+    """A Form says how a model is written."""
 
-    `tokenizer` is the path of another tokenizer than that of SRC.
+    dtype: str = "float32"
+    adapter: bool = False  # only the adapter, in PEFT's format
+    tokenizer: str = ""  # path of another tokenizer than that of SRC
+
+
+def convert(source: str, folder: Path, form: Form) -> None:
+    """Load the model SRC and write it, with its tokenizer, to a new or empty folder.
 
     Raises ValueError, CheckpointError or OSError where SRC or the folder cannot be used.
     """
     weights.check_free(folder)  # before the work of loading
     load = _load_trained if _is_run(source) else _load_pretrained
-    loaded = load(source, tokenizer)
+    loaded = load(source, form.tokenizer)
     if loaded.tokenizer.vocab > loaded.cfg.vocab:
         raise ValueError(
-            f"the tokenizer of {tokenizer or source} has {loaded.tokenizer.vocab} tokens and the "
-            f"model {loaded.cfg.vocab}: they do not belong together"
+            f"the tokenizer of {form.tokenizer or source} has {loaded.tokenizer.vocab} tokens and "
+            f"the model {loaded.cfg.vocab}: they do not belong together"
         )
-    size = sum(x.size for x in loaded.params.values())
+    if form.adapter:
+        if loaded.base is None:
+            raise ValueError(f"{source} has no adapter: leave --adapter out")
+        peft.save(folder, loaded.params, loaded.cfg, loaded.base, form.dtype)
+    else:
+        _write_model(source, folder, loaded, form.dtype)
+    log.say(f"{folder}: done")
+
+
+def _write_model(source: str, folder: Path, loaded: Source, dtype: str) -> None:
+    params = adapters.merge(loaded.params, loaded.cfg, jnp.float32)
+    size = sum(x.size for x in params.values())
     log.say(f"{source}: {loaded.cfg.family}, {size / 1e6:.1f} M parameters")
     weights.save(
         folder,
-        loaded.params,
+        params,
         loaded.cfg,
         loaded.path,
         dtype=dtype,  # type: ignore[arg-type]  # argparse has checked it
@@ -80,7 +108,6 @@ def convert(source: str, folder: Path, dtype: str, tokenizer: str = "") -> None:
         also=loaded.tokenizer.save,
         say=lambda text: log.say(f"{folder}: {text}"),
     )
-    log.say(f"{folder}: done")
 
 
 def _is_run(source: str) -> bool:
@@ -93,7 +120,8 @@ def _load_pretrained(source: str, other: str) -> Source:
     path = weights.find_model(source)
     cfg = ModelConfig(**weights.load_architecture(path))
     tokenizer = open_tokenizer(other or path)  # before the large files: it may be missing
-    return Source(weights.load(path, cfg, _shardings(cfg), log.say), cfg, path, tokenizer)
+    params = weights.load(path, cfg, _shardings(parameters.abstract(cfg)), log.say)
+    return Source(params, cfg, path, tokenizer)
 
 
 def _load_trained(source: str, other: str) -> Source:
@@ -111,22 +139,54 @@ def _load_trained(source: str, other: str) -> Source:
             "place for its value head: only the stages of other models are converted"
         )
     cfg: ModelConfig = getattr(run, stages[name].trains or "model")
-    shardings = _shardings(cfg)
-    like = {
-        key: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[key])
-        for key, x in parameters.abstract(cfg).items()
-    }
-    params = restore_params(Path(folder) / "checkpoints" / name, like)
+    made = origin(run, name, cfg)
+    params = _restore(Path(folder) / "checkpoints" / name, parameters.abstract_learned(cfg))
+    base = None
+    if made.adapter:
+        below = _load_base(Path(folder), made, cfg)
+        base = peft.Base(made.weights or f"{folder}:{made.base}", digest(below))
+        _check_base(Path(folder), made, base)
+        params = below | params
     path = weights.find_model(cfg.weights) if cfg.weights else None
     tokenizer = open_tokenizer(other or tokenizer_path(run, Path(folder)))
-    return Source(params, cfg, path, tokenizer)
+    return Source(params, cfg, path, tokenizer, base)
 
 
-def _shardings(cfg: ModelConfig) -> dict[str, Any]:
+def _restore(folder: Path, shapes: dict[str, jax.ShapeDtypeStruct]) -> Params:
+    to = _shardings(shapes)
+    like = {
+        key: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to[key]) for key, x in shapes.items()
+    }
+    return restore_params(folder, like)
+
+
+def _load_base(folder: Path, made: Origin, cfg: ModelConfig) -> Params:
+    """Load the parameters below the adapter of a stage, in the dtype in which the run held them."""
+    shapes = parameters.abstract_frozen(cfg, cfg.frozen_dtype)
+    if made.base != PRETRAINED:
+        return _restore(folder / "checkpoints" / made.base, shapes)
+    dtypes = {key: x.dtype for key, x in shapes.items()}
+    path = weights.find_model(made.weights)
+    return weights.load(path, cfg, _shardings(shapes), log.say, dtypes=dtypes)
+
+
+def _check_base(folder: Path, made: Origin, base: peft.Base) -> None:
+    """Refuse pretrained weights other than those that the run stored a digest of."""
+    file = folder / "bases.json"
+    if made.base != PRETRAINED or not file.exists():
+        return
+    if json.loads(file.read_text(encoding="utf-8")).get(made.weights) != base.digest:
+        raise ValueError(
+            f"the weights of {made.weights} are not those that the adapter of {folder} lies on: "
+            "put them back"
+        )
+
+
+def _shardings(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
     """Return shardings that put all parameters on one device."""
     one = MeshConfig()
     mesh = sharding.make_mesh(one, jax.devices()[:1])
-    return sharding.shard_tree(parameters.abstract(cfg), mesh, one)
+    return sharding.shard_tree(shapes, mesh, one)
 
 
 def _special_ids(loaded: Source) -> dict[str, Any]:
@@ -146,6 +206,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("folder", metavar="DST", type=Path, help="a new or empty folder")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--adapter", action="store_true", help="write only the adapter, in PEFT's format"
+    )
     parser.add_argument("--tokenizer", default="", metavar="PATH", help="in place of that of SRC")
     return parser.parse_args(argv)
 

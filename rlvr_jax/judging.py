@@ -10,7 +10,7 @@ Rewards from rules are computed on the host (`stages/host_rewards.py`).
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import box_scores, grm, step_metrics, verifier
+from rlvr_jax import adapters, box_scores, grm, step_metrics, verifier
 from rlvr_jax.config import ModelConfig, RewardConfig, RlStage
 from rlvr_jax.structs import Array, Frozen, Metrics, Prompts, Rollout, Setup
 
@@ -45,7 +45,11 @@ def ask_grm(
     """
     if frozen.critic is None:
         raise ValueError("source grm needs the tables with which a GRM is asked")
-    asked = grm.Judge(frozen.grm, frozen.critic, frozen.meta)
+    asked = grm.Judge(
+        adapters.over(frozen.base, frozen.grm),
+        frozen.critic,
+        adapters.over(frozen.base, frozen.meta) if frozen.meta else {},
+    )
     judged = grm.score(asked, prompts, rollout, key, form)
     return judged.reward_B, step_metrics.of_judged(judged)
 
@@ -65,7 +69,8 @@ def verify(
     """
     if frozen.verdict is None:
         raise ValueError("the fused step needs a verifier: without one the host gives the rewards")
-    score = verifier.score(frozen.verifier, prompts, rollout, frozen.verdict, cfg, verifier_cfg)
+    params = adapters.over(frozen.base, frozen.verifier)
+    score = verifier.score(params, prompts, rollout, frozen.verdict, cfg, verifier_cfg)
     return score.reward_B, step_metrics.of_verdicts(score)
 
 

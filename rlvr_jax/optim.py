@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from rlvr_jax import moments, parameters
 from rlvr_jax.config import OptimConfig
 from rlvr_jax.structs import Array, Params
 
@@ -41,23 +42,31 @@ def learning_rate_schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
 def make_optimizer(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:
     """Return AdamW (arXiv 1711.05101) with gradients clipped by their global norm.
 
-    Weight decay applies to matrices only: not to norm scales, biases and the value head.
+    Weight decay applies to matrices only: not to norm scales, biases and the value head.  Moments
+    of fewer bits, and parameters in bfloat16, are rounded as `moments` says.
     """
 
     def matrices(params):
-        return {name: not name.startswith(("norm", "bias", "value")) for name in params}
+        return {name: not parameters.is_vector(name) for name in params}
 
-    return optax.chain(
-        optax.clip_by_global_norm(cfg.grad_clip),
-        optax.adamw(
-            learning_rate_schedule(cfg, steps),
-            cfg.beta1,
-            cfg.beta2,
-            cfg.eps,
-            weight_decay=cfg.weight_decay,
-            mask=matrices,
-        ),
-    )
+    rate, betas = learning_rate_schedule(cfg, steps), (cfg.beta1, cfg.beta2, cfg.eps)
+    if cfg.moments == "float32":
+        adamw = optax.adamw(rate, *betas, weight_decay=cfg.weight_decay, mask=matrices)
+    else:
+        adamw = optax.chain(
+            moments.scale_by_adam(*betas, cfg.moments),
+            optax.add_decayed_weights(cfg.weight_decay, matrices),
+            optax.scale_by_learning_rate(rate),
+        )
+    return optax.chain(optax.clip_by_global_norm(cfg.grad_clip), adamw)
+
+
+def init(params: Params, tx: optax.GradientTransformation) -> Any:
+    """Return the optimizer's state before the first update.
+
+    The moments' dtype does not follow that of the parameters.
+    """
+    return tx.init({name: x.astype(jnp.float32) for name, x in params.items()})
 
 
 def step(
@@ -76,7 +85,7 @@ def step(
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     updates, new_state = tx.update(grads, opt_state, params)
-    new = (optax.apply_updates(params, updates), new_state)
+    new = (moments.add(params, updates, opt_state), new_state)
     moved = finite & (norm > 0)
     params, opt_state = jax.tree.map(
         lambda new, old: jnp.where(moved, new, old), new, (params, opt_state)

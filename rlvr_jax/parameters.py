@@ -10,7 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import sharding
+from rlvr_jax import adapters, sharding
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params
 
@@ -40,6 +40,43 @@ def abstract(cfg: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
+def abstract_learned(cfg: ModelConfig, *, value_head: bool = False):
+    """Return shape and dtype of every parameter that training changes: all, or an adapter's.
+
+    With `value_head` the value head is one of them.
+    """
+    shapes, size = abstract(cfg), cfg.sizes
+    if cfg.adapter.rank:
+        pairs = [adapters.pair(name) for name in adapters.adapted(names(cfg), cfg)]
+        shapes = {
+            name: jax.ShapeDtypeStruct([size[x] for x in sharding.letters(name)], jnp.float32)
+            for two in pairs
+            for name in two
+        }
+    head = {"value_D": jax.ShapeDtypeStruct([cfg.width], jnp.float32)}
+    return shapes | head if value_head else shapes
+
+
+def abstract_frozen(cfg: ModelConfig, dtype: str, *, value_head: bool = False):
+    """Return shape and dtype of every parameter of a model that is only read, with its value head.
+
+    Matrices are of `dtype`; vectors are float32 always.
+    """
+    shapes = {
+        name: jax.ShapeDtypeStruct(x.shape, jnp.float32 if is_vector(name) else dtype)
+        for name, x in abstract(cfg).items()
+    }
+    head = {"value_D": jax.ShapeDtypeStruct([cfg.width], jnp.float32)}
+    return shapes | head if value_head else shapes
+
+
+def init_learned(key: Array, cfg: ModelConfig) -> Params:
+    """Return what training starts from where it starts from nothing: a new adapter, or `init`."""
+    if cfg.adapter.rank:
+        return adapters.init(key, abstract_learned(cfg))
+    return init(key, cfg)
+
+
 def init(key: Array, cfg: ModelConfig) -> Params:
     """Return random parameters for training from scratch.
 
@@ -62,9 +99,19 @@ def init(key: Array, cfg: ModelConfig) -> Params:
     return params
 
 
-def with_value(params: Params) -> Params:
+def with_value(params: Params, cfg: ModelConfig) -> Params:
     """Return the parameters with a value head `value_D` of zeros, which predicts 0 at first."""
-    return params | {"value_D": jnp.zeros_like(params["norm_D"])}
+    return params | {"value_D": jnp.zeros(cfg.width)}
+
+
+def is_vector(name: str) -> bool:
+    """Return whether the parameter is a norm scale, a bias or a value head, not a matrix."""
+    return name.startswith(("norm", "bias", "value"))
+
+
+def hold(params: Params, dtype: str) -> Params:
+    """Return the parameters with their matrices in `dtype`; vectors stay as they are."""
+    return {name: x if is_vector(name) else x.astype(dtype) for name, x in params.items()}
 
 
 def is_stacked(name: str) -> bool:
@@ -107,14 +154,15 @@ def output_head(params: Params, cfg: ModelConfig) -> Array:
 def for_decoding(params: Params, cfg: ModelConfig):
     """Return the parameters in the layout in which `model.decode` and `model.logits` are fastest.
 
-    They are unstacked if `cfg.unroll` is set, in compute dtype, and gathered over the mesh axis
-    `fsdp`, so that this is done once and not for every column.  With `cfg.decode_tensor`, call this
-    function in that `sharding.decode_view`: the devices of the view share the weights, and kv heads
-    that are fewer than the devices are repeated.  The output head is added as `head_DV`: on CPU a
-    product of few rows with a [V, D] head first transposes all of the head, which takes several
-    times as long as the product.
+    An adapter is merged.  They are unstacked if `cfg.unroll` is set, in compute dtype, and gathered
+    over the mesh axis `fsdp`, so that this is done once and not for every column.  With
+    `cfg.decode_tensor`, call this function in that `sharding.decode_view`: the devices of the view
+    share the weights, and kv heads that are fewer than the devices are repeated.  The output head
+    is added as `head_DV`: on CPU a product of few rows with a [V, D] head first transposes all of
+    the head, which takes several times as long as the product.
     """
     place = sharding.share_parameter if cfg.decode_tensor else sharding.gather_parameter
+    params = adapters.merge(params, cfg, cfg.compute)
     params = cast(unstack(_repeat_kv_heads(params, cfg), cfg), cfg)
     params = {name: jax.tree.map(partial(place, name), x) for name, x in params.items()}
     return params | {"head_DV": output_head(params, cfg).T}

@@ -11,7 +11,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlvr_jax import likelihood, loss, optim, ragged, sharding, step_metrics, token_choice
+from rlvr_jax import (
+    adapters,
+    likelihood,
+    loss,
+    optim,
+    ragged,
+    sharding,
+    step_metrics,
+    token_choice,
+)
 from rlvr_jax.config import ReferenceConfig, RlStage
 from rlvr_jax.structs import Array, Metrics, Params, Rollout, Setup, TrainState
 
@@ -33,9 +42,15 @@ class Batch(NamedTuple):
 
 
 def update_policy(
-    state: TrainState, batch: Batch, kl_coef: Array, setup: Setup[RlStage]
+    state: TrainState,
+    batch: Batch,
+    kl_coef: Array,
+    setup: Setup[RlStage],
+    base: Params | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Update the policy on one round: once, or once for each mini-batch of each epoch.
+
+    `base` is what an adapter lies on, as in `Frozen`.
 
     Returns the new state and scalars to log.  A metric of tokens is a mean over all tokens and
     epochs; each token is measured with the parameters before the update that learns from it.
@@ -43,7 +58,7 @@ def update_policy(
     stage = setup.stage
 
     def once(state: TrainState, batch: Batch):
-        result = gradient(state.params, batch, kl_coef, setup)
+        result = gradient(adapters.over(base, state.params), batch, kl_coef, setup)
         state, norm, moved = apply_gradient(state, result.grads, result.value, setup.tx)
         return state, (result, norm, moved)
 
@@ -53,7 +68,7 @@ def update_policy(
     if batch.behaviour_BR is None:
         # The trainer's, not the sampler's: the ratio must not measure what sets these two apart.
         behaviour_BR, _ = likelihood.logprobs(
-            state.params, batch.rollout, stage.sample, setup.model
+            adapters.over(base, state.params), batch.rollout, stage.sample, setup.model
         )
         batch = batch._replace(behaviour_BR=behaviour_BR)
     shards, prompts = sharding.data_shards(), batch.rollout.prompt_QP.shape[0]

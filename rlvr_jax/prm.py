@@ -35,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlvr_jax import likelihood, optim, ragged, routing
+from rlvr_jax import adapters, likelihood, optim, ragged, routing
 from rlvr_jax.config import ModelConfig, PrmConfig, SampleConfig
 from rlvr_jax.structs import Array, Learner, Metrics, Params, Rollout
 
@@ -71,7 +71,12 @@ class PrmGradient(NamedTuple):
 
 
 def update(
-    learner: Learner, labelled: Labelled, newline_V: Array, key: Array, setup: PrmSetup
+    learner: Learner,
+    labelled: Labelled,
+    newline_V: Array,
+    key: Array,
+    setup: PrmSetup,
+    base: Params | None = None,
 ) -> tuple[Learner, Array, Metrics]:
     """Update the PRM once, and compute the token rewards [B, R].
 
@@ -79,20 +84,22 @@ def update(
     added up on the last token of each line or of the response; only `line` uses `newline_V`.  `key`
     is the key of the step, from which the draw of rows derives its own.  With `order: score-first`
     the rewards come from the PRM before its update, from a forward pass that the update needs
-    anyway; with `update-first` the updated PRM reads the rollout once more.
+    anyway; with `update-first` the updated PRM reads the rollout once more.  `base` is what the
+    PRM's adapter lies on, as in `Frozen`.
 
     Returns the PRM, the token rewards and scalars to log.
     """
     cfg, rollout = setup.cfg, labelled.rollout
     key = jax.random.fold_in(key, jnp.uint32(STREAM))
-    result = gradient(learner.params, labelled, key, setup)
+    result = gradient(adapters.over(base, learner.params), labelled, key, setup)
     exists_B = rollout.length_B > 0  # an unfilled place of a prompt filter has rows without tokens
     params, opt_state, norm, finite, _ = optim.step(
         learner.params, learner.opt_state, result.grads, result.loss, setup.tx
     )
     reward_BR = result.reward_BR
     if cfg.order == "update-first":
-        logprob_BR, _ = likelihood.logprobs(params, rollout, setup.sample, setup.model)
+        read = adapters.over(base, params)
+        logprob_BR, _ = likelihood.logprobs(read, rollout, setup.sample, setup.model)
         mask_BR = rollout.response_mask_BR
         reward_BR = token_rewards(logprob_BR, labelled.reference_BR, mask_BR, cfg.beta)
     score_B = jnp.sum(reward_BR, -1)

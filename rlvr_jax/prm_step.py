@@ -10,7 +10,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from rlvr_jax import advantage, engine, judging, likelihood, prm, step, step_metrics
+from rlvr_jax import adapters, advantage, engine, judging, likelihood, prm, step, step_metrics
 from rlvr_jax.config import PrmStage
 from rlvr_jax.structs import (
     Array,
@@ -50,7 +50,8 @@ def write(
     sampler = engine.Sampler(
         step.step_key(state), setup.eos, stage.samples, setup.columns, stage.sample
     )
-    return engine.generate(frozen.reference, prompts, sampler, setup.model)
+    policy = adapters.over(frozen.base, frozen.reference)
+    return engine.generate(policy, prompts, sampler, setup.model)
 
 
 def prm_update(
@@ -61,7 +62,8 @@ def prm_update(
     whole = stage.sample.whole
     reference_BR = rollout.logprob_BR
     if stage.prm.reference == "frozen":
-        reference_BR, _ = likelihood.logprobs(frozen.reference, rollout, whole, setup.model)
+        reference = adapters.over(frozen.base, frozen.reference)
+        reference_BR, _ = likelihood.logprobs(reference, rollout, whole, setup.model)
     reward_B, bad = advantage.finite(reward_B)
     learner, _, metrics = prm.update(
         Learner(state.params, state.opt_state),
@@ -69,6 +71,7 @@ def prm_update(
         frozen.newline_V,
         step.step_key(state),
         prm.PrmSetup(stage.prm, whole, setup.model, setup.tx),
+        frozen.base,
     )
     skipped = metrics["prm/skipped"]
     new_state = dataclasses.replace(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import model, parameters, sharding
+from rlvr_jax import adapters, model, parameters, sharding
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Metrics, Params, Rollout
 
@@ -175,19 +175,22 @@ def gradient(
     values of rows that are written into `out`, as in `map_rows`.  The gradient that reaches a
     prompt's keys and values is collected from all rows that attend to that prompt, and sent back
     through the prompt once; the prompt's forward pass is computed again for that, to save memory.
+
+    The gradient is that of the parameters that learn (`adapters.split`).
     """
     token_QP, mask_QP = rollout.prompt_QP, rollout.prompt_mask_QP
     columns = rollout.response_BR.shape[1]
     layers = parameters.unstack(params, cfg)
+    learned, frozen = adapters.split(layers, cfg)
     prefix, _ = read_prompts(layers, token_QP, mask_QP, cfg)
     length_Q = _span(mask_QP)
 
-    def of_part(layers, seen, part):
+    def of_part(learned, seen, part):
         last_QD, kv, routed = seen
-        return objective(layers, model.Prefix(last_QD, kv, mask_QP, routed), part)
+        return objective(frozen | learned, model.Prefix(last_QD, kv, mask_QP, routed), part)
 
     def visit(total, part):
-        one = jax.value_and_grad(of_part, (0, 1), has_aux=True)(layers, seen, part)
+        one = jax.value_and_grad(of_part, (0, 1), has_aux=True)(learned, seen, part)
         (value, (sums, most, kept)), grads = one
         grads = jax.tree.map(lambda x: x.astype(jnp.float32), grads)
         added = jax.tree.map(jnp.add, total[:3], (grads, value, sums))
@@ -196,10 +199,10 @@ def gradient(
     seen = (prefix.last_QD, prefix.kv, prefix.routed)
     index = jax.ShapeDtypeStruct((sharding.data_shards(), 1), jnp.int32)
     _, (sums, most, _) = jax.eval_shape(
-        lambda index: of_part(layers, seen, Part(index, min(LEAST, columns))), index
+        lambda index: of_part(learned, seen, Part(index, min(LEAST, columns))), index
     )
     # In float32 whatever the compute dtype: these are sums over all parts.
-    like = ((layers, seen), jnp.float32(0), sums, most)
+    like = ((learned, seen), jnp.float32(0), sums, most)
     zero = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), like)
     ((grads, d_seen), value, sums, most, kept), run = visit_parts(
         visit, (*zero, out), rollout.length_B, columns, cfg.part_tokens
@@ -208,8 +211,8 @@ def gradient(
     def back(grads, part):
         token, mask = part.pick_end(token_QP), part.pick_end(mask_QP)
 
-        def read(layers):
-            _, read = model.prefill(layers, token, mask, cfg)
+        def read(learned):
+            _, read = model.prefill(frozen | learned, token, mask, cfg)
             return read.last_QD, read.kv, read.routed
 
         def wanted(x, axis):
@@ -221,7 +224,7 @@ def gradient(
         d_kv = jax.tree.map(lambda x: wanted(x, model.ROWS)[..., -part.columns :, :], d_kv)
         d_last, d_kv = jax.tree.map(lambda x: x.astype(cfg.compute), (wanted(d_last, -2), d_kv))
         d_routed = jax.tree.map(lambda x: wanted(x, -2), d_routed)
-        _, pull = jax.vjp(read, layers)
+        _, pull = jax.vjp(read, learned)
         return jax.tree.map(jnp.add, grads, pull((d_last, d_kv, d_routed))[0])
 
     grads, again = visit_parts(back, grads, length_Q, mask_QP.shape[1], cfg.part_tokens)

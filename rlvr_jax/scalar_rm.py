@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import optax
 
 from rlvr_jax import (
+    adapters,
     engine,
     likelihood,
     model,
@@ -66,15 +67,19 @@ def scalar_step(
     state: TrainState,
     critic: Params,
     texts: Texts,
+    base: Params | None = None,
     *,
     writer: Writer,
     cfg: ModelConfig,
     tx: optax.GradientTransformation,
 ) -> UpdateResult:
-    """Update a scalar reward model once; `critic` is the GRM that writes critiques, or empty."""
+    """Update a scalar reward model once; `critic` is the GRM that writes critiques, or empty.
+
+    `base` is what an adapter lies on, as in `Frozen`.
+    """
     key = jax.random.fold_in(state.key, state.step)
     rows = write_rows(critic, texts, key, writer, cfg)
-    result = gradient(state.params, rows, texts.ranking, cfg)
+    result = gradient(adapters.over(base, state.params), rows, texts.ranking, cfg)
     new_state, grad_norm, _ = policy_update.apply_gradient(state, result.grads, result.loss, tx)
     new_state = dataclasses.replace(new_state, step=state.step + 1)
     right_Q = is_right(result.reward_B, texts.ranking).astype(jnp.float32)

@@ -3,7 +3,8 @@
 The mesh has the axes `data`, `fsdp` and `tensor`.  `RULES` says over which axes a dimension is
 split, `mesh_axes` applies it to the letters of an array.  So `embed_VD` is split by vocabulary over
 `tensor` and by width over `fsdp`.  Parameter vectors are replicated: they are small, and a split
-norm scale costs a collective for each use.
+norm scale costs a collective for each use.  The rank of an adapter, U, has no rule: the two
+matrices of an adapter are split by their other dimensions, as the matrix that they belong to.
 """
 
 import contextlib

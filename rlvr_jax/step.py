@@ -18,12 +18,14 @@ import jax.numpy as jnp
 import optax
 
 from rlvr_jax import (
+    adapters,
     advantage,
     engine,
     grm,
     judging,
     likelihood,
     loss,
+    optim,
     policy_update,
     prm,
     prompt_filter,
@@ -58,12 +60,12 @@ def init_state(key: Array, params: Params, tx: optax.GradientTransformation) -> 
     Jit this function with `out_shardings` from `sharding.shard_tree`.
     """
     zero = jnp.int32(0)
-    return TrainState(zero, key, params, tx.init(params), zero, zero)
+    return TrainState(zero, key, params, optim.init(params, tx), zero, zero)
 
 
 def with_prm(state: TrainState, params: Params, tx: optax.GradientTransformation) -> TrainState:
     """Add a PRM that learns beside the policy, starting from a copy of `params`."""
-    learner = Learner(jax.tree.map(jnp.copy, params), tx.init(params))
+    learner = Learner(jax.tree.map(jnp.copy, params), optim.init(params, tx))
     return dataclasses.replace(state, prm=learner)
 
 
@@ -100,7 +102,7 @@ def update(
     """
     signals = observe(state, frozen, round_, outcome, setup)
     credit = assign_credit(round_, signals, setup)
-    new_state, metrics = learn(state, round_, signals, credit, setup)
+    new_state, metrics = learn(state, round_, signals, credit, setup, frozen.base)
     metrics |= signals.metrics | _round_metrics(round_, outcome, signals, credit, setup)
     return StepResult(
         state=new_state,
@@ -134,10 +136,11 @@ def draw(
     def one_round(number: Array) -> tuple[Rollout, Array, Rollout | None, Outcome, Metrics]:
         of_round = jax.tree.map(lambda x: _rows_of_round(x, number, stage.filter.rounds), prompts)
         key = round_key(state, number)
+        policy = adapters.over(frozen.base, state.params)
         if stage.role == "grm" and frozen.critic is not None:
             asked = grm.Asked(setup.model, setup.critique, stage.sample, setup.eos)
-            of_round = grm.with_criteria(state.params, of_round, key, frozen.critic, asked)
-        rollout, decoded, greedy = write_round(state, of_round, number, setup=setup)
+            of_round = grm.with_criteria(policy, of_round, key, frozen.critic, asked)
+        rollout, decoded, greedy = write_round(state, of_round, number, frozen.base, setup=setup)
         reward_B, metrics = judging.judge(frozen, of_round, rollout, key, setup)
         outcome = Outcome({"reward": reward_B})
         if greedy is not None:
@@ -167,23 +170,28 @@ def draw(
 
 @jax.named_scope("write")
 def write_round(
-    state: TrainState, prompts: Prompts, number: Array, *, setup: Setup[RlStage]
+    state: TrainState,
+    prompts: Prompts,
+    number: Array,
+    base: Params | None = None,
+    *,
+    setup: Setup[RlStage],
 ) -> tuple[Rollout, Array, Rollout | None]:
-    """Write the responses of round `number` of a step, counted from 0.
+    """Write the responses of round `number` of a step, counted from 0; `base` is as in `Frozen`.
 
     Returns the rollout, the number of row-steps that were decoded for it (int32) and, for the ReMax
     baseline (arXiv 2310.10505, algorithm 1), a rollout with one greedy answer to each prompt, else
     None.
     """
-    stage = setup.stage
+    stage, policy = setup.stage, adapters.over(base, state.params)
     sampler = engine.Sampler(
         round_key(state, number), setup.eos, stage.samples, setup.columns, stage.sample
     )
-    rollout, decoded = engine.generate(state.params, prompts, sampler, setup.model)
+    rollout, decoded = engine.generate(policy, prompts, sampler, setup.model)
     greedy = None
     if stage.advantage.baseline == "greedy":
         sampler = sampler._replace(key=state.key, samples=1, cfg=GREEDY)
-        greedy, _ = engine.generate(state.params, prompts, sampler, setup.model)
+        greedy, _ = engine.generate(policy, prompts, sampler, setup.model)
     return rollout, decoded, greedy
 
 
@@ -227,7 +235,8 @@ def observe(
     reference_BR = rollout.logprob_BR
     reference = frozen.reference if state.reference is None else state.reference
     if stage.asks_reference:
-        reference_BR, _ = likelihood.logprobs(reference, rollout, whole, setup.model)
+        read = adapters.over(frozen.base, reference)
+        reference_BR, _ = likelihood.logprobs(read, rollout, whole, setup.model)
     kl_coef = jnp.float32(stage.loss.kl_coef) if state.kl_coef is None else state.kl_coef
     penalty_B = advantage.overlong_penalty(rollout.length_B, setup.columns, stage.overlong)
     rewards = outcome.rewards
@@ -240,7 +249,10 @@ def observe(
         metrics={"reward/overlong": jnp.mean(penalty_B, where=round_.counted_B)},
     )
     if stage.loss.kl_coef and stage.sample == whole:
-        signals = signals._replace(at_reference=_equal(state.params, reference))
+        # The KL of such a policy is 0.  Log-probs of the two would differ by the rounding of two
+        # programs, and an optimizer that scales its gradient would make a whole step of that.
+        same = adapters.is_equal(state.params, reference)
+        signals = signals._replace(at_reference=same)
     if stage.loss.kl_coef and stage.loss.kl_in == "reward":
         kl_BR = loss.kl(rollout.logprob_BR, reference_BR, loss.kl_form(stage.loss))
         if signals.at_reference is not None:
@@ -251,26 +263,15 @@ def observe(
         labelled = prm.Labelled(rollout, compared_BR, outcome.rewards["reward"])
         static = prm.PrmSetup(stage.prm, whole, setup.model, setup.prm_tx)
         learner, token_reward_BR, metrics = prm.update(
-            state.prm, labelled, frozen.newline_V, step_key(state), static
+            state.prm, labelled, frozen.newline_V, step_key(state), static, frozen.base
         )
         signals = signals._replace(learner=learner, token_reward_BR=token_reward_BR)
         signals = signals._replace(metrics=signals.metrics | metrics)
     if round_.greedy is not None and outcome.greedy is not None:
         signals = _observe_greedy(round_.greedy, outcome.greedy, signals, setup)
     if stage.advantage.baseline == "value":
-        signals = _observe_values(state, rollout, signals, setup)
+        signals = _observe_values(adapters.over(frozen.base, state.params), rollout, signals, setup)
     return signals
-
-
-def _equal(policy: Params, reference: Params) -> Array:
-    """Return whether the parameters of a policy are those of the reference, bit by bit.
-
-    The KL of such a policy is 0.  Log-probs of the two would differ by the rounding of two
-    programs, and an optimizer that scales its gradient would make a whole step of that.  The value
-    head, which a reference has not, plays no part.
-    """
-    same = [jnp.all(policy[name] == reference[name]) for name in reference]
-    return jnp.all(jnp.stack(same))
 
 
 def _observe_greedy(
@@ -285,13 +286,13 @@ def _observe_greedy(
 
 
 def _observe_values(
-    state: TrainState, rollout: Rollout, signals: Signals, setup: Setup[RlStage]
+    params: Params, rollout: Rollout, signals: Signals, setup: Setup[RlStage]
 ) -> Signals:
     """Add to the signals the values and, for several updates, the log-probs of the same pass."""
     if setup.stage.updates == 1:
-        return signals._replace(value_BR=likelihood.values(state.params, rollout, setup.model))
+        return signals._replace(value_BR=likelihood.values(params, rollout, setup.model))
     value_BR, behaviour_BR = likelihood.values_and_logprobs(
-        state.params, rollout, setup.stage.sample, setup.model
+        params, rollout, setup.stage.sample, setup.model
     )
     return signals._replace(value_BR=value_BR, behaviour_BR=behaviour_BR)
 
@@ -313,7 +314,12 @@ def assign_credit(round_: Round, signals: Signals, setup: Setup[RlStage]) -> Cre
 
 @jax.named_scope("learn")
 def learn(
-    state: TrainState, round_: Round, signals: Signals, credit: Credit, setup: Setup[RlStage]
+    state: TrainState,
+    round_: Round,
+    signals: Signals,
+    credit: Credit,
+    setup: Setup[RlStage],
+    base: Params | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Update the policy, store the updated PRM, adapt the KL coefficient, move the reference.
 
@@ -337,7 +343,7 @@ def learn(
     if stage.loss.objective == "clip-cov":
         key = jax.random.fold_in(step_key(state), jnp.uint32(CLIP_COV))
         batch = batch._replace(draw_BR=jax.random.uniform(key, rollout.response_BR.shape))
-    new_state, metrics = policy_update.update_policy(state, batch, signals.kl_coef, setup)
+    new_state, metrics = policy_update.update_policy(state, batch, signals.kl_coef, setup, base)
     new_state = dataclasses.replace(new_state, step=state.step + 1, prm=signals.learner)
     if signals.learner is not None:  # a PRM that cannot learn ends the run as a policy does
         skipped = signals.metrics["prm/skipped"] > 0

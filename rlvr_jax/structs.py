@@ -11,6 +11,7 @@ The name of an array ends in its dimensions: `logprob_BR` is a [rows, response c
     S  columns of a cache             F  feed-forward width
     C  verifier-context columns       L  layers
     E  experts                        J  verifier templates
+    U  rank of an adapter
     N  responses that a judgement compares (in box_scores.py and grm.py)
 
 In `index_SM`, `row_SM` and `owner_SM`, S counts data shards and M the rows of a shard.  Other
@@ -162,7 +163,7 @@ class TrainState:
 
     step: Array  # int32, steps done
     key: Array  # the only source of randomness; streams fold in the step, the row, the position
-    params: Params  # of the model that the stage trains: policy, verifier or PRM
+    params: Params  # of the model that the stage trains: all, or its adapter and value head
     opt_state: Any
     skipped: Array  # int32, updates left out so far because loss or gradient was not finite
     skipped_in_row: Array  # int32, updates left out in a row; a step with a bad PRM update adds 1
@@ -180,7 +181,8 @@ def no_tokens() -> Array:
 class Frozen:
     """A Frozen holds the models and tables that a step reads and never changes."""
 
-    reference: Params  # empty where nothing reads a reference policy, or the state holds it
+    reference: Params  # what differs from `base`; empty where nothing reads a reference policy, or
+    # the state holds it, or the base itself is the reference
     verifier: Params  # empty where the host computes the rewards
     verdict: Verdict | None = None  # None where the host computes the rewards
     newline_V: Array = struct.field(default_factory=no_tokens)  # bool, tokens that end a line;
@@ -188,6 +190,8 @@ class Frozen:
     grm: Params = struct.field(default_factory=dict)  # empty where no GRM judges responses
     meta: Params = struct.field(default_factory=dict)  # empty without a meta RM
     critic: Critic | None = None  # where a GRM judges, or is trained
+    base: Params = struct.field(default_factory=dict)  # below the adapter of what learns; empty
+    # where all parameters learn.  `adapters.over` lays on it what is not whole
 
 
 @dataclass(frozen=True)

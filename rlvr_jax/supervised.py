@@ -5,20 +5,26 @@ import dataclasses
 import jax.numpy as jnp
 import optax
 
-from rlvr_jax import likelihood, policy_update, routing
+from rlvr_jax import adapters, likelihood, policy_update, routing
 from rlvr_jax.config import ModelConfig, SampleConfig
-from rlvr_jax.structs import Rollout, TrainState, UpdateResult
+from rlvr_jax.structs import Params, Rollout, TrainState, UpdateResult
 
 PLAIN = SampleConfig()  # the model's own distribution
 
 
 def supervised_step(
-    state: TrainState, rows: Rollout, *, model_cfg: ModelConfig, tx: optax.GradientTransformation
+    state: TrainState,
+    rows: Rollout,
+    base: Params | None = None,
+    *,
+    model_cfg: ModelConfig,
+    tx: optax.GradientTransformation,
 ) -> UpdateResult:
     """Update a model once on given responses, one response per prompt.
 
     The loss is the mean negative log-likelihood per response token over the global batch, and
-    what `likelihood.gradient` adds for a mixture of experts.
+    what `likelihood.gradient` adds for a mixture of experts.  `base` is what an adapter lies on, as
+    in `Frozen`.
     """
     tokens = jnp.maximum(jnp.sum(rows.length_B), 1).astype(jnp.float32)
 
@@ -26,7 +32,7 @@ def supervised_step(
         logprob_BR, _ = likelihood.token_logprobs(states, PLAIN, model_cfg)
         return -jnp.sum(logprob_BR) / tokens, ({}, jnp.float32(0), ())
 
-    result = likelihood.gradient(objective, state.params, rows, model_cfg)
+    result = likelihood.gradient(objective, adapters.over(base, state.params), rows, model_cfg)
     new_state, grad_norm, _ = policy_update.apply_gradient(state, result.grads, result.value, tx)
     new_state = dataclasses.replace(new_state, step=state.step + 1)
     return UpdateResult(

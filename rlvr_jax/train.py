@@ -131,6 +131,7 @@ def _run_stage(stage: Stage, ws: Workspace) -> None:
         result |= {"seconds": time.monotonic() - began, "dropped_problems": ws.dropped}
         marker = run.finish(stage.name, result)
         log.say(f"{stage.name}: done in {marker['seconds']:.0f} s")
+        ws.models.forget()
     else:
         run.check_left(stage.name, marker)
         log.say(f"{stage.name}: finished earlier, skipped")

@@ -10,7 +10,16 @@ import optax
 import pytest
 
 from make_round import update_on
-from rlvr_jax import likelihood, optim, parameters, policy_update, ratios, sharding, step
+from rlvr_jax import (
+    adapters,
+    likelihood,
+    optim,
+    parameters,
+    policy_update,
+    ratios,
+    sharding,
+    step,
+)
 from rlvr_jax.config import (
     AdvantageConfig,
     LossConfig,
@@ -114,9 +123,9 @@ def test_nor_does_momentum_or_decay_without_a_gradient():
 def test_a_reference_that_is_off_by_one_bit_is_another_policy():
     """The rule asks for equality, not for nearness; it leaves out a value head."""
     params, other = draw(0), draw(0)
-    assert bool(step._equal(params | {"value_D": np.ones(8, np.float32)}, other))
+    assert bool(adapters.is_equal(params | {"value_D": np.ones(8, np.float32)}, other))
     other["norm_D"] = np.nextafter(other["norm_D"], np.float32(2))
-    assert not bool(step._equal(params, other))
+    assert not bool(adapters.is_equal(params, other))
 
 
 # ---- a reference that follows ----------------------------------------------------------------

@@ -26,7 +26,7 @@ strict = pytest.mark.usefixtures("strict_dtypes")
 @pytest.fixture(scope="module")
 def params() -> dict:
     """A model whose value head is not zero."""
-    start = parameters.with_value(parameters.init(jax.random.key(3), CFG))
+    start = parameters.with_value(parameters.init(jax.random.key(3), CFG), CFG)
     return start | {"value_D": jax.random.normal(jax.random.key(4), (CFG.width,))}
 
 
@@ -193,7 +193,7 @@ def test_neither_mesh_nor_place_changes_a_reward(params, critic, texts) -> None:
 
 def test_steps_learn_to_prefer_the_best(texts) -> None:
     tx = optax.adam(1e-2)
-    start = parameters.with_value(parameters.init(jax.random.key(3), CFG))
+    start = parameters.with_value(parameters.init(jax.random.key(3), CFG), CFG)
     state = step.init_state(jax.random.key(0), start, tx)
     learn = jax.jit(scalar_rm.scalar_step, static_argnames=("writer", "cfg", "tx"))
     seen = []

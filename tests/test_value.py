@@ -237,7 +237,7 @@ def test_the_clip_is_the_larger_of_two_errors() -> None:
 
 def test_first_values_are_exactly_zero_and_the_head_learns() -> None:
     params = {name: x for name, x in random_params().items() if name != "value_D"}
-    state = step.init_state(jax.random.key(0), parameters.with_value(params), TX)
+    state = step.init_state(jax.random.key(0), parameters.with_value(params, SMALL), TX)
     assert set(state.params) - set(params) == {"value_D"}
     rows, update, told = rollout(), updater(), []
     for _ in range(40):
@@ -261,7 +261,7 @@ def test_advantages_and_metrics_are_those_of_values_before_each_token() -> None:
         prm=PrmConfig(beta=beta, reference="policy"),
     )
     other = {name: x for name, x in random_params(5).items() if name != "value_D"}
-    state = step.init_state(jax.random.key(0), parameters.with_value(other), TX)
+    state = step.init_state(jax.random.key(0), parameters.with_value(other, SMALL), TX)
     state = step.with_prm(state, other, RECORD)
     assert "value_D" not in state.prm.params and "value_D" in state.params
     state = dataclasses.replace(state, params=params)

@@ -6,6 +6,7 @@ that a jitted function can take one as a static argument.
 
 from dataclasses import dataclass, field
 
+from rlvr_jax.config.adapter import AdapterConfig
 from rlvr_jax.config.critique import CritiqueConfig, VoteConfig
 from rlvr_jax.config.data import DataConfig, PreferencesConfig, SourceConfig
 from rlvr_jax.config.fields import STRICT, check_file_name, option, section
@@ -33,7 +34,7 @@ from rlvr_jax.config.model import (
     Pretrained,
     Training,
 )
-from rlvr_jax.config.needs import Input, Problems, Product
+from rlvr_jax.config.needs import Input, Part, Problems, Product
 from rlvr_jax.config.objective import AdvantageConfig, LossConfig, ReferenceConfig
 from rlvr_jax.config.presets import PRESETS, check_preset, fill_preset
 from rlvr_jax.config.reward import (
@@ -55,6 +56,7 @@ from rlvr_jax.config.stages import (
 )
 
 __all__ = [
+    "AdapterConfig",
     "AdvantageConfig",
     "AlarmConfig",
     "Architecture",
@@ -79,6 +81,7 @@ __all__ = [
     "OptimConfig",
     "OverlongConfig",
     "PRESETS",
+    "Part",
     "PreferencesConfig",
     "Pretrained",
     "PrmConfig",

@@ -48,6 +48,11 @@ class OptimConfig:
     grad_clip: float = option(
         1.0, "largest global norm of the gradient; a larger gradient is scaled down to it"
     )
+    moments: Literal["float32", "bfloat16", "float8"] = option(
+        "float32",
+        "dtype in which the two moments of matrices are held, rounded at random: 8, 4 or 2 bytes "
+        "a parameter",
+    )
     max_skipped: int = option(5, "number of non-finite updates in a row after which the run stops")
 
     def __post_init__(self) -> None:

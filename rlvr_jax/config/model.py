@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from rlvr_jax.config.fields import STRICT, check_positive, option
+from rlvr_jax.config.adapter import AdapterConfig
+from rlvr_jax.config.fields import STRICT, check_positive, option, section
 
 
 class Family(NamedTuple):
@@ -233,6 +234,11 @@ class Execution:
         "devices that hold the weights together while responses are written, tensor-parallel; a "
         "multiple of mesh.tensor that divides mesh.fsdp x mesh.tensor; 0: mesh.tensor",
     )
+    frozen_dtype: Literal["float32", "bfloat16"] = option(
+        "float32",
+        "dtype in which matrices that do not learn are held: those below an adapter, of a "
+        "reference policy, verifier or GRM",
+    )
     long_rows: bool = option(
         False,
         "longrope: rows may be longer than rope_original; all rows then have the frequencies of "
@@ -247,13 +253,19 @@ class Execution:
 
 @dataclass(frozen=True)
 class Training:
-    """A Training says what training a model adds to the loss of its stage."""
+    """A Training says how a model learns, beside what its stage says."""
 
     router_aux_loss_coef: float = option(
         0.0,
         "mixture of experts: weight in every loss of the load-balancing loss of its router "
         "(docs/objectives.md); 0: only reported; config.json's value is not taken",
     )
+    learned_dtype: Literal["float32", "bfloat16"] = option(
+        "float32",
+        "dtype in which matrices that learn are held; in bfloat16 each update is rounded up or "
+        "down at random, so that small ones are not lost",
+    )
+    adapter: AdapterConfig = section(AdapterConfig, "what learns in place of the model's matrices")
 
 
 # The order of the bases is the order of the keys in a resolved config, last base first.
@@ -272,6 +284,11 @@ class ModelConfig(Training, Execution, Architecture, Pretrained):
             raise ValueError(
                 f"router_aux_loss_coef needs a mixture of experts, and {self.family} is none"
             )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Return the size of each parameter dimension by its letter, the adapter's rank too."""
+        return super().sizes | dict(U=self.adapter.rank)
 
     @property
     def longest(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlvr_jax import attack, parameters
+from rlvr_jax import adapters, attack, parameters
 from rlvr_jax.config import Sampling
 from rlvr_jax.host.hardening import attacks, trials
 from rlvr_jax.host.problems import dataset
@@ -193,7 +193,8 @@ def _search(ws: Workspace, stage: Sampling, frozen: Frozen, score_all) -> dict[s
     def after(steps: int):
         target = attack.Target(checks[::templates], masks[::templates], verdict)
         args = (target, ws.place(start.astype(np.int32)), visible_V, jax.random.key(cfg.seed))
-        return jax.device_get(search(frozen.verifier, *args, steps))
+        params = adapters.over(frozen.base, frozen.verifier)
+        return jax.device_get(search(params, *args, steps))
 
     before, best = after(0), after(cfg.audit.search_steps)
     rows: Any = [[*around[0], *row.tolist(), *around[1], tok.eos[0]] for row in best.token_BR]

@@ -4,15 +4,18 @@ Each type of stage declares its needs as data (rlvr_jax/config/needs.py); the fu
 those needs with the config and with what earlier stages leave behind.
 """
 
+import dataclasses
 import difflib
 from collections.abc import Iterable
 
 from rlvr_jax import parameters, sharding
 from rlvr_jax.config import (
+    AdapterConfig,
     Config,
     DataConfig,
     Input,
     ModelConfig,
+    Part,
     Product,
     RlStage,
     ScalarStage,
@@ -25,6 +28,7 @@ from rlvr_jax.host.critiques.template import load_template
 from rlvr_jax.host.problems import sources, tasks
 from rlvr_jax.host.workers import sandbox
 from rlvr_jax.stages.judges import check_judge
+from rlvr_jax.stages.models import origin
 
 # The name of each product in a sentence, and the stages that leave it behind.
 LEFT_BY: dict[Product, tuple[str, str]] = {
@@ -38,6 +42,10 @@ LEFT_BY: dict[Product, tuple[str, str]] = {
     "scalar": ("scalar reward model", "a scalar stage"),
     "items": ("preference items", "a compare stage"),
 }
+
+
+# The model of the config as which a product is read.
+READ_AS: dict[Product, Part] = {"model": "model", "prm": "model", "meta": "grm", "scalar": "grm"}
 
 
 def check_config(cfg: Config) -> None:
@@ -57,6 +65,7 @@ def check_config(cfg: Config) -> None:
             if needed.source:
                 _check_input(cfg, stage, needed, earlier)
         _check_baseline(cfg, stage)
+        _check_adapter(cfg, stage)
         for rule in filter(None, stage.rules):
             rules.check_rule(rule)
         _check_walls(stage)
@@ -205,6 +214,53 @@ def _check_baseline(cfg: Config, stage: Stage) -> None:
                 f"{stage.name}.votes is {list(stage.votes)}, and a scalar reward model without "
                 "critiques gives a response one value: set votes to [1]"
             )
+
+
+def _check_adapter(cfg: Config, stage: Stage) -> None:
+    """Refuse a stage whose adapter has no base, and inputs whose adapters do not suit."""
+    own: ModelConfig = getattr(cfg, stage.trains or "model")
+    learns = bool(stage.trains) and own.adapter.rank > 0
+    if learns and isinstance(stage, RlStage) and stage.reference.mixup != 1:
+        raise ValueError(
+            f"{stage.name}.reference.mixup mixes weights, and the matrices of an adapter do not "
+            "mix: set it to 1"
+        )
+    for needed in stage.inputs:
+        part = needed.pretrained or READ_AS.get(needed.product)
+        if not needed.source or part is None:
+            continue
+        if needed.source == "fresh":
+            if learns:
+                raise ValueError(
+                    f"{stage.name}.{needed.key} is `fresh` and {stage.trains}.adapter.rank is "
+                    f"{own.adapter.rank}: random weights below an adapter never learn; name "
+                    "trained ones, or set the rank to 0"
+                )
+            continue
+        _check_form(cfg, stage, needed, part)
+        if learns and needed.key == "prm.init":
+            policy = next(x.source for x in stage.inputs if x.key == "policy")
+            if origin(cfg, needed.source, own)[:2] != origin(cfg, policy, own)[:2]:
+                raise ValueError(
+                    f"{stage.name}.prm.init {needed.source!r} lies on another base than the "
+                    f"policy {policy!r}: both adapters need one base"
+                )
+
+
+def _check_form(cfg: Config, stage: Stage, needed: Input, part: Part) -> None:
+    """Refuse an input whose adapter is not of the form of its reader's adapter."""
+    form: AdapterConfig = getattr(cfg, part).adapter
+    left = origin(cfg, needed.source, getattr(cfg, part))
+    if left.adapter and form.rank and _differ(left.form, form):
+        raise ValueError(
+            f"{stage.name}.{needed.key} names {needed.source!r}, whose adapter has another rank, "
+            f"scale or targets than {part}.adapter: make the two equal, or set the second rank to "
+            "0 to start from merged weights"
+        )
+
+
+def _differ(one: AdapterConfig, other: AdapterConfig) -> bool:
+    return dataclasses.replace(one, weights="") != dataclasses.replace(other, weights="")
 
 
 def _check_context(cfg: Config, name: str, part: ModelConfig) -> None:

@@ -38,7 +38,7 @@ class GrmWorkspace(Workspace):
     """A GrmWorkspace is the run's workspace with the GRM as model and items as problems."""
 
     def __init__(self, ws: Workspace):
-        super().__init__(ws.run, ws.mesh)
+        super().__init__(ws.run, ws.mesh, ws.models)
         cfg = ws.run.cfg
         self.critique: CritiqueConfig = cfg.critique
         self.cfg = dataclasses.replace(cfg, model=cfg.grm, data=cfg.critique.data)

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlvr_jax import grm, judging, step_metrics, verifier
+from rlvr_jax import adapters, grm, judging, step_metrics, verifier
 from rlvr_jax.config import Sampling
 from rlvr_jax.host.rules import jobs
 from rlvr_jax.host.runs import log
@@ -225,7 +225,12 @@ def _foreign(stage: Sampling, ws: Workspace, frozen: Frozen):
         length_B = np.array([len(ids) for ids in ids_B], np.int32)
         token_BR, length_B = ws.place((token_BR, length_B))
         return judge(
-            frozen.verifier, prompts, token_BR, length_B, rollout.truncated_B, frozen.verdict
+            adapters.over(frozen.base, frozen.verifier),
+            prompts,
+            token_BR,
+            length_B,
+            rollout.truncated_B,
+            frozen.verdict,
         )
 
     return ask

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlvr_jax import model, optim, supervised
+from rlvr_jax import adapters, model, optim, supervised
 from rlvr_jax.config import MetaStage
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import RunError
@@ -34,6 +34,7 @@ def run(stage: MetaStage, ws: GrmWorkspace) -> dict:
     tail = ws.prompter.meta_tail
     columns = cfg.data.prompt_columns + cfg.data.response_columns + len(tail)
     tx = optim.make_optimizer(stage.optim, stage.steps)
+    base = ws.base(stage.init, cfg.model)
     state = ws.new_state(stage.name, cfg.model, tx, stage.init)
     step = ws.jit_step(
         functools.partial(supervised.supervised_step, model_cfg=cfg.model, tx=tx),
@@ -56,13 +57,14 @@ def run(stage: MetaStage, ws: GrmWorkspace) -> dict:
         return logits_QV[:, accept] - logits_QV[:, reject]
 
     def advance(state, records: list[Row]):
-        return *step(state, ws.place(encode_rows(records))), []
+        return *step(state, ws.place(encode_rows(records)), base), []
 
     state = loop.run(
         ws, stage, state, learn_rows, stage.batch, advance, "supervised_step", {"loss": "loss"}
     )
+    params = adapters.over(base, state.params)
     gaps = [
-        jax.device_get(verdict_gap(state.params, ws.place(encode_rows(padded(part, stage.batch)))))[
+        jax.device_get(verdict_gap(params, ws.place(encode_rows(padded(part, stage.batch)))))[
             : len(part)
         ]
         for part in chunks(held_rows, stage.batch)

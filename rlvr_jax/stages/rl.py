@@ -137,7 +137,8 @@ def split_step(
 
     def one_round(state: TrainState, records: list[Any], number: int):
         prompts = place(records, int(jax.device_get(state.step)) + 1)
-        rollout, decoded, greedy = write(state, prompts, ws.replicate(np.int32(number)))
+        of_round = ws.replicate(np.int32(number))
+        rollout, decoded, greedy = write(state, prompts, of_round, frozen.base)
         on_error = host_rewards.on_rule_error(stage, state)
         key = round_key(state, ws.replicate(np.int32(number)))
         rewards, metrics = reward(records, prompts, rollout, on_error, key)

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from rlvr_jax import grm
+from rlvr_jax import adapters, grm
 from rlvr_jax.config import RlStage, Sampling
 from rlvr_jax.host.hardening import preferences, trials
 from rlvr_jax.host.problems import dataset
@@ -27,7 +27,22 @@ def is_split(stage: Sampling, ws: Workspace) -> bool:
 
 
 def frozen_models(stage: Sampling, ws: Workspace, reference: Params) -> Frozen:
-    """Load the models that the steps of a stage read and never change."""
+    """Load the models that the steps of a stage read and never change.
+
+    Where the stage trains an adapter, models on the same base hold only what differs from it.
+    """
+    frozen, base = _load_frozen(stage, ws, reference), ws.base(stage.policy, ws.cfg.model)
+    return dataclasses.replace(
+        frozen,
+        base=base,
+        reference=adapters.apart(reference, base),
+        verifier=adapters.apart(frozen.verifier, base),
+        grm=adapters.apart(frozen.grm, base),
+        meta=adapters.apart(frozen.meta, base),
+    )
+
+
+def _load_frozen(stage: Sampling, ws: Workspace, reference: Params) -> Frozen:
     newline_V, _, _ = ws.tokenizer.tables(ws.cfg.model.vocab)
     if isinstance(ws, GrmWorkspace):
         return Frozen(reference, {}, newline_V=ws.replicate(newline_V), critic=ws.critic())
@@ -139,7 +154,11 @@ def audit_reward(
 def _audit_grm(ws: Workspace, stage: RlStage, frozen: Frozen) -> dict[str, Any]:
     if frozen.critic is None:
         raise ValueError("source grm needs the tables with which a GRM is asked")
-    judge = grm.Judge(frozen.grm, frozen.critic, frozen.meta)
+    judge = grm.Judge(
+        adapters.over(frozen.base, frozen.grm),
+        frozen.critic,
+        adapters.over(frozen.base, frozen.meta) if frozen.meta else {},
+    )
     return grm_audit.run(GrmWorkspace(ws), stage, judge, quick=True)
 
 

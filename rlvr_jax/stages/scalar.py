@@ -32,6 +32,7 @@ def run(stage: ScalarStage, ws: GrmWorkspace) -> dict:
     encoder = Encoder(ws, source)
     critic = _load_critic(stage, ws)
     tx = optim.make_optimizer(stage.optim, stage.steps)
+    base = ws.base(stage.init, cfg.model)
     state = ws.new_state(stage.name, cfg.model, tx, stage.init, value_head=True)
     train_step = functools.partial(
         scalar_rm.scalar_step, writer=_writer(stage, ws, stage.sample), cfg=cfg.model, tx=tx
@@ -40,7 +41,7 @@ def run(stage: ScalarStage, ws: GrmWorkspace) -> dict:
 
     def advance(state, records: list[dataset.Record]):
         texts = encoder.encode([preference.parse_item(record) for record in records])
-        return *step(state, critic, ws.place(texts)), []
+        return *step(state, critic, ws.place(texts), base), []
 
     loop.run(ws, stage, state, source, stage.batch, advance, "scalar_step", SHOWN)
     return {"items": len(source)}

@@ -17,6 +17,7 @@ def run(stage: SftStage, ws: Workspace) -> dict:
     """
     cfg = ws.cfg
     tx = optim.make_optimizer(stage.optim, stage.steps)
+    base = ws.base(stage.init, cfg.model)
     state = ws.new_state(stage.name, cfg.model, tx, stage.init)
     step = ws.jit_step(
         functools.partial(supervised.supervised_step, model_cfg=cfg.model, tx=tx),
@@ -28,7 +29,7 @@ def run(stage: SftStage, ws: Workspace) -> dict:
         pairs = [(ws.encode_prompt(r), ws.encode_demonstration(r)) for r in records]
         columns, budget = cfg.data.prompt_columns, cfg.data.response_columns
         rows = ws.place(template.build_supervised_rollout(pairs, columns, budget, "prompt"))
-        return *step(state, rows), []
+        return *step(state, rows, base), []
 
     source = ws.demonstrations(stage)
     loop.run(ws, stage, state, source, stage.batch, advance, "supervised_step", {"loss": "loss"})

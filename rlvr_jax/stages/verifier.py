@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlvr_jax import model, optim, supervised
+from rlvr_jax import adapters, model, optim, supervised
 from rlvr_jax.config import NegativesConfig, VerifierStage
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import RunError
@@ -37,6 +37,7 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
     encode_rows = _row_encoder(ws)
     accept, reject = ws.tokenizer.verdicts(cfg.data.verdict_words)
     tx = optim.make_optimizer(stage.optim, stage.steps)
+    base = ws.base(stage.init, cfg.verifier)
     state = ws.new_state(stage.name, cfg.verifier, tx, stage.init)
     step = ws.jit_step(
         functools.partial(supervised.supervised_step, model_cfg=cfg.verifier, tx=tx),
@@ -55,11 +56,12 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
         gaps = [np.zeros(0)]
         for part in chunks(records, stage.batch):
             rows = ws.place(encode_rows(padded(part, stage.batch)))
-            gaps.append(jax.device_get(verdict_gap(params, rows))[: len(part)])
+            gap_B = verdict_gap(adapters.over(base, params), rows)
+            gaps.append(jax.device_get(gap_B)[: len(part)])
         return np.concatenate(gaps)
 
     def advance(state: TrainState, records: list[Row]):
-        state, metrics = step(state, ws.place(encode_rows(records)))
+        state, metrics = step(state, ws.place(encode_rows(records)), base)
         # On the last line of the metrics, which a resumed run has too.
         if int(jax.device_get(state.step)) == stage.steps:
             result = measure(functools.partial(ask, state.params), held_rows, wrong_rows)

@@ -4,7 +4,6 @@ Text becomes token columns here, arrays are placed on the mesh, and a stage load
 stages left behind.
 """
 
-import dataclasses
 import functools
 import itertools
 import zlib
@@ -13,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rlvr_jax import parameters, sharding, step
+from rlvr_jax import sharding
 from rlvr_jax.config import Config, DataConfig, ModelConfig, SftStage
 from rlvr_jax.host import rules, weights
 from rlvr_jax.host.problems import dataset, sources
 from rlvr_jax.host.problems.sources import origin
-from rlvr_jax.host.runs import checkpoint, log
+from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import Run, RunError, tokenizer_path
 from rlvr_jax.host.text import template
 from rlvr_jax.host.text.tokenizer import Tokenizer, TokenizerError, open_tokenizer
+from rlvr_jax.stages.models import Models
 from rlvr_jax.structs import Array, Params, Prompts, TrainState, Verdict
 
 # Digits, words, marks and other scripts: tokenizers of two families encode some part differently.
@@ -35,8 +34,9 @@ SAMPLE = "The answer is 10,482 = x^2 - 7.\n\\boxed{\u00bc} Caf\u00e9 \u4f60\u597
 class Workspace:
     """A Workspace is one run on one mesh; it loads tokenizers and problems when first needed."""
 
-    def __init__(self, run: Run, mesh: Mesh):
+    def __init__(self, run: Run, mesh: Mesh, models: Models | None = None):
         self.run, self.mesh = run, mesh
+        self.models = models or Models(run, mesh)
         self.cfg: Config = run.cfg
         self.dropped: dict[str, int] = {}  # split -> problems too long for their columns
 
@@ -256,37 +256,25 @@ class Workspace:
     def load(
         self, stage: str, cfg: ModelConfig, part: str = "params", *, value_head: bool = False
     ) -> Params:
-        """Load the parameters that a finished stage left, or pretrained ones, onto the mesh.
+        """Load the parameters that a finished stage left, or pretrained ones: see `Models.load`."""
+        return self.models.load(stage, cfg, part, value_head=value_head)
 
-        `part` names the parameters within the state of that stage; with `value_head` they have one.
-
-        Raises:
-          RunError: the stage has not been run, or its checkpoint is another one.
-        """
-        if stage == "pretrained":
-            abstract = parameters.abstract(cfg)
-            path, where = weights.find_model(cfg.weights), self.shardings(abstract)
-            return weights.load(path, cfg, where, log.say)
-        marker = self.run.finished(stage)
-        if marker is None:
-            raise RunError(
-                f"stage {stage!r} has not been run: list it before the one that needs it"
-            )
-        self.run.check_checkpoint(stage, marker)
-        like: Any = parameters.abstract(cfg)
-        if value_head:
-            like = jax.eval_shape(parameters.with_value, like)
-        like = self._with_shardings(like)
-        return checkpoint.restore_params(self.run.checkpoints(stage), like, part)
+    def base(self, stage: str, cfg: ModelConfig) -> Params:
+        """Load what an adapter lies on in a stage that starts from `stage`: see `Models.base`."""
+        return self.models.base(stage, cfg)
 
     def load_prm(self, stage: str) -> Params:
         """Load the PRM that a stage left: the one beside the policy of an rl stage, or its model.
 
         For a stage without a PRM, this is the model of the stage: a PRM may start from any policy.
         """
+        return self.load(stage, self.cfg.model, self.prm_part(stage))
+
+    def prm_part(self, stage: str) -> str:
+        """Return the name of the parameters that `load_prm` loads, within the stage's state."""
         named = {s.name: s for s in self.cfg.stages}.get(stage)
         beside = named is not None and named.has_prm_beside_policy
-        return self.load(stage, self.cfg.model, "prm.params" if beside else "params")
+        return "prm.params" if beside else "params"
 
     def new_state(
         self,
@@ -308,37 +296,28 @@ class Workspace:
         policy.  `kl_coef` is the first KL coefficient, if the coefficient adapts.  With `follow`
         the state holds a reference policy too, which starts as the policy.
         """
-        key = self.key(name)
-        params = None if init == "fresh" else self.load(init, cfg)
-        given = (params, self.load_prm(prm_init) if prm_init else None)
-
-        def build(given: tuple[Params | None, Params | None]) -> TrainState:
-            params, prm_params = given
-            start = parameters.init(jax.random.fold_in(key, 0), cfg) if params is None else params
-            own_key = jax.random.fold_in(key, 1)
-            state = step.init_state(
-                own_key, parameters.with_value(start) if value_head else start, tx
-            )
-            if prm_tx is not None:
-                state = step.with_prm(state, start if prm_params is None else prm_params, prm_tx)
-            if kl_coef is not None:
-                state = dataclasses.replace(state, kl_coef=jnp.float32(kl_coef))
-            if follow:
-                state = step.with_reference(state, start)
-            return state
-
-        return jax.jit(build, out_shardings=self.shardings(jax.eval_shape(build, given)))(given)
+        return self.models.new_state(
+            self.key(name),
+            cfg,
+            tx,
+            init,
+            value_head=value_head,
+            kl_coef=kl_coef,
+            prm_tx=prm_tx,
+            prm_start=(prm_init, self.prm_part(prm_init)),
+            follow=follow,
+        )
 
     def shardings(self, tree):
         """Return the shardings of a pytree of parameters, moments or states.
 
         They follow from the table of `rlvr_jax.sharding` and from the config's `mesh`.
         """
-        return sharding.shard_tree(tree, self.mesh, self.cfg.mesh)
+        return self.models.shardings(tree)
 
     def like(self, state: TrainState):
         """Return shapes, dtypes and shardings of a state: the target of a checkpoint restore."""
-        return self._with_shardings(jax.eval_shape(lambda x: x, state))
+        return self.models.like(jax.eval_shape(lambda x: x, state))
 
     def jit_step(self, function: Callable, state: TrainState, result: Any) -> Callable:
         """Jit a training step; the state is donated, and the new state keeps its `shardings`.
@@ -355,13 +334,6 @@ class Workspace:
     def replicate(self, tree):
         """Place host arrays on the mesh, whole on every device."""
         return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
-
-    def _with_shardings(self, tree):
-        return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-            tree,
-            self.shardings(tree),
-        )
 
 
 def chunks(source, size: int):

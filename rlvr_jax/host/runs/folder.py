@@ -251,6 +251,29 @@ class Run:
                 f"{stage} left: put it back, or remove {self._marker(stage)} to do the stage again"
             )
 
+    def check_base(self, name: str, digest: str) -> None:
+        """Refuse a pretrained base other than the one that the adapters of this run lie on.
+
+        The first call for a base stores its digest in `bases.json`.
+
+        Raises:
+          RunError: the base has changed, or the file is damaged.
+        """
+        path = self.folder / "bases.json"
+        try:
+            known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            wanted = known.get(name, digest)
+        except (ValueError, AttributeError, RecursionError):
+            raise RunError(f"{path} is damaged: put it back") from None
+        if wanted != digest and self.begun():
+            raise RunError(
+                f"the weights of {name} have changed since {self.folder} was begun, and its "
+                "adapters lie on what they were: put them back, or choose another folder with "
+                "name=..."
+            )
+        if known.get(name) != digest and not self.others and not jax.process_index():
+            log.write_json(path, known | {name: digest})
+
     def _left(self, stage: str) -> list[Path]:
         """Return the files that the stage may have left, besides checkpoints and metrics."""
         paths = [self.verdicts(stage), self.collected(stage), self.judgements(stage)]

@@ -25,6 +25,7 @@ from rlvr_jax.config import (
     fill_preset,
 )
 from rlvr_jax.host import weights
+from rlvr_jax.host.weights import peft
 
 STAGES = {kind.__dataclass_fields__["stage"].default: kind for kind in typing.get_args(Stage)}
 
@@ -86,6 +87,7 @@ def load(path: Path, overrides: Sequence[str] = (), *, sizes: bool = True) -> Co
         _apply(tree, override)
     for part in ("model", "verifier", "grm") if sizes else ():
         _fill_sizes(tree, part)
+        _fill_adapter(tree, part)
     return parse(tree)
 
 
@@ -101,13 +103,30 @@ def _fill_sizes(tree: dict[str, Any], part: str) -> None:
     if not given["weights"]:
         return
     sizes = weights.load_architecture(weights.find_model(given["weights"]))
-    for item in dataclasses.fields(Architecture):
-        key, size = item.name, sizes.get(item.name, item.default)
-        size = list(size) if isinstance(size, tuple) else size  # as YAML has it
-        if given.setdefault(key, size) != size:
+    whole = {
+        item.name: sizes.get(item.name, item.default) for item in dataclasses.fields(Architecture)
+    }
+    _take_over(given, whole, part, given["weights"])
+
+
+def _fill_adapter(tree: dict[str, Any], part: str) -> None:
+    """Add rank, scale and targets of a given adapter, from its own files."""
+    model = tree.get(part)
+    given = model.get("adapter") if isinstance(model, dict) else None
+    named = given.get("weights") if isinstance(given, dict) else None
+    if isinstance(given, dict) and isinstance(named, str) and named:
+        found = peft.load_fields(Path(named).expanduser())
+        _take_over(given, found, f"{part}.adapter", named)
+
+
+def _take_over(given: dict[str, Any], found: dict[str, Any], where: str, source: str) -> None:
+    """Add the values that files give to a section of the config, which must not contradict them."""
+    for key, value in found.items():
+        value = list(value) if isinstance(value, tuple) else value  # as YAML has it
+        if given.setdefault(key, value) != value:
             raise ConfigError(
-                f"{part}.{key} is {given[key]} in the config and {size} in {given['weights']}: "
-                "leave it out, sizes come from the weights"
+                f"{where}.{key} is {given[key]} in the config and {value} in {source}: leave it "
+                "out, it comes from there"
             )
 
 

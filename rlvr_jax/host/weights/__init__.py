@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import jax
@@ -130,8 +131,12 @@ def load(
     cfg: ModelConfig,
     shardings: Mapping[str, Sharding],
     say: Callable[[str], object] = lambda text: None,
+    *,
+    dtypes: Mapping[str, Any] = MappingProxyType({}),
 ) -> Params:
-    """Load the parameters named in `shardings`, in float32, each with its sharding.
+    """Load the parameters named in `shardings`, each with its sharding.
+
+    They are float32, but for those that `dtypes` names.
 
     The function reads each shard by itself: host memory holds one shard of one parameter and one
     tensor of the file at a time.  `say` gets a sentence about a vision tower, which is not read.
@@ -143,7 +148,11 @@ def load(
         _check_tensors(path, tensors, cfg, list(shardings))
         if tower := sum(map(tensors.is_tower, tensors.shapes())):
             say(f"{path}: the vision tower ({tower} tensors) is not read")
-        return {name: _load_parameter(tensors, cfg, name, to) for name, to in shardings.items()}
+        loaded = {}
+        for name, to in shardings.items():
+            dtype = np.dtype(dtypes.get(name, np.float32))
+            loaded[name] = _load_parameter(tensors, cfg, name, to, dtype)
+        return loaded
 
 
 def _check_tensors(path: Path, tensors: Tensors, cfg: ModelConfig, names: list[str]) -> None:
@@ -190,7 +199,9 @@ def _check_tied(tensors: Tensors, embed: str, head: str) -> None:
         )
 
 
-def _load_parameter(tensors: Tensors, cfg: ModelConfig, name: str, to: Sharding) -> jax.Array:
+def _load_parameter(
+    tensors: Tensors, cfg: ModelConfig, name: str, to: Sharding, dtype: np.dtype
+) -> jax.Array:
     """Load one parameter onto its devices shard by shard; equal shards are read once."""
     size, place = cfg.sizes, tensors.places(cfg)[name]
     shape = tuple(size[x] for x in sharding.letters(name))
@@ -203,6 +214,7 @@ def _load_parameter(tensors: Tensors, cfg: ModelConfig, name: str, to: Sharding)
     arrays = []
     for index, devices in shards.values():
         piece = tensors.to_parameter(name, layout.load_shard(name, place, size, index, read))
+        piece = piece.astype(dtype, copy=False)
         arrays += [jax.device_put(piece, device) for device in devices]
     return jax.make_array_from_single_device_arrays(shape, to, arrays)
 

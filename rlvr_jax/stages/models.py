@@ -1,0 +1,202 @@
+"""The models of a run: what a stage starts from, what earlier stages left, and frozen bases.
+
+Where a model learns by an adapter, the adapter lies on a base: the pretrained weights, or what
+another model's stage left.  All stages from there on keep that base, and their checkpoints hold
+adapters only.  A base is loaded once in a stage, and all models that lie on it share its arrays.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from rlvr_jax import adapters, parameters, sharding, step
+from rlvr_jax.config import AdapterConfig, Config, ModelConfig
+from rlvr_jax.host import weights
+from rlvr_jax.host.runs import checkpoint, log
+from rlvr_jax.host.runs.folder import Run, RunError
+from rlvr_jax.host.weights import peft
+from rlvr_jax.structs import Array, Params, TrainState
+
+PRETRAINED = "pretrained"
+
+
+class Origin(NamedTuple):
+    """An Origin says of what parameters a model consists: a base, and an adapter on it or none."""
+
+    base: str  # the stage that left the base, or `pretrained`
+    weights: str  # of a pretrained base: its file or folder
+    adapter: str  # the stage that left the adapter, `pretrained`, or empty: none
+    form: AdapterConfig  # of the adapter
+
+
+def origin(cfg: Config, source: str, model: ModelConfig) -> Origin:
+    """Return the origin of what the stage `source` left, or of `pretrained` for a model's config.
+
+    The stage must be one that trains a model, and must not start from `fresh` with an adapter.
+    """
+    if source == PRETRAINED:
+        named = PRETRAINED if model.adapter.weights else ""
+        return Origin(PRETRAINED, model.weights, named, model.adapter)
+    stage = {stage.name: stage for stage in cfg.stages}[source]
+    own: ModelConfig = getattr(cfg, stage.trains or "model")
+    if not own.adapter.rank:
+        return Origin(source, "", "", AdapterConfig())
+    start = next(item.source for item in stage.inputs if item.key in ("init", "policy"))
+    return origin(cfg, start, own)._replace(adapter=source, form=own.adapter)
+
+
+class Models:
+    """A `Models` object loads the models of a run onto a mesh."""
+
+    def __init__(self, run: Run, mesh: Mesh):
+        self._run, self._mesh = run, mesh
+        self._bases: dict[tuple[str, ...], Params] = {}
+
+    def forget(self) -> None:
+        """Drop the bases that are loaded; a stage calls this at its end."""
+        self._bases.clear()
+
+    def load(
+        self, source: str, cfg: ModelConfig, part: str = "params", *, value_head: bool = False
+    ) -> Params:
+        """Load the parameters that a finished stage left, or pretrained ones, to be read only.
+
+        `part` names the parameters within the state of that stage; with `value_head` they have one.
+        If `cfg` has an adapter, they lie on their base; if only the stage had one, it is merged.
+
+        Raises:
+          RunError: the stage has not been run, or its checkpoint or its base is another one.
+        """
+        made = origin(self._run.cfg, source, cfg)
+        if not made.adapter and not cfg.adapter.rank:
+            return self._whole(source, cfg, cfg.frozen_dtype, part, value_head)
+        base = self._base(made, cfg)
+        if not made.adapter:
+            return base
+        like = dataclasses.replace(cfg, adapter=made.form)
+        adapter = self._adapter(made, like, part, value_head)
+        if cfg.adapter.rank:
+            return base | adapter
+        merge = jax.jit(adapters.merge, static_argnums=(1, 2))
+        return merge(base | adapter, like, jnp.dtype(cfg.frozen_dtype))
+
+    def base(self, source: str, cfg: ModelConfig) -> Params:
+        """Load what an adapter of `cfg` lies on where training starts from `source`, or nothing.
+
+        Raises:
+          RunError: as `load`.
+        """
+        return self._base(origin(self._run.cfg, source, cfg), cfg) if cfg.adapter.rank else {}
+
+    def new_state(
+        self,
+        key: Array,
+        cfg: ModelConfig,
+        tx: optax.GradientTransformation,
+        init: str,
+        *,
+        value_head: bool = False,
+        kl_coef: float | None = None,
+        prm_tx: optax.GradientTransformation | None = None,
+        prm_start: tuple[str, str] = ("", ""),
+        follow: bool = False,
+    ) -> TrainState:
+        """Make the state of a stage before its first update; see `Workspace.new_state`.
+
+        `prm_start` is a stage and the part of its state from which the PRM starts; with an empty
+        name it starts as the policy.
+        """
+        prm_init, part = prm_start
+        given = (
+            self._learned(init, cfg),
+            self._learned(prm_init, cfg, part) if prm_init else None,
+        )
+
+        def build(given: tuple[Params | None, Params | None]) -> TrainState:
+            params, prm_params = given
+            new = jax.random.fold_in(key, 0)
+            start = parameters.init_learned(new, cfg) if params is None else params
+            start = parameters.hold(start, cfg.learned_dtype)
+            own_key = jax.random.fold_in(key, 1)
+            head = parameters.with_value(start, cfg) if value_head else start
+            state = step.init_state(own_key, head, tx)
+            if prm_tx is not None:
+                prm = start
+                if prm_params is not None:
+                    prm = parameters.hold(prm_params, cfg.learned_dtype)
+                state = step.with_prm(state, prm, prm_tx)
+            if kl_coef is not None:
+                state = dataclasses.replace(state, kl_coef=jnp.float32(kl_coef))
+            if follow:
+                state = step.with_reference(state, start)
+            return state
+
+        return jax.jit(build, out_shardings=self.shardings(jax.eval_shape(build, given)))(given)
+
+    def shardings(self, tree):
+        """Return the shardings of a pytree of parameters, moments or states."""
+        return sharding.shard_tree(tree, self._mesh, self._run.cfg.mesh)
+
+    def like(self, tree):
+        """Return shapes, dtypes and shardings of a tree of shapes: what a restore aims at."""
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            tree,
+            self.shardings(tree),
+        )
+
+    def _learned(self, source: str, cfg: ModelConfig, part: str = "params") -> Params | None:
+        """Load what training goes on from, in float32; None where it starts from nothing."""
+        if source == "fresh":
+            return None
+        if not cfg.adapter.rank:
+            return self.load(source, dataclasses.replace(cfg, frozen_dtype="float32"), part)
+        made = origin(self._run.cfg, source, cfg)
+        return self._adapter(made, cfg, part) if made.adapter else None
+
+    def _base(self, made: Origin, cfg: ModelConfig) -> Params:
+        key = (made.base, made.weights, cfg.frozen_dtype)
+        if key not in self._bases:
+            source = dataclasses.replace(cfg, weights=made.weights) if made.weights else cfg
+            self._bases[key] = self._whole(made.base, source, cfg.frozen_dtype)
+            if made.base == PRETRAINED:
+                self._run.check_base(made.weights, digest(self._bases[key]))
+        return self._bases[key]
+
+    def _adapter(
+        self, made: Origin, cfg: ModelConfig, part: str, value_head: bool = False
+    ) -> Params:
+        like = self.like(parameters.abstract_learned(cfg, value_head=value_head))
+        if made.adapter != PRETRAINED:
+            return self._restore(made.adapter, like, part)
+        base = peft.Base(made.weights, digest(self._base(made, cfg)))
+        to = {name: x.sharding for name, x in like.items()}
+        return peft.load(cfg.adapter.weights, cfg, to, base)
+
+    def _whole(
+        self, source: str, cfg: ModelConfig, dtype: str, part: str = "params", head: bool = False
+    ) -> Params:
+        like = self.like(parameters.abstract_frozen(cfg, dtype, value_head=head))
+        if source == PRETRAINED:
+            to = {name: x.sharding for name, x in like.items()}
+            dtypes = {name: x.dtype for name, x in like.items()}
+            return weights.load(weights.find_model(cfg.weights), cfg, to, log.say, dtypes=dtypes)
+        return self._restore(source, like, part)
+
+    def _restore(self, stage: str, like: Any, part: str) -> Params:
+        marker = self._run.finished(stage)
+        if marker is None:
+            raise RunError(
+                f"stage {stage!r} has not been run: list it before the one that needs it"
+            )
+        self._run.check_checkpoint(stage, marker)
+        return checkpoint.restore_params(self._run.checkpoints(stage), like, part)
+
+
+def digest(params: Params) -> str:
+    """Return the digest of parameters in hexadecimal (`adapters.digest`)."""
+    return "".join(f"{int(x):08x}" for x in jax.device_get(jax.jit(adapters.digest)(params)))

@@ -34,7 +34,7 @@ class AdamState(NamedTuple):
     The scales of a parameter are named without its last dimension: those of `q_LDNH` are `q_LDN`.
     """
 
-    count: Array  # int32, updates so far
+    count: Array  # type: ignore[assignment]  # int32, updates so far; a tuple has a method `count`
     mu: dict[str, Array]
     nu: dict[str, Array]  # float8: its square root
     mu_scale: dict[str, Array]  # float8 only

@@ -2,7 +2,7 @@
 
 runs/NAME/config.resolved.yaml  metrics.jsonl  samples/  eval/  checkpoints/  stages/
           data/  tensorboard/  report.html  verdicts/  judge/  collected/  dumps/  began.json
-          run.lock
+          run.lock  bases.json
 """
 
 import dataclasses

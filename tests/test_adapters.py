@@ -223,7 +223,7 @@ STAGE = RlStage(
     samples=2,
     loss=LossConfig(kl_coef=0.1, kl_in="loss"),
     advantage=AdvantageConfig("group", "none", process_weight=0.5),
-    prm=PrmConfig(order="update-first"),
+    prm=PrmConfig(),
     optim=OptimConfig(lr=1e-2),
 )
 
@@ -326,3 +326,24 @@ def test_every_family_takes_an_adapter():
 def test_adapters_without_meaning_are_refused(keys, words):
     with pytest.raises(ValueError, match=words):
         AdapterConfig(**keys)
+
+
+@pytest.mark.slow
+def test_an_update_of_an_adapter_needs_half_the_memory():
+    """Arguments, results and temporaries of the compiled program; the base is bfloat16."""
+    size = dict(layers=4, width=512, heads=8, kv_heads=4, head_size=64, feedforward=1536, vocab=V)
+
+    def bytes_of(**keys):
+        cfg = ModelConfig(**size, compute="bfloat16", remat=True, part_tokens=64, **keys)
+        tx = optim.make_optimizer(OptimConfig(), 10)
+        build = functools.partial(steps.init_state, tx=tx)
+        state = jax.eval_shape(build, jax.random.key(0), parameters.abstract_learned(cfg))
+        base = parameters.abstract_frozen(cfg, "bfloat16") if cfg.adapter.rank else {}
+        update = functools.partial(supervised.supervised_step, model_cfg=cfg, tx=tx)
+        found = jax.jit(update, donate_argnums=0).lower(state, rows(), base).compile()
+        m = found.memory_analysis()
+        whole = m.argument_size_in_bytes + m.temp_size_in_bytes
+        return whole + m.output_size_in_bytes - m.alias_size_in_bytes
+
+    full, adapter = bytes_of(), bytes_of(adapter=AdapterConfig(rank=16))
+    assert adapter < 0.5 * full

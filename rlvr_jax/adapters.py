@@ -16,11 +16,10 @@ The dict of what learns holds the adapters only.  `over` lays it on the base for
 `split` takes it out again, for gradients.
 """
 
-import zlib
-
 import jax
 import jax.numpy as jnp
 
+from rlvr_jax import hashing
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params
 
@@ -159,23 +158,14 @@ def digest(params: Params) -> Array:
     """Return 64 bits, as uint32 [2], that tell the values of parameters from other ones.
 
     They depend neither on the mesh nor on whether bfloat16 values are held as float32: each value
-    is mixed with its place (MurmurHash3's finaliser), and integers are added modulo 2^32.
+    is mixed with its place, and integers are added modulo 2^32.
     """
     lanes = []
-    for lane in (0x9E3779B9, 0x85EBCA6B):
+    for lane in (hashing.LANE, 0x85EBCA6B):
         total = jnp.uint32(0)
         for name in sorted(params):
             bits = jax.lax.bitcast_convert_type(params[name].astype(jnp.float32), jnp.uint32)
-            place = jnp.full(bits.shape, zlib.crc32(name.encode()), jnp.uint32)
-            for axis in range(bits.ndim):
-                index = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
-                place = _mix(place + index * jnp.uint32(lane))
-            total += jnp.sum(_mix(bits ^ place), dtype=jnp.uint32)
+            place = hashing.of_places(bits.shape, hashing.of_name(name), lane)
+            total += jnp.sum(hashing.mix(bits ^ place), dtype=jnp.uint32)
         lanes.append(total)
     return jnp.stack(lanes)
-
-
-def _mix(x: Array) -> Array:
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)

@@ -19,13 +19,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rlvr_jax import parameters
+from rlvr_jax import hashing, parameters
 from rlvr_jax.structs import Array, Params
 
 E4M3 = jnp.float8_e4m3fn
 LARGEST, SMALLEST = 448.0, 2.0**-9  # of E4M3, above 0
 NORMAL = 2.0**-6  # below it, E4M3 has steps of SMALLEST
-ROUNDING = 2**31  # stream of the parameters' noise: above the numbers of moments
 
 
 class AdamState(NamedTuple):
@@ -46,12 +45,12 @@ def scale_by_adam(
 ) -> optax.GradientTransformation:
     """Return Adam (arXiv 1412.6980) with moments of `dtype`, `bfloat16` or `float8`."""
 
-    def store(x: Array, name: str, key: Array, least: float = 0.0) -> tuple[Array, Array | None]:
+    def store(x: Array, name: str, noise: Array, least: float = 0.0) -> tuple[Array, Array | None]:
         if parameters.is_vector(name):
             return x, None
         if dtype == "bfloat16":
-            return to_bfloat16(x, key), None
-        return to_float8(x, key, least)
+            return to_bfloat16(x, noise), None
+        return to_float8(x, noise, least)
 
     def kept(values: dict[str, Any], number: int) -> dict[str, Array]:
         pairs = {name: pair[number] for name, pair in values.items()}
@@ -60,7 +59,8 @@ def scale_by_adam(
         return {name[:-1]: x for name, x in pairs.items() if x is not None}
 
     def init(params) -> AdamState:
-        zero = {name: store(jnp.zeros(x.shape), name, _key(0)) for name, x in params.items()}
+        nothing = {name: jnp.zeros(x.shape, jnp.uint32) for name, x in params.items()}
+        zero = {name: store(jnp.zeros(x.shape), name, nothing[name]) for name, x in params.items()}
         first, scale = kept(zero, 0), kept(zero, 1)
         again = {name: jnp.zeros_like(x) for name, x in first.items()}
         return AdamState(jnp.int32(0), first, again, scale, {k: x + 0 for k, x in scale.items()})
@@ -69,7 +69,7 @@ def scale_by_adam(
         del params
         count, float8 = optax.safe_increment(state.count), dtype == "float8"
         updates, mu, nu = {}, {}, {}
-        for index, (name, g) in enumerate(sorted(grads.items())):
+        for name, g in grads.items():
             m = load(state.mu[name], state.mu_scale.get(name[:-1]))
             v = load(state.nu[name], state.nu_scale.get(name[:-1]))
             rooted = float8 and not parameters.is_vector(name)
@@ -77,10 +77,9 @@ def scale_by_adam(
             v = beta2 * (v**2 if rooted else v) + (1 - beta2) * g**2
             unbiased = jnp.sqrt(v / (1 - beta2**count))
             updates[name] = m / (1 - beta1**count) / (unbiased + eps)
-            key = jax.random.fold_in(_key(count), index)
-            mu[name] = store(m, name, jax.random.fold_in(key, 0))
             root = jnp.sqrt(v) if rooted else v
-            nu[name] = store(root, name, jax.random.fold_in(key, 1), SMALLEST * rooted)
+            mu[name] = store(m, name, noise_of(f"mu {name}", count, m.shape))
+            nu[name] = store(root, name, noise_of(f"nu {name}", count, m.shape), SMALLEST * rooted)
         return updates, AdamState(count, kept(mu, 0), kept(nu, 0), kept(mu, 1), kept(nu, 1))
 
     return optax.GradientTransformation(init, update)
@@ -93,35 +92,40 @@ def add(params: Params, updates: Params, opt_state: Any) -> Params:
     which the optimizer's state counts.
     """
     counts = optax.tree_utils.tree_get_all_with_path(opt_state, "count")
-    key = jax.random.fold_in(_key(counts[0][1] if counts else 0), ROUNDING)
+    count = counts[0][1] if counts else jnp.int32(0)
     new = {}
-    for index, (name, x) in enumerate(sorted(params.items())):
+    for name, x in params.items():
         if x.dtype == jnp.bfloat16:
-            whole = x.astype(jnp.float32) + updates[name]
-            new[name] = to_bfloat16(whole, jax.random.fold_in(key, index))
+            noise = noise_of(name, count, x.shape)
+            new[name] = to_bfloat16(x.astype(jnp.float32) + updates[name], noise)
         else:
             new[name] = jnp.asarray(x + updates[name]).astype(x.dtype)
     return new
 
 
-def to_bfloat16(x: Array, key: Array) -> Array:
-    """Round float32 values to bfloat16, up or down at random, so that their mean is x."""
-    return _cut(x, jax.random.bits(key, x.shape, jnp.uint16), 16).astype(jnp.bfloat16)
+def noise_of(name: str, count: Array, shape: tuple[int, ...]) -> Array:
+    """Return random bits, uint32, for the values of this name in update number `count`."""
+    seed = hashing.mix(count.astype(jnp.uint32) * jnp.uint32(hashing.LANE))
+    return hashing.of_places(shape, seed ^ jnp.uint32(hashing.of_name(name)))
 
 
-def to_float8(x: Array, key: Array, least: float = 0.0) -> tuple[Array, Array]:
+def to_bfloat16(x: Array, noise: Array) -> Array:
+    """Round float32 values to bfloat16, up or down by random bits, so that their mean is x."""
+    return _cut(x, noise, 16).astype(jnp.bfloat16)
+
+
+def to_float8(x: Array, noise: Array, least: float = 0.0) -> tuple[Array, Array]:
     """Return values in E4M3 and the scale of each run of the last dimension, rounded at random.
 
-    The largest value of a run has the largest number of the format.  A value that is not 0 in a run
-    is stored as at least `least` times the scale.
+    `noise` has random bits, uint32.  The largest value of a run becomes the largest number of the
+    format.  A value above 0 is stored as at least `least` times the scale.
     """
     largest = jnp.max(jnp.abs(x), -1)
     scale = jnp.where(largest > 0, largest / LARGEST, 1.0)
     scaled = jnp.clip(x / scale[..., None], -LARGEST, LARGEST)
-    bits = jax.random.bits(key, x.shape, jnp.uint32) >> 12
-    uniform = bits.astype(jnp.float32) * 2.0**-20
+    uniform = (noise >> 12).astype(jnp.float32) * 2.0**-20
     small = jnp.floor(scaled / SMALLEST + uniform) * SMALLEST
-    rounded = jnp.where(jnp.abs(scaled) < NORMAL, small, _cut(scaled, bits, 20))
+    rounded = jnp.where(jnp.abs(scaled) < NORMAL, small, _cut(scaled, noise, 20))
     if least:
         rounded = jnp.where(x > 0, jnp.maximum(rounded, least), rounded)
     return jnp.clip(rounded, -LARGEST, LARGEST).astype(E4M3), scale
@@ -134,14 +138,10 @@ def load(x: Array, scale: Array | None = None) -> Array:
 
 
 def _cut(x: Array, noise: Array, bits: int) -> Array:
-    """Return x with its last `bits` bits of the mantissa rounded off by random `noise` of as many.
+    """Return x with its last `bits` bits of the mantissa rounded off by the first bits of `noise`.
 
     What is not finite stays what it is.
     """
-    whole = jax.lax.bitcast_convert_type(x, jnp.uint32) + noise.astype(jnp.uint32)
+    whole = jax.lax.bitcast_convert_type(x, jnp.uint32) + (noise >> (32 - bits))
     cut = jax.lax.bitcast_convert_type(whole & jnp.uint32(2**32 - 2**bits), jnp.float32)
     return jnp.where(jnp.isfinite(x), cut, x)
-
-
-def _key(count: Array | int) -> Array:
-    return jax.random.fold_in(jax.random.key(0), count)

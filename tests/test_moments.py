@@ -35,12 +35,13 @@ def test_rounding_goes_to_a_neighbour_and_is_right_on_average(name, table):
     x = np.float32(np.concatenate([x, [0, 448, -448, 1.0, 2.0**-9, -(2.0**-7), 3e-4]]))
 
     @functools.partial(jax.vmap, in_axes=(None, 0))
-    def draw(x, key):
+    def draw(x, count):
+        noise = moments.noise_of("q_LDNH", count, x.shape)
         if name == "bfloat16":
-            return moments.load(moments.to_bfloat16(x, key))
-        return moments.load(*moments.to_float8(x, key))
+            return moments.load(moments.to_bfloat16(x, noise))
+        return moments.load(*moments.to_float8(x, noise))
 
-    got = np.float64(jax.jit(draw)(x, jax.random.split(jax.random.key(1), TIMES)))
+    got = np.float64(jax.jit(draw)(x, jnp.arange(TIMES)))
     low, high, chance = neighbours(np.float64(x), table)
     assert np.all((got == low) | (got == high))
     both = high > low
@@ -52,20 +53,36 @@ def test_rounding_goes_to_a_neighbour_and_is_right_on_average(name, table):
 
 def test_a_scale_is_that_of_a_run_and_roots_are_never_0():
     x = np.float32([[1e-30, 3e-30, 0.0], [5.0, -1e-9, 1e9], [0, 0, 0]])
-    q, scale = moments.to_float8(jnp.asarray(x), jax.random.key(0))
+    noise = moments.noise_of("", jnp.int32(0), x.shape)
+    q, scale = moments.to_float8(jnp.asarray(x), noise)
     assert q.dtype == jnp.float8_e4m3fn and q.shape == x.shape and scale.shape == (3,)
     got = np.asarray(moments.load(q, scale))
     assert got[0, 1] == pytest.approx(3e-30, rel=1e-6) and got[1, 2] == pytest.approx(1e9)
     np.testing.assert_allclose(got[0, 0], 1e-30, rtol=0.13)
     assert not np.any(got[2]) and got[0, 2] == 0
-    q, scale = moments.to_float8(jnp.abs(jnp.asarray(x)), jax.random.key(0), moments.SMALLEST)
+    q, scale = moments.to_float8(jnp.abs(jnp.asarray(x)), noise, moments.SMALLEST)
     got = np.asarray(moments.load(q, scale))
     assert np.array_equal(got > 0, x != 0)
 
 
+def test_noise_is_even_and_of_no_pattern():
+    """Over places, updates and names alike; neighbours have nothing to do with each other."""
+    noise = np.float64(jax.vmap(lambda n: moments.noise_of("a", n, (64, 32)))(jnp.arange(64)))
+    other = np.float64(jax.vmap(lambda n: moments.noise_of("b", n, (64, 32)))(jnp.arange(64)))
+    noise, other = noise / 2**32 - 0.5, other / 2**32 - 0.5
+    limit = 5 * 12**-0.5 / noise.size**0.5
+    assert abs(noise.mean()) < limit and noise.std() == pytest.approx(12**-0.5, rel=0.01)
+    for axis in range(3):
+        assert abs((noise * np.roll(noise, 1, axis)).mean()) < limit
+    assert abs((noise * other).mean()) < limit
+    bits = np.asarray(moments.noise_of("a", jnp.int32(5), (256, 256)))
+    for bit in range(32):
+        assert (bits >> bit & 1).mean() == pytest.approx(0.5, abs=0.01)
+
+
 def test_what_is_not_finite_stays_so():
     x = jnp.float32([jnp.inf, -jnp.inf, jnp.nan])
-    got = np.asarray(moments.to_bfloat16(x, jax.random.key(0)).astype(jnp.float32))
+    got = np.asarray(moments.to_bfloat16(x, jnp.full(3, 2**32 - 1, jnp.uint32)).astype(jnp.float32))
     assert got[0] == np.inf and got[1] == -np.inf and np.isnan(got[2])
 
 

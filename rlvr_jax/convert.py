@@ -175,7 +175,8 @@ def _check_base(folder: Path, made: Origin, base: peft.Base) -> None:
     file = folder / "bases.json"
     if made.base != PRETRAINED or not file.exists():
         return
-    if json.loads(file.read_text(encoding="utf-8")).get(made.weights) != base.digest:
+    known = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(known, dict) or known.get(made.weights) != base.digest:
         raise ValueError(
             f"the weights of {made.weights} are not those that the adapter of {folder} lies on: "
             "put them back"

@@ -33,7 +33,7 @@ from rlvr_jax.host import weights
 from rlvr_jax.host.runs import settings
 from rlvr_jax.host.runs.checkpoint import Checkpoints, restore_params
 from rlvr_jax.host.runs.folder import Run, RunError
-from rlvr_jax.stages.check import _check_adapter, check_config
+from rlvr_jax.stages.check import _check_adapter, _check_use, check_config
 from rlvr_jax.stages.models import Models, Origin, origin
 
 SIZES = dict(layers=2, width=16, heads=2, kv_heads=2, head_size=8, feedforward=24, vocab=300)
@@ -96,8 +96,10 @@ def test_a_state_holds_the_adapter_and_later_stages_share_the_base(folder):
             assert np.array_equal(base[name], x)
         whole = found.load("sft", cfg.model)
         # A policy, a reference and a verifier of the same weights are one base.
+        plain = dataclasses.replace(cfg.verifier, adapter=AdapterConfig())
         for other in (
             whole,
+            found.load("pretrained", plain),
             found.load("pretrained", cfg.model),
             found.base("pretrained", cfg.verifier),
         ):
@@ -221,6 +223,17 @@ def test_adapters_that_cannot_work_are_refused(folder, monkeypatch, stages, keys
         check_config(cfg)
 
 
+def test_an_adapter_that_nobody_uses_is_refused(folder):
+    cfg = config(folder, SFT, dataclasses.replace(RL, policy="sft"))
+    _check_use(cfg, "model", FORM)
+    with pytest.raises(ValueError, match="verifier.adapter.rank is 2 and no stage trains"):
+        _check_use(cfg, "verifier", FORM)
+    given = dataclasses.replace(FORM, weights="somewhere")
+    _check_use(cfg, "model", given)
+    with pytest.raises(ValueError, match="nobody would read verifier.adapter.weights"):
+        _check_use(cfg, "verifier", given)
+
+
 def test_a_prm_needs_the_base_of_the_policy(folder):
     whole = VerifierStage(verdicts="sft", init="pretrained")
     other = dataclasses.replace(RL, policy="pretrained", prm=PrmConfig(init="verifier"), **PRM)
@@ -238,8 +251,8 @@ name: demo
 tokenizer: byte
 data: {{tasks: [sum], sft: 16, train: 16, test: 8, prompt_columns: 64, response_columns: 24,
   check_columns: 96}}
-model: &base {{weights: {base}, adapter: {{rank: 2, targets: [q, v, down]}}}}
-verifier: *base
+model: {{weights: {base}, adapter: {{rank: 2, targets: [q, v, down]}}}}
+verifier: {{weights: {base}}}
 stages:
   - {{stage: sft, init: pretrained, steps: 4, batch: 8, optim: {{lr: 1.0e-2}}}}
   - stage: rl

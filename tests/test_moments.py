@@ -11,10 +11,13 @@ import pytest
 
 from rlvr_jax import moments, optim, sharding
 from rlvr_jax.config import MeshConfig, OptimConfig
+from rlvr_jax.host.runs.checkpoint import Checkpoints
 
 E4M3 = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn)
 BF16 = np.arange(1 << 16, dtype=np.uint16).view(ml_dtypes.bfloat16)
-E4M3, BF16 = (np.sort(x[np.isfinite(x)].astype(np.float64)) for x in (E4M3, BF16))
+with np.errstate(invalid="ignore"):  # the formats have NaN
+    E4M3, BF16 = (x.astype(np.float64) for x in (E4M3, BF16))
+E4M3, BF16 = (np.sort(x[np.isfinite(x)]) for x in (E4M3, BF16))
 TIMES = 4096
 
 
@@ -167,3 +170,17 @@ def test_the_sum_of_float32_is_that_of_optax():
     updates = {"q_LDNH": jnp.float32([1e-8, 3e-7])}
     want = optax.apply_updates(params, updates)
     assert np.array_equal(moments.add(params, updates, ())["q_LDNH"], want["q_LDNH"])
+
+
+def test_a_checkpoint_holds_what_is_stored(tmp_path):
+    tx = optim.make_optimizer(OptimConfig(moments="float8"), 3)
+    params = {"q_LDNH": jnp.full((2, 16, 2, 8), 1.5, jnp.bfloat16), "norm_D": jnp.ones(16)}
+    state = {"params": params, "opt_state": optim.init(params, tx)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state, {})
+        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state)
+        again, _ = checkpoints.restore(1, like)
+    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
+        assert one.dtype == other.dtype and np.array_equal(one, other)
+    assert {str(x.dtype) for x in jax.tree.leaves(again)} >= {"float8_e4m3fn", "bfloat16"}

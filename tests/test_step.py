@@ -158,7 +158,7 @@ def start(shape, cfg, tx=TX):
     devices = jax.devices()[: np.prod(shape)]
     ws = Workspace(SimpleNamespace(cfg=whole), sharding.make_mesh(whole.mesh, devices))
     with jax.set_mesh(ws.mesh):
-        ws.models.load = lambda stage, cfg, part: draw(cfg, 0)  # type: ignore[method-assign]
+        ws.models._learned = lambda stage, cfg: draw(cfg, 0)  # type: ignore[method-assign]
         state = ws.new_state(STAGE.name, cfg, tx, "given")
         layout = ws.shardings(state.params)
         params = jax.device_put((draw(cfg, 2), even_judge(cfg)), (layout, layout))

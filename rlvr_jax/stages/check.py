@@ -76,6 +76,7 @@ def check_config(cfg: Config) -> None:
         sharding.check_divides(part.sizes, parameters.names(part), cfg.mesh, name)
         sharding.check_decode_view(part.sizes, part.decode_tensor, cfg.mesh, name)
         _check_context(cfg, name, part)
+        _check_use(cfg, name, part.adapter)
     _check_budget(cfg)
     for stage in cfg.stages:
         _check_rows(cfg, stage)
@@ -256,6 +257,22 @@ def _check_form(cfg: Config, stage: Stage, needed: Input, part: Part) -> None:
             f"{stage.name}.{needed.key} names {needed.source!r}, whose adapter has another rank, "
             f"scale or targets than {part}.adapter: make the two equal, or set the second rank to "
             "0 to start from merged weights"
+        )
+
+
+def _check_use(cfg: Config, name: str, form: AdapterConfig) -> None:
+    """Refuse an adapter that no stage would train or read."""
+    inputs = [needed for stage in cfg.stages for needed in stage.inputs]
+    starts = any(x.source == "pretrained" and x.pretrained == name for x in inputs)
+    if form.weights and not starts:
+        raise ValueError(
+            f"nobody would read {name}.adapter.weights: let a stage start from `pretrained`, or "
+            "leave it out"
+        )
+    if form.rank and not form.weights and not any(stage.trains == name for stage in cfg.stages):
+        raise ValueError(
+            f"{name}.adapter.rank is {form.rank} and no stage trains that model: leave it out, or "
+            f"name a trained adapter by {name}.adapter.weights"
         )
 
 

@@ -54,6 +54,8 @@ class Models:
 
     def __init__(self, run: Run, mesh: Mesh):
         self._run, self._mesh = run, mesh
+        parts = (run.cfg.model, run.cfg.verifier, run.cfg.grm)
+        self._shares = any(part.adapter.rank for part in parts)
         self._bases: dict[tuple[str, ...], Params] = {}
 
     def forget(self) -> None:
@@ -72,7 +74,7 @@ class Models:
           RunError: the stage has not been run, or its checkpoint or its base is another one.
         """
         made = origin(self._run.cfg, source, cfg)
-        if not made.adapter and not cfg.adapter.rank:
+        if not made.adapter and (not self._shares or part != "params" or value_head):
             return self._whole(source, cfg, cfg.frozen_dtype, part, value_head)
         base = self._base(made, cfg)
         if not made.adapter:
@@ -153,10 +155,12 @@ class Models:
         """Load what training goes on from, in float32; None where it starts from nothing."""
         if source == "fresh":
             return None
-        if not cfg.adapter.rank:
-            return self.load(source, dataclasses.replace(cfg, frozen_dtype="float32"), part)
         made = origin(self._run.cfg, source, cfg)
-        return self._adapter(made, cfg, part) if made.adapter else None
+        if cfg.adapter.rank:
+            return self._adapter(made, cfg, part) if made.adapter else None
+        if made.adapter:
+            return self.load(source, dataclasses.replace(cfg, frozen_dtype="float32"), part)
+        return self._whole(source, cfg, "float32", part)
 
     def _base(self, made: Origin, cfg: ModelConfig) -> Params:
         key = (made.base, made.weights, cfg.frozen_dtype)

@@ -320,7 +320,6 @@ def test_every_family_takes_an_adapter():
         (dict(rank=1, alpha=0.0), "alpha > 0"),
         (dict(rank=1, targets=()), "targets must name"),
         (dict(rank=1, targets=("q", "q")), "each once"),
-        (dict(weights="folder"), "rank is 0"),
     ],
 )
 def test_adapters_without_meaning_are_refused(keys, words):

@@ -31,8 +31,6 @@ class AdapterConfig:
             raise ValueError("needs rank >= 0 and a finite alpha > 0")
         if not self.targets or len(set(self.targets)) < len(self.targets):
             raise ValueError(f"targets must name matrices, each once, not {list(self.targets)}")
-        if self.weights and not self.rank:
-            raise ValueError("weights name an adapter, and rank is 0: leave rank out")
 
     @property
     def scale(self) -> float:

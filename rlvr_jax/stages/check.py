@@ -264,6 +264,8 @@ def _check_use(cfg: Config, name: str, form: AdapterConfig) -> None:
     """Refuse an adapter that no stage would train or read."""
     inputs = [needed for stage in cfg.stages for needed in stage.inputs]
     starts = any(x.source == "pretrained" and x.pretrained == name for x in inputs)
+    if form.weights and not form.rank:
+        raise ValueError(f"{name}.adapter.weights names an adapter, and rank is 0: leave it out")
     if form.weights and not starts:
         raise ValueError(
             f"nobody would read {name}.adapter.weights: let a stage start from `pretrained`, or "

@@ -87,7 +87,6 @@ def load(path: Path, overrides: Sequence[str] = (), *, sizes: bool = True) -> Co
         _apply(tree, override)
     for part in ("model", "verifier", "grm") if sizes else ():
         _fill_sizes(tree, part)
-        _fill_adapter(tree, part)
     return parse(tree)
 
 
@@ -96,37 +95,33 @@ ALIKE = {"verifier": "the verifier", "grm": "the generative reward model"}
 
 
 def _fill_sizes(tree: dict[str, Any], part: str) -> None:
-    """Add the architecture of a pretrained model, from its own files, to what the config says."""
-    given = tree.get(part)
-    if not isinstance(given, dict) or not isinstance(given.get("weights"), str):
-        return
-    if not given["weights"]:
-        return
-    sizes = weights.load_architecture(weights.find_model(given["weights"]))
-    whole = {
-        item.name: sizes.get(item.name, item.default) for item in dataclasses.fields(Architecture)
-    }
-    _take_over(given, whole, part, given["weights"])
+    """Add to a section of the config what the files say that it names: sizes, form of an adapter.
+
+    Raises:
+      ConfigError: the config contradicts a file.
+    """
+    given: Any = tree.get(part)
+    if named := _weights_of(given):
+        sizes = weights.load_architecture(weights.find_model(named))
+        keys = dataclasses.fields(Architecture)
+        _take(part, given, {key.name: sizes.get(key.name, key.default) for key in keys})
+    adapter: Any = given.get("adapter") if isinstance(given, dict) else None
+    if named := _weights_of(adapter):
+        _take(f"{part}.adapter", adapter, peft.load_fields(Path(named).expanduser()))
 
 
-def _fill_adapter(tree: dict[str, Any], part: str) -> None:
-    """Add rank, scale and targets of a given adapter, from its own files."""
-    model = tree.get(part)
-    given = model.get("adapter") if isinstance(model, dict) else None
-    named = given.get("weights") if isinstance(given, dict) else None
-    if isinstance(given, dict) and isinstance(named, str) and named:
-        found = peft.load_fields(Path(named).expanduser())
-        _take_over(given, found, f"{part}.adapter", named)
+def _weights_of(section: Any) -> str:
+    named = section.get("weights") if isinstance(section, dict) else None
+    return named if isinstance(named, str) else ""
 
 
-def _take_over(given: dict[str, Any], found: dict[str, Any], where: str, source: str) -> None:
-    """Add the values that files give to a section of the config, which must not contradict them."""
+def _take(where: str, given: dict[str, Any], found: dict[str, Any]) -> None:
     for key, value in found.items():
         value = list(value) if isinstance(value, tuple) else value  # as YAML has it
         if given.setdefault(key, value) != value:
             raise ConfigError(
-                f"{where}.{key} is {given[key]} in the config and {value} in {source}: leave it "
-                "out, it comes from there"
+                f"{where}.{key} is {given[key]} in the config and {value} in {given['weights']}: "
+                "leave it out, sizes come from the weights"
             )
 
 

@@ -20,7 +20,7 @@ from rlvr_jax.host.text import tokenizer
 from rlvr_jax.host.weights import WeightsError, peft
 from rlvr_jax.stages.models import digest
 
-MODELS = Path(__file__).parent / "golden" / "models"
+MODELS = Path(__file__).parents[2] / "golden" / "models"
 QWEN = MODELS / "qwen2"
 BASE = peft.Base(str(QWEN), "0123456789abcdef")
 FORM = AdapterConfig(rank=3, alpha=6.0, targets=("q", "v", "o", "down"), rslora=True)

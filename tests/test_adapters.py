@@ -188,6 +188,29 @@ def test_what_the_engine_writes_is_what_the_reader_reads():
     assert np.array_equal(read(frozen | new), read(frozen))
 
 
+def test_a_view_for_decoding_merges_too():
+    """Two devices share the merged weights of four that hold base and adapter split by width."""
+    cfg = dataclasses.replace(CFG, layers=1, part_tokens=200)
+    params, seen = {k: x for part in drawn(cfg) for k, x in part.items()}, rows()
+    empty = np.zeros((Q, 0), np.int32)
+    prompts = Prompts(seen.prompt_QP, seen.prompt_mask_QP, empty, empty.astype(bool))
+    sampler = engine.Sampler(jax.random.key(0), (1,), 2, R, SampleConfig())
+
+    def write(params, prompts, cfg):
+        return engine.generate(params, prompts, sampler, cfg)[0]
+
+    want = jax.jit(write, static_argnums=2)(params, prompts, cfg)
+    mesh_cfg = MeshConfig(1, 4, 1)
+    mesh = sharding.make_mesh(mesh_cfg, jax.devices()[:4])
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, sharding.shard_tree(params, mesh, mesh_cfg))
+        rows_of = sharding.place_rows(prompts, mesh)
+        shared = dataclasses.replace(cfg, decode_tensor=2)
+        got = jax.jit(write, static_argnums=2)(placed, rows_of, shared)
+    assert np.array_equal(got.response_BR, want.response_BR)
+    np.testing.assert_allclose(got.logprob_BR, want.logprob_BR, atol=1e-5)
+
+
 def learned(cfg, shape, count=3):
     """Adapter and moments after some supervised updates on a mesh."""
     mesh_cfg = MeshConfig(*shape)

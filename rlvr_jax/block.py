@@ -9,7 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import positions, routing, sharding
+from rlvr_jax import positions, routing, sharding, vocabulary
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params
 from rlvr_kernels import dispatch
@@ -20,8 +20,10 @@ from rlvr_kernels.decode_attention import decode_attention
 def embed(params: Params, token_BT: Array, cfg: ModelConfig) -> Array:
     """Return the embeddings [B, T, D] of token ids, in compute dtype."""
     with jax.named_scope("embedding"):
-        table_VD = sharding.gather_width(params["embed_VD"].astype(cfg.compute))
-        x_BTD = sharding.split_rows(table_VD[token_BT])
+        if "head_DV" in params:  # prepared for decoding: every device has the whole width
+            x_BTD = sharding.split_rows(params["embed_VD"][token_BT])
+        else:
+            x_BTD = vocabulary.look_up(params["embed_VD"], token_BT, cfg.compute)
         if cfg.has.embed_scale:
             x_BTD = x_BTD * jnp.asarray(cfg.width**0.5, x_BTD.dtype)
         return x_BTD

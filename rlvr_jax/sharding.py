@@ -249,17 +249,6 @@ def share_parameter(name: str, x: jax.Array) -> jax.Array:
     return x
 
 
-def gather_width(table_VD: jax.Array) -> jax.Array:
-    """Return an embedding table with its width gathered.
-
-    A lookup whose rows are split over `fsdp` cannot use a table that is split over it too.
-    """
-    if jax.sharding.get_abstract_mesh().empty:
-        return table_VD
-    spec = PartitionSpec(PartitionSpec.UNCONSTRAINED, None)
-    return jax.lax.with_sharding_constraint(table_VD, spec)
-
-
 def data_shards() -> int:
     """Return the number of shards that rows are split into on the ambient mesh."""
     mesh = jax.sharding.get_abstract_mesh()

@@ -28,16 +28,47 @@ def pallas_tpu(hidden_BTD, head_VD, token_BT, temperature, softcap, *, interpret
     Sums are float32.  The gradients of hidden states and head have the dtypes of these arrays.  The
     gradient of the logits is cast to the dtype of the other factor before each matrix product.
     """
-    (rows, columns), (vocab, width) = token_BT.shape, head_VD.shape
-    tokens = rows * columns
+    flat, static = _blocks(head_VD, token_BT, temperature, softcap, interpret)
+    out = _flat(flat(hidden_BTD), head_VD, flat(token_BT[..., None]), static)
+    return tuple(_columns(x, token_BT) for x in out)
+
+
+def measure(hidden_BTD, head_VD, token_BT, temperature, softcap, *, interpret=False):
+    """Return log-probs, log-sum-exp and entropies over a piece of the vocabulary."""
+    flat, static = _blocks(head_VD, token_BT, temperature, softcap, interpret)
+    (logprob_X1, _), saved = _forward(flat(hidden_BTD), head_VD, flat(token_BT[..., None]), static)
+    return tuple(_columns(x, token_BT) for x in (logprob_X1, *saved[3:]))
+
+
+def pull(hidden_BTD, head_VD, token_BT, *rest, interpret=False):
+    """Return the gradients of hidden states and of a piece of the head.
+
+    `rest` is log-sum-exp and entropy of the whole vocabulary, the cotangents of log-prob and
+    entropy, all [B, T], then temperature and softcap.
+    """
+    *of_token, temperature, softcap = rest
+    flat, static = _blocks(head_VD, token_BT, temperature, softcap, interpret)
+    total, entropy, *cotangent = (flat(x[..., None]) for x in of_token)
+    saved = (flat(hidden_BTD), head_VD, flat(token_BT[..., None]), total, entropy)
+    d_hidden_XD, d_head_VD, _ = _backward(static, saved, cotangent)
+    return d_hidden_XD[: token_BT.size].reshape(hidden_BTD.shape), d_head_VD
+
+
+def _blocks(head_VD, token_BT, temperature, softcap, interpret):
+    """Return a function from [B, T, ...] to whole blocks [X, ...], and the static arguments."""
+    tokens, (vocab, width) = token_BT.size, head_VD.shape
     block = _block(width * head_VD.dtype.itemsize)
     block_x, block_v = min(block, -(-tokens // 128) * 128), min(block, -(-vocab // 128) * 128)
-    missing = -tokens % block_x
-    hidden_XD = jnp.pad(hidden_BTD.reshape(tokens, width), ((0, missing), (0, 0)))
-    token_X1 = jnp.pad(token_BT.reshape(tokens, 1), ((0, missing), (0, 0)))
-    static = (float(temperature), float(softcap), block_x, block_v, interpret)
-    out = _flat(hidden_XD, head_VD, token_X1, static)
-    return tuple(x[:tokens, 0].reshape(rows, columns) for x in out)
+
+    def flat(x):
+        return jnp.pad(x.reshape(tokens, x.shape[-1]), ((0, -tokens % block_x), (0, 0)))
+
+    return flat, (float(temperature), float(softcap), block_x, block_v, interpret)
+
+
+def _columns(x_X1, token_BT):
+    """Return values of flat tokens as [B, T]."""
+    return x_X1[: token_BT.size, 0].reshape(token_BT.shape)
 
 
 def _block(bytes_per_row: int) -> int:

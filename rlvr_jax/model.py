@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from rlvr_jax import block, parameters, positions, routing, sharding, vocabulary
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params
+from rlvr_kernels.token_logprob import earned
 
 # Keys and values [rows, K, columns, H].  Unrolled: one pair for each layer.  Scanned: a single
 # pair with a layer dimension in front.
@@ -273,7 +274,7 @@ def logprob(
 
     Both belong to softmax(logits / temperature) and are float32.
     """
-    impl = block.kernel_name(cfg, tpu="pallas_tpu", gpu="pallas_gpu")
+    impl = block.kernel_name(cfg, earned(cfg.width), tpu="pallas_tpu", gpu="pallas_gpu")
 
     with jax.named_scope("head"):
         head_VD = parameters.output_head(params, cfg)

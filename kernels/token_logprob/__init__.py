@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 
-from rlvr_kernels.dispatch import choose_implementation
+from rlvr_kernels import dispatch
 from rlvr_kernels.token_logprob.pallas_gpu import measure as measure_gpu
 from rlvr_kernels.token_logprob.pallas_gpu import pallas_gpu
 from rlvr_kernels.token_logprob.pallas_gpu import pull as pull_gpu
@@ -66,7 +66,13 @@ PIECES = {  # name -> measure and pull
         partial(pull_gpu, interpret=True),
     ),
 }
-DEFAULT: dict[str, str] = {}  # platform -> name; "xla" until a kernel has a measured number
+DEFAULT = {"tpu": "pallas_tpu"}  # platform -> name; else "xla".  README.md has the numbers
+WIDEST = 8192  # width up to which `DEFAULT` holds: blocks of wider rows do not fit into VMEM
+
+
+def earned(width: int) -> str:
+    """Return the name of the implementation to take unasked for hidden states of that width."""
+    return dispatch.earned(DEFAULT, width <= WIDEST)
 
 
 def token_logprob(
@@ -84,8 +90,7 @@ def token_logprob(
     to both sides by a scaled tanh before the temperature applies (Gemma 2, arXiv 2408.00118,
     section 2); 0 means no bound.
 
-    `impl` names an implementation.  None is "xla" on every platform, until another one has been
-    measured on hardware.
+    `impl` names an implementation.  None is the one that `earned` names.
 
     Raises:
       ValueError: the shapes do not fit together, or there is no such implementation.
@@ -95,7 +100,8 @@ def token_logprob(
             f"hidden {hidden_BTD.shape}, head {head_VD.shape} and token {token_BT.shape} must be "
             "[B, T, D], [V, D] and [B, T]"
         )
-    run = choose_implementation(impl, IMPLEMENTATIONS, DEFAULT)
+    impl = impl or earned(head_VD.shape[-1])
+    run = dispatch.choose_implementation(impl, IMPLEMENTATIONS, DEFAULT)
     return run(hidden_BTD, head_VD, token_BT, temperature, softcap)
 
 

@@ -18,7 +18,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 LOW = -1e30  # logit of a word beyond the vocabulary; finite, since LOW - LOW must be 0
-VMEM = 2**20  # bytes of one operand's block; two operands, double buffers and an accumulator fit
+# Each block of the outer loop reads all of the other operand: it is as large as fits.
+OUTER = 2**22  # bytes of a block of the outer operand; a double buffer and its gradient fit
+INNER = 2**20  # bytes of a block of the inner operand; a double buffer fits
 LIMIT = 2**25  # bytes of VMEM for a kernel; a width of 8192 needs more than some chips' default
 
 
@@ -57,13 +59,16 @@ def pull(hidden_BTD, head_VD, token_BT, *rest, interpret=False):
 def _blocks(head_VD, token_BT, temperature, softcap, interpret):
     """Return a function from [B, T, ...] to whole blocks [X, ...], and the static arguments."""
     tokens, (vocab, width) = token_BT.size, head_VD.shape
-    block = _block(width * head_VD.dtype.itemsize)
-    block_x, block_v = min(block, -(-tokens // 128) * 128), min(block, -(-vocab // 128) * 128)
+    outer, inner = (_block(width * head_VD.dtype.itemsize, most) for most in (OUTER, INNER))
+    whole_x, whole_v = (-(-size // 128) * 128 for size in (tokens, vocab))
+    outer_x = min(outer, whole_x)
+    inner_x = inner if outer_x % inner == 0 else 128
+    by_token, by_word = (outer_x, min(inner, whole_v)), (min(outer, whole_v), inner_x)
 
     def flat(x):
-        return jnp.pad(x.reshape(tokens, x.shape[-1]), ((0, -tokens % block_x), (0, 0)))
+        return jnp.pad(x.reshape(tokens, x.shape[-1]), ((0, -tokens % outer_x), (0, 0)))
 
-    return flat, (float(temperature), float(softcap), block_x, block_v, interpret)
+    return flat, (float(temperature), float(softcap), by_token, by_word, interpret)
 
 
 def _columns(x_X1, token_BT):
@@ -71,10 +76,10 @@ def _columns(x_X1, token_BT):
     return x_X1[: token_BT.size, 0].reshape(token_BT.shape)
 
 
-def _block(bytes_per_row: int) -> int:
-    """Return the rows of a block: 512 or 256 if as many fit into VMEM, else 128."""
+def _block(bytes_per_row: int, most: int) -> int:
+    """Return the rows of a block: 512 or 256 if as many have at most so many bytes, else 128."""
     block = 512
-    while block > 128 and block * bytes_per_row > VMEM:
+    while block > 128 and block * bytes_per_row > most:
         block //= 2
     return block
 
@@ -85,7 +90,7 @@ def _flat(hidden_XD, head_VD, token_X1, static):
 
 
 def _forward(hidden_XD, head_VD, token_X1, static):
-    temperature, softcap, block_x, block_v, interpret = static
+    temperature, softcap, (block_x, block_v), _, interpret = static
     (tokens, width), vocab = hidden_XD.shape, head_VD.shape[0]
     column = pl.BlockSpec((block_x, 1), lambda i, j: (i, 0))
     logprob_X1, total_X1, entropy_X1 = pl.pallas_call(
@@ -110,21 +115,22 @@ def _forward(hidden_XD, head_VD, token_X1, static):
 
 def _backward(static, saved, cotangent):
     hidden_XD, head_VD, token_X1, total_X1, entropy_X1 = saved
-    temperature, softcap, block_x, block_v, interpret = static
+    temperature, softcap, by_token, by_word, interpret = static
     (tokens, width), vocab = hidden_XD.shape, head_VD.shape[0]
     args = (hidden_XD, head_VD, token_X1, total_X1, entropy_X1, *cotangent)
     known = dict(vocab=vocab, temperature=temperature, softcap=softcap)
-    blocks_x, blocks_v = tokens // block_x, pl.cdiv(vocab, block_v)
+    outer, inner = lambda i, j: (i, 0), lambda i, j: (j, 0)
 
-    def call(kernel, grid, of_x, of_v, out_spec, like, name):
-        hidden, head = pl.BlockSpec((block_x, width), of_x), pl.BlockSpec((block_v, width), of_v)
+    def call(kernel, grid, x, v, like, name):
+        hidden, head = pl.BlockSpec((x[0], width), x[1]), pl.BlockSpec((v[0], width), v[1])
+        out = pl.BlockSpec(((x if x[1] is outer else v)[0], width), outer)
         return pl.pallas_call(
             partial(kernel, **known),
             grid=grid,
-            in_specs=[hidden, head, *[pl.BlockSpec((block_x, 1), of_x)] * 5],
-            out_specs=out_spec,
+            in_specs=[hidden, head, *[pl.BlockSpec((x[0], 1), x[1])] * 5],
+            out_specs=out,
             out_shape=jax.ShapeDtypeStruct(like.shape, like.dtype),
-            scratch_shapes=[pltpu.VMEM(out_spec.block_shape, jnp.float32)],
+            scratch_shapes=[pltpu.VMEM(out.block_shape, jnp.float32)],
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=LIMIT
             ),
@@ -132,25 +138,13 @@ def _backward(static, saved, cotangent):
             name=name,
         )(*args)
 
-    outer, inner = lambda i, j: (i, 0), lambda i, j: (j, 0)
-    d_hidden_XD = call(
-        _hidden_kernel,
-        (blocks_x, blocks_v),
-        outer,
-        inner,
-        pl.BlockSpec((block_x, width), outer),
-        hidden_XD,
-        "token_logprob_d_hidden",
-    )
-    d_head_VD = call(
-        _head_kernel,
-        (blocks_v, blocks_x),
-        inner,
-        outer,
-        pl.BlockSpec((block_v, width), outer),
-        head_VD,
-        "token_logprob_d_head",
-    )
+    x, v = by_token
+    grid = (tokens // x, pl.cdiv(vocab, v))
+    name = "token_logprob_d_hidden"
+    d_hidden_XD = call(_hidden_kernel, grid, (x, outer), (v, inner), hidden_XD, name)
+    v, x = by_word
+    grid = (pl.cdiv(vocab, v), tokens // x)
+    d_head_VD = call(_head_kernel, grid, (x, inner), (v, outer), head_VD, "token_logprob_d_head")
     return d_hidden_XD, d_head_VD, None
 
 

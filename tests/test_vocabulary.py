@@ -11,8 +11,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
-from rlvr_jax import sharding, vocabulary
-from rlvr_jax.config import MeshConfig
+from rlvr_jax import likelihood, parameters, sharding, vocabulary
+from rlvr_jax.config import MeshConfig, ModelConfig, SampleConfig
+from rlvr_jax.structs import Rollout
 
 B, T, D, V = 8, 37, 16, 24
 MESHES = [(8, 1, 1), (2, 1, 4), (1, 4, 2), (2, 2, 2), (1, 8, 1)]
@@ -294,3 +295,43 @@ def test_looking_up_exchanges_activations_and_no_table(shape) -> None:
     activations = B // shape[0] * T * 64 // shape[1]
     most = max(activations, part if shape[0] > 1 else 0)
     assert exchanged and max(size for _, size, _ in exchanged) <= most < 512 * 64
+
+
+def test_no_part_of_an_update_exchanges_a_whole_table_or_its_gradient() -> None:
+    """Of the compiled update of a small model: the head is gathered, its gradient scattered."""
+    cfg = ModelConfig(
+        layers=1, width=32, heads=4, kv_heads=4, head_size=8, feedforward=32, vocab=4096
+    )
+    mesh_cfg = MeshConfig(1, 4, 2)
+    mesh = sharding.make_mesh(mesh_cfg)
+
+    def like(shape, dtype):
+        rows = NamedSharding(mesh, Spec(sharding.ROWS))
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
+
+    rows = Rollout(
+        *(like((8, 16), x) for x in (jnp.int32, jnp.bool_, jnp.int32)),
+        *(like((8,), x) for x in (jnp.int32, jnp.bool_)),
+        like((8, 16), jnp.float32),
+    )
+    params = parameters.abstract(cfg)
+    layout = sharding.shard_tree(params, mesh, mesh_cfg)
+    params = {
+        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout[name])
+        for name, x in params.items()
+    }
+
+    def objective(states):
+        logprob, _ = likelihood.token_logprobs(states, SampleConfig(), cfg)
+        return -jnp.sum(logprob), ({}, jnp.float32(0), ())
+
+    def gradient(params, rows):
+        return likelihood.gradient(objective, params, rows, cfg).grads
+
+    with jax.set_mesh(mesh):
+        run = jax.jit(gradient, out_shardings=layout)
+        found = exchanges(run.lower(params, rows).compile().as_text())
+    held = 4096 * 32 // 8  # elements of a table on each device
+    large = sorted(kind for kind, size, _ in found if size >= held)
+    assert large == ["all-gather", "reduce-scatter"]  # of the head
+    assert max(size for kind, size, _ in found if kind != "all-gather") == held

@@ -21,7 +21,7 @@ IMPLEMENTATIONS = {
     "pallas_tpu_interpret": partial(pallas_tpu, interpret=True),
     "pallas_gpu_interpret": partial(pallas_gpu, interpret=True),
 }
-DEFAULT = {"tpu": "pallas_tpu"}  # platform -> name; else "xla".  README.md has the numbers
+DEFAULT: dict[str, str] = {}  # platform -> name; "xla" until a kernel has earned it (README.md)
 
 
 def decode_attention(

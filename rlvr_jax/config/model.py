@@ -223,8 +223,8 @@ class Execution:
     )
     kernels: Literal["auto", "xla", "pallas"] = option(
         "auto",
-        "auto: kernels where they have earned it, which is bfloat16 on TPU; xla: none; pallas: on "
-        "TPU and GPU those of this project and of JAX, or an error (kernels/README.md)",
+        "auto: kernels where they have earned it: on TPU, in bfloat16; xla: none; pallas: on TPU "
+        "and GPU those of this project and of JAX, or an error (kernels/README.md)",
     )
     slots: int = option(
         0, "responses that are generated at the same time, per data shard; 0: all of a batch"

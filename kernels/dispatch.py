@@ -18,6 +18,15 @@ def platform() -> str:
     return "gpu" if name in ("cuda", "rocm") else name
 
 
+def earned(default: Mapping[str, str], fits: bool = True) -> str:
+    """Return the name in `default` (platform -> name) of the implementation to take unasked.
+
+    It is "xla" for a platform without one, and where the arrays are not such that the platform's
+    implementation has earned its place for (`fits`).
+    """
+    return default.get(platform(), "xla") if fits else "xla"
+
+
 def choose_implementation(
     impl: str | None, table: Mapping[str, Callable], default: Mapping[str, str]
 ) -> Callable:
@@ -28,7 +37,7 @@ def choose_implementation(
     Raises:
       ValueError: the table has no such name; the message lists the names.
     """
-    name = default.get(platform(), "xla") if impl is None else impl
+    name = earned(default) if impl is None else impl
     if name not in table:
         raise ValueError(f"no implementation {name!r}; there are {', '.join(sorted(table))}")
     return table[name]

@@ -9,19 +9,22 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import adapters, positions, routing, sharding
+from rlvr_jax import adapters, positions, routing, sharding, vocabulary
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params
 from rlvr_kernels import dispatch
 from rlvr_kernels.attention import attention
-from rlvr_kernels.decode_attention import decode_attention
+from rlvr_kernels.attention import earned as earned_attention
+from rlvr_kernels.decode_attention import DEFAULT, decode_attention
 
 
 def embed(params: Params, token_BT: Array, cfg: ModelConfig) -> Array:
     """Return the embeddings [B, T, D] of token ids, in compute dtype."""
     with jax.named_scope("embedding"):
-        table_VD = sharding.gather_width(params["embed_VD"].astype(cfg.compute))
-        x_BTD = sharding.split_rows(table_VD[token_BT])
+        if "head_DV" in params:  # prepared for decoding: every device has the whole width
+            x_BTD = sharding.split_rows(params["embed_VD"][token_BT])
+        else:
+            x_BTD = vocabulary.look_up(params["embed_VD"], token_BT, cfg.compute)
         if cfg.has.embed_scale:
             x_BTD = x_BTD * jnp.asarray(cfg.width**0.5, x_BTD.dtype)
         return x_BTD
@@ -101,8 +104,12 @@ def attend_columns(
     A query sees the columns up to its own that exist and, where `window_BTS` holds a mask, that
     the mask allows.  `window_BTS` is what `positions.window_of_kind` returns: one mask, or empty.
     """
-    # Only the plain implementation takes a window.
-    impl = "xla" if window_BTS else kernel_name(cfg, tpu="splash", gpu="cudnn")
+    if window_BTS:  # only the plain implementation takes a window
+        impl = "xla"
+    else:
+        earned = earned_attention(q_BTNH.shape[1], near=False)
+        uneven = _uneven(q_BTNH.shape[0], cfg)
+        impl = kernel_name(cfg, earned, uneven, tpu="splash", gpu="cudnn")
     op = partial(attention, scale=_scale(cfg), softcap=cfg.attention_softcap, impl=impl)
     if impl != "xla":
         op = sharding.on_each_device(op, "BTNH BSKH BSKH BS", "BTNH")
@@ -115,27 +122,44 @@ def attend_cache(q_BNH: Array, own, prefix, cfg: ModelConfig) -> Array:
     `own` is (k, v, mask) of the row's cache and `prefix` is (k, v, mask) of its prompt, as
     `rlvr_kernels.decode_attention` takes them.
     """
-    impl = kernel_name(cfg, tpu="pallas_tpu", gpu="pallas_gpu")
+    earned, uneven = dispatch.earned(DEFAULT), _uneven(q_BNH.shape[0], cfg)
+    impl = kernel_name(cfg, earned, uneven, tpu="pallas_tpu", gpu="pallas_gpu")
     op = partial(decode_attention, scale=_scale(cfg), softcap=cfg.attention_softcap, impl=impl)
     if impl != "xla":
         op = sharding.on_each_device(op, "BNH BKSH BKSH BS QKPH QKPH BP", "BNH")
     return op(q_BNH, *own, *prefix)
 
 
-def kernel_name(cfg: ModelConfig, **names: str) -> str:
+def kernel_name(cfg: ModelConfig, earned: str, uneven: str = "", **names: str) -> str:
     """Return the name of the implementation of an operation that `cfg.kernels` asks for.
 
-    With `cfg.kernels` "xla" it is "xla".  Otherwise it is the name that `names` gives for the
-    current platform, as in `kernel_name(cfg, tpu="splash", gpu="cudnn")`.
+    With `cfg.kernels` "xla" it is "xla".  With "pallas" it is the name that `names` gives for the
+    current platform, as in `names` = {"tpu": "splash", "gpu": "cudnn"}.  With "auto" it is
+    `earned`, the name that the operation says has earned its place, in bfloat16 only, which is
+    what was measured.  `uneven` says why arrays cannot be split for a kernel, if they cannot: then
+    "auto" is "xla".
 
     Raises:
-      ValueError: the config asks for kernels and `names` has none for this platform.
+      ValueError: the config asks for kernels, and there are none for this platform or these arrays.
     """
     if cfg.kernels == "xla":
         return "xla"
+    if cfg.kernels == "auto":
+        return "xla" if uneven or cfg.compute != "bfloat16" else earned
     if (platform := dispatch.platform()) not in names:
         raise ValueError(f"there are no kernels for {platform}: set kernels to xla")
+    if uneven:
+        raise ValueError(f"kernels need whole shards: {uneven}; set kernels to auto")
     return names[platform]
+
+
+def _uneven(rows: int, cfg: ModelConfig) -> str:
+    """Say which dimension of the arrays of attention the ambient mesh does not divide, if any."""
+    mesh = jax.sharding.get_abstract_mesh()
+    tensor = 1 if mesh.empty else mesh.shape["tensor"]
+    if rows % (shards := sharding.data_shards()):
+        return f"{rows} rows in {shards} shards"
+    return f"{cfg.kv_heads} kv heads in {tensor} shards" if cfg.kv_heads % tensor else ""
 
 
 def _feedforward(h_BTD: Array, w: Params, cfg: ModelConfig) -> Array:

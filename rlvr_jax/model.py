@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import block, parameters, positions, routing, sharding
+from rlvr_jax import block, parameters, positions, routing, sharding, vocabulary
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params
-from rlvr_kernels.token_logprob import token_logprob
+from rlvr_kernels.token_logprob import earned
 
 # Keys and values [rows, K, columns, H].  Unrolled: one pair for each layer.  Scanned: a single
 # pair with a layer dimension in front.
@@ -274,17 +274,13 @@ def logprob(
 
     Both belong to softmax(logits / temperature) and are float32.
     """
-    impl = block.kernel_name(cfg, tpu="pallas_tpu", gpu="pallas_gpu")
-
-    def op(hidden_BTD, head_VD, token_BT):
-        return token_logprob(
-            hidden_BTD, head_VD, token_BT, temperature, cfg.logit_softcap, impl=impl
-        )
+    impl = block.kernel_name(cfg, earned(cfg.width), tpu="pallas_tpu", gpu="pallas_gpu")
 
     with jax.named_scope("head"):
-        # The letters XY have no rule: each device gets the whole head.
-        op = op if impl == "xla" else sharding.on_each_device(op, "BTD XY BT", "BT BT")
-        return op(hidden_BTD, parameters.output_head(params, cfg), token_BT)
+        head_VD = parameters.output_head(params, cfg)
+        return vocabulary.logprob(
+            hidden_BTD, head_VD, token_BT, temperature, cfg.logit_softcap, impl
+        )
 
 
 def _run_layers(run_layer, x_BTD: Array, params: Params, given: tuple[Any, ...], cfg: ModelConfig):

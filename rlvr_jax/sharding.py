@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rlvr_jax.config import MeshConfig
@@ -34,8 +35,12 @@ RULES: dict[str, tuple[str, ...]] = {
 def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] = ()) -> Mesh:
     """Return the mesh of `cfg` over the given devices, or over all devices of the job.
 
+    On TPUs neighbours on the mesh are neighbours in the machine, those of the last axis first; of
+    several slices, only `data` goes from one to another.  Elsewhere the devices keep their order.
+
     Raises:
-      ValueError: the mesh needs another number of devices; the message says what to change.
+      ValueError: the mesh needs another number of devices, or does not go with the number of
+        slices; the message says what to change.
     """
     devices = devices or jax.devices()
     shape = (cfg.data, cfg.fsdp, cfg.tensor)
@@ -46,7 +51,30 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] = ()) -> Mesh:
             f"devices and this job has {len(devices)}; set mesh.data, mesh.fsdp and mesh.tensor "
             f"so that their product is {len(devices)}"
         )
-    return Mesh(np.asarray(devices).reshape(shape), AXES, axis_types=(AxisType.Auto,) * 3)
+    return Mesh(_arrange(shape, devices), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _arrange(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """Return the devices in the places that they have on a mesh of that shape.
+
+    Raises:
+      ValueError: the axis `data` does not divide into the slices.
+    """
+    if devices[0].platform != "tpu":
+        return np.asarray(devices).reshape(shape)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    data, *inner = shape
+    if data % slices:
+        raise ValueError(
+            f"mesh.data = {data} is not a multiple of the {slices} slices of this job: only the "
+            "axis data goes over the slow network between slices; set mesh.data to a multiple of "
+            f"{slices}"
+        )
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return mesh_utils.create_hybrid_device_mesh(
+        (data // slices, *inner), (slices, 1, 1), devices, allow_split_physical_axes=True
+    )
 
 
 def claim_mesh(cfg: MeshConfig) -> Mesh:
@@ -248,17 +276,6 @@ def share_parameter(name: str, x: jax.Array) -> jax.Array:
     for step in (before, axes, after):
         x = jax.lax.with_sharding_constraint(x, PartitionSpec(*(names or None for names in step)))
     return x
-
-
-def gather_width(table_VD: jax.Array) -> jax.Array:
-    """Return an embedding table with its width gathered.
-
-    A lookup whose rows are split over `fsdp` cannot use a table that is split over it too.
-    """
-    if jax.sharding.get_abstract_mesh().empty:
-        return table_VD
-    spec = PartitionSpec(PartitionSpec.UNCONSTRAINED, None)
-    return jax.lax.with_sharding_constraint(table_VD, spec)
 
 
 def data_shards() -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 from functools import partial
 
 import jax
@@ -399,7 +400,7 @@ def interpreted(monkeypatch):
     """`kernels: pallas` runs the TPU kernels in interpret mode; the fixture lists their names."""
     asked = []
 
-    def named(cfg, tpu, gpu):
+    def named(cfg, earned, uneven="", *, tpu, gpu):
         name = "xla" if cfg.kernels == "xla" else f"{tpu}_interpret"
         asked.append(name)
         return name
@@ -449,3 +450,76 @@ def test_kernels_are_refused_where_there_are_none(untied, params, prompt) -> Non
     cfg = dataclasses.replace(untied, kernels="pallas")
     with pytest.raises(ValueError, match="no kernels for cpu: set kernels to xla"):
         model.prefill(params, *prompt, cfg)
+
+
+def device(platform):
+    """An ambient mesh of one device of that platform, enough to choose a kernel."""
+    name, cores = ("TPU v5 lite", 1) if platform == "tpu" else ("NVIDIA H100", None)
+    kind = jax.sharding.AbstractDevice(device_kind=name, num_cores=cores, platform=platform)
+    mesh = jax.sharding.AbstractMesh((1, 1, 1), sharding.AXES, abstract_device=kind)
+    return jax.sharding.use_abstract_mesh(mesh)
+
+
+@pytest.mark.parametrize(
+    "platform, compute, kernels, want",
+    [
+        ("cpu", "bfloat16", "auto", "xla"),
+        ("cuda", "bfloat16", "auto", "xla"),  # nothing was measured there
+        ("tpu", "bfloat16", "auto", "splash"),
+        ("tpu", "float32", "auto", "xla"),
+        ("tpu", "bfloat16", "xla", "xla"),
+        ("tpu", "float32", "pallas", "splash"),
+        ("cuda", "bfloat16", "pallas", "cudnn"),
+    ],
+)
+def test_kernels_are_those_that_the_config_asks_for(untied, platform, compute, kernels, want):
+    cfg = dataclasses.replace(untied, compute=compute, kernels=kernels)
+    with device(platform) if platform != "cpu" else contextlib.nullcontext():
+        earned = block.earned_attention(512, near=False)
+        assert block.kernel_name(cfg, earned, tpu="splash", gpu="cudnn") == want
+
+
+def test_by_default_kernels_run_where_they_fit(untied) -> None:
+    """In an update on a TPU: splash in layers without a window and for rows that fill a block."""
+    cfg = dataclasses.replace(untied, compute="bfloat16")
+    assert cfg.kernels == "auto"
+    row = np.zeros((2, 128), np.int32), np.ones((2, 128), bool)
+
+    def text(cfg, columns=128):
+        short = tuple(x[:, :columns] for x in row)
+
+        def run(params):
+            hidden, _ = model.prefill(params, *short, cfg)
+            return model.logprob(params, hidden, short[0], 1.0, cfg)
+
+        with device("tpu"):
+            traced = jax.jit(run).trace(parameters.abstract(cfg))
+            return traced.lower(lowering_platforms=("tpu",)).as_text()
+
+    assert set(kernels_in(text(cfg))) == {"splash", "token_logprob"}
+    assert set(kernels_in(text(cfg, 16))) == {"token_logprob"}
+    windowed = dataclasses.replace(cfg, window=8)
+    assert set(kernels_in(text(windowed))) == {"token_logprob"}
+    capped = dataclasses.replace(cfg, attention_softcap=5.0, logit_softcap=3.0)
+    assert set(kernels_in(text(capped))) == {"splash", "token_logprob"}
+    assert kernels_in(text(dataclasses.replace(cfg, compute="float32"))) == []
+
+
+def kernels_in(text):
+    return re.findall(r'kernel_name = "(splash|token_logprob)', text)
+
+
+def test_rows_and_heads_that_a_mesh_does_not_divide_have_no_kernel(untied) -> None:
+    cfg = dataclasses.replace(untied, compute="bfloat16", kernels="auto")
+    with jax.set_mesh(sharding.make_mesh(MeshConfig(1, 1, 8))):
+        assert block._uneven(3, cfg) == "4 kv heads in 8 shards"
+    with jax.set_mesh(sharding.make_mesh(MeshConfig(4, 2, 1))):
+        uneven = block._uneven(3, cfg)
+        assert block._uneven(16, cfg) == ""
+    assert uneven == "3 rows in 8 shards"
+    names = {"tpu": "splash", "gpu": "cudnn"}
+    with device("tpu"):
+        assert block.kernel_name(cfg, "splash", uneven, **names) == "xla"
+        named = dataclasses.replace(cfg, kernels="pallas")
+        with pytest.raises(ValueError, match="whole shards: 3 rows in 8 shards; set kernels to au"):
+            block.kernel_name(named, "splash", uneven, **names)

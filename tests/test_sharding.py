@@ -1,5 +1,8 @@
 """The table from dimension letters to mesh axes, and the shardings that follow from it."""
 
+import importlib.util
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,6 +133,70 @@ def test_a_mesh_that_does_not_fit_is_refused_in_a_sentence(shape):
         f"mesh {shape[0]} x {shape[1]} x {shape[2]} (data x fsdp x tensor) needs {wanted} devices "
         "and this job has 8; set mesh.data, mesh.fsdp and mesh.tensor so that their product is 8"
     )
+
+
+class Chip(NamedTuple):
+    """What a TPU device tells of itself."""
+
+    id: int
+    coords: tuple[int, int, int]
+    slice_index: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v4"
+    core_on_chip: int = 0
+    process_index: int = 0
+
+
+def chips(x, y, z, slices=1):
+    """The chips of slices of that shape, by their coordinates, x running slowest: not as wired."""
+    places = [(a, b, c) for a in range(x) for b in range(y) for c in range(z)]
+    every = [(number, place) for number in range(slices) for place in places]
+    return [Chip(i, place, number) for i, (number, place) in enumerate(every)]
+
+
+def hops(a, b, shape):
+    """Links between two chips of a torus: an axis of four or more closes to a ring."""
+    ways = [abs(i - j) for i, j in zip(a.coords, b.coords, strict=True)]
+    return sum(min(w, n - w) if n > 3 else w for w, n in zip(ways, shape, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (4, 1, 4), (4, 2, 2), (2, 4, 2)])
+def test_on_tpus_neighbours_of_the_last_axis_are_neighbours_in_the_machine(shape):
+    """Whatever the order in which JAX lists the devices."""
+    devices = chips(4, 2, 2)
+    mixed = [devices[i] for i in np.random.default_rng(0).permutation(16)]
+    found = sharding._arrange(shape, mixed)
+    assert found.shape == shape and sorted(d.id for d in found.ravel()) == list(range(16))
+    for group in found.reshape(-1, shape[2]):
+        most = max(hops(a, b, (4, 2, 2)) for a in group for b in group)
+        assert most == (1 if shape[2] == 2 else 2)
+
+
+def test_only_the_data_axis_goes_from_slice_to_slice():
+    found = sharding._arrange((4, 2, 2), chips(2, 2, 2, slices=2))
+    numbers = np.vectorize(lambda d: d.slice_index)(found)
+    for inner in numbers.reshape(4, 4):
+        assert len(set(inner)) == 1
+    assert sorted(numbers[:, 0, 0]) == [0, 0, 1, 1]
+
+
+def test_a_mesh_that_would_cross_slices_by_another_axis_is_refused():
+    with pytest.raises(ValueError, match=r"mesh.data = 1 is not a multiple of the 2 slices.*of 2"):
+        sharding._arrange((1, 16, 1), chips(2, 2, 2, slices=2))
+
+
+@pytest.mark.tpu_aot
+@pytest.mark.parametrize("topology, shape", [("v5e:4x4", (1, 8, 2)), ("v5p:2x2x4", (2, 2, 4))])
+def test_meshes_of_real_topologies_hold_each_chip_once(topology, shape):
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("needs a package: pip install libtpu")
+    from jax.experimental import topologies
+
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+    mesh = sharding.make_mesh(MeshConfig(*shape), devices)
+    assert {d.id for d in mesh.devices.ravel()} == {d.id for d in devices}
+    pairs = mesh.devices.reshape(-1, shape[2])[:, :2]
+    assert all(sum(np.abs(np.subtract(a.coords, b.coords))) == 1 for a, b in pairs)
 
 
 # ---- trees ---------------------------------------------------------------------------------
@@ -280,7 +347,6 @@ def test_rows_are_placed_over_data_and_fsdp():
 def test_constraints_do_nothing_without_a_mesh():
     x = jnp.arange(6.0).reshape(3, 2)
     assert sharding.split_rows(x) is x
-    assert sharding.gather_width(x) is x
 
 
 def test_constraints_keep_the_values_and_set_the_layout():
@@ -288,12 +354,8 @@ def test_constraints_keep_the_values_and_set_the_layout():
     x = np.arange(64.0, dtype=np.float32).reshape(8, 8)
     with jax.set_mesh(mesh):
         split = jax.jit(lambda x: sharding.split_rows(x * 1))(x)
-        wide = jax.device_put(x, NamedSharding(mesh, Spec("tensor", "fsdp")))
-        gathered = jax.jit(lambda x: sharding.gather_width(x * 1))(wide)
     np.testing.assert_array_equal(split, x)
-    np.testing.assert_array_equal(gathered, x)
     assert {s.data.shape[0] for s in split.addressable_shards} == {2}
-    assert {s.data.shape[1] for s in gathered.addressable_shards} == {8}
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1, -2, -4])

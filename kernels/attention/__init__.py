@@ -8,11 +8,11 @@ from functools import partial
 
 import jax
 
+from rlvr_kernels import dispatch
 from rlvr_kernels.attention.cudnn import cudnn
 from rlvr_kernels.attention.reference import reference
 from rlvr_kernels.attention.splash import splash
 from rlvr_kernels.attention.xla import xla
-from rlvr_kernels.dispatch import choose_implementation
 
 IMPLEMENTATIONS = {
     "reference": reference,
@@ -22,7 +22,16 @@ IMPLEMENTATIONS = {
     "cudnn": cudnn,
 }
 TAKE_NEAR = ("reference", "xla")  # implementations that take a sliding window
-DEFAULT: dict[str, str] = {}  # platform -> name; "xla" until another one has a measured number
+DEFAULT = {"tpu": "splash"}  # platform -> name; else "xla".  README.md has the numbers
+SHORTEST = 128  # queries from which on `DEFAULT` holds: a kernel pads them to blocks of 128
+
+
+def earned(queries: int, near: bool) -> str:
+    """Return the name of the implementation to take unasked for so many queries.
+
+    `near` says whether there is a sliding window.
+    """
+    return dispatch.earned(DEFAULT, queries >= SHORTEST and not near)
 
 
 def attention(
@@ -44,8 +53,7 @@ def attention(
     number of kv heads K; adjacent query heads share a kv head.  `softcap` bounds the scores to both
     sides by a scaled tanh; 0 means no bound.
 
-    `impl` names an implementation.  None is "xla" on every platform, until another one has been
-    measured on hardware.
+    `impl` names an implementation.  None is the one that `earned` names.
 
     Raises:
       ValueError: the shapes do not fit together, there is no such implementation, or it does not
@@ -63,7 +71,8 @@ def attention(
             f"near {near} must be [B, T, N, H], [B, S, K, H] twice, [B, S] and [B, T, S] or None, "
             "with S >= T and N a multiple of K"
         )
-    run = choose_implementation(impl, IMPLEMENTATIONS, DEFAULT)
+    impl = impl or earned(queries, near_BTS is not None)
+    run = dispatch.choose_implementation(impl, IMPLEMENTATIONS, DEFAULT)
     if near_BTS is None:
         return run(q_BTNH, k_BSKH, v_BSKH, valid_BS, scale, softcap)
     if run not in [IMPLEMENTATIONS[name] for name in TAKE_NEAR]:

@@ -21,7 +21,7 @@ IMPLEMENTATIONS = {
     "pallas_tpu_interpret": partial(pallas_tpu, interpret=True),
     "pallas_gpu_interpret": partial(pallas_gpu, interpret=True),
 }
-DEFAULT: dict[str, str] = {}  # platform -> name; "xla" until a kernel has a measured number
+DEFAULT: dict[str, str] = {}  # platform -> name; "xla" until a kernel has earned it (README.md)
 
 
 def decode_attention(
@@ -44,8 +44,7 @@ def decode_attention(
     nothing gives finite but meaningless output.  Do not differentiate this function: not every
     implementation has derivatives.
 
-    `impl` names an implementation.  None is "xla" on every platform, until another one has been
-    measured on hardware.
+    `impl` names an implementation.  None is the platform's in `DEFAULT`, or "xla".
 
     Raises:
       ValueError: the shapes do not fit together, or there is no such implementation.

@@ -24,16 +24,48 @@ def pallas_gpu(hidden_BTD, head_VD, token_BT, temperature, softcap, *, interpret
     Sums are float32.  The gradients of hidden states and head have the dtypes of these arrays.  The
     gradient of the logits is cast to the dtype of the head before the matrix products.
     """
-    (rows, columns), width = token_BT.shape, head_VD.shape[1]
-    tokens = rows * columns
+    flat, hidden_BTD, head_VD = _blocks(hidden_BTD, head_VD, token_BT, interpret)
+    static = (float(temperature), float(softcap), interpret)
+    out = _flat(flat(hidden_BTD), head_VD, flat(token_BT), static)
+    return tuple(x[: token_BT.size].reshape(token_BT.shape) for x in out)
+
+
+def measure(hidden_BTD, head_VD, token_BT, temperature, softcap, *, interpret=False):
+    """Return log-probs, log-sum-exp and entropies over a piece of the vocabulary."""
+    flat, hidden_BTD, head_VD = _blocks(hidden_BTD, head_VD, token_BT, interpret)
+    static = (float(temperature), float(softcap), interpret)
+    (logprob_X, _), saved = _forward(flat(hidden_BTD), head_VD, flat(token_BT), static)
+    return tuple(x[: token_BT.size].reshape(token_BT.shape) for x in (logprob_X, *saved[3:]))
+
+
+def pull(hidden_BTD, head_VD, token_BT, *rest, interpret=False):
+    """Return the gradients of hidden states and of a piece of the head.
+
+    `rest` is log-sum-exp and entropy of the whole vocabulary, the cotangents of log-prob and
+    entropy, all [B, T], then temperature and softcap.
+    """
+    *of_token, temperature, softcap = rest
+    flat, hidden, head = _blocks(hidden_BTD, head_VD, token_BT, interpret)
+    total, entropy, *cotangent = map(flat, of_token)
+    saved = (flat(hidden), head, flat(token_BT), total, entropy)
+    d_hidden_XD, d_head_VD, _ = _backward(
+        (float(temperature), float(softcap), interpret), saved, cotangent
+    )
+    d_hidden_BTD = d_hidden_XD[: token_BT.size].reshape(hidden_BTD.shape)
+    return d_hidden_BTD.astype(hidden_BTD.dtype), d_head_VD.astype(head_VD.dtype)
+
+
+def _blocks(hidden_BTD, head_VD, token_BT, interpret):
+    """Return a function from [B, T, ...] to whole blocks [X, ...], and the matrices to multiply."""
+    tokens = token_BT.size
+
+    def flat(x):
+        x = x.reshape(tokens, *x.shape[2:])
+        return jnp.pad(x, ((0, -tokens % BLOCK), *[(0, 0)] * (x.ndim - 1)))
+
     if interpret:  # the CPU lacks some products of bfloat16
         hidden_BTD, head_VD = hidden_BTD.astype(jnp.float32), head_VD.astype(jnp.float32)
-    missing = -tokens % BLOCK
-    hidden_XD = jnp.pad(hidden_BTD.reshape(tokens, width), ((0, missing), (0, 0)))
-    token_X = jnp.pad(token_BT.reshape(tokens), (0, missing))
-    static = (float(temperature), float(softcap), interpret)
-    out = _flat(hidden_XD, head_VD, token_X, static)
-    return tuple(x[:tokens].reshape(rows, columns) for x in out)
+    return flat, hidden_BTD, head_VD
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))

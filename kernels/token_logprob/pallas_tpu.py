@@ -18,7 +18,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 LOW = -1e30  # logit of a word beyond the vocabulary; finite, since LOW - LOW must be 0
-VMEM = 2**20  # bytes of one operand's block; two operands, double buffers and an accumulator fit
+# Each block of the outer loop reads all of the other operand: it is as large as fits.
+OUTER = 2**22  # bytes of a block of the outer operand; a double buffer and its gradient fit
+INNER = 2**20  # bytes of a block of the inner operand; a double buffer fits
 LIMIT = 2**25  # bytes of VMEM for a kernel; a width of 8192 needs more than some chips' default
 
 
@@ -28,22 +30,56 @@ def pallas_tpu(hidden_BTD, head_VD, token_BT, temperature, softcap, *, interpret
     Sums are float32.  The gradients of hidden states and head have the dtypes of these arrays.  The
     gradient of the logits is cast to the dtype of the other factor before each matrix product.
     """
-    (rows, columns), (vocab, width) = token_BT.shape, head_VD.shape
-    tokens = rows * columns
-    block = _block(width * head_VD.dtype.itemsize)
-    block_x, block_v = min(block, -(-tokens // 128) * 128), min(block, -(-vocab // 128) * 128)
-    missing = -tokens % block_x
-    hidden_XD = jnp.pad(hidden_BTD.reshape(tokens, width), ((0, missing), (0, 0)))
-    token_X1 = jnp.pad(token_BT.reshape(tokens, 1), ((0, missing), (0, 0)))
-    static = (float(temperature), float(softcap), block_x, block_v, interpret)
-    out = _flat(hidden_XD, head_VD, token_X1, static)
-    return tuple(x[:tokens, 0].reshape(rows, columns) for x in out)
+    flat, static = _blocks(head_VD, token_BT, temperature, softcap, interpret)
+    out = _flat(flat(hidden_BTD), head_VD, flat(token_BT[..., None]), static)
+    return tuple(_columns(x, token_BT) for x in out)
 
 
-def _block(bytes_per_row: int) -> int:
-    """Return the rows of a block: 512 or 256 if as many fit into VMEM, else 128."""
+def measure(hidden_BTD, head_VD, token_BT, temperature, softcap, *, interpret=False):
+    """Return log-probs, log-sum-exp and entropies over a piece of the vocabulary."""
+    flat, static = _blocks(head_VD, token_BT, temperature, softcap, interpret)
+    (logprob_X1, _), saved = _forward(flat(hidden_BTD), head_VD, flat(token_BT[..., None]), static)
+    return tuple(_columns(x, token_BT) for x in (logprob_X1, *saved[3:]))
+
+
+def pull(hidden_BTD, head_VD, token_BT, *rest, interpret=False):
+    """Return the gradients of hidden states and of a piece of the head.
+
+    `rest` is log-sum-exp and entropy of the whole vocabulary, the cotangents of log-prob and
+    entropy, all [B, T], then temperature and softcap.
+    """
+    *of_token, temperature, softcap = rest
+    flat, static = _blocks(head_VD, token_BT, temperature, softcap, interpret)
+    total, entropy, *cotangent = (flat(x[..., None]) for x in of_token)
+    saved = (flat(hidden_BTD), head_VD, flat(token_BT[..., None]), total, entropy)
+    d_hidden_XD, d_head_VD, _ = _backward(static, saved, cotangent)
+    return d_hidden_XD[: token_BT.size].reshape(hidden_BTD.shape), d_head_VD
+
+
+def _blocks(head_VD, token_BT, temperature, softcap, interpret):
+    """Return a function from [B, T, ...] to whole blocks [X, ...], and the static arguments."""
+    tokens, (vocab, width) = token_BT.size, head_VD.shape
+    outer, inner = (_block(width * head_VD.dtype.itemsize, most) for most in (OUTER, INNER))
+    whole_x, whole_v = (-(-size // 128) * 128 for size in (tokens, vocab))
+    outer_x = min(outer, whole_x)
+    inner_x = inner if outer_x % inner == 0 else 128
+    by_token, by_word = (outer_x, min(inner, whole_v)), (min(outer, whole_v), inner_x)
+
+    def flat(x):
+        return jnp.pad(x.reshape(tokens, x.shape[-1]), ((0, -tokens % outer_x), (0, 0)))
+
+    return flat, (float(temperature), float(softcap), by_token, by_word, interpret)
+
+
+def _columns(x_X1, token_BT):
+    """Return values of flat tokens as [B, T]."""
+    return x_X1[: token_BT.size, 0].reshape(token_BT.shape)
+
+
+def _block(bytes_per_row: int, most: int) -> int:
+    """Return the rows of a block: 512 or 256 if as many have at most so many bytes, else 128."""
     block = 512
-    while block > 128 and block * bytes_per_row > VMEM:
+    while block > 128 and block * bytes_per_row > most:
         block //= 2
     return block
 
@@ -54,7 +90,7 @@ def _flat(hidden_XD, head_VD, token_X1, static):
 
 
 def _forward(hidden_XD, head_VD, token_X1, static):
-    temperature, softcap, block_x, block_v, interpret = static
+    temperature, softcap, (block_x, block_v), _, interpret = static
     (tokens, width), vocab = hidden_XD.shape, head_VD.shape[0]
     column = pl.BlockSpec((block_x, 1), lambda i, j: (i, 0))
     logprob_X1, total_X1, entropy_X1 = pl.pallas_call(
@@ -79,21 +115,22 @@ def _forward(hidden_XD, head_VD, token_X1, static):
 
 def _backward(static, saved, cotangent):
     hidden_XD, head_VD, token_X1, total_X1, entropy_X1 = saved
-    temperature, softcap, block_x, block_v, interpret = static
+    temperature, softcap, by_token, by_word, interpret = static
     (tokens, width), vocab = hidden_XD.shape, head_VD.shape[0]
     args = (hidden_XD, head_VD, token_X1, total_X1, entropy_X1, *cotangent)
     known = dict(vocab=vocab, temperature=temperature, softcap=softcap)
-    blocks_x, blocks_v = tokens // block_x, pl.cdiv(vocab, block_v)
+    outer, inner = lambda i, j: (i, 0), lambda i, j: (j, 0)
 
-    def call(kernel, grid, of_x, of_v, out_spec, like, name):
-        hidden, head = pl.BlockSpec((block_x, width), of_x), pl.BlockSpec((block_v, width), of_v)
+    def call(kernel, grid, x, v, like, name):
+        hidden, head = pl.BlockSpec((x[0], width), x[1]), pl.BlockSpec((v[0], width), v[1])
+        out = pl.BlockSpec(((x if x[1] is outer else v)[0], width), outer)
         return pl.pallas_call(
             partial(kernel, **known),
             grid=grid,
-            in_specs=[hidden, head, *[pl.BlockSpec((block_x, 1), of_x)] * 5],
-            out_specs=out_spec,
+            in_specs=[hidden, head, *[pl.BlockSpec((x[0], 1), x[1])] * 5],
+            out_specs=out,
             out_shape=jax.ShapeDtypeStruct(like.shape, like.dtype),
-            scratch_shapes=[pltpu.VMEM(out_spec.block_shape, jnp.float32)],
+            scratch_shapes=[pltpu.VMEM(out.block_shape, jnp.float32)],
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=LIMIT
             ),
@@ -101,25 +138,13 @@ def _backward(static, saved, cotangent):
             name=name,
         )(*args)
 
-    outer, inner = lambda i, j: (i, 0), lambda i, j: (j, 0)
-    d_hidden_XD = call(
-        _hidden_kernel,
-        (blocks_x, blocks_v),
-        outer,
-        inner,
-        pl.BlockSpec((block_x, width), outer),
-        hidden_XD,
-        "token_logprob_d_hidden",
-    )
-    d_head_VD = call(
-        _head_kernel,
-        (blocks_v, blocks_x),
-        inner,
-        outer,
-        pl.BlockSpec((block_v, width), outer),
-        head_VD,
-        "token_logprob_d_head",
-    )
+    x, v = by_token
+    grid = (tokens // x, pl.cdiv(vocab, v))
+    name = "token_logprob_d_hidden"
+    d_hidden_XD = call(_hidden_kernel, grid, (x, outer), (v, inner), hidden_XD, name)
+    v, x = by_word
+    grid = (pl.cdiv(vocab, v), tokens // x)
+    d_head_VD = call(_head_kernel, grid, (x, inner), (v, outer), head_VD, "token_logprob_d_head")
     return d_hidden_XD, d_head_VD, None
 
 

@@ -222,9 +222,10 @@ class Execution:
         "tokens of a micro-batch, forward or backward, per data shard: fewer need less memory, "
         "more are faster",
     )
-    kernels: Literal["xla", "pallas"] = option(
-        "xla",
-        "xla, or pallas: on TPU and GPU the kernels of this project and of JAX (kernels/README.md)",
+    kernels: Literal["auto", "xla", "pallas"] = option(
+        "auto",
+        "auto: kernels where they have earned it: on TPU, in bfloat16; xla: none; pallas: on TPU "
+        "and GPU those of this project and of JAX, or an error (kernels/README.md)",
     )
     slots: int = option(
         0, "responses that are generated at the same time, per data shard; 0: all of a batch"

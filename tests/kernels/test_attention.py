@@ -1,6 +1,8 @@
 """The op `attention` against a float64 numpy oracle: values and gradients."""
 
 import importlib
+import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -109,6 +111,67 @@ def test_near_narrows_what_is_seen(impl) -> None:
     got = value_and_grads(lambda *x: attention(*x, near, **options, impl=impl), a, d)
     assert np.isfinite(np.asarray(got[0][:, last])).all()
     compare(case, a, got, oracle(a, d, near, **options))
+
+
+@pytest.fixture
+def low_limit(monkeypatch) -> None:
+    """All scores of more than a few kilobytes are computed in chunks of 16 columns."""
+    module = importlib.import_module("rlvr_kernels.attention.xla")
+    monkeypatch.setattr(module, "LARGE", 2**12)
+
+
+@pytest.mark.usefixtures("low_limit")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("window", [0, 5])
+def test_large_scores_are_computed_in_chunks_of_columns(window, dtype) -> None:
+    """43 queries are two chunks and a rest; gradients of keys are summed over the chunks."""
+    case = cases.Case(2, 9, 43, heads=4, kv_heads=2, size=8, softcap=2.0, dtype=dtype)
+    a, options = cases.inputs(case), cases.options(case)
+    near = ()
+    if window:
+        column = jnp.arange(case.columns)
+        seen = column[case.prefix :, None] - column < window
+        near = (jnp.broadcast_to(seen, (case.rows, *seen.shape)),)
+    d = cotangent(case, a["valid_BS"])
+
+    def run(*x):
+        return attention(*x, *near, **options, impl="xla")
+
+    got = value_and_grads(run, a, d)
+    assert [x.dtype for x in got] == [jnp.dtype(dtype)] * 4
+    compare(case, a, got, oracle(a, d, *near, **options))
+
+
+@pytest.mark.usefixtures("low_limit")
+def test_no_array_holds_the_scores_of_all_columns() -> None:
+    case = cases.Case(2, 0, 64, heads=4, kv_heads=2, size=8)
+    a, options = cases.inputs(case), cases.options(case)
+
+    def total(q):
+        return jnp.sum(attention(q, *list(a.values())[1:], **options, impl="xla"))
+
+    text = str(jax.make_jaxpr(jax.grad(total))(a["q_BTNH"]))
+    shapes = {tuple(map(int, x.split(","))) for x in re.findall(r"f32\[([\d,]+)\]", text)}
+    largest = max(math.prod(shape) for shape in shapes if shape[-1] == 64)
+    assert largest == 2 * 4 * 16 * 64
+
+
+def test_chunks_do_not_become_more_where_devices_share_the_scores() -> None:
+    """What counts is what one device holds; inside shard_map the arrays are its own."""
+    module = importlib.import_module("rlvr_kernels.attention.xla")
+    assert module._devices() == 1
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    seen = []
+
+    def look(x):
+        seen.append(module._devices())
+        return x
+
+    with jax.set_mesh(mesh):
+        assert module._devices() == 8
+        spec = jax.sharding.PartitionSpec("a")
+        jax.jit(jax.shard_map(look, in_specs=spec, out_specs=spec))(jnp.zeros(2))
+    assert set(seen) == {1}
 
 
 @pytest.mark.parametrize("impl", EVERY)

@@ -1,5 +1,7 @@
 """The choice of an implementation, by name or by the platform of the ambient mesh."""
 
+from pathlib import Path
+
 import jax
 import pytest
 
@@ -37,9 +39,25 @@ def test_a_name_is_that_implementation_or_an_error_that_lists_them() -> None:
         dispatch.choose_implementation("slow", TABLE, {})
 
 
-@pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("platform", ["tpu", "cuda"])
-def test_nothing_unmeasured_is_a_default(pretend, op, platform) -> None:
-    with pretend(platform):
-        run = dispatch.choose_implementation(None, op.IMPLEMENTATIONS, op.DEFAULT)
-    assert run is op.IMPLEMENTATIONS["xla"]
+def test_defaults_are_those_of_the_table_of_earned_numbers(pretend) -> None:
+    """README.md has a row for each; on GPUs nothing has been measured."""
+    text = (Path(attention.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    table = text.partition("## Earned numbers")[2].partition("\n## ")[0]
+    taken = {}
+    for op in OPS:
+        name = op.__name__.rpartition(".")[2]
+        with pretend("tpu"):
+            taken[name] = dispatch.earned(op.DEFAULT)
+        with pretend("cuda"):
+            assert dispatch.earned(op.DEFAULT) == "xla"
+        assert taken[name] == "xla" or f"| `{name}` | `{taken[name]}` |" in table
+    wanted = {"attention": "splash", "decode_attention": "xla", "token_logprob": "pallas_tpu"}
+    assert taken == wanted
+
+
+def test_kernels_are_taken_unasked_only_for_arrays_they_have_earned(pretend) -> None:
+    with pretend("tpu"):
+        assert [attention.earned(t, near=False) for t in (127, 128)] == ["xla", "splash"]
+        assert attention.earned(512, near=True) == "xla"
+        assert [token_logprob.earned(d) for d in (8192, 8320)] == ["pallas_tpu", "xla"]
+    assert attention.earned(512, near=False) == token_logprob.earned(64) == "xla"

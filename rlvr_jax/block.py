@@ -109,17 +109,17 @@ def attend_columns(
     return op(q_BTNH, k_BSKH, v_BSKH, exists_BS, *window_BTS)
 
 
-def attend_cache(q_BNH: Array, own, prefix, cfg: ModelConfig) -> Array:
+def attend_cache(q_BNH: Array, own, prefix, layer: Array, cfg: ModelConfig) -> Array:
     """Return the attention output [B, N, H] of one query per row.
 
-    `own` is (k, v, mask) of the row's cache and `prefix` is (k, v, mask) of its prompt, as
-    `rlvr_kernels.decode_attention` takes them.
+    `own` is (k, v, mask) of the rows' caches and `prefix` is (k, v, mask) of their prompts, as
+    `rlvr_kernels.decode_attention` takes them: with all layers, of which it reads the given one.
     """
     impl = kernel_name(cfg, tpu="pallas_tpu", gpu="pallas_gpu")
     op = partial(decode_attention, scale=_scale(cfg), softcap=cfg.attention_softcap, impl=impl)
     if impl != "xla":
-        op = sharding.on_each_device(op, "BNH BKSH BKSH BS QKPH QKPH BP", "BNH")
-    return op(q_BNH, *own, *prefix)
+        op = sharding.on_each_device(op, "BNH LBKSH LBKSH BS LQKPH LQKPH BP -", "BNH")
+    return op(q_BNH, *own, *prefix, layer)
 
 
 def kernel_name(cfg: ModelConfig, **names: str) -> str:

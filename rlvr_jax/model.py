@@ -209,17 +209,23 @@ def decode(
     window_B1P = positions.windows(position_B1, positions.from_mask(mask_BP), cfg)
     cos_sin_B1 = positions.cos_sin(position_B1, cfg)
 
-    def run_layer(x_B1D, w, prefix_kv, kind, cache_kv, *layer):
+    def run_layer(x_B1D, w, kind, prefix_kv, cache_kv, layer):
+        """Of prefix and cache all layers are given, or one alone without a layer dimension."""
+        alone = cache_kv[0].ndim == 4
+
         def attend(q_BTNH, *new_kv):
-            at = (*layer, 0, 0, column % ring, 0)
+            at = (() if alone else (layer,)) + (0, 0, column % ring, 0)
             heads_first = (x.swapaxes(1, 2).astype(cache_kv[0].dtype) for x in new_kv)
             kept = tuple(
-                jax.lax.dynamic_update_slice(x, new.reshape(*[1] * len(layer), *new.shape), at)
+                jax.lax.dynamic_update_slice(x, new if alone else new[None], at)
                 for x, new in zip(cache_kv, heads_first, strict=True)
             )
-            own = (*(x[layer] for x in kept), _visible(age_1S <= written_B1, window_B1S, kind))
-            shared = (*prefix_kv, _visible(mask_BP, window_B1P, kind))
-            return block.attend_cache(q_BTNH[:, 0], own, shared, cfg)[:, None], kept
+            stacks = (*kept, *prefix_kv)
+            k, v, *shared = (x[None] for x in stacks) if alone else stacks
+            own = (k, v, _visible(age_1S <= written_B1, window_B1S, kind))
+            prefixes = (*shared, _visible(mask_BP, window_B1P, kind))
+            heads_BNH = block.attend_cache(q_BTNH[:, 0], own, prefixes, layer, cfg)
+            return heads_BNH[:, None], kept
 
         x_B1D, kept, _ = block.layer(x_B1D, w, cos_sin_B1[kind], attend, cfg)
         return x_B1D, kept
@@ -230,16 +236,19 @@ def decode(
         run_layer = jax.jit(run_layer)  # traced once for all layers
         layers = _each_layer(params, prefix.kv, cfg)
         for (w, prefix_kv, kind), cache_kv in zip(layers, cache, strict=True):
-            x_B1D, cache_kv = run_layer(x_B1D, w, prefix_kv, kind, cache_kv)
+            x_B1D, cache_kv = run_layer(x_B1D, w, kind, prefix_kv, cache_kv, jnp.int32(0))
             kept.append(cache_kv)
     else:
         # The cache is carried, not scanned over: a scanned output would copy all of it per token.
+        # Nor is the prefix scanned over: a kernel would be given a copy of its layer.
         def scanned(carry, inputs):
             x_B1D, cache_kv, layer = carry
-            return (*run_layer(x_B1D, *inputs, cache_kv, layer), layer + 1), None
+            w, _, kind = inputs
+            x_B1D, cache_kv = run_layer(x_B1D, w, kind, prefix.kv[0], cache_kv, layer)
+            return (x_B1D, cache_kv, layer + 1), None
 
         carry = (x_B1D, cache[0], jnp.int32(0))
-        layers = _stacked_layers(params, prefix.kv, cfg)
+        layers = _stacked_layers(params, ((),), cfg)
         (x_B1D, cache_kv, _), _ = jax.lax.scan(scanned, carry, layers)
         kept.append(cache_kv)
     return block.rms_norm(x_B1D[:, 0], params["norm_D"], cfg), tuple(kept)

@@ -302,11 +302,12 @@ def on_each_device(op, dims_in: str, dims_out: str):
     """Return `op` as a function that runs on each device, on the part of the arrays that is there.
 
     Kernels need this form: they see local arrays only.  `dims_in` and `dims_out` hold the
-    dimension letters of each array, separated by spaces.  Rows and heads (Q, B, N, K) are split
-    by `RULES`, all other dimensions are whole on every device.
+    dimension letters of each array, separated by spaces; "-" is a number.  Rows and heads
+    (Q, B, N, K) are split by `RULES`, all other dimensions are whole on every device.
     """
 
     def spec(dims: str) -> PartitionSpec:
+        dims = dims.strip("-")
         rules = {letter: RULES[letter] for letter in dims if letter in "QBNK"}
         return PartitionSpec(*(rules.get(letter) for letter in dims))
 

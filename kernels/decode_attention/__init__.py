@@ -6,6 +6,7 @@ Rows of one prompt share the keys and values of the prefix, which are stored onc
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 
 from rlvr_kernels.decode_attention.pallas_gpu import pallas_gpu
 from rlvr_kernels.decode_attention.pallas_tpu import pallas_tpu
@@ -26,12 +27,13 @@ DEFAULT: dict[str, str] = {}  # platform -> name; "xla" until a kernel has a mea
 
 def decode_attention(
     q_BNH: jax.Array,
-    k_BKSH: jax.Array,
-    v_BKSH: jax.Array,
+    k_LBKSH: jax.Array,
+    v_LBKSH: jax.Array,
     see_BS: jax.Array,
-    prefix_k_QKPH: jax.Array,
-    prefix_v_QKPH: jax.Array,
+    prefix_k_LQKPH: jax.Array,
+    prefix_v_LQKPH: jax.Array,
     see_BP: jax.Array,
+    layer: jax.Array | int = 0,
     *,
     scale: float,
     softcap: float = 0.0,
@@ -39,10 +41,12 @@ def decode_attention(
 ) -> jax.Array:
     """Return the attention output [B, N, H]: one float32 softmax over prefix and own columns.
 
-    Rows of one prompt are adjacent: row b continues prefix b // (B // Q).  The boolean masks
-    `see_BS` and `see_BP` say which own columns and prefix columns a row sees.  A row that sees
-    nothing gives finite but meaningless output.  Do not differentiate this function: not every
-    implementation has derivatives.
+    Keys and values come with all L layers, and `layer` (int32) is the number of the one to read:
+    a layer that is cut out of its stack before the call is copied.  Rows of one prompt are
+    adjacent: row b continues prefix b // (B // Q).  The boolean masks `see_BS` and `see_BP` say
+    which own columns and prefix columns a row sees.  A row that sees nothing gives finite but
+    meaningless output.  Do not differentiate this function: not every implementation has
+    derivatives.
 
     `impl` names an implementation.  None is "xla" on every platform, until another one has been
     measured on hardware.
@@ -50,18 +54,20 @@ def decode_attention(
     Raises:
       ValueError: the shapes do not fit together, or there is no such implementation.
     """
-    (rows, heads, size), (_, kv_heads, columns, _) = q_BNH.shape, k_BKSH.shape
-    prompts, _, prefix, _ = prefix_k_QKPH.shape
-    fits = k_BKSH.shape == v_BKSH.shape == (rows, kv_heads, columns, size)
-    fits &= prefix_k_QKPH.shape == prefix_v_QKPH.shape == (prompts, kv_heads, prefix, size)
+    (rows, heads, size), (layers, _, kv_heads, columns, _) = q_BNH.shape, k_LBKSH.shape
+    _, prompts, _, prefix, _ = prefix_k_LQKPH.shape
+    fits = k_LBKSH.shape == v_LBKSH.shape == (layers, rows, kv_heads, columns, size)
+    fits &= prefix_k_LQKPH.shape == prefix_v_LQKPH.shape
+    fits &= prefix_k_LQKPH.shape == (layers, prompts, kv_heads, prefix, size)
     fits &= see_BS.shape == (rows, columns) and see_BP.shape == (rows, prefix)
+    fits &= jnp.shape(layer) == ()
     if not fits or heads % kv_heads or rows % prompts:
         raise ValueError(
-            f"q {q_BNH.shape}, k {k_BKSH.shape}, v {v_BKSH.shape}, see {see_BS.shape}, prefix k "
-            f"{prefix_k_QKPH.shape}, prefix v {prefix_v_QKPH.shape} and see {see_BP.shape} must "
-            "be [B, N, H], [B, K, S, H] twice, [B, S], [Q, K, P, H] twice and [B, P], with B a "
-            "multiple of Q and N of K"
+            f"q {q_BNH.shape}, k {k_LBKSH.shape}, v {v_LBKSH.shape}, see {see_BS.shape}, prefix k "
+            f"{prefix_k_LQKPH.shape}, prefix v {prefix_v_LQKPH.shape}, see {see_BP.shape} and "
+            f"layer {jnp.shape(layer)} must be [B, N, H], [L, B, K, S, H] twice, [B, S], "
+            "[L, Q, K, P, H] twice, [B, P] and [], with B a multiple of Q and N of K"
         )
     run = choose_implementation(impl, IMPLEMENTATIONS, DEFAULT)
-    own, prefixes = (k_BKSH, v_BKSH, see_BS), (prefix_k_QKPH, prefix_v_QKPH, see_BP)
-    return run(q_BNH, *own, *prefixes, scale, softcap)
+    own, prefixes = (k_LBKSH, v_LBKSH, see_BS), (prefix_k_LQKPH, prefix_v_LQKPH, see_BP)
+    return run(q_BNH, *own, *prefixes, jnp.asarray(layer, jnp.int32), scale, softcap)

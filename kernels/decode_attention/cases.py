@@ -21,6 +21,7 @@ class Case:
     size: int  # H, the head size
     softcap: float = 0.0
     dtype: str = "float32"
+    layers: int = 2  # L, of which one is read
 
     @property
     def rows(self) -> int:
@@ -44,16 +45,17 @@ LARGE = {
 def abstract(case: Case) -> dict[str, jax.ShapeDtypeStruct]:
     """Return shape and dtype of each array argument."""
     dtype = jnp.dtype(case.dtype)
-    own = jax.ShapeDtypeStruct((case.rows, case.kv_heads, case.columns, case.size), dtype)
-    prefix = jax.ShapeDtypeStruct((case.prompts, case.kv_heads, case.prefix, case.size), dtype)
+    own = (case.layers, case.rows, case.kv_heads, case.columns, case.size)
+    prefix = (case.layers, case.prompts, case.kv_heads, case.prefix, case.size)
     return {
         "q_BNH": jax.ShapeDtypeStruct((case.rows, case.heads, case.size), dtype),
-        "k_BKSH": own,
-        "v_BKSH": own,
+        "k_LBKSH": jax.ShapeDtypeStruct(own, dtype),
+        "v_LBKSH": jax.ShapeDtypeStruct(own, dtype),
         "see_BS": jax.ShapeDtypeStruct((case.rows, case.columns), jnp.bool_),
-        "prefix_k_QKPH": prefix,
-        "prefix_v_QKPH": prefix,
+        "prefix_k_LQKPH": jax.ShapeDtypeStruct(prefix, dtype),
+        "prefix_v_LQKPH": jax.ShapeDtypeStruct(prefix, dtype),
         "see_BP": jax.ShapeDtypeStruct((case.rows, case.prefix), jnp.bool_),
+        "layer": jax.ShapeDtypeStruct((), jnp.int32),
     }
 
 
@@ -65,6 +67,7 @@ def inputs(case: Case) -> dict[str, jax.Array]:
     pad_B = jnp.repeat(pad_Q, case.group)
     out["see_BS"] = jnp.arange(case.columns) < used_B[:, None]
     out["see_BP"] = jnp.arange(case.prefix) >= pad_B[:, None]
+    out["layer"] = jnp.int32(case.layers - 1)
     return {name: out[name] for name in abstract(case)}
 
 

@@ -4,12 +4,13 @@ All slots write to the same column of the cache, so that a cache write is one
 `dynamic_update_slice`.  Each slot remembers the column at which its response starts, and the
 columns of the cache form a ring.  While some responses have not begun, a slot whose response
 has ended takes the next of them inside the compiled loop, without reading its prompt again.
-When all have begun, the slots that still write are moved into half as many slots each time this
-is possible, so that the batch shrinks.
+When all have begun, the slots that still write are moved into fewer slots each time this is
+possible, half as many on CPU, so that the batch shrinks.
 
     prompts -> begin -> (refill -> decode a column -> draw tokens)* -> (shrink)* -> Rollout
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from rlvr_jax import model, parameters, ragged, sampling, sharding
 from rlvr_jax.config import ModelConfig, SampleConfig
 from rlvr_jax.structs import Array, Params, Prompts, Rollout
+from rlvr_kernels import dispatch
 
 FEWEST = 2  # slots per data shard: shrinking further saves nothing
 
@@ -183,16 +185,28 @@ def _write_and_shrink(
     def write(state: tuple[Slots, Written]) -> tuple[Slots, Written]:
         return write_column(params, *state, sampler, cfg)
 
-    while count:
-        fewer = count // 2 if count > FEWEST else 0
+    for count, fewer in pairwise([*slot_counts(count), 0]):
 
         def more_are_live(state: tuple[Slots, Written], fewer=fewer) -> Array:
             return jnp.max(jnp.sum(state[0].row_SM < waiting, -1)) > fewer
 
         slots, written = jax.lax.while_loop(more_are_live, write, state)
         state = (shrink(slots, fewer, sampler.samples, waiting) if fewer else slots), written
-        count = fewer
     return state[1]
+
+
+def slot_counts(count: int) -> list[int]:
+    """Return how many slots per data shard there are from one move of slots to the next.
+
+    On CPU each number is half of the one before, down to FEWEST.  On an accelerator they are the
+    `ragged.coarse` ones: free slots cost less there, and compiling costs more.
+    """
+    if dispatch.platform() != "cpu":
+        return ragged.coarse(count, FEWEST)
+    counts = [count]
+    while counts[-1] > FEWEST:
+        counts.append(counts[-1] // 2)
+    return counts
 
 
 def write_column(

@@ -14,7 +14,7 @@ from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params
 from rlvr_kernels import dispatch
 from rlvr_kernels.attention import attention
-from rlvr_kernels.decode_attention import decode_attention
+from rlvr_kernels.decode_attention import Places, decode_attention
 
 
 def embed(params: Params, token_BT: Array, cfg: ModelConfig) -> Array:
@@ -109,17 +109,25 @@ def attend_columns(
     return op(q_BTNH, k_BSKH, v_BSKH, exists_BS, *window_BTS)
 
 
-def attend_cache(q_BNH: Array, own, prefix, layer: Array, cfg: ModelConfig) -> Array:
+def attend_cache(
+    q_BNH: Array, own, prefix, layer: Array, places: Places | None, cfg: ModelConfig
+) -> Array:
     """Return the attention output [B, N, H] of one query per row.
 
     `own` is (k, v, mask) of the rows' caches and `prefix` is (k, v, mask) of their prompts, as
     `rlvr_kernels.decode_attention` takes them: with all layers, of which it reads the given one.
+    `places` says at which places of the prompts the rows are, if they are not all there.
     """
     impl = kernel_name(cfg, tpu="pallas_tpu", gpu="pallas_gpu")
     op = partial(decode_attention, scale=_scale(cfg), softcap=cfg.attention_softcap, impl=impl)
     if impl != "xla":
-        op = sharding.on_each_device(op, "BNH LBKSH LBKSH BS LQKPH LQKPH BP -", "BNH")
-    return op(q_BNH, *own, *prefix, layer)
+        op = sharding.on_each_device(op, "BNH LBKSH LBKSH BS LQKPH LQKPH BP - B", "BNH")
+    return op(q_BNH, *own, *prefix, layer, places)
+
+
+def takes_places(cfg: ModelConfig) -> bool:
+    """Return whether `attend_cache` takes places; the kernel for TPUs does not."""
+    return kernel_name(cfg, tpu="pallas_tpu", gpu="pallas_gpu") != "pallas_tpu"
 
 
 def kernel_name(cfg: ModelConfig, **names: str) -> str:

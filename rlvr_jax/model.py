@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from rlvr_jax import block, parameters, positions, routing, sharding
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params
+from rlvr_kernels.decode_attention import Places
 from rlvr_kernels.token_logprob import token_logprob
 
 # Keys and values [rows, K, columns, H].  Unrolled: one pair for each layer.  Scanned: a single
@@ -36,6 +37,7 @@ class Prefix(NamedTuple):
     kv: Layers  # keys and values [Q, K, P, H], with a layer dimension in front unless unrolled
     mask_QP: Array  # bool, which columns exist
     routed: routing.Routed | None = None  # of the columns that exist; None: no mixture of experts
+    places: Places | None = None  # of the rows of `decode`; None: B / Q adjacent rows share one
 
 
 def prefill(
@@ -196,12 +198,12 @@ def decode(
 
     `column` counts the calls of the decoding loop.  The cache is a ring: the token of loop column c
     is stored in cache column c modulo the size of the cache.  A row sees its prefix and its own
-    tokens since loop column `start_B`.  Rows that share a prefix must be adjacent.  `params` come
+    tokens since loop column `start_B`.  Rows that share a prefix must be adjacent, unless the
+    prefix has `places`.  `params` come
     from `parameters.for_decoding`.
     """
     rows, ring = token_B.shape[0], cache[0][0].shape[-2]
-    groups = rows // prefix.mask_QP.shape[0]
-    mask_BP = jnp.repeat(prefix.mask_QP, groups, axis=0)
+    mask_BP = _of_rows(prefix.mask_QP, rows, prefix.places)
     written_B1 = (column - start_B)[:, None]  # tokens of the row before this one
     age_1S = ((column - jnp.arange(ring)) % ring)[None]  # how many columns ago it was written
     position_B1 = mask_BP.sum(-1, keepdims=True) + written_B1
@@ -224,7 +226,8 @@ def decode(
             k, v, *shared = (x[None] for x in stacks) if alone else stacks
             own = (k, v, _visible(age_1S <= written_B1, window_B1S, kind))
             prefixes = (*shared, _visible(mask_BP, window_B1P, kind))
-            heads_BNH = block.attend_cache(q_BTNH[:, 0], own, prefixes, layer, cfg)
+            query_BNH = q_BTNH[:, 0]
+            heads_BNH = block.attend_cache(query_BNH, own, prefixes, layer, prefix.places, cfg)
             return heads_BNH[:, None], kept
 
         x_B1D, kept, _ = block.layer(x_B1D, w, cos_sin_B1[kind], attend, cfg)
@@ -252,6 +255,13 @@ def decode(
         (x_B1D, cache_kv, _), _ = jax.lax.scan(scanned, carry, layers)
         kept.append(cache_kv)
     return block.rms_norm(x_B1D[:, 0], params["norm_D"], cfg), tuple(kept)
+
+
+def _of_rows(x_QP: Array, rows: int, places: Places | None) -> Array:
+    """Return what the prefix of each row has."""
+    if places is None:
+        return jnp.repeat(x_QP, rows // x_QP.shape[0], axis=0)
+    return sharding.take(x_QP, places.place_ZM // places.row_ZQG.shape[2])
 
 
 def logits(params: Params, hidden_D: Array, cfg: ModelConfig) -> Array:

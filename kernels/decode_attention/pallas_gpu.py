@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from rlvr_kernels.decode_attention.places import to_places, to_rows
+
 LOW = -1e30  # score of a masked column; finite, since LOW - LOW must be 0
 SPAN, BLOCK = 256, 64  # columns of a program, and of one step of it
 LEAST = 16  # rows and depth of the smallest matrix product in Triton
@@ -28,6 +30,7 @@ def pallas_gpu(
     prefix_v_LQKPH,
     see_BP,
     layer,
+    places,
     scale,
     softcap,
     *,
@@ -35,19 +38,18 @@ def pallas_gpu(
 ):
     """Return decoding attention; a program skips the columns behind the last one that is seen."""
     (rows, heads, size), kv_heads, prompts = q_BNH.shape, k_LBKSH.shape[2], prefix_k_LQKPH.shape[1]
-    per_kv, group = heads // kv_heads, rows // prompts
+    per_kv = heads // kv_heads
     q_BKMH = q_BNH.astype(k_LBKSH.dtype).reshape(rows, kv_heads, per_kv, size)
-    q_QKxH = q_BKMH.reshape(prompts, group, kv_heads, per_kv, size).swapaxes(1, 2)
-    q_QKxH = q_QKxH.reshape(prompts, kv_heads, group * per_kv, size)
+    q_QKxH = to_places(q_BKMH, prompts, places).swapaxes(1, 2).reshape(prompts, kv_heads, -1, size)
     part = partial(
         _part, layer[None], per_row=per_kv, scale=scale, softcap=softcap, interpret=interpret
     )
     own = part(q_BKMH, k_LBKSH, v_LBKSH, see_BS[:, None])
-    shared = part(q_QKxH, prefix_k_LQKPH, prefix_v_LQKPH, see_BP.reshape(prompts, group, -1))
+    shared = part(q_QKxH, prefix_k_LQKPH, prefix_v_LQKPH, to_places(see_BP, prompts, places))
 
     def by_row(x_CQKxy):
-        x = x_CQKxy.reshape(-1, prompts, kv_heads, group, per_kv, *x_CQKxy.shape[4:])
-        return x.swapaxes(2, 3).reshape(-1, rows, kv_heads, per_kv, *x_CQKxy.shape[4:])
+        x = x_CQKxy.reshape(*x_CQKxy.shape[:3], -1, per_kv, *x_CQKxy.shape[4:])
+        return jax.vmap(lambda x_QKGMy: to_rows(x_QKGMy.swapaxes(1, 2), places))(x)
 
     both = [jnp.concatenate([a, by_row(b)]) for a, b in zip(own, shared, strict=True)]
     out_CBKMH, high_CBKM, sum_CBKM = both

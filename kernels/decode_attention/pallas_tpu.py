@@ -39,12 +39,19 @@ def pallas_tpu(
     prefix_v_LQKPH,
     see_BP,
     layer,
+    places,
     scale,
     softcap,
     *,
     interpret=False,
 ):
-    """Return decoding attention; cache blocks after the last one seen by a set are skipped."""
+    """Return decoding attention; cache blocks after the last one seen by a set are skipped.
+
+    Raises:
+      ValueError: there are places; the rows of a set are those of one prompt.
+    """
+    if places is not None:
+        raise ValueError("pallas_tpu takes no places")
     (rows, heads, size), (layers, _, kv_heads, columns, _) = q_BNH.shape, k_LBKSH.shape
     plan = _plan(q_BNH, k_LBKSH, prefix_k_LQKPH)
     by_set, per_kv = (rows // plan.group, plan.group), heads // kv_heads

@@ -13,14 +13,16 @@ def reference(
     prefix_v_LQKPH,
     see_BP,
     layer,
+    places,
     scale,
     softcap,
 ):
     """Return softmax(softcap(scale * q . k)) . v, with a copy of the prefix for every row."""
     (rows, heads, _), prompts, kv_heads = q_BNH.shape, prefix_k_LQKPH.shape[1], k_LBKSH.shape[2]
+    owner_B = jnp.arange(rows) // (rows // prompts) if places is None else _owners(places)
 
     def whole(prefix_LQKPH, own_LBKSH):
-        prefix_BKPH = jnp.repeat(prefix_LQKPH[layer], rows // prompts, axis=0)
+        prefix_BKPH = prefix_LQKPH[layer][owner_B]
         both = jnp.concatenate([prefix_BKPH, own_LBKSH[layer]], axis=2).astype(jnp.float32)
         return jnp.repeat(both, heads // kv_heads, axis=1)
 
@@ -31,3 +33,10 @@ def reference(
         score_BNC = softcap * jnp.tanh(score_BNC / softcap)
     weight_BNC = jax.nn.softmax(jnp.where(see_BC[:, None], score_BNC, -1e30), axis=-1)
     return jnp.einsum("bnc,bnch->bnh", weight_BNC, v_BNCH).astype(q_BNH.dtype)
+
+
+def _owners(places):
+    """Return the prompt of each row, numbered among all prompts."""
+    parts, prompts, group = places.row_ZQG.shape
+    owner_ZM = jnp.minimum(places.place_ZM // group, prompts - 1)
+    return (owner_ZM + prompts * jnp.arange(parts)[:, None]).reshape(-1)

@@ -11,6 +11,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from rlvr_kernels.decode_attention.places import to_places, to_rows
+
 READ = 4096  # rows times columns of a chunk, about
 NARROW, WIDE = 64, 512  # columns of a chunk, at least and at most
 
@@ -24,6 +26,7 @@ def xla(
     prefix_v_LQKPH,
     see_BP,
     layer,
+    places,
     scale,
     softcap,
 ):
@@ -36,12 +39,12 @@ def xla(
     q_BKMH = q_BNH.reshape(rows, kv_heads, heads // kv_heads, size)
 
     def by_prompt(x_BKMy):  # [Q, K, G * M, y]
-        x = x_BKMy.reshape(prompts, -1, *x_BKMy.shape[1:]).swapaxes(1, 2)
+        x = to_places(x_BKMy, prompts, places).swapaxes(1, 2)
         return x.reshape(prompts, kv_heads, -1, x.shape[-1])
 
     def by_row(x_QKxy):  # [B, K, M, y]
-        x = x_QKxy.reshape(prompts, kv_heads, rows // prompts, -1, x_QKxy.shape[-1])
-        return x.swapaxes(1, 2).reshape(rows, kv_heads, -1, x.shape[-1])
+        x = x_QKxy.reshape(prompts, kv_heads, -1, heads // kv_heads, x_QKxy.shape[-1])
+        return to_rows(x.swapaxes(1, 2), places)
 
     def of_layer(x_LBKSH, start, count):
         if len(x_LBKSH) == 1:  # unrolled layers: XLA's CPU backend takes longer for the other slice
@@ -63,11 +66,13 @@ def xla(
         weight = (jnp.exp(score - sums[0]) / sums[1]).astype(v.dtype)
         return jnp.einsum("bkms,bksh->bkmh", weight, v, preferred_element_type=jnp.float32)
 
-    see_BKMP = jnp.broadcast_to(see_BP[:, None, None], (*q_BKMH.shape[:3], prefix))
-    prefix_k_QKPH = of_layer(prefix_k_LQKPH, 0, prefix)
-    prefix_QKxP = score(by_prompt(q_BKMH), prefix_k_QKPH, by_prompt(see_BKMP))
-    nothing = jnp.full((*q_BKMH.shape[:3], 1), -1e30), jnp.zeros((*q_BKMH.shape[:3], 1))
-    sums = add(nothing, by_row(prefix_QKxP))
+    see_QG1P = to_places(see_BP, prompts, places)[:, :, None]
+    see_QGMP = jnp.broadcast_to(see_QG1P, (*see_QG1P.shape[:2], q_BKMH.shape[2], prefix))
+    see_Q1xP = see_QGMP.reshape(prompts, 1, -1, prefix)
+    prefix_QKxP = score(by_prompt(q_BKMH), of_layer(prefix_k_LQKPH, 0, prefix), see_Q1xP)
+    first_QKx = prefix_QKxP.shape[:3]
+    nothing = jnp.full((*first_QKx, 1), -1e30), jnp.zeros((*first_QKx, 1))
+    sums = tuple(by_row(x) for x in add(nothing, prefix_QKxP))
     chunk = math.gcd(columns, max(NARROW, min(WIDE, 1 << (READ // rows).bit_length() >> 1)))
     if chunk < NARROW or chunk == columns:
         own_BKMS = score(q_BKMH, of_layer(k_LBKSH, 0, columns), see_BS[:, None, None])

@@ -9,8 +9,8 @@ compute the same function; their results may differ by rounding.
 
 The layers are stacked and scanned, so that compile time does not grow with depth.  With
 `cfg.unroll` they are unrolled instead, and per-layer values are tuples with an entry for each
-layer.  Unrolled is faster on CPU, where a scan copies the weights, gradients and cache of each
-layer out of the stack and back.
+layer.  Unrolled is faster on CPU, where a scan copies the weights and gradients of each layer out
+of the stack and back.
 """
 
 from typing import Any, NamedTuple

@@ -216,7 +216,8 @@ def decode(
         alone = cache_kv[0].ndim == 4
 
         def attend(q_BTNH, *new_kv):
-            at = (() if alone else (layer,)) + (0, 0, column % ring, 0)
+            at: list[Array | int] = [0, 0, column % ring, 0]
+            at = at if alone else [layer, *at]
             heads_first = (x.swapaxes(1, 2).astype(cache_kv[0].dtype) for x in new_kv)
             kept = tuple(
                 jax.lax.dynamic_update_slice(x, new if alone else new[None], at)

@@ -680,7 +680,7 @@ def test_weights_are_gathered_once_and_not_for_every_column(
     names = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute"
     found = re.findall(rf" = (\S+) ({names})\(.*op_name=\"([^\"]*)", lowered.compile().as_text())
     in_loop = {shape for shape, _, where in found if "while" in where}
-    assert in_loop == {"s32[]", "pred[]"}
+    assert in_loop == ({"s32[]", "pred[]"} if slots else {"s32[]"})  # who waits, who writes
     assert "all-gather" in {kind for _, kind, where in found if "while" not in where}
 
 

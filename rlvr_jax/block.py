@@ -15,7 +15,7 @@ from rlvr_jax.structs import Array, Params
 from rlvr_kernels import dispatch
 from rlvr_kernels.attention import attention
 from rlvr_kernels.attention import earned as earned_attention
-from rlvr_kernels.decode_attention import DEFAULT, decode_attention
+from rlvr_kernels.decode_attention import DEFAULT, Places, decode_attention
 
 
 def embed(params: Params, token_BT: Array, cfg: ModelConfig) -> Array:
@@ -108,7 +108,7 @@ def attend_columns(
         impl = "xla"
     else:
         earned = earned_attention(q_BTNH.shape[1], near=False)
-        uneven = _uneven(q_BTNH.shape[0], cfg)
+        uneven = _uneven(q_BTNH.shape[0], k_BSKH.shape[2])
         impl = kernel_name(cfg, earned, uneven, tpu="splash", gpu="cudnn")
     op = partial(attention, scale=_scale(cfg), softcap=cfg.attention_softcap, impl=impl)
     if impl != "xla":
@@ -116,18 +116,33 @@ def attend_columns(
     return op(q_BTNH, k_BSKH, v_BSKH, exists_BS, *window_BTS)
 
 
-def attend_cache(q_BNH: Array, own, prefix, cfg: ModelConfig) -> Array:
+def attend_cache(
+    q_BNH: Array, own, prefix, layer: Array, places: Places | None, cfg: ModelConfig
+) -> Array:
     """Return the attention output [B, N, H] of one query per row.
 
-    `own` is (k, v, mask) of the row's cache and `prefix` is (k, v, mask) of its prompt, as
-    `rlvr_kernels.decode_attention` takes them.
+    `own` is (k, v, mask) of the rows' caches and `prefix` is (k, v, mask) of their prompts, as
+    `rlvr_kernels.decode_attention` takes them: with all layers, of which it reads the given one.
+    `places` says at which places of the prompts the rows are, if they are not all there.
     """
-    earned, uneven = dispatch.earned(DEFAULT), _uneven(q_BNH.shape[0], cfg)
+    earned, uneven = dispatch.earned(DEFAULT), _uneven(q_BNH.shape[0], own[0].shape[2])
     impl = kernel_name(cfg, earned, uneven, tpu="pallas_tpu", gpu="pallas_gpu")
     op = partial(decode_attention, scale=_scale(cfg), softcap=cfg.attention_softcap, impl=impl)
     if impl != "xla":
-        op = sharding.on_each_device(op, "BNH BKSH BKSH BS QKPH QKPH BP", "BNH")
-    return op(q_BNH, *own, *prefix)
+        op = sharding.on_each_device(op, "BNH LBKSH LBKSH BS LQKPH LQKPH BP - B", "BNH")
+    return op(q_BNH, *own, *prefix, layer, places)
+
+
+def takes_places(cfg: ModelConfig) -> bool:
+    """Return whether rows that are left of a group should share its prefix, at places.
+
+    Not on CPU, where empty places cost as much time as a prefix for each row; and the kernel for
+    TPUs takes no places.
+    """
+    if dispatch.platform() == "cpu":
+        return False
+    earned = dispatch.earned(DEFAULT)
+    return kernel_name(cfg, earned, tpu="pallas_tpu", gpu="pallas_gpu") != "pallas_tpu"
 
 
 def kernel_name(cfg: ModelConfig, earned: str, uneven: str = "", **names: str) -> str:
@@ -153,13 +168,13 @@ def kernel_name(cfg: ModelConfig, earned: str, uneven: str = "", **names: str) -
     return names[platform]
 
 
-def _uneven(rows: int, cfg: ModelConfig) -> str:
+def _uneven(rows: int, kv_heads: int) -> str:
     """Say which dimension of the arrays of attention the ambient mesh does not divide, if any."""
     mesh = jax.sharding.get_abstract_mesh()
     tensor = 1 if mesh.empty else mesh.shape["tensor"]
     if rows % (shards := sharding.data_shards()):
         return f"{rows} rows in {shards} shards"
-    return f"{cfg.kv_heads} kv heads in {tensor} shards" if cfg.kv_heads % tensor else ""
+    return f"{kv_heads} kv heads in {tensor} shards" if kv_heads % tensor else ""
 
 
 def _feedforward(h_BTD: Array, w: Params, cfg: ModelConfig) -> Array:

@@ -4,8 +4,8 @@ All slots write to the same column of the cache, so that a cache write is one
 `dynamic_update_slice`.  Each slot remembers the column at which its response starts, and the
 columns of the cache form a ring.  While some responses have not begun, a slot whose response
 has ended takes the next of them inside the compiled loop, without reading its prompt again.
-When all have begun, the slots that still write are moved into half as many slots each time this
-is possible, so that the batch shrinks.
+When all have begun, the slots that still write are moved into fewer slots each time this is
+possible, half as many on CPU, so that the batch shrinks.
 
     prompts -> begin -> (refill -> decode a column -> draw tokens)* -> (shrink)* -> Rollout
 """
@@ -15,9 +15,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import model, parameters, ragged, sampling, sharding
+from rlvr_jax import block, model, parameters, ragged, sampling, sharding
 from rlvr_jax.config import ModelConfig, SampleConfig
 from rlvr_jax.structs import Array, Params, Prompts, Rollout
+from rlvr_kernels import dispatch
+from rlvr_kernels.decode_attention import Places
 
 FEWEST = 2  # slots per data shard: shrinking further saves nothing
 
@@ -44,7 +46,7 @@ class Slots(NamedTuple):
     row_SM: Array  # int32, each slot's response, numbered within its shard; too large: free slot
     start_B: Array  # int32, column of that response's first token; `column` + 1: not drawn yet
     token_B: Array  # int32, the last token of that response
-    prefix: model.Prefix  # of each prompt or, once slots have been moved, of each slot
+    prefix: model.Prefix  # of each prompt or, if there are more prompts than slots, of each slot
     cache: model.Layers
 
 
@@ -183,16 +185,30 @@ def _write_and_shrink(
     def write(state: tuple[Slots, Written]) -> tuple[Slots, Written]:
         return write_column(params, *state, sampler, cfg)
 
-    while count:
-        fewer = count // 2 if count > FEWEST else 0
+    for fewer in [*slot_counts(count)[1:], 0]:
 
         def more_are_live(state: tuple[Slots, Written], fewer=fewer) -> Array:
             return jnp.max(jnp.sum(state[0].row_SM < waiting, -1)) > fewer
 
         slots, written = jax.lax.while_loop(more_are_live, write, state)
-        state = (shrink(slots, fewer, sampler.samples, waiting) if fewer else slots), written
-        count = fewer
+        if fewer:
+            slots = shrink(slots, fewer, sampler.samples, waiting, share=block.takes_places(cfg))
+        state = slots, written
     return state[1]
+
+
+def slot_counts(count: int) -> list[int]:
+    """Return how many slots per data shard there are from one move of slots to the next.
+
+    On CPU each number is half of the one before, down to FEWEST.  On an accelerator they are the
+    `ragged.coarse` ones: free slots cost less there, and compiling costs more.
+    """
+    if dispatch.platform() != "cpu":
+        return ragged.coarse(count, FEWEST)
+    counts = [count]
+    while counts[-1] > FEWEST:
+        counts.append(counts[-1] // 2)
+    return counts
 
 
 def write_column(
@@ -286,25 +302,41 @@ def refill(slots: Slots, written: Written, prefix: model.Prefix) -> tuple[Slots,
     return slots, written._replace(next_S=written.next_S + taken_S)
 
 
-def shrink(slots: Slots, count: int, samples: int, of_shard: int) -> Slots:
+def shrink(slots: Slots, count: int, samples: int, of_shard: int, *, share: bool) -> Slots:
     """Move the slots of each shard that still write into its first `count` slots.
 
     Each shard must have at most `count` such slots.  `samples` is the number of responses to a
-    prompt and `of_shard` the number of responses of a shard.
+    prompt and `of_shard` the number of responses of a shard.  Prefixes stay where they are and are
+    shared, as long as they are fewer than the slots; then, or without `share`, each slot gets its
+    own.
     """
     rows = slots.token_B.shape[0]
     free_SM = slots.row_SM >= of_shard
     index_SM = jnp.argsort(free_SM, axis=1, stable=True)[:, :count].astype(jnp.int32)
     row_SM = jnp.take_along_axis(slots.row_SM, index_SM, 1)
-    by_slot = slots.prefix.mask_QP.shape[0] == rows
+    prompts = slots.prefix.mask_QP.shape[0] // len(row_SM)  # of a shard
+    if share and prompts < count:
+        prefix = slots.prefix._replace(places=_places(row_SM, of_shard, samples))
+    else:
+        by_slot = prompts == rows // len(row_SM)
+        prefix = _take(slots.prefix, index_SM if by_slot else row_SM // samples)
     return Slots(
         column=slots.column,
         row_SM=row_SM,
         start_B=sharding.take(slots.start_B, index_SM),
         token_B=sharding.take(slots.token_B, index_SM),
-        prefix=_take(slots.prefix, index_SM if by_slot else index_SM // samples),
+        prefix=prefix,
         cache=jax.tree.map(lambda x: sharding.take(x, index_SM, model.ROWS), slots.cache),
     )
+
+
+def _places(row_SM: Array, of_shard: int, samples: int) -> Places:
+    """Return the places of responses among all responses of their prompts."""
+    shards, count = row_SM.shape
+    slot_SM = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), (shards, count))
+    nobody_B = jnp.full(shards * of_shard, count, jnp.int32)
+    slot_B = sharding.put(nobody_B, row_SM, slot_SM.reshape(-1))
+    return Places(slot_B.reshape(shards, -1, samples), row_SM)
 
 
 def _take(prefix: model.Prefix, owner_SM: Array) -> model.Prefix:

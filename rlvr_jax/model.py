@@ -9,8 +9,8 @@ compute the same function; their results may differ by rounding.
 
 The layers are stacked and scanned, so that compile time does not grow with depth.  With
 `cfg.unroll` they are unrolled instead, and per-layer values are tuples with an entry for each
-layer.  Unrolled is faster on CPU, where a scan copies the weights, gradients and cache of each
-layer out of the stack and back.
+layer.  Unrolled is faster on CPU, where a scan copies the weights and gradients of each layer out
+of the stack and back.
 """
 
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from rlvr_jax import block, parameters, positions, routing, sharding, vocabulary
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params
+from rlvr_kernels.decode_attention import Places
 from rlvr_kernels.token_logprob import earned
 
 # Keys and values [rows, K, columns, H].  Unrolled: one pair for each layer.  Scanned: a single
@@ -36,6 +37,7 @@ class Prefix(NamedTuple):
     kv: Layers  # keys and values [Q, K, P, H], with a layer dimension in front unless unrolled
     mask_QP: Array  # bool, which columns exist
     routed: routing.Routed | None = None  # of the columns that exist; None: no mixture of experts
+    places: Places | None = None  # of the rows of `decode`; None: B / Q adjacent rows share one
 
 
 def prefill(
@@ -196,12 +198,12 @@ def decode(
 
     `column` counts the calls of the decoding loop.  The cache is a ring: the token of loop column c
     is stored in cache column c modulo the size of the cache.  A row sees its prefix and its own
-    tokens since loop column `start_B`.  Rows that share a prefix must be adjacent.  `params` come
+    tokens since loop column `start_B`.  Rows that share a prefix must be adjacent, unless the
+    prefix has `places`.  `params` come
     from `parameters.for_decoding`.
     """
     rows, ring = token_B.shape[0], cache[0][0].shape[-2]
-    groups = rows // prefix.mask_QP.shape[0]
-    mask_BP = jnp.repeat(prefix.mask_QP, groups, axis=0)
+    mask_BP = _of_rows(prefix.mask_QP, rows, prefix.places)
     written_B1 = (column - start_B)[:, None]  # tokens of the row before this one
     age_1S = ((column - jnp.arange(ring)) % ring)[None]  # how many columns ago it was written
     position_B1 = mask_BP.sum(-1, keepdims=True) + written_B1
@@ -209,17 +211,25 @@ def decode(
     window_B1P = positions.windows(position_B1, positions.from_mask(mask_BP), cfg)
     cos_sin_B1 = positions.cos_sin(position_B1, cfg)
 
-    def run_layer(x_B1D, w, prefix_kv, kind, cache_kv, *layer):
+    def run_layer(x_B1D, w, kind, prefix_kv, cache_kv, layer):
+        """Of prefix and cache all layers are given, or one alone without a layer dimension."""
+        alone = cache_kv[0].ndim == 4
+
         def attend(q_BTNH, *new_kv):
-            at = (*layer, 0, 0, column % ring, 0)
+            at: list[Array | int] = [0, 0, column % ring, 0]
+            at = at if alone else [layer, *at]
             heads_first = (x.swapaxes(1, 2).astype(cache_kv[0].dtype) for x in new_kv)
             kept = tuple(
-                jax.lax.dynamic_update_slice(x, new.reshape(*[1] * len(layer), *new.shape), at)
+                jax.lax.dynamic_update_slice(x, new if alone else new[None], at)
                 for x, new in zip(cache_kv, heads_first, strict=True)
             )
-            own = (*(x[layer] for x in kept), _visible(age_1S <= written_B1, window_B1S, kind))
-            shared = (*prefix_kv, _visible(mask_BP, window_B1P, kind))
-            return block.attend_cache(q_BTNH[:, 0], own, shared, cfg)[:, None], kept
+            stacks = (*kept, *prefix_kv)
+            k, v, *shared = (x[None] for x in stacks) if alone else stacks
+            own = (k, v, _visible(age_1S <= written_B1, window_B1S, kind))
+            prefixes = (*shared, _visible(mask_BP, window_B1P, kind))
+            query_BNH = q_BTNH[:, 0]
+            heads_BNH = block.attend_cache(query_BNH, own, prefixes, layer, prefix.places, cfg)
+            return heads_BNH[:, None], kept
 
         x_B1D, kept, _ = block.layer(x_B1D, w, cos_sin_B1[kind], attend, cfg)
         return x_B1D, kept
@@ -230,19 +240,29 @@ def decode(
         run_layer = jax.jit(run_layer)  # traced once for all layers
         layers = _each_layer(params, prefix.kv, cfg)
         for (w, prefix_kv, kind), cache_kv in zip(layers, cache, strict=True):
-            x_B1D, cache_kv = run_layer(x_B1D, w, prefix_kv, kind, cache_kv)
+            x_B1D, cache_kv = run_layer(x_B1D, w, kind, prefix_kv, cache_kv, jnp.int32(0))
             kept.append(cache_kv)
     else:
         # The cache is carried, not scanned over: a scanned output would copy all of it per token.
+        # Nor is the prefix scanned over: a kernel would be given a copy of its layer.
         def scanned(carry, inputs):
             x_B1D, cache_kv, layer = carry
-            return (*run_layer(x_B1D, *inputs, cache_kv, layer), layer + 1), None
+            w, _, kind = inputs
+            x_B1D, cache_kv = run_layer(x_B1D, w, kind, prefix.kv[0], cache_kv, layer)
+            return (x_B1D, cache_kv, layer + 1), None
 
         carry = (x_B1D, cache[0], jnp.int32(0))
-        layers = _stacked_layers(params, prefix.kv, cfg)
+        layers = _stacked_layers(params, ((),), cfg)
         (x_B1D, cache_kv, _), _ = jax.lax.scan(scanned, carry, layers)
         kept.append(cache_kv)
     return block.rms_norm(x_B1D[:, 0], params["norm_D"], cfg), tuple(kept)
+
+
+def _of_rows(x_QP: Array, rows: int, places: Places | None) -> Array:
+    """Return what the prefix of each row has."""
+    if places is None:
+        return jnp.repeat(x_QP, rows // x_QP.shape[0], axis=0)
+    return sharding.take(x_QP, places.place_ZM // places.row_ZQG.shape[2])
 
 
 def logits(params: Params, hidden_D: Array, cfg: ModelConfig) -> Array:

@@ -19,8 +19,11 @@ import jax.numpy as jnp
 from rlvr_jax import adapters, model, parameters, sharding
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Metrics, Params, Rollout
+from rlvr_kernels import dispatch
 
 LEAST = 16  # columns of the narrowest width
+COARSE_LEAST = 64  # the same on an accelerator
+COARSE = (2, 4, 16, 64)  # what the longest is divided by on an accelerator
 
 Objective = Callable[[Params, model.Prefix, "Part"], tuple[Array, tuple[Metrics, Array, Any]]]
 
@@ -65,12 +68,21 @@ class Part(NamedTuple):
 def widths(columns: int) -> list[int]:
     """Return the compiled widths, widest first.
 
-    Each is half of the one before, rounded up; none but the first is below LEAST.
+    On CPU each is half of the one before, rounded up, and none but the first is below LEAST.  On an
+    accelerator they are the `coarse` ones: padding costs less there, and compiling costs more.
     """
+    if dispatch.platform() != "cpu":
+        return coarse(columns, COARSE_LEAST)
     halves = [columns]
     while halves[-1] > LEAST:
         halves.append(max(LEAST, -(-halves[-1] // 2)))
     return halves
+
+
+def coarse(whole: int, least: int) -> list[int]:
+    """Return a number and its shares by COARSE, rounded up, without those below `least`."""
+    shares = [-(-whole // share) for share in COARSE]
+    return [whole, *(share for share in shares if least <= share < whole)]
 
 
 def visit_parts(

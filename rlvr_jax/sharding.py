@@ -207,7 +207,10 @@ def decode_view(tensor: int) -> Iterator[None]:
         yield
         return
     shape = (mesh.shape["data"], mesh.shape["fsdp"] * mesh.shape["tensor"] // tensor, tensor)
-    with jax.sharding.use_abstract_mesh(AbstractMesh(shape, AXES, (AxisType.Auto,) * 3)):
+    types = (AxisType.Auto,) * 3
+    # With its device: the choice of implementations depends on the platform.
+    view = AbstractMesh(shape, AXES, types, abstract_device=mesh.abstract_device)
+    with jax.sharding.use_abstract_mesh(view):
         yield
 
 
@@ -320,11 +323,13 @@ def on_each_device(op, dims_in: str, dims_out: str):
     """Return `op` as a function that runs on each device, on the part of the arrays that is there.
 
     Kernels need this form: they see local arrays only.  `dims_in` and `dims_out` hold the
-    dimension letters of each array, separated by spaces.  Rows and heads (Q, B, N, K) are split
-    by `RULES`, all other dimensions are whole on every device.
+    dimension letters of each array, separated by spaces; "-" is a number.  Rows and heads
+    (Q, B, N, K) are split by `RULES`, all other dimensions are whole on every device.  An argument
+    may be a pytree of such arrays, all with the same letters.
     """
 
     def spec(dims: str) -> PartitionSpec:
+        dims = dims.strip("-")
         rules = {letter: RULES[letter] for letter in dims if letter in "QBNK"}
         return PartitionSpec(*(rules.get(letter) for letter in dims))
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlvr_jax import engine, likelihood, model, parameters, ragged, sampling, sharding
+from rlvr_jax import block, engine, likelihood, model, parameters, ragged, sampling, sharding
 from rlvr_jax.config import FAMILIES, MeshConfig, ModelConfig, SampleConfig
 from rlvr_jax.structs import Prompts, Rollout
 
@@ -597,11 +597,12 @@ MESHES = {"data": (8, 1, 1), "fsdp": (2, 4, 1), "all": (2, 2, 2), "tensor": (4, 
 
 
 @pytest.mark.parametrize("mesh, slots", [("data", 2), ("fsdp", 0), ("all", 3), ("tensor", 1)])
-def test_a_mesh_writes_what_one_device_writes(mesh, slots) -> None:
-    """Every shard refills its own slots from its own rows."""
+def test_a_mesh_writes_what_one_device_writes(mesh, slots, monkeypatch) -> None:
+    """Every shard refills its own slots from its own rows, and shares their prefixes."""
+    monkeypatch.setattr(block, "takes_places", lambda cfg: True)  # as on an accelerator
     cfg = dataclasses.replace(TINY, slots=slots)
     params, prompts = tiny_params(TINY), tiny_prompts(8)
-    key, columns, samples = jax.random.key(0), 10, 3
+    key, columns, samples = jax.random.key(0), 10, 5
     plain = plain_loop(params, prompts, samples, columns, TINY)
     mesh_cfg = MeshConfig(*MESHES[mesh])
     on = sharding.make_mesh(mesh_cfg)
@@ -662,21 +663,24 @@ def test_devices_that_share_weights_never_gather_them_whole() -> None:
     assert max(size for size, _ in sizes) == max(weights) // 4
 
 
-@pytest.mark.parametrize("unroll", [True, False])
-def test_weights_are_gathered_once_and_not_for_every_column(unroll) -> None:
+@pytest.mark.parametrize("unroll, slots, samples", [(True, 1, 3), (False, 1, 3), (False, 0, 5)])
+def test_weights_are_gathered_once_and_not_for_every_column(
+    unroll, slots, samples, monkeypatch
+) -> None:
     """Inside the loop, shards that split the weights tell each other when to stop; nothing else."""
-    cfg = dataclasses.replace(TINY, slots=1, unroll=unroll)
+    monkeypatch.setattr(block, "takes_places", lambda cfg: True)  # as on an accelerator
+    cfg = dataclasses.replace(TINY, slots=slots, unroll=unroll)
     mesh_cfg = MeshConfig(1, 8, 1)
     mesh = sharding.make_mesh(mesh_cfg)
     with jax.set_mesh(mesh):
         params = tiny_params(TINY)
         placed = jax.device_put(params, sharding.shard_tree(params, mesh, mesh_cfg))
         rows = sharding.place_rows(tiny_prompts(8), mesh)
-        lowered = write.lower(placed, rows, jax.random.key(0), (END,), 3, 10, PLAIN, cfg)
+        lowered = write.lower(placed, rows, jax.random.key(0), (END,), samples, 10, PLAIN, cfg)
     names = "all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute"
     found = re.findall(rf" = (\S+) ({names})\(.*op_name=\"([^\"]*)", lowered.compile().as_text())
     in_loop = {shape for shape, _, where in found if "while" in where}
-    assert in_loop == {"s32[]", "pred[]"}
+    assert in_loop == ({"s32[]", "pred[]"} if slots else {"s32[]"})  # who waits, who writes
     assert "all-gather" in {kind for _, kind, where in found if "while" not in where}
 
 
@@ -701,6 +705,48 @@ def test_rows_depend_neither_on_their_slot_nor_on_who_shares_it() -> None:
         near = dict(atol=1e-6, rtol=0)
         np.testing.assert_allclose(run.logprob_BR[mine], runs[0].logprob_BR[mine], **near)
         assert np.any(run.response_BR[:15] != runs[0].response_BR[:15])
+
+
+def test_a_prefix_is_shared_as_long_as_prompts_are_fewer_than_slots() -> None:
+    """Four rows of two prompts are left in slots, one place of the first prompt is empty."""
+    cfg, sampler = TINY, engine.Sampler(jax.random.key(0), (), 3, 10, PLAIN)
+    prompts = tiny_prompts(2)
+    params = parameters.for_decoding(tiny_params(cfg), cfg)
+    _, prefix = prefill(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
+    slots, _ = engine.begin(params, prefix, 6, sampler, cfg)
+    slots = slots._replace(row_SM=jnp.array([[0, 6, 2, 3, 4, 6]]))
+    four = engine.shrink(slots, 4, 3, 6, share=True)
+    assert four.row_SM.tolist() == [[0, 2, 3, 4]] == four.prefix.places.place_ZM.tolist()
+    assert four.prefix.places.row_ZQG.tolist() == [[[0, 4, 1], [2, 3, 4]]]
+    np.testing.assert_array_equal(four.prefix.mask_QP, prompts.prompt_mask_QP)
+    two = engine.shrink(four._replace(row_SM=jnp.array([[6, 2, 6, 4]])), 2, 3, 6, share=True)
+    alone = engine.shrink(slots, 4, 3, 6, share=False)
+    assert two.prefix.places is None is alone.prefix.places
+    np.testing.assert_array_equal(two.prefix.mask_QP, prompts.prompt_mask_QP)
+    np.testing.assert_array_equal(alone.prefix.mask_QP, prompts.prompt_mask_QP[[0, 0, 1, 1]])
+
+
+def test_slot_counts_are_few_on_an_accelerator(monkeypatch) -> None:
+    assert engine.slot_counts(48) == [48, 24, 12, 6, 3, 1]
+    monkeypatch.setattr(engine.dispatch, "platform", lambda: "tpu")
+    assert engine.slot_counts(512) == [512, 256, 128, 32, 8]
+    assert engine.slot_counts(5) == [5, 3, 2] and engine.slot_counts(1) == [1]
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+def test_what_accelerators_do_changes_no_token(unroll, monkeypatch) -> None:
+    """Few slot counts, and prefixes that the rows left of a group share."""
+    monkeypatch.setattr(block, "takes_places", lambda cfg: True)
+    monkeypatch.setattr(engine, "slot_counts", lambda count: ragged.coarse(count, 2))
+    params, prompts = tiny_params(TINY), tiny_prompts(3)
+    cfg = dataclasses.replace(TINY, unroll=unroll)
+
+    @jax.jit  # of its own: what was compiled before is not used again
+    def run(params, key):
+        sampler = engine.Sampler(key, (END,), 5, 10, PLAIN)
+        return engine.generate(params, prompts, sampler, cfg)[0]
+
+    assert_same(run(params, jax.random.key(0)), plain_loop(params, prompts, 5, 10, TINY))
 
 
 def test_the_long_tail_costs_what_it_holds() -> None:

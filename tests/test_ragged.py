@@ -123,6 +123,26 @@ def test_widths_are_halves_down_to_sixteen() -> None:
     assert ragged.widths(16) == [16] and ragged.widths(1) == [1]
 
 
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_widths_are_few_on_an_accelerator(platform) -> None:
+    device = jax.sharding.AbstractDevice(device_kind="", num_cores=1, platform=platform)
+    mesh = jax.sharding.AbstractMesh((), (), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert ragged.widths(32_768) == [32_768, 16_384, 8192, 2048, 512]
+        assert ragged.widths(1000) == [1000, 500, 250]
+        assert ragged.widths(256) == [256, 128, 64]
+        assert ragged.widths(64) == [64] and ragged.widths(1) == [1]
+
+
+def test_parts_of_coarse_widths_hold_all_rows(monkeypatch) -> None:
+    monkeypatch.setattr(ragged, "widths", lambda columns: ragged.coarse(columns, 8))
+    lengths = np.array([0, 1, 8, 9, 32, 33, 64, 65, 128], np.int32)
+    (times, width, _, _), run = visitor.__wrapped__(128, 128)(lengths)
+    assert np.all(np.asarray(times)[1:] == 1) and int(run) >= lengths.sum()
+    assert np.all(np.asarray(width)[1:] >= lengths[1:])
+    assert set(np.asarray(width)[1:].tolist()) <= {128, 64, 32, 8}
+
+
 def test_shards_sort_their_own_rows() -> None:
     """A part is as wide as its longest row on any shard; no row leaves its shard."""
     cfg = MeshConfig(data=4, fsdp=2)

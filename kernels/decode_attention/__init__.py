@@ -6,9 +6,11 @@ Rows of one prompt share the keys and values of the prefix, which are stored onc
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 
 from rlvr_kernels.decode_attention.pallas_gpu import pallas_gpu
 from rlvr_kernels.decode_attention.pallas_tpu import pallas_tpu
+from rlvr_kernels.decode_attention.places import Places
 from rlvr_kernels.decode_attention.reference import reference
 from rlvr_kernels.decode_attention.xla import xla
 from rlvr_kernels.dispatch import choose_implementation
@@ -26,12 +28,14 @@ DEFAULT: dict[str, str] = {}  # platform -> name; "xla" until a kernel has earne
 
 def decode_attention(
     q_BNH: jax.Array,
-    k_BKSH: jax.Array,
-    v_BKSH: jax.Array,
+    k_LBKSH: jax.Array,
+    v_LBKSH: jax.Array,
     see_BS: jax.Array,
-    prefix_k_QKPH: jax.Array,
-    prefix_v_QKPH: jax.Array,
+    prefix_k_LQKPH: jax.Array,
+    prefix_v_LQKPH: jax.Array,
     see_BP: jax.Array,
+    layer: jax.Array | int = 0,
+    places: Places | None = None,
     *,
     scale: float,
     softcap: float = 0.0,
@@ -39,28 +43,40 @@ def decode_attention(
 ) -> jax.Array:
     """Return the attention output [B, N, H]: one float32 softmax over prefix and own columns.
 
-    Rows of one prompt are adjacent: row b continues prefix b // (B // Q).  The boolean masks
-    `see_BS` and `see_BP` say which own columns and prefix columns a row sees.  A row that sees
-    nothing gives finite but meaningless output.  Do not differentiate this function: not every
-    implementation has derivatives.
+    Keys and values come with all L layers, and `layer` (int32) is the number of the one to read:
+    a layer that is cut out of its stack before the call is copied.  Rows of one prompt are
+    adjacent: row b continues prefix b // (B // Q), unless `places` says where the rows are.  The
+    boolean masks `see_BS` and `see_BP` say which own columns and prefix columns a row sees.  A row
+    that sees nothing or has no place gives finite but meaningless output.  Do not differentiate
+    this function: not every implementation has derivatives.
 
     `impl` names an implementation.  None is the platform's in `DEFAULT`, or "xla".
 
     Raises:
-      ValueError: the shapes do not fit together, or there is no such implementation.
+      ValueError: the shapes do not fit together, there is no such implementation, or it takes no
+        places.
     """
-    (rows, heads, size), (_, kv_heads, columns, _) = q_BNH.shape, k_BKSH.shape
-    prompts, _, prefix, _ = prefix_k_QKPH.shape
-    fits = k_BKSH.shape == v_BKSH.shape == (rows, kv_heads, columns, size)
-    fits &= prefix_k_QKPH.shape == prefix_v_QKPH.shape == (prompts, kv_heads, prefix, size)
+    (rows, heads, size), (layers, _, kv_heads, columns, _) = q_BNH.shape, k_LBKSH.shape
+    _, prompts, _, prefix, _ = prefix_k_LQKPH.shape
+    fits = k_LBKSH.shape == v_LBKSH.shape == (layers, rows, kv_heads, columns, size)
+    fits &= prefix_k_LQKPH.shape == prefix_v_LQKPH.shape
+    fits &= prefix_k_LQKPH.shape == (layers, prompts, kv_heads, prefix, size)
     fits &= see_BS.shape == (rows, columns) and see_BP.shape == (rows, prefix)
-    if not fits or heads % kv_heads or rows % prompts:
+    fits &= jnp.shape(layer) == ()
+    if places is None:
+        fits &= rows % prompts == 0
+    else:
+        parts = len(places.place_ZM)
+        fits &= rows % parts == 0 and places.place_ZM.shape == (parts, rows // parts)
+        fits &= prompts % parts == 0 and places.row_ZQG.shape[:2] == (parts, prompts // parts)
+    if not fits or heads % kv_heads:
         raise ValueError(
-            f"q {q_BNH.shape}, k {k_BKSH.shape}, v {v_BKSH.shape}, see {see_BS.shape}, prefix k "
-            f"{prefix_k_QKPH.shape}, prefix v {prefix_v_QKPH.shape} and see {see_BP.shape} must "
-            "be [B, N, H], [B, K, S, H] twice, [B, S], [Q, K, P, H] twice and [B, P], with B a "
-            "multiple of Q and N of K"
+            f"q {q_BNH.shape}, k {k_LBKSH.shape}, v {v_LBKSH.shape}, see {see_BS.shape}, prefix k "
+            f"{prefix_k_LQKPH.shape}, prefix v {prefix_v_LQKPH.shape}, see {see_BP.shape} and "
+            f"layer {jnp.shape(layer)} must be [B, N, H], [L, B, K, S, H] twice, [B, S], "
+            "[L, Q, K, P, H] twice, [B, P] and [], with N a multiple of K, and B a multiple of Q "
+            "or places [Z, Q / Z, G] and [Z, B / Z]"
         )
     run = choose_implementation(impl, IMPLEMENTATIONS, DEFAULT)
-    own, prefixes = (k_BKSH, v_BKSH, see_BS), (prefix_k_QKPH, prefix_v_QKPH, see_BP)
-    return run(q_BNH, *own, *prefixes, scale, softcap)
+    own, prefixes = (k_LBKSH, v_LBKSH, see_BS), (prefix_k_LQKPH, prefix_v_LQKPH, see_BP)
+    return run(q_BNH, *own, *prefixes, jnp.asarray(layer, jnp.int32), places, scale, softcap)

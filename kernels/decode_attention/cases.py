@@ -1,10 +1,12 @@
 """Named cases: shapes and options, small ones for the tests and large ones for the benchmark."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from rlvr_kernels.decode_attention.places import Places
 from rlvr_kernels.noise import noise
 
 
@@ -21,51 +23,74 @@ class Case:
     size: int  # H, the head size
     softcap: float = 0.0
     dtype: str = "float32"
+    layers: int = 2  # L, of which one is read
+    left: int = 0  # rows that have left the batch; the others stand at places
 
     @property
     def rows(self) -> int:
-        """Return the number of rows B = prompts * group."""
-        return self.prompts * self.group
+        """Return the number of rows B = prompts * group - left."""
+        return self.prompts * self.group - self.left
 
 
 SMALL = {
     "one_block": Case(2, 3, 9, 12, heads=6, kv_heads=2, size=16),
     "many_blocks": Case(2, 2, 530, 650, heads=3, kv_heads=1, size=16),  # last ones not whole
     "many_rows": Case(1, 34, 20, 130, heads=2, kv_heads=2, size=16),  # more than one group's
+    "places": Case(3, 4, 9, 12, heads=6, kv_heads=2, size=16, left=7),
     "softcap": Case(2, 4, 16, 140, heads=4, kv_heads=2, size=24, softcap=2.0),
     "bfloat16": Case(2, 3, 40, 70, heads=4, kv_heads=2, size=16, dtype="bfloat16"),
 }
 LARGE = {
+    "smollm2_135m_half": Case(
+        8, 8, 256, 512, heads=9, kv_heads=3, size=64, dtype="bfloat16", left=32
+    ),
     "smollm2_135m": Case(8, 8, 256, 512, heads=9, kv_heads=3, size=64, dtype="bfloat16"),
     "qwen2.5_1.5b": Case(8, 8, 512, 2048, heads=12, kv_heads=2, size=128, dtype="bfloat16"),
 }
 
 
-def abstract(case: Case) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract(case: Case) -> dict[str, Any]:
     """Return shape and dtype of each array argument."""
     dtype = jnp.dtype(case.dtype)
-    own = jax.ShapeDtypeStruct((case.rows, case.kv_heads, case.columns, case.size), dtype)
-    prefix = jax.ShapeDtypeStruct((case.prompts, case.kv_heads, case.prefix, case.size), dtype)
-    return {
+    own = (case.layers, case.rows, case.kv_heads, case.columns, case.size)
+    prefix = (case.layers, case.prompts, case.kv_heads, case.prefix, case.size)
+    given = {
         "q_BNH": jax.ShapeDtypeStruct((case.rows, case.heads, case.size), dtype),
-        "k_BKSH": own,
-        "v_BKSH": own,
+        "k_LBKSH": jax.ShapeDtypeStruct(own, dtype),
+        "v_LBKSH": jax.ShapeDtypeStruct(own, dtype),
         "see_BS": jax.ShapeDtypeStruct((case.rows, case.columns), jnp.bool_),
-        "prefix_k_QKPH": prefix,
-        "prefix_v_QKPH": prefix,
+        "prefix_k_LQKPH": jax.ShapeDtypeStruct(prefix, dtype),
+        "prefix_v_LQKPH": jax.ShapeDtypeStruct(prefix, dtype),
         "see_BP": jax.ShapeDtypeStruct((case.rows, case.prefix), jnp.bool_),
+        "layer": jax.ShapeDtypeStruct((), jnp.int32),
     }
+    if case.left:
+        row = jax.ShapeDtypeStruct((1, case.prompts, case.group), jnp.int32)
+        given["places"] = Places(row, jax.ShapeDtypeStruct((1, case.rows), jnp.int32))
+    return given
 
 
-def inputs(case: Case) -> dict[str, jax.Array]:
+def inputs(case: Case) -> dict[str, Any]:
     """Return random arrays for the op, with masks as in a rollout; every row sees some columns."""
-    out = noise(abstract(case))
+    given = abstract(case)
+    places = given.pop("places", None)
+    out = noise(given)
     used_B = 1 + jnp.arange(case.rows) * (case.columns // 2) // case.rows
     pad_Q = jnp.arange(case.prompts) * (case.prefix // 2) // case.prompts
-    pad_B = jnp.repeat(pad_Q, case.group)
+    place_B = jnp.arange(case.rows)
+    if (
+        places is not None
+    ):  # of the places every other one is empty, up to the first that must not be
+        order = jnp.arange(case.prompts * case.group)
+        place_B = jnp.sort(jnp.concatenate([order[1::2], order[::2]])[: case.rows])
+        row = jnp.full(order.shape, case.rows).at[place_B].set(jnp.arange(case.rows))
+        places = Places(row.reshape(places.row_ZQG.shape).astype(jnp.int32), place_B[None])
+    pad_B = pad_Q[place_B // case.group]
     out["see_BS"] = jnp.arange(case.columns) < used_B[:, None]
     out["see_BP"] = jnp.arange(case.prefix) >= pad_B[:, None]
-    return {name: out[name] for name in abstract(case)}
+    out["layer"] = jnp.int32(case.layers - 1)
+    found = {name: out[name] for name in given}
+    return found if places is None else found | {"places": places}
 
 
 def options(case: Case) -> dict[str, float]:

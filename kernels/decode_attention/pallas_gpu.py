@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from rlvr_kernels.decode_attention.places import to_places, to_rows
+
 LOW = -1e30  # score of a masked column; finite, since LOW - LOW must be 0
 SPAN, BLOCK = 256, 64  # columns of a program, and of one step of it
 LEAST = 16  # rows and depth of the smallest matrix product in Triton
@@ -21,30 +23,33 @@ MOST = 64  # queries of a program
 
 def pallas_gpu(
     q_BNH,
-    k_BKSH,
-    v_BKSH,
+    k_LBKSH,
+    v_LBKSH,
     see_BS,
-    prefix_k_QKPH,
-    prefix_v_QKPH,
+    prefix_k_LQKPH,
+    prefix_v_LQKPH,
     see_BP,
+    layer,
+    places,
     scale,
     softcap,
     *,
     interpret=False,
 ):
     """Return decoding attention; a program skips the columns behind the last one that is seen."""
-    (rows, heads, size), kv_heads, prompts = q_BNH.shape, k_BKSH.shape[1], len(prefix_k_QKPH)
-    per_kv, group = heads // kv_heads, rows // prompts
-    q_BKMH = q_BNH.astype(k_BKSH.dtype).reshape(rows, kv_heads, per_kv, size)
-    q_QKxH = q_BKMH.reshape(prompts, group, kv_heads, per_kv, size).swapaxes(1, 2)
-    q_QKxH = q_QKxH.reshape(prompts, kv_heads, group * per_kv, size)
-    part = partial(_part, per_row=per_kv, scale=scale, softcap=softcap, interpret=interpret)
-    own = part(q_BKMH, k_BKSH, v_BKSH, see_BS[:, None])
-    shared = part(q_QKxH, prefix_k_QKPH, prefix_v_QKPH, see_BP.reshape(prompts, group, -1))
+    (rows, heads, size), kv_heads, prompts = q_BNH.shape, k_LBKSH.shape[2], prefix_k_LQKPH.shape[1]
+    per_kv = heads // kv_heads
+    q_BKMH = q_BNH.astype(k_LBKSH.dtype).reshape(rows, kv_heads, per_kv, size)
+    q_QKxH = to_places(q_BKMH, prompts, places).swapaxes(1, 2).reshape(prompts, kv_heads, -1, size)
+    part = partial(
+        _part, layer[None], per_row=per_kv, scale=scale, softcap=softcap, interpret=interpret
+    )
+    own = part(q_BKMH, k_LBKSH, v_LBKSH, see_BS[:, None])
+    shared = part(q_QKxH, prefix_k_LQKPH, prefix_v_LQKPH, to_places(see_BP, prompts, places))
 
     def by_row(x_CQKxy):
-        x = x_CQKxy.reshape(-1, prompts, kv_heads, group, per_kv, *x_CQKxy.shape[4:])
-        return x.swapaxes(2, 3).reshape(-1, rows, kv_heads, per_kv, *x_CQKxy.shape[4:])
+        x = x_CQKxy.reshape(*x_CQKxy.shape[:3], -1, per_kv, *x_CQKxy.shape[4:])
+        return jax.vmap(lambda x_QKGMy: to_rows(x_QKGMy.swapaxes(1, 2), places))(x)
 
     both = [jnp.concatenate([a, by_row(b)]) for a, b in zip(own, shared, strict=True)]
     out_CBKMH, high_CBKM, sum_CBKM = both
@@ -55,13 +60,13 @@ def pallas_gpu(
     return out_BKMH.reshape(rows, heads, size).astype(q_BNH.dtype)
 
 
-def _part(q_ZKXH, k_ZKSH, v_ZKSH, see_ZRS, *, per_row, scale, softcap, interpret):
+def _part(layer_1, q_ZKXH, k_LZKSH, v_LZKSH, see_ZRS, *, per_row, scale, softcap, interpret):
     """Return the partial softmaxes of C spans in float32: values, maximum and sum of weights.
 
     Z counts rows (own cache) or prompts (prefix).  The values [C, Z, K, X, H] are weighted by
     exp(score - maximum) and not yet divided by the sum [C, Z, K, X] of these weights.
     """
-    (sets, kv_heads, queries, size), columns = q_ZKXH.shape, k_ZKSH.shape[2]
+    (sets, kv_heads, queries, size), columns = q_ZKXH.shape, k_LZKSH.shape[3]
     whole = max(LEAST, pl.next_power_of_2(size))
     q_ZKXH = jnp.pad(q_ZKXH, ((0, 0), (0, 0), (0, 0), (0, whole - size)))
     block_x = min(MOST, max(LEAST, pl.next_power_of_2(queries)))
@@ -80,11 +85,12 @@ def _part(q_ZKXH, k_ZKSH, v_ZKSH, see_ZRS, *, per_row, scale, softcap, interpret
         compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
         interpret=interpret,
         name="decode_attention",
-    )(last_Z, q_ZKXH, k_ZKSH, v_ZKSH, see_ZRS.astype(jnp.int8))
+    )(layer_1, last_Z, q_ZKXH, k_LZKSH, v_LZKSH, see_ZRS.astype(jnp.int8))
     return out_CZKXH[..., :size], high_CZKX, sum_CZKX
 
 
 def _kernel(
+    layer_ref,
     last_ref,
     q_ref,
     k_ref,
@@ -101,7 +107,8 @@ def _kernel(
 ):
     """Write the partial softmax of one span, computed online over its blocks."""
     kv_heads, queries, whole = q_ref.shape[1:]
-    columns, size = k_ref.shape[2:]
+    columns, size = k_ref.shape[3:]
+    layer = layer_ref[0]
     z, kv = pl.program_id(0) // kv_heads, pl.program_id(0) % kv_heads
     start, span = pl.program_id(1) * block_x, pl.program_id(2)
     inside_x = start + jnp.arange(block_x) < queries
@@ -117,7 +124,7 @@ def _kernel(
         column_s = first + jnp.arange(BLOCK)
         inside_s = column_s < columns
         inside_sH = inside_s[:, None] & (at_sH < size)
-        at = (z, kv, jnp.broadcast_to(column_s[:, None], at_sH.shape), at_sH)
+        at = (layer, z, kv, jnp.broadcast_to(column_s[:, None], at_sH.shape), at_sH)
         k_sH = plgpu.load(k_ref.at[at], mask=inside_sH, other=0.0)
         v_sH = plgpu.load(v_ref.at[at], mask=inside_sH, other=0.0)
         score_xs = plgpu.dot(q_xH, k_sH, trans_b=True) * scale

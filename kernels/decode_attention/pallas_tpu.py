@@ -32,22 +32,30 @@ class Plan(NamedTuple):
 
 def pallas_tpu(
     q_BNH,
-    k_BKSH,
-    v_BKSH,
+    k_LBKSH,
+    v_LBKSH,
     see_BS,
-    prefix_k_QKPH,
-    prefix_v_QKPH,
+    prefix_k_LQKPH,
+    prefix_v_LQKPH,
     see_BP,
+    layer,
+    places,
     scale,
     softcap,
     *,
     interpret=False,
 ):
-    """Return decoding attention; cache blocks after the last one seen by a set are skipped."""
-    (rows, heads, size), (_, kv_heads, columns, _) = q_BNH.shape, k_BKSH.shape
-    plan = _plan(q_BNH, k_BKSH, prefix_k_QKPH)
+    """Return decoding attention; cache blocks after the last one seen by a set are skipped.
+
+    Raises:
+      ValueError: there are places; the rows of a set are those of one prompt.
+    """
+    if places is not None:
+        raise ValueError("pallas_tpu takes no places")
+    (rows, heads, size), (layers, _, kv_heads, columns, _) = q_BNH.shape, k_LBKSH.shape
+    plan = _plan(q_BNH, k_LBKSH, prefix_k_LQKPH)
     by_set, per_kv = (rows // plan.group, plan.group), heads // kv_heads
-    q = q_BNH.astype(k_BKSH.dtype).reshape(*by_set, kv_heads, per_kv, size)
+    q = q_BNH.astype(k_LBKSH.dtype).reshape(*by_set, kv_heads, per_kv, size)
     q = jnp.pad(q, ((0, 0), (0, 0), (0, 0), (0, plan.queries - per_kv), (0, 0)))
     q_ZKXH = q.swapaxes(1, 2).reshape(by_set[0], kv_heads, -1, size)
 
@@ -59,13 +67,14 @@ def pallas_tpu(
     place_S = jnp.arange(1, see_ZGS.shape[2] + 1, dtype=jnp.int32)
     last_Z = jnp.max(jnp.max(see_ZGS, axis=1) * place_S, axis=1)
     out_ZKXH = _call(
+        layer[None],
         (last_Z + (plan.block_s - 1)) // plan.block_s,
         q_ZKXH,
-        prefix_k_QKPH,
-        prefix_v_QKPH,
+        prefix_k_LQKPH,
+        prefix_v_LQKPH,
         grouped(see_BP, plan.block_p),
-        k_BKSH.reshape(*by_set, kv_heads, columns, size),
-        v_BKSH.reshape(*by_set, kv_heads, columns, size),
+        k_LBKSH.reshape(layers, *by_set, kv_heads, columns, size),
+        v_LBKSH.reshape(layers, *by_set, kv_heads, columns, size),
         see_ZGS,
         plan=plan,
         out_dtype=q_BNH.dtype,
@@ -77,10 +86,10 @@ def pallas_tpu(
     return out.swapaxes(1, 2).reshape(rows, heads, size)
 
 
-def _plan(q_BNH, k_BKSH, prefix_k_QKPH) -> Plan:
-    (rows, heads, size), (_, kv_heads, columns, _) = q_BNH.shape, k_BKSH.shape
-    prompts, _, prefix, _ = prefix_k_QKPH.shape
-    whole, item = rows // prompts, k_BKSH.dtype.itemsize
+def _plan(q_BNH, k_LBKSH, prefix_k_LQKPH) -> Plan:
+    (rows, heads, size), (_, _, kv_heads, columns, _) = q_BNH.shape, k_LBKSH.shape
+    _, prompts, _, prefix, _ = prefix_k_LQKPH.shape
+    whole, item = rows // prompts, k_LBKSH.dtype.itemsize
     most = max(1, min(whole, GROUP, VMEM // (128 * size * item)))
     group = next(g for g in range(most, 0, -1) if whole % g == 0)
     tile = 32 // item  # sublanes of a register
@@ -93,13 +102,14 @@ def _plan(q_BNH, k_BKSH, prefix_k_QKPH) -> Plan:
     )
 
 
-def _call(used_Z, q_ZKXH, prefix_k_QKPH, *others, plan: Plan, out_dtype, interpret, **numbers):
+def _call(layer_1, used_Z, q_ZKXH, *keys_and_values, plan: Plan, out_dtype, interpret, **numbers):
     """Run the kernel over the grid (set, kv head, block): blocks of the prefix, then of the caches.
 
+    `layer_1` is the number of the layer, which every block of keys and values is loaded from.
     `used_Z` says how many blocks of its caches each set needs.
     """
     sets, kv_heads, queries, size = q_ZKXH.shape
-    prefix, columns = prefix_k_QKPH.shape[2], others[2].shape[3]
+    prefix, columns = keys_and_values[0].shape[3], keys_and_values[3].shape[4]
     blocks_p, blocks_s = pl.cdiv(prefix, plan.block_p), pl.cdiv(columns, plan.block_s)
 
     def shared(j):
@@ -108,26 +118,26 @@ def _call(used_Z, q_ZKXH, prefix_k_QKPH, *others, plan: Plan, out_dtype, interpr
     def own(z, j, used):
         return jnp.clip(j - blocks_p, 0, jnp.maximum(used[z] - 1, 0))
 
-    q_spec = pl.BlockSpec((None, None, queries, size), lambda z, k, j, used: (z, k, 0, 0))
+    q_spec = pl.BlockSpec((None, None, queries, size), lambda z, k, j, layer, used: (z, k, 0, 0))
     prefix_spec = pl.BlockSpec(
-        (None, None, plan.block_p, size),
-        lambda z, k, j, used: (z // plan.splits, k, shared(j), 0),
+        (None, None, None, plan.block_p, size),
+        lambda z, k, j, layer, used: (layer[0], z // plan.splits, k, shared(j), 0),
     )
     see_p_spec = pl.BlockSpec(
-        (None, plan.group, plan.block_p), lambda z, k, j, used: (z, 0, shared(j))
+        (None, plan.group, plan.block_p), lambda z, k, j, layer, used: (z, 0, shared(j))
     )
     own_spec = pl.BlockSpec(
-        (None, plan.group, None, plan.block_s, size),
-        lambda z, k, j, used: (z, 0, k, own(z, j, used), 0),
+        (None, None, plan.group, None, plan.block_s, size),
+        lambda z, k, j, layer, used: (layer[0], z, 0, k, own(z, j, used), 0),
     )
     see_s_spec = pl.BlockSpec(
-        (None, plan.group, plan.block_s), lambda z, k, j, used: (z, 0, own(z, j, used))
+        (None, plan.group, plan.block_s), lambda z, k, j, layer, used: (z, 0, own(z, j, used))
     )
     of_prefix, of_rows = [prefix_spec] * 2 + [see_p_spec], [own_spec] * 2 + [see_s_spec]
     return pl.pallas_call(
         partial(_kernel, blocks_p=blocks_p, prefix=prefix, columns=columns, **numbers),
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=1,
+            num_scalar_prefetch=2,
             grid=(sets, kv_heads, blocks_p + blocks_s),
             in_specs=[q_spec, *of_prefix, *of_rows],
             out_specs=q_spec,
@@ -139,7 +149,7 @@ def _call(used_Z, q_ZKXH, prefix_k_QKPH, *others, plan: Plan, out_dtype, interpr
         ),
         interpret=interpret,
         name="decode_attention",
-    )(used_Z, q_ZKXH, prefix_k_QKPH, *others)
+    )(layer_1, used_Z, q_ZKXH, *keys_and_values)
 
 
 def _block(columns: int, bytes_per_column: int) -> int:
@@ -154,6 +164,7 @@ def _block(columns: int, bytes_per_column: int) -> int:
 
 
 def _kernel(
+    _,  # the layer, which only the blocks depend on
     used_ref,
     q_ref,
     prefix_k_ref,

@@ -4,19 +4,39 @@ import jax
 import jax.numpy as jnp
 
 
-def reference(q_BNH, k_BKSH, v_BKSH, see_BS, prefix_k_QKPH, prefix_v_QKPH, see_BP, scale, softcap):
+def reference(
+    q_BNH,
+    k_LBKSH,
+    v_LBKSH,
+    see_BS,
+    prefix_k_LQKPH,
+    prefix_v_LQKPH,
+    see_BP,
+    layer,
+    places,
+    scale,
+    softcap,
+):
     """Return softmax(softcap(scale * q . k)) . v, with a copy of the prefix for every row."""
-    (rows, heads, _), prompts, kv_heads = q_BNH.shape, len(prefix_k_QKPH), k_BKSH.shape[1]
+    (rows, heads, _), prompts, kv_heads = q_BNH.shape, prefix_k_LQKPH.shape[1], k_LBKSH.shape[2]
+    owner_B = jnp.arange(rows) // (rows // prompts) if places is None else _owners(places)
 
-    def whole(prefix_QKPH, own_BKSH):
-        prefix_BKPH = jnp.repeat(prefix_QKPH, rows // prompts, axis=0)
-        both = jnp.concatenate([prefix_BKPH, own_BKSH], axis=2).astype(jnp.float32)
+    def whole(prefix_LQKPH, own_LBKSH):
+        prefix_BKPH = prefix_LQKPH[layer][owner_B]
+        both = jnp.concatenate([prefix_BKPH, own_LBKSH[layer]], axis=2).astype(jnp.float32)
         return jnp.repeat(both, heads // kv_heads, axis=1)
 
-    k_BNCH, v_BNCH = whole(prefix_k_QKPH, k_BKSH), whole(prefix_v_QKPH, v_BKSH)
+    k_BNCH, v_BNCH = whole(prefix_k_LQKPH, k_LBKSH), whole(prefix_v_LQKPH, v_LBKSH)
     see_BC = jnp.concatenate([see_BP, see_BS], axis=1)
     score_BNC = scale * jnp.einsum("bnh,bnch->bnc", q_BNH.astype(jnp.float32), k_BNCH)
     if softcap:
         score_BNC = softcap * jnp.tanh(score_BNC / softcap)
     weight_BNC = jax.nn.softmax(jnp.where(see_BC[:, None], score_BNC, -1e30), axis=-1)
     return jnp.einsum("bnc,bnch->bnh", weight_BNC, v_BNCH).astype(q_BNH.dtype)
+
+
+def _owners(places):
+    """Return the prompt of each row, numbered among all prompts."""
+    parts, prompts, group = places.row_ZQG.shape
+    owner_ZM = jnp.minimum(places.place_ZM // group, prompts - 1)
+    return (owner_ZM + prompts * jnp.arange(parts)[:, None]).reshape(-1)

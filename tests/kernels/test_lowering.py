@@ -56,6 +56,8 @@ OPS = {
 }
 ALL = [(op, case) for op in OPS for case in [*OPS[op][1].SMALL, *OPS[op][1].LARGE]]
 OURS = [(op, case) for op, case in ALL if OPS[op][3]]
+# A case with places is refused by the kernel for TPUs.
+ON_TPU = [(op, case) for op, case in ALL if case not in ("places", "smollm2_135m_half")]
 
 
 def traced(op, name, impl):
@@ -63,7 +65,7 @@ def traced(op, name, impl):
     return make({**cases.SMALL, **cases.LARGE}[name], impl)
 
 
-@pytest.mark.parametrize("op, name", ALL)
+@pytest.mark.parametrize("op, name", ON_TPU)
 def test_kernels_lower_for_tpu(pretend, op, name) -> None:
     run, args = traced(op, name, OPS[op][2])
     with pretend("tpu"):
@@ -81,7 +83,7 @@ def test_kernels_lower_for_cuda(pretend, op, name) -> None:
 
 @pytest.mark.tpu_aot
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
-@pytest.mark.parametrize("op, name", ALL)
+@pytest.mark.parametrize("op, name", ON_TPU)
 def test_kernels_compile_for_tpu(pretend, op, name, topology) -> None:
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("needs a package: pip install libtpu")

@@ -77,8 +77,10 @@ def _arrange(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.n
     )
 
 
-def claim_mesh(cfg: MeshConfig) -> Mesh:
+def claim_mesh(cfg: MeshConfig, processes: int = 1) -> Mesh:
     """Return the mesh of `cfg`; on CPU, split the processor into as many devices as it needs.
+
+    Several processes give equal numbers of devices.
 
     JAX fixes the number of CPU devices when it is first used, so a process must call this function
     before any other that uses a device.
@@ -86,7 +88,8 @@ def claim_mesh(cfg: MeshConfig) -> Mesh:
     Raises:
       ValueError: as `make_mesh`.
     """
-    jax.config.update("jax_num_cpu_devices", cfg.data * cfg.fsdp * cfg.tensor)
+    share = cfg.data * cfg.fsdp * cfg.tensor // processes
+    jax.config.update("jax_num_cpu_devices", max(1, share))
     return make_mesh(cfg)
 
 
@@ -345,10 +348,35 @@ def on_each_device(op, dims_in: str, dims_out: str):
     )
 
 
+def own_rows(count: int, mesh: Mesh) -> np.ndarray:
+    """Return the numbers of the rows, of `count` in a batch, that devices of this process hold."""
+    split = NamedSharding(mesh, PartitionSpec(ROWS))
+    held = np.zeros(count, bool)
+    for index in split.addressable_devices_indices_map((count,)).values():
+        held[index] = True
+    return np.flatnonzero(held)
+
+
 def place_rows(tree, mesh: Mesh):
     """Return a pytree of host arrays as arrays on the mesh, split by their first (row) dimension.
 
-    Each process passes the rows of its own devices only.
+    Each process passes its `own_rows` only, in their order.
     """
     split = NamedSharding(mesh, PartitionSpec(ROWS))
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, x), tree)
+    if split.is_fully_addressable:
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(split, x), tree)
+    shards = math.prod(mesh.shape[axis] for axis in ROWS)
+    own = len(own_rows(shards, mesh))
+
+    def place(x):
+        count = len(x) * shards // own
+        number = {row: i for i, row in enumerate(own_rows(count, mesh).tolist())}
+
+        def part(index):
+            rows = range(*index[0].indices(count))
+            return x[number[rows[0]] : number[rows[-1]] + 1]
+
+        return jax.make_array_from_callback((count, *x.shape[1:]), split, part)
+
+    with jax.transfer_guard("allow"):  # this is an explicit transfer, whatever JAX takes it for
+        return jax.tree.map(place, tree)

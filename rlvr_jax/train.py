@@ -1,25 +1,33 @@
 """`python -m rlvr_jax.train --config FILE [key=value ...]`: run the stages of a config.
 
-Exit codes: 0 done; 2 the config, the data or the run folder needs a change; 130 and 143 stopped by
-Ctrl-C or SIGTERM with a checkpoint saved; 1 a defect of this program.
+On several hosts, start the same command on each of them (docs/scale.md).
+
+Exit codes: 0 done; 75 run the same command again: stopped by SIGTERM, by the end of --minutes or by
+the death of another process, with a checkpoint saved; 2 a person must change the config, the data
+or the run folder; 1 a defect of this program; 130 stopped by Ctrl-C, with a checkpoint saved.
 """
 
+import os
 import signal
 
-if __name__ == "__main__":  # the imports take seconds: Ctrl-C ends them without a traceback
+if __name__ == "__main__":  # the imports take seconds, and there is nothing to save yet
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(75))
 
 
 import argparse
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
 
 from rlvr_jax import sharding
 from rlvr_jax.config import Config, Stage
+from rlvr_jax.host.processes import start
+from rlvr_jax.host.processes.team import Team, TeamError
 from rlvr_jax.host.runs import compiles, log, report, settings
 from rlvr_jax.host.runs.checkpoint import CheckpointError
 from rlvr_jax.host.runs.ending import run_process
@@ -64,38 +72,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
     args = _arguments(argv)
     compiles.enable_disk_cache()
+    team = Team()
     try:
         cfg = settings.load(args.config, args.overrides)
-        train(cfg)
+        facts = settings.facts(cfg)
+        team = start.start(cfg.processes, facts)
+        log.console.quiet = not team.first
+        train(cfg, team, args.minutes, facts)
+        team.close()
     except Interrupted as stop:
-        log.say(f"{stop}; the same command goes on from here")
-        return 128 + stop.signum
-    except (ValueError, RunError, CheckpointError, OSError) as error:
-        log.say_aside(f"error: {error}")
-        return 2
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not _lacks_memory(error):
+        return team.end(stop.code, f"{stop}; the same command goes on from here", log.say)
+    except (ValueError, RunError, CheckpointError, TeamError, OSError) as error:
+        return team.end(2, f"error: {error}", log.say_aside)
+    except Exception as error:
+        if _lacks_memory(error):
+            reason = f"{error}".partition("\n")[0]
+            why = f"error: the memory is too small for these sizes: lower them ({reason})"
+            return team.end(2, why, log.say_aside)
+        if team.count == 1:
             raise
-        reason = f"{error}".partition("\n")[0]
-        log.say_aside(f"error: the memory is too small for these sizes: lower them ({reason})")
-        return 2
+        return team.end(1, f"error: {traceback.format_exc()}", log.say_aside)
     return 0
 
 
 def _lacks_memory(error: Exception) -> bool:
     signs = ("RESOURCE_EXHAUSTED", "Out of memory")
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+    told = isinstance(error, jax.errors.JaxRuntimeError) and any(x in str(error) for x in signs)
+    return isinstance(error, MemoryError) or told
 
 
-def train(cfg: Config) -> None:
+def train(cfg: Config, team: Team, minutes: float, facts: Mapping[str, str]) -> None:
     """Run all stages in order, without those that are finished; then write summary and report.
 
+    `team` is the processes of the run, `minutes` the time after which it saves and stops (0: no
+    limit), and `facts` what the config says (`settings.facts`).
+
     Raises ValueError, RunError, CheckpointError or OSError where the user has to change something,
-    and Interrupted after SIGTERM or Ctrl-C.
+    and Interrupted after SIGTERM, Ctrl-C or the end of the minutes.
     """
     check_config(cfg)
-    mesh = sharding.claim_mesh(cfg.mesh)
-    run = Run(cfg)
+    mesh = sharding.claim_mesh(cfg.mesh, team.count)
+    start.check_devices(team, mesh, facts)
+    run = Run(cfg, team=team, minutes=minutes)
     run.catch_signals()
     scratch.clean()
     memory_group.clean()
@@ -108,16 +126,17 @@ def train(cfg: Config) -> None:
         by_role = {"policy": ws, "grm": GrmWorkspace(ws) if cfg.uses_grm else ws}
         if cfg.data.tasks or cfg.data.sources:
             ws.write_problems()
-            if not run.begun():
+            if team.first and not run.begun():
                 references.check_references(ws)
         if cfg.reads_items:
             by_role["grm"].write_problems()
         for stage in cfg.stages:
             _run_stage(stage, by_role[stage.role])
-            if signum := run.check_signal():
+            if signum := run.agree_to_stop():
                 raise Interrupted(signum)
-        evaluate.summarise(ws)
-        report.write_report(run.folder)
+        if team.first:
+            evaluate.summarise(ws)
+            report.write_report(run.folder)
     log.say(f"report: {run.folder / 'report.html'}")
 
 
@@ -146,8 +165,18 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", type=Path, required=True, help="a YAML file")
+    parser.add_argument(
+        "--minutes", type=_minutes, default=0, help="save and stop after this time, exit code 75"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. rl.steps=20")
     return parser.parse_args(argv)
+
+
+def _minutes(text: str) -> float:
+    minutes = float(text)
+    if not 0 < minutes < 1e6:
+        raise ValueError
+    return minutes
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ LEVEL = {
 # The wings of the host code, and the wings that each may import.
 WINGS = {
     "files": set(),
+    "processes": set(),
     "text": {"files"},
     "weights": {"files"},
     "workers": set(),
@@ -64,7 +65,7 @@ WINGS = {
     "hardening": {"text"},
     "rules": {"problems", "text", "workers"},
     "verdicts": {"rules", "text", "workers"},
-    "runs": {"problems", "weights"},
+    "runs": {"problems", "processes", "weights"},
     "launching": {"runs"},
 }
 ENTRIES = {

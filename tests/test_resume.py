@@ -225,7 +225,7 @@ def test_kill_in_every_stage_before_rl(tmp_path, compiled, finished):
 
 def test_signals_save_and_the_same_command_goes_on(before_rl, finished):
     command = before_rl
-    for signum, exit_code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+    for signum, exit_code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
         command.start()
         more = command.lines("rl") + 3
         assert command.until(lambda n=more: command.lines("rl") >= n), command.wait()[1]

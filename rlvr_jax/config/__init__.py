@@ -37,6 +37,7 @@ from rlvr_jax.config.model import (
 from rlvr_jax.config.needs import Input, Part, Problems, Product
 from rlvr_jax.config.objective import AdvantageConfig, LossConfig, ReferenceConfig
 from rlvr_jax.config.presets import PRESETS, check_preset, fill_preset
+from rlvr_jax.config.processes import ProcessesConfig
 from rlvr_jax.config.reward import (
     AlarmConfig,
     AuditConfig,
@@ -87,6 +88,7 @@ __all__ = [
     "PrmConfig",
     "PrmStage",
     "Problems",
+    "ProcessesConfig",
     "Product",
     "ReferenceConfig",
     "RewardConfig",
@@ -135,6 +137,7 @@ class Config:
     )
     audit: AuditConfig = section(AuditConfig, "attacks on the reward, and their limits")
     mesh: MeshConfig = section(MeshConfig, "device mesh")
+    processes: ProcessesConfig = section(ProcessesConfig, "processes, where there are several")
     stages: tuple[Stage, ...] = field(
         default=(), metadata={"help": "stages in order; a rerun skips those that are finished"}
     )

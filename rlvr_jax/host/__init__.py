@@ -5,6 +5,7 @@ Its packages import each other in one direction only; tests/test_layers.py has t
     problems    problem sets: sources, splits, files on disk
     text        tokenizers, chat templates, prompts as token columns, final answers
     weights     pretrained models in and out: Hugging Face folders, GGUF files
+    processes   one process on each host: how they meet, agree, share rows and end
     workers     processes that run rules, with limits on time and memory
     rules       rewards from rules: mathematics, text, shape, user files
     verdicts    0/1 verdicts on answers: judges, agreement, what a verifier learns from

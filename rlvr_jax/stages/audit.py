@@ -142,7 +142,7 @@ def _score(ws: Workspace, score_all, records: list, ids: list[list[int]], jobs: 
     records, ids = records + [records[-1]] * missing, ids + [ids[-1]] * missing
     rollout = ws.place(_rollout(ids, finished, ws.cfg.data.response_columns))
     reward_B, _ = score_all(records, ws.place(ws.columns(records)), rollout, None)
-    return jax.device_get(reward_B)
+    return ws.fetch(reward_B)
 
 
 def _rollout(ids: list[list[int]], finished: list[bool], columns: int) -> Rollout:
@@ -194,7 +194,7 @@ def _search(ws: Workspace, stage: Sampling, frozen: Frozen, score_all) -> dict[s
         target = attack.Target(checks[::templates], masks[::templates], verdict)
         args = (target, ws.place(start.astype(np.int32)), visible_V, jax.random.key(cfg.seed))
         params = adapters.over(frozen.base, frozen.verifier)
-        return jax.device_get(search(params, *args, steps))
+        return ws.fetch(search(params, *args, steps))
 
     before, best = after(0), after(cfg.audit.search_steps)
     rows: Any = [[*around[0], *row.tolist(), *around[1], tok.eos[0]] for row in best.token_BR]

@@ -8,6 +8,7 @@ these items follows the policy that it pays.
 import json
 import random
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 from rlvr_jax.config import CompareStage
@@ -37,7 +38,13 @@ def run(stage: CompareStage, ws: Workspace) -> dict:
     owners = [records[row["problem"]] for row in rows]
     texts = [row["response"] for row in rows]
     with pool.Pool() as workers:
-        results = workers.map(jobs.grading_jobs(texts, owners, stage.rule))
+        graded = ws.divide(
+            lambda mine: workers.map(
+                jobs.grading_jobs([texts[i] for i in mine], [owners[i] for i in mine], stage.rule)
+            ),
+            len(texts),
+        )
+    results = [pool.Result(*result) for result in graded]
     answers: dict[str, dict[str, bool]] = defaultdict(dict)
     for row, result in zip(rows, results, strict=True):
         if result.status in ("ok", "none"):
@@ -49,14 +56,18 @@ def run(stage: CompareStage, ws: Workspace) -> dict:
             "more answers, or of a policy that is less sure"
         )
     items = items[: stage.items or len(items)]
-    path = ws.run.items(stage.name)
+    if ws.run.team.first:
+        _write(ws.run.items(stage.name), items)
+    log.say(f"{stage.name}: {len(items)} items of {len(rows)} responses")
+    return {"items": len(items), "responses": len(rows)}
+
+
+def _write(path: Path, items: list[preference.Item]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(preference.build_record(item), ensure_ascii=False) for item in items]
     part = path.with_suffix(".part")
     part.write_text("\n".join(lines) + "\n", encoding="utf-8")
     part.replace(path)
-    log.say(f"{stage.name}: {len(items)} items of {len(rows)} responses")
-    return {"items": len(items), "responses": len(rows)}
 
 
 def build_items(

@@ -14,7 +14,7 @@ from rlvr_jax import engine, prm, verifier
 from rlvr_jax.config import EvaluateStage, RewardConfig, RlStage, SampleConfig
 from rlvr_jax.host.hardening import trials
 from rlvr_jax.host.problems import task_answers
-from rlvr_jax.host.rules import jobs
+from rlvr_jax.host.processes import gathering
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.verdicts import voting
@@ -71,7 +71,7 @@ def run(stage: EvaluateStage, ws: Workspace) -> dict:
         result["verifier"] = agreement(sampled["reward"] > 0.5, sampled["oracle"] > 0.5)
         result["verifier_reward"] = accuracy(sampled["reward"], sampled["domain"])
         result["audit"] = _audit(stage, ws, judge)
-    log.write_json(ws.run.evaluation(stage.name), result)
+    ws.run.write_json(ws.run.evaluation(stage.name), result)
     log.say(
         f"{stage.name}: accuracy {result['accuracy']['all']:.1%}, "
         f"greedy {result['greedy']['all']:.1%}, exact match {result['exact_match']['all']:.1%}"
@@ -196,18 +196,19 @@ def _answers(
     out: dict[str, list] = {name: [] for name in names}
     with pool.Pool(seconds=stage.seconds) as workers:
         for number, records in enumerate(chunks(ws.problems("test"), batch)):
-            prompts = ws.place(ws.columns(padded(records, batch)))
+            prompts = ws.place_own(ws.columns(ws.own(padded(records, batch))))
             key = jax.random.fold_in(ws.key(stage.name), number)
             rollout, reward_B = write(params, judge, verdict, prompts, key)
             scores = rate(rollout) if rate else ()
-            rollout, reward_B, scores = jax.device_get((rollout, reward_B, scores))
+            rollout, reward_B, scores = ws.fetch((rollout, reward_B, scores))
             rows = range(len(records) * samples)
             for name, value_B in zip(("least", "sum"), scores, strict=False):
                 out[name] += [value_B[i] for i in rows]
             texts = [tok.decode(rollout.response_BR[i, : rollout.length_B[i]]) for i in rows]
             owners = [records[i // samples] for i in rows]
-            judged = workers.map(jobs.grading_jobs(texts, owners, stage.rule))
-            host_rewards.check_results(stage.rule, judged, texts)
+            mine = gathering.share_of(ws.run.team, len(texts))
+            shown, of_records = [texts[i] for i in mine], [owners[i] for i in mine]
+            judged = host_rewards.grade(stage.rule, mine, shown, of_records, ws, workers)
             for i, (text, record) in enumerate(zip(texts, owners, strict=True)):
                 finished = not rollout.truncated_B[i]
                 out["oracle"].append(judged[i].score * finished)

@@ -219,7 +219,7 @@ class Asker:
         rollout = rollout_of([ids for job in rows for ids in job.responses], self._columns)
         call = ws.replicate(np.uint32(number))
         found = self._score(self._judge, ws.place(prompts), ws.place(rollout), call)
-        reward_B, valid_X = jax.device_get(found)
+        reward_B, valid_X = ws.fetch(found)
         reward_Qm = reward_B.reshape(self._size, -1)
         invalid_Q = 1 - valid_X.reshape(self._size, -1).mean(1)
         return [

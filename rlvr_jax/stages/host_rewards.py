@@ -23,6 +23,7 @@ import numpy as np
 
 from rlvr_jax import adapters, grm, judging, step_metrics, verifier
 from rlvr_jax.config import Sampling
+from rlvr_jax.host.processes import gathering
 from rlvr_jax.host.rules import jobs
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import RunError
@@ -34,8 +35,8 @@ from rlvr_jax.structs import Array, Frozen, Prompts, Rollout, TrainState
 # (records, their placed prompts, rollout, on_error, key of the round if a model samples votes)
 # -> rewards [B] by name, metrics
 Rewarder = Callable[..., tuple[dict[str, Array], dict[str, Any]]]
-# (records, their placed prompts, rollout, texts of the rows, on_error, key of the round)
-# -> reward [B], metrics
+# (records, their placed prompts, rollout, texts of this process's rows, on_error, key of the round)
+# -> reward [B] of all rows, metrics
 Scorer = Callable[..., tuple[Any, dict[str, Any]]]
 _SAID: set[tuple[str, str]] = set()  # rules and statuses about which a sentence was printed
 WIDER = 2  # columns of an answer in the verifier's own tokens, for each column of the policy's
@@ -60,8 +61,9 @@ def rewarder(
         texts = response_texts(ws, rollout)
         reward_B, metrics = score(records, prompts, rollout, texts, on_error, key)
         rewards = {"reward": np.asarray(reward_B, np.float32)}
+        grade = functools.partial(score_by_rule, ws=ws, workers=workers, on_error=on_error)
         for name, rule in also.items():
-            rewards[name], _ = score_by_rule(rule, records, texts, rollout, workers, on_error)
+            rewards[name], _ = grade(rule, records, texts, rollout)
         return ws.place(rewards), metrics
 
     return reward
@@ -70,7 +72,7 @@ def rewarder(
 def scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -> Scorer:
     """Return a function that computes the outcome reward of a rollout on the host."""
     cfg = stage.reward
-    by_rule = functools.partial(score_by_rule, workers=workers)
+    by_rule = functools.partial(score_by_rule, ws=ws, workers=workers)
     ask = None
     if cfg.judged:
         ask = _foreign(stage, ws, frozen) if ws.cfg.verifier_tokenizer else _own(stage, ws, frozen)
@@ -90,7 +92,7 @@ def scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -
             metrics |= {f"gate/{Path(gate).stem}": float(passed_B.mean())}
         if ask is None:
             return rule_B * gate_B, metrics
-        judged_B, verdict_metrics = jax.device_get(ask(prompts, rollout, texts, key))
+        judged_B, verdict_metrics = ws.fetch(ask(prompts, rollout, texts, key))
         reward_B = combine(cfg.source, rule_B, judged_B)
         if cfg.ruled:
             differ_B = (rule_B >= 1) != (judged_B > 0.5)
@@ -116,42 +118,60 @@ def score_by_rule(
     records,
     texts: Sequence[str],
     rollout: Rollout,
+    ws: Workspace,
     workers: pool.Pool,
     on_error: str = "stop",
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Score each response with a rule, 0 where the response was truncated.
 
-    Returns the scores [B] and metrics of the workers.
+    `texts` are those of this process's rows, which its own workers grade.  Returns the scores [B]
+    of all rows, and metrics of all workers.
 
     Raises:
       RunError: the user's own rule failed on an answer, and `on_error` is `stop`.
     """
-    samples = len(texts) // len(records)
+    rows = len(rollout.length_B)
+    samples = rows // len(records)
     owners = [record for record in records for _ in range(samples)]
-    results = workers.map(jobs.grading_jobs(texts, owners, rule))
-    check_results(rule, results, texts, on_error)
+    numbers = ws.own_numbers(rows)
+    results = grade(rule, numbers, texts, [owners[i] for i in numbers], ws, workers, on_error)
     scores_B = np.array([result.score for result in results], np.float32)
-    return scores_B * ~jax.device_get(rollout.truncated_B), jobs.status_metrics(results)
+    return scores_B * ~ws.fetch(rollout.truncated_B), jobs.status_metrics(results)
 
 
-def check_results(
-    rule: str, results: Sequence[pool.Result], texts: Sequence[str], on_error: str = "stop"
-) -> None:
-    """Print the first error, the first crash and the first output of a rule in this process.
+def grade(
+    rule: str,
+    numbers: Sequence[int],
+    texts: Sequence[str],
+    owners: Sequence[Any],
+    ws: Workspace,
+    workers: pool.Pool,
+    on_error: str = "stop",
+) -> list[pool.Result]:
+    """Grade this process's rows of a batch with its own workers; return the results of all rows.
+
+    `numbers` are the numbers of these rows, `texts` their texts and `owners` their records.  The
+    first error, the first crash and the first output of a rule in this run are printed.
 
     Raises:
       RunError: the user's own rule failed on an answer, and `on_error` is `stop`.
     """
+    mine = workers.map(jobs.grading_jobs(texts, owners, rule))
     name = rule or "task"
-    if failure := jobs.first_reason(results, texts, "error"):
-        failure = f"the rule {name} failed: {failure}"
-        if on_error == "stop":
-            raise RunError(f"{failure}. Mend it, or set reward.on_error: zero")
-        _say_once(name, "error", failure)
-    if crash := jobs.first_reason(results, texts, "crash"):
-        _say_once(name, "crash", f"the rule {name} crashed, which scores 0: {crash}")
-    if printed := jobs.first_reason(results, texts, "ok"):
-        _say_once(name, "ok", f"the rule {name} {printed}")
+    reasons = {
+        status: jobs.first_reason(mine, texts, status) for status in ("error", "crash", "ok")
+    }
+    for told in ws.run.team.gather("reasons", reasons):
+        if failure := told["error"]:
+            failure = f"the rule {name} failed: {failure}"
+            if on_error == "stop":
+                raise RunError(f"{failure}. Mend it, or set reward.on_error: zero")
+            _say_once(name, "error", failure)
+        if told["crash"]:
+            _say_once(name, "crash", f"the rule {name} crashed, which scores 0: {told['crash']}")
+        if told["ok"]:
+            _say_once(name, "ok", f"the rule {name} {told['ok']}")
+    return [pool.Result(*x) for x in gathering.gather_rows(ws.run.team, numbers, mine)]
 
 
 def _say_once(rule: str, status: str, sentence: str) -> None:
@@ -169,8 +189,8 @@ def combine(source: str, rule_B: np.ndarray, judged_B: np.ndarray) -> np.ndarray
 
 
 def response_texts(ws: Workspace, rollout: Rollout) -> list[str]:
-    """Decode the text of each response."""
-    ids, lengths = jax.device_get((rollout.response_BR, rollout.length_B))
+    """Decode the text of each response in this process's rows."""
+    ids, lengths = ws.fetch_own((rollout.response_BR, rollout.length_B))
     return [ws.tokenizer.decode(row[:n]) for row, n in zip(ids, lengths, strict=True)]
 
 
@@ -223,7 +243,7 @@ def _foreign(stage: Sampling, ws: Workspace, frozen: Frozen):
         for i, ids in enumerate(ids_B):
             token_BR[i, : len(ids)] = ids
         length_B = np.array([len(ids) for ids in ids_B], np.int32)
-        token_BR, length_B = ws.place((token_BR, length_B))
+        token_BR, length_B = ws.place_own((token_BR, length_B))
         return judge(
             adapters.over(frozen.base, frozen.verifier),
             prompts,

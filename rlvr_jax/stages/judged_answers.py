@@ -45,7 +45,7 @@ def sample_answers(stage: LabelStage, ws: Workspace) -> Iterator[tuple[int, list
     for number, records in enumerate(chunks(ws.problems("label"), stage.batch)):
         prompts = ws.columns(padded(records, stage.batch))
         key = jax.random.fold_in(ws.key(stage.name), number)
-        rollout, answer_BR = jax.device_get(write(params, verdict, ws.place(prompts), key))
+        rollout, answer_BR = ws.fetch(write(params, verdict, ws.place(prompts), key))
         answers = answers_of_batch(records, rollout, answer_BR, stage, tok)
         yield len(records) * stage.samples, answers
 
@@ -137,25 +137,30 @@ class Collector:
 
         The first call of a resumed stage drops the lines of this step and later ones.
         """
-        if self._file is None:
-            self._file = collected.Writer(self._ws.run.collected(self._stage.name), number)
-        on_host = jax.device_get((rollout, self._mask(rollout, self._verdict)))
-        count = len(records) * self._stage.samples
+        ws, count = self._ws, len(records) * self._stage.samples
+        if self._file is None and ws.run.team.first:
+            self._file = collected.Writer(ws.run.collected(self._stage.name), number)
+        numbers = ws.own_numbers(len(rollout.length_B))
+        on_host = ws.fetch_own((rollout, self._mask(rollout, self._verdict)))
         share, name = self._stage.collect, self._stage.name
-        picked = [i for i in range(count) if collected.is_chosen(name, number, i, share)]
-        lines = (self._row(number, records, i, *on_host) for i in picked)
-        self._file.write(filter(None, lines))
+        rows: dict[int, Any] = {}
+        for at, i in enumerate(numbers):
+            if i < count and collected.is_chosen(name, number, i, share):
+                rows[i] = self._row(number, records[i // self._stage.samples], at, *on_host)
+        for theirs in ws.run.team.gather("answers", list(rows.items())):
+            rows |= dict(theirs)
+        if self._file is not None:
+            self._file.write(rows[i] for i in sorted(rows) if rows[i])
 
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
 
-    def _row(self, number: int, records, i: int, rollout, answer_BR: np.ndarray):
+    def _row(self, number: int, record, i: int, rollout, answer_BR: np.ndarray):
         final = _final_answer(rollout, answer_BR, i, self._ws.tokenizer)
         if final is None:
             return None
-        record = records[i // self._stage.samples]
         return {
             "step": number,
             "problem": record["key"],

@@ -40,11 +40,57 @@ def make_judge(stage: LabelStage, ws: Workspace) -> Judge:
     """Make the judge of a stage; the caller closes it."""
     cfg = stage.judge
     if cfg.kind == "rule":
-        return Rule(cfg.rule)
+        return Divided(Rule(cfg.rule), ws)
     if cfg.kind == "model":
         return ModelJudge(cfg, ws, stage.name)
     path = Path(cfg.cache) if cfg.cache else ws.run.replies(stage.name)
-    return http.Endpoint(cfg, path, ws.run.check_signal)
+    if not ws.run.team.first:
+        return Told(ws)
+    return Told(ws, http.Endpoint(cfg, path, ws.run.check_signal))
+
+
+class Divided:
+    """A Divided judge lets each process judge a share of the answers."""
+
+    def __init__(self, judge: Judge, ws: Workspace):
+        self._judge, self._ws = judge, ws
+
+    def __call__(self, answers: Sequence[str], records: Sequence[Record]) -> list[Votes]:
+        """Return the votes on each answer."""
+
+        def judge(numbers: list[int]) -> list[Votes]:
+            return self._judge([answers[i] for i in numbers], [records[i] for i in numbers])
+
+        return self._ws.divide(judge, len(answers))
+
+    def close(self) -> None:
+        """Free what the judge holds."""
+        self._judge.close()
+
+
+class Told:
+    """A Told judge asks in the first process only, which tells the others.
+
+    One process keeps to the budget of an endpoint and writes the file of its replies.
+    """
+
+    def __init__(self, ws: Workspace, judge: http.Endpoint | None = None):
+        self._judge, self._team = judge, ws.run.team
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return the counts of the judge."""
+        return self._judge.counts if self._judge else {}
+
+    def __call__(self, answers: Sequence[str], records: Sequence[Record]) -> list[Votes]:
+        """Return the votes on each answer."""
+        judge = self._judge
+        return self._team.share("votes", lambda: judge(answers, records) if judge else None)
+
+    def close(self) -> None:
+        """Free what the judge holds."""
+        if self._judge:
+            self._judge.close()
 
 
 class ModelJudge:
@@ -113,7 +159,7 @@ class ModelJudge:
         prompts = self._ws.place(Prompts(ids, mask, ids[:, :0], mask[:, :0]))
         self._calls += 1
         key = jax.random.fold_in(self._key, self._calls)
-        results = jax.device_get(self._read(self._params, prompts, key))[: len(prompt_ids)]
+        results = self._ws.fetch(self._read(self._params, prompts, key))[: len(prompt_ids)]
         if self._ids:
             return [[_sign(gap)] for gap in results]
         return [

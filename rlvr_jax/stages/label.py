@@ -36,9 +36,9 @@ def run(stage: LabelStage, ws: Workspace) -> dict:
             sampled += number
             answers += part
             votes += _votes(judge, part, ws)
-            if signum := ws.run.check_signal():
+            if signum := ws.run.agree_to_stop():
                 raise Interrupted(signum)
-        counts = dict(getattr(judge, "counts", {}))
+        counts = ws.run.team.share("counts", lambda: dict(getattr(judge, "counts", {})))
     verdicts = [agreement.majority(several) for several in votes]
     _refuse_silence(stage, votes, verdicts, counts)
     rows = _rows(answers, votes, verdicts, ws)
@@ -115,6 +115,8 @@ def _rows(answers: list[Answer], votes: list[Votes], verdicts, ws: Workspace) ->
 
 
 def _write(ws: Workspace, name: str, rows: list[dict]) -> None:
+    if not ws.run.team.first:
+        return
     path = ws.run.verdicts(name)
     path.parent.mkdir(exist_ok=True)
     part = path.with_suffix(".part")

@@ -36,10 +36,11 @@ def run(
 ) -> TrainState:
     """Run the steps of a stage, from its last checkpoint on if there is one; return the state.
 
-    `batch` is the number of records of a round, over all processes.  A step takes `stage.rounds`
-    such batches from `source` and calls `advance`, which returns the new state, metrics, and the
-    records that return to the queue for a later step.  `compiled` is the name of the jitted step,
-    whose compilations are counted; `shown` maps words on the progress bar to metrics.
+    `batch` is the number of records of a round, which every process has.  A step takes
+    `stage.rounds` such batches from `source` and calls `advance`, which returns the new state,
+    metrics, and the records that return to the queue for a later step.  `compiled` is the name of
+    the jitted step, whose compilations are counted; `shown` maps words on the progress bar to
+    metrics.
 
     A checkpoint holds the state, the position in the data, the records that wait and the length
     of metrics.jsonl.  A resume cuts off later lines and computes them again, to the same bytes.
@@ -48,20 +49,21 @@ def run(
       Interrupted: a signal asked the run to stop.
       RunError: an alarm stops the run, or too many updates in a row were not finite.
     """
-    shard = (jax.process_index(), jax.process_count())
-    stream = Stream(dataset.batches(source, batch // shard[1], ws.seed(stage.name), shard=shard))
+    stream = Stream(dataset.batches(source, batch, ws.seed(stage.name)))
+    team = ws.run.team
     rate = optim.learning_rate_schedule(stage.optim, stage.steps * stage.updates)
     compiles = Compiles()
     with Checkpoints(ws.run.checkpoints(stage.name)) as checkpoints:
         start, state = _restore(ws, stage, checkpoints, state, stream)
-        watch = Watch(stage, ws.run.metrics.load_rows(stage.name))
+        rows = team.share("metrics", lambda: ws.run.metrics.load_rows(stage.name))
+        watch = Watch(stage, rows)
         with contextlib.closing(log.Bar(stage.name, stage.steps, start)) as bar:
             for step in range(start + 1, stage.steps + 1):
                 began = time.monotonic()
-                records = stream.take(stage.rounds * batch // shard[1])
+                records = stream.take(stage.rounds * batch)
                 with guard_transfers():
                     state, values, unplaced = advance(state, records)
-                    values = jax.device_get(values)
+                    values = ws.fetch(values)
                 stream.give_back(unplaced)
                 seconds = time.monotonic() - began
                 values["policy/lr"] = np.float32(rate((step - 1) * stage.updates))
@@ -72,7 +74,7 @@ def run(
                 ws.run.metrics.write(stage.name, step, values)
                 bar.step(step, {word: float(values[key]) for word, key in shown.items()})
                 _refuse_divergence(ws, stage, step, state, records)
-                signum = ws.run.check_signal()
+                signum = ws.run.agree_to_stop()
                 planned = step == stage.steps or step % stage.save_every == 0
                 if signum or planned or watch.saves:
                     _save(ws, stage, checkpoints, step, state, stream)
@@ -103,7 +105,7 @@ def _restore(
       RunError: the checkpoint is one of another stage or config.
       ValueError: metrics.jsonl is not the file of that step.
     """
-    start = checkpoints.latest() or 0
+    start = ws.run.team.share("a checkpoint", checkpoints.latest) or 0
     if not start:
         ws.run.metrics.rewind(ws.run.metrics_start)
         return 0, state
@@ -197,7 +199,7 @@ def _refuse_divergence(ws: Workspace, stage: Trained, step: int, state, records:
     if not in_row:
         return
     dump = ws.run.folder / "dumps" / f"{stage.name}_step_{step:06d}.json"
-    log.write_json(dump, records)
+    ws.run.write_json(dump, records)
     log.say(f"step {step}: loss or gradient is not finite; update left out, batch in {dump}")
     if in_row >= stage.optim.max_skipped:
         which = "optim or of prm.optim" if state.prm else "optim"

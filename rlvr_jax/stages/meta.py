@@ -57,16 +57,14 @@ def run(stage: MetaStage, ws: GrmWorkspace) -> dict:
         return logits_QV[:, accept] - logits_QV[:, reject]
 
     def advance(state, records: list[Row]):
-        return *step(state, ws.place(encode_rows(records)), base), []
+        return *step(state, ws.place_own(encode_rows(ws.own(records))), base), []
 
     state = loop.run(
         ws, stage, state, learn_rows, stage.batch, advance, "supervised_step", {"loss": "loss"}
     )
     params = adapters.over(base, state.params)
     gaps = [
-        jax.device_get(verdict_gap(params, ws.place(encode_rows(padded(part, stage.batch)))))[
-            : len(part)
-        ]
+        ws.fetch(verdict_gap(params, ws.place(encode_rows(padded(part, stage.batch)))))[: len(part)]
         for part in chunks(held_rows, stage.batch)
     ]
     gap, truth = np.concatenate(gaps), np.array([row["verdict"] for row in held_rows])

@@ -52,7 +52,9 @@ def run(stage: PrmStage, ws: Workspace) -> dict:
 def fused_step(setup: Setup, ws: Workspace, state: TrainState, frozen: Frozen) -> Step:
     """Return the step as one compiled program."""
     take_step = ws.jit_step(functools.partial(prm_step.prm_step, setup=setup), state, UpdateResult)
-    return lambda state, records: take_step(state, frozen, ws.place(ws.columns(records)))
+    return lambda state, records: take_step(
+        state, frozen, ws.place_own(ws.columns(ws.own(records)))
+    )
 
 
 def split_step(
@@ -64,7 +66,7 @@ def split_step(
     update = ws.jit_step(functools.partial(prm_step.prm_update, setup=setup), state, UpdateResult)
 
     def take_step(state: TrainState, records: list[Any]) -> UpdateResult:
-        prompts = ws.place(ws.columns(records))
+        prompts = ws.place_own(ws.columns(ws.own(records)))
         rollout, _ = write(state, frozen, prompts)
         rewards, metrics = reward(
             records, prompts, rollout, host_rewards.on_rule_error(setup.stage, state)

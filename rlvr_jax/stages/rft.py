@@ -9,7 +9,9 @@ file has all judgements, because the meta RM learns from wrong ones too.
 import contextlib
 import functools
 import json
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -50,16 +52,18 @@ def run(stage: RftStage, ws: GrmWorkspace) -> dict:
     picked = dataset.keep(source, range(count))
     writer: Sampler | EndpointWriter
     writer = EndpointWriter(stage, ws) if stage.by_endpoint else Sampler(stage, ws)
-    with contextlib.closing(writer) as judge, part.open("w", encoding="utf-8") as file:
+    kept = part if ws.run.team.first else Path(os.devnull)  # one process writes
+    with contextlib.closing(writer) as judge, kept.open("w", encoding="utf-8") as file:
         for number, records in enumerate(chunks(picked, stage.batch)):
             for rows in _judge_items(stage, ws, judge, records, number):
                 _count(totals, rows)
                 for row in rows:
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            if signum := ws.run.check_signal():
+            if signum := ws.run.agree_to_stop():
                 raise Interrupted(signum)
             log.say(f"{stage.name}: {min((number + 1) * stage.batch, count)} of {count} items")
-    part.replace(path)
+    if ws.run.team.first:
+        part.replace(path)
     learned = max(totals["learned"], 1)
     log.say(
         f"{stage.name}: {totals['learned']} judgements to learn, {totals['hinted'] / learned:.1%} "
@@ -101,7 +105,7 @@ class Sampler:
             padded(list(items), size), padded(list(orders), size), hinted=hinted
         )
         result = self._judge(self._params, self._critic, self._ws.place(prompts), key, samples)
-        rollout, right = jax.device_get(result)
+        rollout, right = self._ws.fetch(result)
         rows = range(len(items) * samples)
         ids = [rollout.response_BR[i, : rollout.length_B[i]].tolist() for i in rows]
         exists = rollout.prompt_mask_QP
@@ -118,9 +122,10 @@ class EndpointWriter:
     """An EndpointWriter lets the model behind a chat endpoint judge items, from their text."""
 
     def __init__(self, stage: RftStage, ws: GrmWorkspace):
-        path = ws.run.replies(stage.name)
-        self._endpoint = http.Endpoint(stage.endpoint, path, ws.run.check_signal)
-        self._ws = ws
+        path, self._ws = ws.run.replies(stage.name), ws
+        self._endpoint: http.Endpoint | None = None
+        if ws.run.team.first:  # one process keeps to the budget, and tells the others
+            self._endpoint = http.Endpoint(stage.endpoint, path, ws.run.check_signal)
 
     def __call__(self, items, orders, key, samples: int, hinted: bool) -> Judged:
         """Judge items as `Sampler` does; a missing reply is an invalid judgement."""
@@ -130,9 +135,11 @@ class EndpointWriter:
             ws.prompter.text(item, order, hinted=hinted)
             for item, order in zip(items, orders, strict=True)
         ]
-        replies = [
-            reply or "" for several in self._endpoint.complete(texts, samples) for reply in several
-        ]
+        endpoint = self._endpoint
+        answers = ws.run.team.share(
+            "replies", lambda: endpoint.complete(texts, samples) if endpoint else None
+        )
+        replies = [reply or "" for several in answers for reply in several]
         ids = [[*ws.tokenizer.encode(reply), ws.tokenizer.eos[0]] for reply in replies]
         longest = ws.cfg.data.response_columns
         truncated = np.array([len(row) > longest for row in ids])
@@ -145,7 +152,8 @@ class EndpointWriter:
 
     def close(self) -> None:
         """Close the file of replies."""
-        self._endpoint.close()
+        if self._endpoint:
+            self._endpoint.close()
 
 
 def _best(item: preference.Item, order: Sequence[int]) -> int:

@@ -53,7 +53,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
         workers = stack.enter_context(pool.Pool(stage.reward.workers, stage.reward.seconds))
         hosted = sampled.is_split(stage, ws)
         encode = sampled.prompt_encoder(stage, ws, problems)
-        place = lambda records, number: ws.place(encode(records, number))  # noqa: E731
+        place = lambda records, number: ws.place_own(encode(ws.own(records), number))  # noqa: E731
         take_step = (
             split_step(setup, ws, state, frozen, workers, place)
             if hosted
@@ -66,7 +66,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
             if number == 1:
                 extra |= sampled.audit_reward(ws, stage, frozen, workers)
             result = take_step(state, records)
-            fates = list(zip(records, jax.device_get(result.fate_X), strict=True))
+            fates = list(zip(records, ws.fetch(result.fate_X), strict=True))
             placed = [record for record, fate in fates if fate == prompt_filter.PLACED]
             unused = (prompt_filter.UNTRIED, prompt_filter.SURPLUS)
             waiting = [record for record, fate in fates if fate in unused]
@@ -145,7 +145,7 @@ def split_step(
         outcome = Outcome(rewards)
         if greedy is not None:
             outcome = outcome._replace(greedy=reward(records, prompts, greedy, on_error, key)[0])
-        return rollout, decoded, greedy, outcome, jax.device_get(metrics)
+        return rollout, decoded, greedy, outcome, ws.fetch(metrics)
 
     def draw(state: TrainState, records: list[Any]) -> tuple[prompt_filter.Held, dict[str, Any]]:
         """Do the same as `step.draw`, with the host's rewards."""
@@ -190,14 +190,18 @@ def _show_samples(
 
     Returns the mean reward minus the mean score of the oracle.
     """
-    rollout, reward_B, advantage_B = jax.device_get(
-        (result.rollout, result.reward_B, result.advantage_B)
-    )
+    rollout, reward_B, advantage_B = ws.fetch((result.rollout, result.reward_B, result.advantage_B))
     tok, rows = ws.tokenizer, []
-    for i, reward in enumerate(reward_B[: len(records) * stage.samples]):
-        record, length = records[i // stage.samples], int(rollout.length_B[i])
+    count = len(records) * stage.samples
+    texts = [tok.decode(rollout.response_BR[i, : rollout.length_B[i]]) for i in range(count)]
+    owners = [record for record in records for _ in range(stage.samples)]
+    oracles = ws.divide(
+        lambda mine: [oracle_score(stage, texts[i], owners[i], float(reward_B[i])) for i in mine],
+        count,
+    )
+    for i, (reward, text, oracle) in enumerate(zip(reward_B, texts, oracles, strict=False)):
+        record, length = owners[i], int(rollout.length_B[i])
         ids = rollout.response_BR[i, :length]
-        text = tok.decode(ids)
         rows.append(
             {
                 "step": number,
@@ -207,7 +211,7 @@ def _show_samples(
                 "response": text,
                 "reward": reward,
                 "advantage": advantage_B[i],
-                "oracle": oracle_score(stage, text, record, reward),
+                "oracle": oracle,
                 "truncated": bool(rollout.truncated_B[i]),
                 "pieces": tok.pieces(ids),
                 "piece_values": rollout.logprob_BR[i, :length],

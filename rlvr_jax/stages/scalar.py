@@ -131,7 +131,7 @@ class Scorer:
         ws, count = self._ws, len(items)
         texts = self._encoder.encode(padded(items, self._size))
         key = jax.random.fold_in(key, vote)
-        value_B, length_B = jax.device_get(self._run(self._models, ws.place(texts), key, sample))
+        value_B, length_B = ws.fetch(self._run(self._models, ws.place(texts), key, sample))
         exists_IN = texts.ranking.exists_BN[:count]
         value_IN = value_B.reshape(self._size, -1)[:count].astype(np.float64)
         length_IN = length_B.reshape(self._size, -1)[:count]

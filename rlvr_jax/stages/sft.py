@@ -26,9 +26,9 @@ def run(stage: SftStage, ws: Workspace) -> dict:
     )
 
     def advance(state, records):
-        pairs = [(ws.encode_prompt(r), ws.encode_demonstration(r)) for r in records]
+        pairs = [(ws.encode_prompt(r), ws.encode_demonstration(r)) for r in ws.own(records)]
         columns, budget = cfg.data.prompt_columns, cfg.data.response_columns
-        rows = ws.place(template.build_supervised_rollout(pairs, columns, budget, "prompt"))
+        rows = ws.place_own(template.build_supervised_rollout(pairs, columns, budget, "prompt"))
         return *step(state, rows, base), []
 
     source = ws.demonstrations(stage)

@@ -12,8 +12,14 @@ from rlvr_jax.stages.workspace import Workspace
 def run(stage: TokenizerStage, ws: Workspace) -> dict:
     """Train a tokenizer on the text of the sft problems, and return the result for its marker file.
 
-    The text is their prompts, references and demonstrations, and those of preference items.
+    The text is their prompts, references and demonstrations, and those of preference items.  The
+    first process trains, and the others wait for its file.
     """
+    ws.run.team.share("a tokenizer", lambda: _train(ws))
+    return {"pieces": ws.tokenizer.vocab}
+
+
+def _train(ws: Workspace) -> None:
     cfg, texts = ws.cfg, list[str]()
     if cfg.data.sft and (cfg.data.tasks or cfg.data.sources):
         for record in dataset.each(dataset.open_split(ws.data, "sft")):
@@ -25,4 +31,3 @@ def run(stage: TokenizerStage, ws: Workspace) -> dict:
     lines = [line for text in texts for line in text.split("\n")]
     vocab = cfg.grm.vocab if cfg.uses_grm else cfg.model.vocab
     tokenizers.train(lines, vocab, ws.run.tokenizer_file)
-    return {"pieces": ws.tokenizer.vocab}

@@ -55,13 +55,13 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
         """Return log p(accept) - log p(reject) of each record."""
         gaps = [np.zeros(0)]
         for part in chunks(records, stage.batch):
-            rows = ws.place(encode_rows(padded(part, stage.batch)))
+            rows = ws.place_own(encode_rows(ws.own(padded(part, stage.batch))))
             gap_B = verdict_gap(adapters.over(base, params), rows)
-            gaps.append(jax.device_get(gap_B)[: len(part)])
+            gaps.append(ws.fetch(gap_B)[: len(part)])
         return np.concatenate(gaps)
 
     def advance(state: TrainState, records: list[Row]):
-        state, metrics = step(state, ws.place(encode_rows(records)), base)
+        state, metrics = step(state, ws.place_own(encode_rows(ws.own(records))), base)
         # On the last line of the metrics, which a resumed run has too.
         if int(jax.device_get(state.step)) == stage.steps:
             result = measure(functools.partial(ask, state.params), held_rows, wrong_rows)

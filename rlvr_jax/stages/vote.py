@@ -50,7 +50,7 @@ def run(stage: VoteStage, ws: GrmWorkspace) -> dict:
         drawn = [ask(of_batch, key, vote + 1, stage.sample) for vote in range(stage.votes[-1])]
         sampled.append(_join([ballot for ballot, _ in drawn], 1))
         lengths += [length, *(length for _, length in drawn)]
-        if signum := ws.run.check_signal():
+        if signum := ws.run.agree_to_stop():
             raise Interrupted(signum)
     domains = [item.domain for item in items]
     count = np.array([len(item.responses) for item in items])
@@ -71,8 +71,9 @@ def run(stage: VoteStage, ws: GrmWorkspace) -> dict:
         str(k): _count(stage, every.first(k), chance[:, :k], domains) for k in stage.votes
     }
     path = ws.run.evaluation(stage.name)
-    log.write_json(path, result)
-    path.with_suffix(".svg").write_text(vote_picture.draw(result), encoding="utf-8")
+    ws.run.write_json(path, result)
+    if ws.run.team.first:
+        path.with_suffix(".svg").write_text(vote_picture.draw(result), encoding="utf-8")
     _show(stage, result)
     return result
 
@@ -137,7 +138,7 @@ class Voter:
         stream = np.array([zlib.crc32(row[mask].tobytes()) for row, mask in pairs], np.uint32)
         placed = ws.place((prompts, stream))
         key = jax.random.fold_in(key, vote)
-        result = jax.device_get(self._run(self._judge, *placed, key, sample))
+        result = ws.fetch(self._run(self._judge, *placed, key, sample))
         read, sound, chance, length = jax.tree.map(lambda x: x[: len(items)], result)
         score_IN = np.zeros_like(read.score_BN)
         for i, order in enumerate(orders):

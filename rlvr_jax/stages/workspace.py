@@ -7,7 +7,7 @@ stages left behind.
 import functools
 import itertools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from rlvr_jax.config import Config, DataConfig, ModelConfig, SftStage
 from rlvr_jax.host import rules, weights
 from rlvr_jax.host.problems import dataset, sources
 from rlvr_jax.host.problems.sources import origin
+from rlvr_jax.host.processes import gathering
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import Run, RunError, tokenizer_path
 from rlvr_jax.host.text import template
@@ -215,12 +216,15 @@ class Workspace:
     def write_problems(self) -> None:
         """Write the problems of the config, unless the run folder already holds them.
 
-        If the data have changed and the run has no results yet (`Run.begun`), the problems are
-        written again.
+        The first process writes, and the others wait for it.  If the data have changed and the run
+        has no results yet (`Run.begun`), the problems are written again.
 
         Raises:
           RunError: the data have changed, and the run has results; or this process may only read.
         """
+        self.run.team.share(f"the problems in {self.data.name}", self._write_problems)
+
+    def _write_problems(self) -> None:
         cfg = self.cfg.data
         counts = {k: getattr(cfg, k) for k in ("sft", "label", "train", "test") if getattr(cfg, k)}
         now = origin.compute_origin(cfg, counts, self.cfg.seed)
@@ -328,8 +332,41 @@ class Workspace:
         return jax.jit(function, donate_argnums=0, out_shardings=kept)
 
     def place(self, tree):
-        """Place host arrays on the mesh, split by row."""
+        """Place host arrays with all rows of a batch on the mesh, split by row."""
+        return self.place_own(jax.tree.map(self.own, tree))
+
+    def place_own(self, tree):
+        """Place host arrays with this process's rows of a batch on the mesh, split by row."""
         return sharding.place_rows(tree, self.mesh)
+
+    def own(self, rows):
+        """Return this process's rows of a batch; `rows` is a list or an array with all of them."""
+        if self.run.team.count == 1:
+            return rows
+        numbers = self.own_numbers(len(rows))
+        return [rows[i] for i in numbers] if isinstance(rows, list) else rows[numbers]
+
+    def own_numbers(self, count: int) -> list[int]:
+        """Return the numbers of this process's rows, of `count` in a batch."""
+        if self.run.team.count == 1:
+            return list(range(count))
+        return sharding.own_rows(count, self.mesh).tolist()
+
+    def fetch(self, tree):
+        """Return device arrays as numpy arrays with all rows, in every process."""
+        return gathering.fetch(tree)
+
+    def fetch_own(self, tree):
+        """Return device arrays as numpy arrays with this process's rows of the batch."""
+        return gathering.fetch_own(tree, self.mesh)
+
+    def divide(self, work: Callable[[list[int]], Sequence[Any]], count: int) -> list[Any]:
+        """Return what `work` gives for numbers from 0 on, with an equal share in each process.
+
+        Values are plain JSON.
+        """
+        numbers = gathering.share_of(self.run.team, count)
+        return gathering.gather_rows(self.run.team, numbers, work(numbers))
 
     def replicate(self, tree):
         """Place host arrays on the mesh, whole on every device."""

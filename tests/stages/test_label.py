@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rlvr_jax.config import JudgeConfig, LabelStage
+from rlvr_jax.host.processes.team import Team
 from rlvr_jax.host.runs.folder import Interrupted, RunError
 from rlvr_jax.stages import judged_answers, judges, label
 from rlvr_jax.stages.judged_answers import Answer
@@ -61,7 +62,9 @@ def labelled(tmp_path, monkeypatch):
         )
         monkeypatch.setattr(judged_answers, "load_answers", judged_answers.sample_answers)
         path = tmp_path / "verdicts" / "label.jsonl"
-        runs = SimpleNamespace(verdicts=lambda name: path, check_signal=lambda: signum)
+        runs = SimpleNamespace(
+            verdicts=lambda name: path, agree_to_stop=lambda: signum, team=Team()
+        )
         tok = SimpleNamespace(decode=lambda ids: str(ids[0]))
         stage = LabelStage(judge=JudgeConfig(**judge), answers=answers)
         try:

@@ -139,37 +139,32 @@ def batches(
     seed: int,
     *,
     repeat: bool = True,
-    shard: tuple[int, int] = (0, 1),
 ) -> grain.DatasetIterator[list[Record]]:
     """Iterate over shuffled batches of `batch_size` records.
 
-    `shard` holds the number of this process, from 0, and the number of processes. With `repeat` the
-    iterator is endless; without, it ends after one epoch. Every epoch has its own order, which
-    depends only on `seed` and the epoch. Process i takes every `shard[1]`-th record of that order,
-    so the global batch of a step is the same for any number of processes, and no two processes get
-    the same record in an epoch. An epoch drops the records that do not fill a batch. With
-    `get_state()` and `set_state()`, the iterator continues at the next batch.
+    With `repeat` the iterator is endless; without, it ends after one epoch. Every epoch has its own
+    order, which depends only on `seed` and the epoch: row r of a step is the same record whatever
+    the number of processes, each of which has the whole batch. An epoch drops the records that do
+    not fill a batch. With `get_state()` and `set_state()`, the iterator continues at the next
+    batch.
 
     Raises:
-      ValueError: this process has too few records for one batch, or an argument is out of range.
+      ValueError: there are too few records for one batch, or an argument is out of range.
     """
-    index, count = shard
-    if batch_size < 1 or not 0 <= index < count or not 0 <= seed < 2**32:
+    if batch_size < 1 or not 0 <= seed < 2**32:
         raise ValueError(
-            f"batch_size {batch_size}, shard {shard} or seed {seed} is out of range: "
-            "batch_size >= 1, 0 <= index < count and 0 <= seed < 2**32 are needed."
+            f"batch_size {batch_size} or seed {seed} is out of range: "
+            "batch_size >= 1 and 0 <= seed < 2**32 are needed."
         )
-    share = len(source) // count  # equal for all processes, so that all have as many batches
-    if share < batch_size:
+    if len(source) < batch_size:
         raise ValueError(
-            f"each of {count} processes gets {share} of {len(source)} records, too few for one "
-            f"batch of {batch_size}: take a smaller batch, fewer processes or more data."
+            f"there are {len(source)} records, too few for one batch of {batch_size}: take a "
+            "smaller batch or more data."
         )
     import grain
 
     # With shuffle(seed=...) instead of seed(), epoch 1 of seed 0 would equal epoch 0 of seed 1.
     dataset: Any = grain.MapDataset.source(source).seed(seed).shuffle()
-    dataset = dataset.slice(slice(index, share * count, count))
     dataset = dataset.batch(batch_size, drop_remainder=True, batch_fn=list)
     if repeat:  # after batch(), so that no batch spans two epochs and repeats a record
         dataset = dataset.repeat()

@@ -29,6 +29,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from rlvr_jax.host.runs.noted_writes import noting, noting_handler
 from rlvr_jax.host.runs.plain_path import plain_path
 
 PyTree = Any
@@ -62,6 +63,7 @@ class Checkpoints:
         self.folder = epath.Path(folder).absolute()
         self._keep = keep
         self._saving: int | None = None
+        self._errors: list[Exception] = []  # of this process, in the write that goes on
         self._opened = ExitStack()
         self._plain = self._opened.enter_context(plain_path(self.folder))
         self._manager = self._open()
@@ -123,6 +125,11 @@ class Checkpoints:
     def wait(self) -> None:
         """Wait until nothing is being written; raise CheckpointError if the last write failed."""
         try:
+            # Orbax tells of an error when all processes have finished, which then never happens.
+            while jax.process_count() > 1 and self._manager.is_saving_in_progress():
+                if self._errors:
+                    raise self._errors[0]
+                time.sleep(0.02)
             self._manager.wait_until_finished()
         except Exception as error:
             raise self._failed(error) from error
@@ -139,8 +146,12 @@ class Checkpoints:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, *exc: object) -> None:
+        # To close is to wait for the other processes, which an error here may keep from coming.
+        if kind is None or jax.process_count() == 1:
+            self.close()
+        else:
+            self._opened.close()
 
     def _open(self) -> ocp.CheckpointManager:
         # Orbax's own clean-up runs in a thread and races with the first save and with close.
@@ -152,28 +163,37 @@ class Checkpoints:
             preservation_policy=ocp.checkpoint_managers.LatestN(self._keep),
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_sums),
         )
-        handlers = {"state": ocp.PyTreeCheckpointHandler(), "host": ocp.JsonCheckpointHandler()}
+        handlers = {"state": noting_handler(self._errors), "host": ocp.JsonCheckpointHandler()}
         return ocp.CheckpointManager(self._plain, options=options, item_handlers=handlers)
+
+    def _renew(self) -> None:
+        # A new manager clears the old one's error and the files of the failed write.
+        with suppress(Exception):  # closing raises the same error again
+            self._manager.close()
+        self._manager = self._open()
 
     def _write_sums(self) -> None:
         # Orbax calls this when all files of a step are written and before it renames the folder.
         # Pods record sizes only: one host would have to read back what all of them wrote.
         if jax.process_index() == 0:
-            assert self._saving is not None
-            name = _NAMES.build_name(self._saving)
-            written = _unfinished(self.folder, name)
-            folder = written[0] if written else self.folder / name  # object stores cannot rename
-            sums = _sums(folder, contents=jax.process_count() == 1)
-            (folder / SUMS).write_text(json.dumps(sums))
+            with noting(self._errors):
+                self._write_sums_of_step()
+
+    def _write_sums_of_step(self) -> None:
+        assert self._saving is not None
+        name = _NAMES.build_name(self._saving)
+        written = _unfinished(self.folder, name)
+        folder = written[0] if written else self.folder / name  # object stores cannot rename
+        sums = _sums(folder, contents=jax.process_count() == 1)
+        (folder / SUMS).write_text(json.dumps(sums))
 
     def _failed(self, error: Exception) -> CheckpointError:
         step, self._saving = self._saving, None
-        # A new manager clears the old one's error and the files of the failed write.
-        with suppress(Exception):  # closing raises the same error again
-            self._manager.close()
+        self._errors.clear()
         good, cause = None, _first_line(error)
         try:
-            self._manager = self._open()
+            if jax.process_count() == 1:  # several processes end, and would wait here for all
+                self._renew()
             good = self.latest()
         except Exception as again:  # the folder itself is gone or in the way
             cause = _first_line(again)

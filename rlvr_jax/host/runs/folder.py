@@ -16,13 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from rlvr_jax.config import Config
 from rlvr_jax.host import weights
+from rlvr_jax.host.processes.team import Team
 from rlvr_jax.host.runs import digests, log, settings
 from rlvr_jax.host.runs.checkpoint import compute_fingerprint
-from rlvr_jax.host.runs.ending import Signals
+from rlvr_jax.host.runs.ending import TIME_UP, Signals, exit_code
 from rlvr_jax.host.runs.lock import LOCK, HeldError, Lock
 
 
@@ -31,11 +30,15 @@ class RunError(RuntimeError):
 
 
 class Interrupted(Exception):
-    """An Interrupted means that SIGTERM or Ctrl-C stopped the process after it saved its state."""
+    """An Interrupted means that a signal or the clock stopped a process after it saved its state.
+
+    `code` is the exit code that says so.
+    """
 
     def __init__(self, signum: int):
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.signum = signum
+        name = signal.Signals(signum).name
+        super().__init__("its time is up" if signum == TIME_UP else f"stopped by {name}")
+        self.code = exit_code(signum)
 
 
 def tokenizer_path(cfg: Config, folder: Path) -> str | Path:
@@ -59,26 +62,32 @@ class Run:
 
     Opening the folder writes `config.resolved.yaml`, removes half-written files of killed
     processes, and keeps other processes out until `close`. With `reads`, a folder that another
-    process works in is opened too: nothing may be written then.
+    process works in is opened too: nothing may be written then. Of a `team` of processes the first
+    one writes; `minutes` is the time after which `check_signal` asks to stop, 0 for ever.
 
     Raises:
       RunError: the folder has results of another config, holds files but no config, cannot be
         written, its config is damaged, or another process works in it.
     """
 
-    def __init__(self, cfg: Config, reads: bool = False):
+    def __init__(
+        self, cfg: Config, reads: bool = False, team: Team | None = None, minutes: float = 0
+    ):
         self.cfg = cfg
+        self.team = team or Team()
         self.folder = Path(cfg.runs) / cfg.name
         self._lock: Lock | None = None
         self.others = ""  # who works in the folder, where this process may only read
         try:
-            self._claim(reads)
-            self.metrics = log.Metrics(self.folder)
+            began = self.team.share("the run folder", lambda: self._open(reads))
+            if not self.team.first:
+                self._refuse_other_disk(began)
+            self.metrics = (log.Metrics if self.team.first else log.OthersMetrics)(self.folder)
         except BaseException:
             self.unlock()
             raise
         self.metrics_start = 0  # byte at which the metrics of the current stage begin
-        self._signals = Signals()
+        self._signals = Signals(minutes=minutes)
 
     def close(self) -> None:
         """Close the files and let other processes into the folder."""
@@ -215,11 +224,14 @@ class Run:
 
         Call this method after all other files of the stage are written.
         """
+        return self.team.share("a marker", lambda: self._write_marker(stage, result))
+
+    def _write_marker(self, stage: str, result: Mapping[str, Any]) -> dict[str, Any]:
         marker = {"metrics_bytes": self.metrics.offset, "metrics_sha256": self.metrics.digest}
         marker |= {"files": digests.compute_digests(self.folder, self._left(stage))}
         marker |= {"checkpoint": compute_fingerprint(self.checkpoints(stage)), **result}
         log.write_json(self._marker(stage), marker)
-        return marker
+        return {name: log.plain(value) for name, value in marker.items()}
 
     def check_left(self, stage: str, marker: Mapping[str, Any]) -> None:
         """Refuse what a finished stage left if it is no longer what its marker says.
@@ -271,7 +283,7 @@ class Run:
                 "adapters lie on what they were: put them back, or choose another folder with "
                 "name=..."
             )
-        if known.get(name) != digest and not self.others and not jax.process_index():
+        if known.get(name) != digest and not self.others and self.team.first:
             log.write_json(path, known | {name: digest})
 
     def _left(self, stage: str) -> list[Path]:
@@ -286,7 +298,9 @@ class Run:
         return self.folder / "stages" / f"{stage}.json"
 
     def write_samples(self, stage: str, step: int, rows: list[dict[str, Any]]) -> None:
-        """Write the sampled rollouts of one step, atomically."""
+        """Write the sampled rollouts of one step, atomically; only the first process does."""
+        if not self.team.first:
+            return
         path = self.folder / "samples" / f"{stage}_step_{step:06d}.jsonl"
         path.parent.mkdir(exist_ok=True)
         part = path.with_name(path.name + ".part")
@@ -301,6 +315,35 @@ class Run:
     def check_signal(self) -> int | None:
         """Return the signal that asked this run to stop, or None."""
         return self._signals.seen
+
+    def agree_to_stop(self) -> int | None:
+        """Return the signal that asked any process of the run to stop, or None.
+
+        All processes have to call this method at the same points.
+        """
+        signals = self.team.gather("a signal", self.check_signal())
+        return next(filter(None, signals), None)
+
+    def write_json(self, path: Path, tree: Any) -> None:
+        """Write a JSON file of the run, atomically; only the first process does."""
+        if self.team.first:
+            log.write_json(path, tree)
+
+    def _open(self, reads: bool) -> str:
+        """Claim the folder, and return what tells it from a folder of this name elsewhere."""
+        self._claim(reads)
+        return self.began.isoformat() if self.team.count > 1 else ""
+
+    def _refuse_other_disk(self, began: str) -> None:
+        try:
+            seen = self.began.isoformat() if self.config_file.exists() else ""
+        except RunError:
+            seen = ""
+        if seen != began:
+            raise RunError(
+                f"{self.folder} is not the folder of process 0: set `runs` to a folder that all "
+                "hosts share"
+            )
 
     def _claim(self, reads: bool) -> None:
         resolved = settings.dump(self.cfg)
@@ -339,8 +382,6 @@ class Run:
 
     def _take_lock(self, reads: bool) -> None:
         """Keep other processes out; with `reads`, remember who was first in `others`."""
-        if jax.process_index():  # the first process of a run holds the lock for all of them
-            return
         try:
             self._lock = Lock(self.folder)
         except HeldError as held:

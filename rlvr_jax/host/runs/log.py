@@ -159,6 +159,30 @@ class Metrics:
             self._events.close()
 
 
+class OthersMetrics(Metrics):
+    """An `OthersMetrics` object writes nothing: the first process of the run has the file."""
+
+    offset, digest = 0, ""
+
+    def __init__(self, run: Path):
+        self._path = run / "metrics.jsonl"
+
+    def check(self, offset: int, digest: str | None) -> None:
+        """Accept the file: the first process checks it."""
+
+    def rewind(self, offset: int, digest: str | None = None) -> None:
+        """Leave the file as it is."""
+
+    def sync(self) -> None:
+        """Do nothing, as nothing was written."""
+
+    def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
+        """Write nothing."""
+
+    def close(self) -> None:
+        """Do nothing, as no file is open."""
+
+
 class Bar:
     """A `Bar` shows progress: a bar on a terminal, or else one line every ten seconds."""
 

@@ -249,21 +249,37 @@ def _parse_yaml(text: str) -> Any:
 
 def dump(cfg: Config) -> str:
     """Write a config as YAML with every key, from which `load` makes an equal Config."""
-    tree = json.loads(json.dumps(dataclasses.asdict(cfg)))
-    return yaml.safe_dump(tree, sort_keys=False, width=100)
+    return yaml.safe_dump(_tree(cfg), sort_keys=False, width=100)
+
+
+def _tree(cfg: Config) -> dict[str, Any]:
+    tree: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(cfg)))
+    return tree
+
+
+# Where a run computes, not what: a run may go on on another mesh, or with other processes.
+PLACE = ("mesh.", "processes.")
+
+
+def facts(cfg: Config) -> dict[str, str]:
+    """Return the values of a config by their dotted keys, without the number of the process."""
+    same = dataclasses.replace(cfg, processes=dataclasses.replace(cfg.processes, index=0))
+    return {key: str(value) for key, value in _flatten(_tree(same)).items()}
 
 
 def difference(old: str, new: str) -> str | None:
     """Describe the first key in which two resolved configs differ; None if they are equal.
 
     A key that one config lacks counts as its default: an older version of this program did not
-    know the key yet.
+    know the key yet. The keys of `mesh` and `processes` may differ: they change no result.
 
     Raises:
       ConfigError: one of the texts is not YAML.
     """
     left, right = _flatten(_completed(old)), _flatten(_completed(new))
     for key in [*left, *right]:
+        if key.startswith(PLACE):
+            continue
         if left.get(key) != right.get(key):
             return f"{key} is {left.get(key, 'absent')} there and {right.get(key, 'absent')} here"
     before, now = _order(left), _order(right)

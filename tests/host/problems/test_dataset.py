@@ -1,4 +1,4 @@
-"""The data hop: what goes in comes out, whatever is killed, resumed, sharded or damaged."""
+"""The data hop: what goes in comes out, whatever is killed, resumed or damaged."""
 
 from __future__ import annotations
 
@@ -253,49 +253,30 @@ def test_the_remainder_is_dropped_and_changes(source: dataset.RandomAccessSource
     assert len(take(99, dataset.batches(source, 7, seed=0, repeat=False))) == 3
 
 
-@pytest.mark.parametrize("shard", [(0, 1), (1, 2)])
-def test_restored_state_continues_with_the_next_batch(
-    source: dataset.RandomAccessSource, shard: tuple[int, int]
-) -> None:
-    steps = 24 // 4 // shard[1]
-    whole = take(4 * steps, dataset.batches(source, 4, seed=3, shard=shard))
+def test_restored_state_continues_with_the_next_batch(source: dataset.RandomAccessSource) -> None:
+    steps = 24 // 4
+    whole = take(4 * steps, dataset.batches(source, 4, seed=3))
     for done in (0, 1, steps - 1, steps, steps + 1, 3 * steps):
-        first = dataset.batches(source, 4, seed=3, shard=shard)
+        first = dataset.batches(source, 4, seed=3)
         assert take(done, first) == whole[:done]
         saved = json.dumps(first.get_state())
         assert take(2, first) == whole[done : done + 2]  # saving does not disturb
 
-        second = dataset.batches(source, 4, seed=3, shard=shard)
+        second = dataset.batches(source, 4, seed=3)
         take(2, second)  # nor does what the iterator did before
         second.set_state(json.loads(saved))
         assert json.dumps(second.get_state()) == saved
         assert take(4 * steps - done, second) == whole[done:]
 
 
-def test_shards_are_disjoint_equal_and_add_up_to_the_same_global_batch(
-    source: dataset.RandomAccessSource,
-) -> None:
-    alone = take(9, dataset.batches(source, 8, seed=1))
-    pair = [take(9, dataset.batches(source, 4, seed=1, shard=(i, 2))) for i in range(2)]
-    for step in range(9):
-        assert not set(pair[0][step]) & set(pair[1][step])
-        assert sorted(pair[0][step] + pair[1][step]) == sorted(alone[step])
-    five = [dataset.batches(source, 2, 1, repeat=False, shard=(i, 5)) for i in range(5)]
-    shares = [sum(take(99, stream), []) for stream in five]
-    assert [len(share) for share in shares] == [4] * 5
-    assert len(set(sum(shares, []))) == 20
-
-
 def test_too_few_records_or_senseless_arguments_are_refused(
     source: dataset.RandomAccessSource,
 ) -> None:
-    with pytest.raises(ValueError, match="gets 24 of 24 records, too few for one batch of 25"):
+    with pytest.raises(ValueError, match="there are 24 records, too few for one batch of 25"):
         dataset.batches(source, 25, seed=0)
-    with pytest.raises(ValueError, match="each of 3 processes gets 8 of 24"):
-        dataset.batches(source, 9, seed=0, shard=(0, 3))
-    for batch_size, seed, shard in [(0, 0, (0, 1)), (1, -1, (0, 1)), (1, 0, (2, 2))]:
+    for batch_size, seed in [(0, 0), (1, -1), (1, 2**32)]:
         with pytest.raises(ValueError, match="out of range"):
-            dataset.batches(source, batch_size, seed, shard=shard)
+            dataset.batches(source, batch_size, seed)
 
 
 def test_a_list_of_records_is_a_source_too() -> None:

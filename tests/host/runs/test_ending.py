@@ -64,7 +64,7 @@ def test_a_process_that_hangs_ends_with_its_budget(signum):
         assert process.stdout.readline() == "on\n"
         process.send_signal(signum)
         out, err = process.communicate(timeout=10)
-    assert process.returncode == 128 + signum
+    assert process.returncode == (75 if signum == signal.SIGTERM else 130)
     assert "stopping: saving" in out and "was not saved in time" in err and "Trace" not in err
 
 
@@ -91,3 +91,29 @@ def test_a_failed_write_of_orbax_keeps_no_process(tmp_path):
         out, err = process.communicate(timeout=30)
     assert process.returncode == 2, err
     assert "checkpoint of step 2 could not be written" in out
+
+
+TIMED = """
+import sys, threading
+from rlvr_jax.host.runs import ending
+signals = ending.Signals(minutes=float(sys.argv[1]))
+signals.catch()
+while signals.seen is None:
+    threading.Event().wait(0.01)
+print(signals.seen == ending.TIME_UP, flush=True)
+sys.stdin.readline()
+print("saved")
+"""
+
+
+def test_the_end_of_the_time_asks_once_and_a_signal_after_it_does_not_end_the_save():
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", TIMED, "0.005"]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=env) as process:
+        assert process.stdout.readline().startswith("stopping: saving")
+        assert process.stdout.readline() == "True\n"
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        out, _ = process.communicate("go on\n", timeout=20)
+    assert out == "saved\n" and process.returncode == 0

@@ -289,13 +289,18 @@ def test_a_signal_asks_once_and_ends_the_second_time(tmp_path, signum, times):
         timeout=120,
     )
     assert "asked once" in done.stdout and "stopping: saving a checkpoint" in done.stdout
-    assert done.returncode == (0 if times == "once" else 128 + signum), done.stderr
+    at_once = 75 if signum == signal.SIGTERM else 130
+    assert done.returncode == (0 if times == "once" else at_once), done.stderr
     assert "still here" not in done.stdout
 
 
 def test_interrupted_says_by_what():
     stop = Interrupted(signal.SIGTERM)
-    assert str(stop) == "stopped by SIGTERM" and stop.signum == signal.SIGTERM
+    assert str(stop) == "stopped by SIGTERM" and stop.code == 75
+    assert str(Interrupted(signal.SIGINT)) == "stopped by SIGINT"
+    assert Interrupted(signal.SIGINT).code == 130
+    assert str(Interrupted(signal.SIGALRM)) == "its time is up"
+    assert Interrupted(signal.SIGALRM).code == 75
 
 
 def test_a_config_can_be_mended_while_nothing_is_trained(open_run, tmp_path):

@@ -8,7 +8,7 @@ VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info
 RUN := $(VENV)/bin/python
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: quickstart smollm2 test test-slow test-gpu test-peers test-tpu-aot bench-gpu bench-tpu lint clean
+.PHONY: quickstart smollm2 test test-slow test-gpu test-peers test-tpu-aot scale bench-gpu bench-tpu lint clean
 
 quickstart: $(VENV)/.tasks
 	$(RUN) -m rlvr_jax.train --config $(CONFIG) $(ARGS)
@@ -33,6 +33,10 @@ bench-gpu: $(VENV)/.cuda
 bench-tpu: $(VENV)/.tpu
 bench-gpu bench-tpu:
 	$(RUN) -m rlvr_jax.bench_device --platform $(@:bench-%=%) $(ARGS)
+
+# Fills the table of docs/scale.md, hours on two cores; ARGS="v5e:2x4" chooses rows.
+scale: $(VENV)/.plan
+	$(RUN) docs/results/scale/fill.py $(ARGS)
 
 lint: $(VENV)/.test
 	$(RUN) -m ruff check .

@@ -169,7 +169,10 @@ def _write_and_refill(
         hidden_BD = jnp.where(begins_B[:, None], begun_BD, hidden_BD)
         return _draw(params, hidden_BD, slots, written, sampler, cfg)
 
-    return jax.lax.while_loop(responses_wait, refill_and_write, state)
+    # Passes of a batch of full responses; `plan` reads them from the scope.
+    earlier = -(-waiting // state[0].row_SM.shape[1]) - 1
+    with jax.named_scope(f"passes_{earlier * sampler.columns}"):
+        return jax.lax.while_loop(responses_wait, refill_and_write, state)
 
 
 def _write_and_shrink(
@@ -185,15 +188,17 @@ def _write_and_shrink(
     def write(state: tuple[Slots, Written]) -> tuple[Slots, Written]:
         return write_column(params, *state, sampler, cfg)
 
+    passes = sampler.columns  # of a batch of full responses: it never shrinks
     for fewer in [*slot_counts(count)[1:], 0]:
 
         def more_are_live(state: tuple[Slots, Written], fewer=fewer) -> Array:
             return jnp.max(jnp.sum(state[0].row_SM < waiting, -1)) > fewer
 
-        slots, written = jax.lax.while_loop(more_are_live, write, state)
+        with jax.named_scope(f"passes_{passes}"):
+            slots, written = jax.lax.while_loop(more_are_live, write, state)
         if fewer:
             slots = shrink(slots, fewer, sampler.samples, waiting, share=block.takes_places(cfg))
-        state = slots, written
+        state, passes = (slots, written), 0
     return state[1]
 
 

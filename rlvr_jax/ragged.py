@@ -118,7 +118,10 @@ def visit_parts(
             carry = visit(carry, Part(index_SM, width))
             return start + picked, visited + shards * picked * width, carry
 
-        state = jax.lax.while_loop(more, body, state)
+        # Passes of a batch of full rows, all at the widest width; `plan` reads the scope.
+        passes = -(-rows // picked) if width == columns else 0
+        with jax.named_scope(f"passes_{passes}"):
+            state = jax.lax.while_loop(more, body, state)
     return state[2], state[1]
 
 

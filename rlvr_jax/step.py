@@ -161,9 +161,10 @@ def draw(
     rollout, _, _, outcome, metrics = jax.eval_shape(one_round, jnp.int32(0))
     empty = prompt_filter.no_groups(rollout, outcome, stage.filter.rounds)
     sums = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
-    held, sums = jax.lax.while_loop(
-        lambda carry: prompt_filter.more_rounds(carry[0], stage.filter), another, (empty, sums)
-    )
+    with jax.named_scope(f"rounds_{stage.filter.rounds}"):  # at most; `plan` reads it
+        held, sums = jax.lax.while_loop(
+            lambda carry: prompt_filter.more_rounds(carry[0], stage.filter), another, (empty, sums)
+        )
     rounds = held.round.selection.rounds
     return held, {name: total / rounds for name, total in sums.items()}
 

@@ -63,6 +63,7 @@ WINGS = {
     "problems": {"text"},
     "critiques": {"problems", "text"},
     "hardening": {"text"},
+    "plans": {"weights"},
     "rules": {"problems", "text", "workers"},
     "verdicts": {"rules", "text", "workers"},
     "runs": {"problems", "processes", "weights"},

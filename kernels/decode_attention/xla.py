@@ -94,8 +94,10 @@ def xla(
         seen = jnp.max(jnp.where(see_BS, jnp.arange(1, columns + 1, dtype=jnp.int32), 0))
         chunks = (seen + chunk - 1) // chunk
         room = jnp.zeros((*q_BKMH.shape[:3], columns))
-        own_BKMS, sums = jax.lax.fori_loop(0, chunks, read, (room, sums))
-        out_BKMH = jax.lax.fori_loop(0, chunks, sum_up, jnp.zeros(q_BKMH.shape, jnp.float32))
+        # Half of the chunks on average, while a cache fills: `plan` reads the scope.
+        with jax.named_scope(f"passes_{-(-columns // chunk) // 2 + 1}"):
+            own_BKMS, sums = jax.lax.fori_loop(0, chunks, read, (room, sums))
+            out_BKMH = jax.lax.fori_loop(0, chunks, sum_up, jnp.zeros(q_BKMH.shape, jnp.float32))
     sums_Q = tuple(by_prompt(x) for x in sums)
     prefix_v_QKPH = of_layer(prefix_v_LQKPH, 0, prefix)
     out_BKMH += by_row(values(prefix_QKxP, prefix_v_QKPH, sums_Q))

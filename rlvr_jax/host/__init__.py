@@ -10,6 +10,7 @@ Its packages import each other in one direction only; tests/test_layers.py has t
     rules       rewards from rules: mathematics, text, shape, user files
     verdicts    0/1 verdicts on answers: judges, agreement, what a verifier learns from
     hardening   attacks on a reward, audits of it, and the alarms of a run
+    plans       what compiled programs need of a slice, and what a slice costs
     runs        the run folder: settings, checkpoints, metrics, the report page
     launching   files and commands that start a run on a cluster
 """

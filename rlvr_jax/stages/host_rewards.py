@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlvr_jax import adapters, grm, judging, step_metrics, verifier
+from rlvr_jax import adapters, grm, step_metrics, verifier
 from rlvr_jax.config import Sampling
 from rlvr_jax.host.processes import gathering
 from rlvr_jax.host.rules import jobs
@@ -29,6 +29,7 @@ from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.text import answers
 from rlvr_jax.host.workers import pool
+from rlvr_jax.stages import programs
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Array, Frozen, Prompts, Rollout, TrainState
 
@@ -208,9 +209,7 @@ def visible_answer(text: str, how: str) -> str:
 
 def _own(stage: Sampling, ws: Workspace, frozen: Frozen):
     """Return a function that asks a verifier that reads the policy's token ids."""
-    verify = jax.jit(
-        functools.partial(judging.verify, cfg=stage.reward, verifier_cfg=ws.cfg.verifier)
-    )
+    verify = programs.jit_verify(stage, ws.cfg.verifier)
     return lambda prompts, rollout, *_: verify(frozen, prompts, rollout)
 
 
@@ -219,7 +218,7 @@ def _by_votes(stage: Sampling, ws: Workspace, frozen: Frozen):
     cfg = ws.cfg
     form = grm.Form(cfg.grm, cfg.critique, stage.reward, ws.tokenizer.eos)
 
-    judge = jax.jit(functools.partial(judging.ask_grm, form=form))
+    judge = programs.jit_ask_grm(form)
     return lambda prompts, rollout, _, key: judge(frozen, prompts, rollout, key)
 
 

@@ -6,6 +6,7 @@ adapters only.  A base is loaded once in a stage, and all models that lie on it 
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -13,12 +14,13 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from rlvr_jax import adapters, parameters, sharding, step
+from rlvr_jax import adapters, parameters, sharding
 from rlvr_jax.config import AdapterConfig, Config, ModelConfig
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import checkpoint, log
 from rlvr_jax.host.runs.folder import Run, RunError
 from rlvr_jax.host.weights import peft
+from rlvr_jax.stages import programs
 from rlvr_jax.structs import Array, Params, TrainState
 
 PRETRAINED = "pretrained"
@@ -101,11 +103,8 @@ class Models:
         tx: optax.GradientTransformation,
         init: str,
         *,
-        value_head: bool = False,
-        kl_coef: float | None = None,
-        prm_tx: optax.GradientTransformation | None = None,
+        start: programs.Start = programs.ALONE,
         prm_start: tuple[str, str] = ("", ""),
-        follow: bool = False,
     ) -> TrainState:
         """Make the state of a stage before its first update; see `Workspace.new_state`.
 
@@ -118,25 +117,7 @@ class Models:
             self._learned(prm_init, cfg, part) if prm_init else None,
         )
 
-        def build(given: tuple[Params | None, Params | None]) -> TrainState:
-            params, prm_params = given
-            new = jax.random.fold_in(key, 0)
-            start = parameters.init_learned(new, cfg) if params is None else params
-            start = parameters.hold(start, cfg.learned_dtype)
-            own_key = jax.random.fold_in(key, 1)
-            head = parameters.with_value(start, cfg) if value_head else start
-            state = step.init_state(own_key, head, tx)
-            if prm_tx is not None:
-                prm = start
-                if prm_params is not None:
-                    prm = parameters.hold(prm_params, cfg.learned_dtype)
-                state = step.with_prm(state, prm, prm_tx)
-            if kl_coef is not None:
-                state = dataclasses.replace(state, kl_coef=jnp.float32(kl_coef))
-            if follow:
-                state = step.with_reference(state, start)
-            return state
-
+        build = functools.partial(programs.build_state, key=key, cfg=cfg, tx=tx, start=start)
         return jax.jit(build, out_shardings=self.shardings(jax.eval_shape(build, given)))(given)
 
     def shardings(self, tree):

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlvr_jax import optim, prompt_filter, step
+from rlvr_jax import prompt_filter, step
 from rlvr_jax.config import RlStage
 from rlvr_jax.host import rules
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.workers import pool
-from rlvr_jax.stages import host_rewards, loop, sampled
+from rlvr_jax.stages import host_rewards, loop, programs, sampled
 from rlvr_jax.stages.judged_answers import Collector
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen, Outcome, Prompts, Setup, StepResult, TrainState
@@ -28,21 +28,13 @@ Place = Callable[[list[Any], int], Prompts]
 def run(stage: RlStage, ws: Workspace) -> dict:
     """Train the policy of a stage, and return the result for the stage's marker file."""
     cfg = ws.cfg
-    setup = _setup(stage, ws)
-    follows = stage.reference.update_every > 0
-    reference = ws.load(stage.policy, cfg.model) if stage.asks_reference and not follows else {}
+    setup = programs.rl_setup(stage, cfg, ws.tokenizer.eos)
+    reference = ws.load(stage.policy, cfg.model) if programs.keeps_reference(stage) else {}
     frozen = sampled.frozen_models(stage, ws, reference)
-    dense = stage.advantage.process_weight > 0
+    start = programs.rl_start(stage, setup)
+    prm_init = stage.prm.init if start.prm_tx is not None else ""
     state = ws.new_state(
-        stage.name,
-        cfg.model,
-        setup.tx,
-        stage.policy,
-        value_head=stage.advantage.baseline == "value",
-        kl_coef=stage.loss.kl_coef if stage.loss.kl_target else None,
-        prm_tx=setup.prm_tx if dense else None,
-        prm_init=stage.prm.init if dense else "",
-        follow=follows,
+        stage.name, cfg.model, setup.tx, stage.policy, start=start, prm_init=prm_init
     )
     problems = sampled.unjudged_problems(stage, ws)
     collector = Collector(stage, ws) if stage.collect else None
@@ -81,21 +73,6 @@ def run(stage: RlStage, ws: Workspace) -> dict:
     return {"steps": stage.steps, "problems": len(problems)}
 
 
-def _setup(stage: RlStage, ws: Workspace) -> Setup[RlStage]:
-    cfg = ws.cfg
-    return Setup[RlStage](
-        stage=stage,
-        model=cfg.model,
-        verifier=cfg.verifier,
-        columns=cfg.data.response_columns,
-        eos=ws.tokenizer.eos,
-        tx=optim.make_optimizer(stage.optim, stage.steps * stage.updates),
-        prm_tx=optim.make_optimizer(stage.prm.optim, stage.steps),
-        grm=ws.run.cfg.grm,
-        critique=ws.run.cfg.critique,
-    )
-
-
 def _bar_metrics(stage: RlStage) -> dict[str, str]:
     """Return the names of the metrics on the progress bar, by their short names there."""
     metrics = SHOWN | ({"kl": "policy/kl"} if stage.loss.kl_coef else {})
@@ -108,7 +85,7 @@ def fused_step(
     setup: Setup[RlStage], ws: Workspace, state: TrainState, frozen: Frozen, place: Place
 ) -> Step:
     """Return the step as one compiled program: nothing visits the host before the update."""
-    train_step = ws.jit_step(functools.partial(step.train_step, setup=setup), state, StepResult)
+    train_step = programs.jit_train_step(setup, state, ws.layout)
 
     def take_step(state: TrainState, records: list[Any]) -> StepResult:
         return train_step(state, frozen, place(records, int(jax.device_get(state.step)) + 1))
@@ -126,9 +103,9 @@ def split_step(
 ) -> Step:
     """Return the step as two compiled programs, with the host's rewards between them."""
     stage = setup.stage
-    write = jax.jit(functools.partial(step.write_round, setup=setup))
+    write = programs.jit_write(setup)
     reward = host_rewards.rewarder(stage, ws, frozen, workers, stage.also)
-    update = ws.jit_step(functools.partial(step.update, setup=setup), state, StepResult)
+    update = programs.jit_update(setup, state, ws.layout)
     round_key = jax.jit(lambda state, number: step.round_key(state, number))
     keep_all = jax.jit(prompt_filter.keep_all)
     no_groups = jax.jit(prompt_filter.no_groups, static_argnums=2)

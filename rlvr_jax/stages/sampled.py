@@ -15,7 +15,7 @@ from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.workers import pool
-from rlvr_jax.stages import audit, grm_audit, verdicts
+from rlvr_jax.stages import audit, grm_audit, programs, verdicts
 from rlvr_jax.stages.grm_workspace import GrmWorkspace
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen, Params, Prompts
@@ -23,7 +23,7 @@ from rlvr_jax.structs import Frozen, Params, Prompts
 
 def is_split(stage: Sampling, ws: Workspace) -> bool:
     """Return whether the rewards of a stage need the host, so that its step is split in two."""
-    return stage.hosted or bool(ws.cfg.verifier_tokenizer)
+    return programs.is_split(stage, ws.cfg)
 
 
 def frozen_models(stage: Sampling, ws: Workspace, reference: Params) -> Frozen:

@@ -20,6 +20,7 @@ from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.text.template import left_pad
 from rlvr_jax.stages import loop
 from rlvr_jax.stages.grm_workspace import GrmWorkspace
+from rlvr_jax.stages.programs import Start
 from rlvr_jax.stages.workspace import padded
 from rlvr_jax.structs import Params, Ranking, Rollout, UpdateResult
 
@@ -33,7 +34,7 @@ def run(stage: ScalarStage, ws: GrmWorkspace) -> dict:
     critic = _load_critic(stage, ws)
     tx = optim.make_optimizer(stage.optim, stage.steps)
     base = ws.base(stage.init, cfg.model)
-    state = ws.new_state(stage.name, cfg.model, tx, stage.init, value_head=True)
+    state = ws.new_state(stage.name, cfg.model, tx, stage.init, start=Start(value_head=True))
     train_step = functools.partial(
         scalar_rm.scalar_step, writer=_writer(stage, ws, stage.sample), cfg=cfg.model, tx=tx
     )

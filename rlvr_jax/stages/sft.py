@@ -1,13 +1,10 @@
 """Stage `sft` trains a policy on demonstrations (supervised fine-tuning)."""
 
-import functools
-
-from rlvr_jax import optim, supervised
+from rlvr_jax import optim
 from rlvr_jax.config import SftStage
 from rlvr_jax.host.text import template
-from rlvr_jax.stages import loop
+from rlvr_jax.stages import loop, programs
 from rlvr_jax.stages.workspace import Workspace
-from rlvr_jax.structs import UpdateResult
 
 
 def run(stage: SftStage, ws: Workspace) -> dict:
@@ -19,11 +16,7 @@ def run(stage: SftStage, ws: Workspace) -> dict:
     tx = optim.make_optimizer(stage.optim, stage.steps)
     base = ws.base(stage.init, cfg.model)
     state = ws.new_state(stage.name, cfg.model, tx, stage.init)
-    step = ws.jit_step(
-        functools.partial(supervised.supervised_step, model_cfg=cfg.model, tx=tx),
-        state,
-        UpdateResult,
-    )
+    step = programs.jit_supervised(cfg.model, tx, state, ws.layout)
 
     def advance(state, records):
         pairs = [(ws.encode_prompt(r), ws.encode_demonstration(r)) for r in ws.own(records)]

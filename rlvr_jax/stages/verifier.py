@@ -10,17 +10,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlvr_jax import adapters, model, optim, supervised
+from rlvr_jax import adapters, model, optim
 from rlvr_jax.config import NegativesConfig, VerifierStage
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.text import template
 from rlvr_jax.host.verdicts import negatives
 from rlvr_jax.host.verdicts.agreement import agreement, ece
-from rlvr_jax.stages import loop, verdicts
+from rlvr_jax.stages import loop, programs, verdicts
 from rlvr_jax.stages.verdicts import Row
 from rlvr_jax.stages.workspace import Workspace, chunks, padded
-from rlvr_jax.structs import Array, Params, Rollout, TrainState, UpdateResult
+from rlvr_jax.structs import Array, Params, Rollout, TrainState
 
 # Each kind of wrong answer is tried on every verifier, whether it was trained on that kind or not.
 TRIED = NegativesConfig(*[0.25] * len(negatives.KINDS))
@@ -39,11 +39,7 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
     tx = optim.make_optimizer(stage.optim, stage.steps)
     base = ws.base(stage.init, cfg.verifier)
     state = ws.new_state(stage.name, cfg.verifier, tx, stage.init)
-    step = ws.jit_step(
-        functools.partial(supervised.supervised_step, model_cfg=cfg.verifier, tx=tx),
-        state,
-        UpdateResult,
-    )
+    step = programs.jit_supervised(cfg.verifier, tx, state, ws.layout)
 
     @jax.jit
     def verdict_gap(params: Params, rows: Rollout) -> Array:

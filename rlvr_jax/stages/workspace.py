@@ -25,6 +25,7 @@ from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import Run, RunError, tokenizer_path
 from rlvr_jax.host.text import template
 from rlvr_jax.host.text.tokenizer import Tokenizer, TokenizerError, open_tokenizer
+from rlvr_jax.stages import programs
 from rlvr_jax.stages.models import Models
 from rlvr_jax.structs import Array, Params, Prompts, TrainState, Verdict
 
@@ -287,30 +288,28 @@ class Workspace:
         tx: optax.GradientTransformation,
         init: str,
         *,
-        value_head: bool = False,
-        kl_coef: float | None = None,
-        prm_tx: optax.GradientTransformation | None = None,
+        start: programs.Start = programs.ALONE,
         prm_init: str = "",
-        follow: bool = False,
     ) -> TrainState:
         """Make the state of a stage before its first update, with the shardings of `shardings`.
 
-        `init` is a stage as in `load`, or `fresh` for random parameters.  With `prm_tx` a PRM
-        learns beside the policy; it starts from the stage `prm_init` or, if that is empty, as the
-        policy.  `kl_coef` is the first KL coefficient, if the coefficient adapts.  With `follow`
-        the state holds a reference policy too, which starts as the policy.
+        `init` is a stage as in `load`, or `fresh` for random parameters.  `start` says what the
+        state holds beside the model; its PRM starts from the stage `prm_init` or, if that is empty,
+        as the policy.
         """
         return self.models.new_state(
             self.key(name),
             cfg,
             tx,
             init,
-            value_head=value_head,
-            kl_coef=kl_coef,
-            prm_tx=prm_tx,
+            start=start,
             prm_start=(prm_init, self.prm_part(prm_init)),
-            follow=follow,
         )
+
+    @property
+    def layout(self) -> programs.Layout:
+        """Return where the arrays of the run lie."""
+        return programs.Layout(self.mesh, self.cfg.mesh)
 
     def shardings(self, tree):
         """Return the shardings of a pytree of parameters, moments or states.
@@ -328,8 +327,7 @@ class Workspace:
 
         `result` is the type that the step returns, with a field `state`.
         """
-        kept = result(**dict.fromkeys(result._fields) | {"state": self.shardings(state)})
-        return jax.jit(function, donate_argnums=0, out_shardings=kept)
+        return programs.jit_step(function, state, result, self.layout)
 
     def place(self, tree):
         """Place host arrays with all rows of a batch on the mesh, split by row."""

@@ -128,7 +128,7 @@ def make_job(kind: str, topology: str, config: str, given: dict[str, Any]) -> Jo
             f"--config {config}: give a path inside the current folder, of letters, digits and "
             "._-/, because the job reads the config at the same place"
         )
-    cfg = settings.load(Path(config), overrides, sizes=False)
+    cfg = settings.load(Path(config), overrides, sizes=None)
     _check_mesh(cfg.mesh, found, options.get("slices", 1))
     name = given.get("name") or re.sub(r"[^a-z0-9]+", "-", cfg.name.lower()).strip("-")
     if len(name) > LONGEST_NAME or not _LABEL.fullmatch(name):

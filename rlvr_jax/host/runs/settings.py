@@ -8,7 +8,7 @@ import difflib
 import json
 import stat
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,21 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-def load(path: Path, overrides: Sequence[str] = (), *, sizes: bool = True) -> Config:
+# The weights of a model, as a config names them -> the fields of ModelConfig that they fix.
+Sizes = Callable[[str], Mapping[str, Any]]
+
+
+def load_sizes(name: str) -> Mapping[str, Any]:
+    """Load the sizes of a pretrained model from its own files."""
+    return weights.load_architecture(weights.find_model(name))
+
+
+def load(path: Path, overrides: Sequence[str] = (), sizes: Sizes | None = load_sizes) -> Config:
     """Load the config in a YAML file and apply dotted overrides such as `seed=3`.
 
-    The first word of an override may be the name of a stage: `rl.optim.lr=1e-4`.  The sizes of
-    pretrained models are read from their files, and presets are filled in.  Without `sizes` these
-    files need not be here, and the sizes of such a model are not true.
+    The first word of an override may be the name of a stage: `rl.optim.lr=1e-4`.  `sizes` gives the
+    sizes of pretrained models; without it they stay as the config has them, which is not true of
+    such a model.  Presets are filled in.
 
     Raises:
       ConfigError: the file or an override cannot be used.
@@ -85,8 +94,9 @@ def load(path: Path, overrides: Sequence[str] = (), *, sizes: bool = True) -> Co
         raise ConfigError(f"{path} must hold a mapping of config keys, such as `name: demo`")
     for override in overrides:
         _apply(tree, override)
-    for part in ("model", "verifier", "grm") if sizes else ():
-        _fill_sizes(tree, part)
+    if sizes is not None:
+        for part in ("model", "verifier", "grm"):
+            _fill_sizes(tree, part, sizes)
     return parse(tree)
 
 
@@ -94,7 +104,7 @@ def load(path: Path, overrides: Sequence[str] = (), *, sizes: bool = True) -> Co
 ALIKE = {"verifier": "the verifier", "grm": "the generative reward model"}
 
 
-def _fill_sizes(tree: dict[str, Any], part: str) -> None:
+def _fill_sizes(tree: dict[str, Any], part: str, load: Sizes) -> None:
     """Add to a section of the config what the files say that it names: sizes, form of an adapter.
 
     Raises:
@@ -102,7 +112,7 @@ def _fill_sizes(tree: dict[str, Any], part: str) -> None:
     """
     given: Any = tree.get(part)
     if named := _weights_of(given):
-        sizes = weights.load_architecture(weights.find_model(named))
+        sizes = load(named)
         keys = dataclasses.fields(Architecture)
         _take(part, given, {key.name: sizes.get(key.name, key.default) for key in keys})
     adapter: Any = given.get("adapter") if isinstance(given, dict) else None

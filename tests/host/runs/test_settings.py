@@ -446,9 +446,9 @@ def test_a_config_is_checked_without_the_files_of_its_model(load, tmp_path):
     away, path = tmp_path / "models" / "away", tmp_path / "config.yaml"
     with pytest.raises(ValueError):
         load(RULED + f"model: {{weights: {away}}}\n")
-    assert settings.load(path, ["seed=3"], sizes=False).seed == 3
+    assert settings.load(path, ["seed=3"], sizes=None).seed == 3
     with pytest.raises(settings.ConfigError, match="stepz"):
-        settings.load(path, ["rl.stepz=3"], sizes=False)
+        settings.load(path, ["rl.stepz=3"], sizes=None)
 
 
 def test_sizes_that_are_lists_come_back_from_a_resolved_config(load):

@@ -1,0 +1,122 @@
+"""What a sweep tries, and what of it is worth compiling."""
+
+import dataclasses
+import math
+
+import jax
+import pytest
+
+from rlvr_jax import sharding
+from rlvr_jax.config import (
+    Config,
+    DataConfig,
+    LossConfig,
+    MeshConfig,
+    ModelConfig,
+    RewardConfig,
+    RlStage,
+    SftStage,
+)
+from rlvr_jax.host.plans.chips import parse_topology
+from rlvr_jax.stages import abstract, planning, sizing, sweep
+
+MODEL = ModelConfig(
+    layers=2,
+    width=64,
+    heads=4,
+    kv_heads=2,
+    head_size=16,
+    feedforward=192,
+    vocab=512,
+    part_tokens=64,
+)
+DATA = DataConfig(tasks=("sum",), prompt_columns=64, response_columns=32)
+STAGE = RlStage(
+    prompts=8, samples=4, policy="pretrained", reward=RewardConfig(source="rule"), steps=2
+)
+CFG = Config(data=DATA, model=MODEL, stages=(STAGE,))
+
+
+def asked(cfg=CFG, stage=STAGE, topology="v5e:2x4"):
+    return sweep.Asked(cfg, stage, parse_topology(topology), {}, 1.2, True)
+
+
+def mesh(candidate):
+    return candidate.cfg.mesh.data, candidate.cfg.mesh.fsdp, candidate.cfg.mesh.tensor
+
+
+@pytest.mark.parametrize("count", [1, 6, 8, 64])
+def test_meshes_use_all_devices_once(count):
+    found = list(sweep._meshes(count))
+    assert len(set(found)) == len(found) and all(math.prod(shape) == count for shape in found)
+    wanted = {
+        (d, f, t)
+        for d in range(1, count + 1)
+        for f in range(1, count + 1)
+        for t in range(1, 9)
+        if d * f * t == count
+    }
+    assert set(found) == wanted
+
+
+def test_only_what_divides_is_tried():
+    found = sweep.candidates(asked())
+    assert {mesh(one) for one in found} == {
+        *((1, 8, 1), (2, 4, 1), (4, 2, 1), (8, 1, 1)),
+        *((1, 4, 2), (2, 2, 2), (4, 1, 2)),  # two kv heads
+    }
+    assert {one.cfg.model.remat for one in found} == {False, True}
+    assert {one.cfg.model.part_tokens for one in found} == {32, 64}
+    # Each view of the mesh for decoding that the kv heads allow.
+    views = {(mesh(one), one.cfg.model.decode_tensor) for one in found}
+    assert {view for shape, view in views if shape == (2, 4, 1)} == {0, 2, 4}
+    assert {view for shape, view in views if shape == (8, 1, 1)} == {0}
+
+
+def test_an_override_gives_its_config():
+    for one in sweep.candidates(asked()):
+        words = dict(word.split("=") for word in one.override.split())
+        for key, value in words.items():
+            part, _, name = key.partition(".")
+            assert str(getattr(getattr(one.cfg, part), name)).lower() == value
+        changed = {f"model.{f.name}" for f in dataclasses.fields(MODEL)
+                   if getattr(one.cfg.model, f.name) != getattr(MODEL, f.name)}  # fmt: skip
+        assert changed == {key for key in words if key.startswith("model.")}
+
+
+def test_the_fastest_of_each_mesh_is_compiled_first_and_what_cannot_fit_last():
+    def candidate(data, seconds, memory):
+        cfg = dataclasses.replace(CFG, mesh=MeshConfig(data=data))
+        return sweep.Candidate(cfg, f"{data} {seconds}", seconds, memory)
+
+    found = [
+        *(candidate(1, 5, 1), candidate(1, 1, 1), candidate(2, 2, 1)),
+        *(candidate(3, 0.1, 9), candidate(2, 3, 1)),
+    ]
+    chosen = [one.override for one in sweep.prune(found, 5, hbm=4)]
+    assert chosen == ["1 1", "2 2", "3 0.1", "2 3", "1 5"]
+    assert len(sweep.prune(found, 2, hbm=4)) == 2
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 1), (2, 1, 2), (1, 2, 2)])
+def test_sizes_alone_know_what_stays_in_memory(shape):
+    """The estimate holds at least the arrays that a stage keeps, and a copy of its parameters."""
+    stage = dataclasses.replace(STAGE, loss=LossConfig(kl_coef=0.1))
+    cfg = dataclasses.replace(CFG, mesh=MeshConfig(*shape), stages=(stage,))
+    devices = sharding.make_mesh(cfg.mesh, jax.devices()[:4])
+    with jax.set_mesh(devices):
+        parts = abstract.resident(abstract.make(stage, cfg, devices, in_parts=True))
+    work, kept = sizing.work_of(stage, cfg), sum(parts.values()) - parts["tables"]
+    least = sweep.memory(cfg, stage, work)
+    assert kept * 0.9 + parts["policy"] / 2 < least
+    assert sweep.memory(cfg, stage, work._replace(columns=1000)) > least
+
+
+def test_a_stage_that_does_not_sample_has_no_sweep():
+    with pytest.raises(planning.PlanError, match="--sweep is for rl stages, and sft is none"):
+        sweep.run(asked(stage=SftStage()), 1, print)
+
+
+def test_a_slice_that_divides_nothing_is_refused():
+    with pytest.raises(planning.PlanError, match="no mesh of 49 devices divides stage rl"):
+        sweep.run(asked(topology="v5e:7x7"), 1, print)

@@ -42,6 +42,29 @@ CURVES = {
     ("grm", "meta 0.5"): ("#c2571a", "s--"),
 }
 COUNTS = ("1", "2", "4", "8", "16", "32")
+# label, then the two places that are compared within each seed: file, votes ("" is greedy), way
+GAINS = (
+    ("8 votes over 1, cold start", ("cold", "8", "plain"), ("cold", "1", "plain")),
+    ("8 votes over 1, after RL", ("grm", "8", "plain"), ("grm", "1", "plain")),
+    ("32 votes over greedy, after RL", ("grm", "32", "plain"), ("grm", "", "plain")),
+    (
+        "rejective fine-tuning over cold start, 1 vote",
+        ("tuned", "1", "plain"),
+        ("cold", "1", "plain"),
+    ),
+    (
+        "rejective fine-tuning over cold start, 8 votes",
+        ("tuned", "8", "plain"),
+        ("cold", "8", "plain"),
+    ),
+    ("RL over cold start, greedy", ("grm", "", "plain"), ("cold", "", "plain")),
+    ("RL over cold start, 1 vote", ("grm", "1", "plain"), ("cold", "1", "plain")),
+    ("RL over cold start, 8 votes", ("grm", "8", "plain"), ("cold", "8", "plain")),
+    ("meta RM (half of 8 votes) over all 8", ("grm", "8", "meta 0.5"), ("grm", "8", "plain")),
+    ("meta RM (half of 32 votes) over all 32", ("grm", "32", "meta 0.5"), ("grm", "32", "plain")),
+    ("meta RM (one of 32 votes) over all 32", ("grm", "32", "meta 0.01"), ("grm", "32", "plain")),
+    ("32 votes after RL over the scalar model", ("grm", "32", "plain"), ("scalar", "", "plain")),
+)
 Json = dict
 
 
@@ -86,6 +109,23 @@ def table(runs: list[dict[str, Json]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
+def gains(runs: list[dict[str, Json]]) -> str:
+    """Return differences in points, paired by seed; their spread is less than that of seeds."""
+
+    def share(run: dict[str, Json], name: str, count: str, way: str) -> float:
+        place = votes(run[name], count, way) if count else run[name]["greedy"]
+        return place["all"]["expected"]
+
+    lines = [["difference, points", "mean ± 95 %", "each seed"], ["---"] * 3]
+    for label, one, other in GAINS:
+        both = [run for run in runs if one[0] in run and other[0] in run]
+        values = [share(run, *one) - share(run, *other) for run in both]
+        centre, half = mean(values)
+        each = ", ".join(f"{100 * value:+.1f}" for value in values)
+        lines.append([label, f"{centre:+.1f} ± {half:.1f}", each])
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
 def picture(runs: list[dict[str, Json]]) -> None:
     figure, axes = plt.subplots(figsize=(6, 3.8))
     labels = {(name, way): label for name, way, label in ROWS}
@@ -117,7 +157,7 @@ def picture(runs: list[dict[str, Json]]) -> None:
 def main() -> None:
     runs = [load(seed) for seed in sorted(HERE.glob("seed*"))]
     picture(runs)
-    text = table(runs)
+    text = table(runs) + "\n" + gains(runs)
     (HERE / "table.md").write_text(text)
     print(text)
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import make_compiled as compiled
 import pytest
 
-import compiled
 from rlvr_jax import engine, parameters
 from rlvr_jax.config import ModelConfig, SampleConfig
 from rlvr_jax.structs import Prompts

@@ -512,10 +512,10 @@ def kernels_in(text):
 def test_rows_and_heads_that_a_mesh_does_not_divide_have_no_kernel(untied) -> None:
     cfg = dataclasses.replace(untied, compute="bfloat16", kernels="auto")
     with jax.set_mesh(sharding.make_mesh(MeshConfig(1, 1, 8))):
-        assert block._uneven(3, cfg) == "4 kv heads in 8 shards"
+        assert block._uneven(3, 4) == "4 kv heads in 8 shards"
     with jax.set_mesh(sharding.make_mesh(MeshConfig(4, 2, 1))):
-        uneven = block._uneven(3, cfg)
-        assert block._uneven(16, cfg) == ""
+        uneven = block._uneven(3, 4)
+        assert block._uneven(16, 4) == ""
     assert uneven == "3 rows in 8 shards"
     names = {"tpu": "splash", "gpu": "cudnn"}
     with device("tpu"):

@@ -27,6 +27,7 @@ from rlvr_jax.config import (
     PrmConfig,
     RlStage,
 )
+from rlvr_jax.host.processes.team import Team
 from rlvr_jax.stages import host_rewards, rl
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen, Learner, Outcome, Rollout, Setup
@@ -391,7 +392,9 @@ def run(shape, part_tokens: int, hosted: bool):
         data=DataConfig(prompt_columns=P, response_columns=R, check_columns=40),
     )
     mesh = sharding.make_mesh(cfg.mesh, jax.devices()[: np.prod(shape)])
-    place = SimpleNamespace(cfg=cfg, folder=Path("none"), tokenizer_file=None, began=None)
+    place = SimpleNamespace(
+        cfg=cfg, folder=Path("none"), tokenizer_file=None, began=None, team=Team()
+    )
     ws = Workspace(place, mesh)  # type: ignore[arg-type]
     ws.models._learned = lambda stage, cfg: random_params(0)  # type: ignore[method-assign]
     likes, rounds, out = np.array(LIKES[:1]), [], []

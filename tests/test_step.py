@@ -40,6 +40,7 @@ from rlvr_jax.config import (
     RewardConfig,
     RlStage,
 )
+from rlvr_jax.host.processes.team import Team
 from rlvr_jax.host.runs.compiles import Compiles
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen, Prompts, Rollout, Setup, StepResult, Verdict
@@ -156,7 +157,7 @@ def start(shape, cfg, tx=TX):
     """A workspace on a mesh, a state, and frozen models: made as the stages make them."""
     whole = Config(stages=(STAGE,), mesh=MeshConfig(*shape), model=cfg, verifier=cfg)
     devices = jax.devices()[: np.prod(shape)]
-    ws = Workspace(SimpleNamespace(cfg=whole), sharding.make_mesh(whole.mesh, devices))
+    ws = Workspace(SimpleNamespace(cfg=whole, team=Team()), sharding.make_mesh(whole.mesh, devices))
     with jax.set_mesh(ws.mesh):
         ws.models._learned = lambda stage, cfg: draw(cfg, 0)  # type: ignore[method-assign]
         state = ws.new_state(STAGE.name, cfg, tx, "given")

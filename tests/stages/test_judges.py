@@ -8,6 +8,7 @@ import pytest
 
 from rlvr_jax import model, parameters, sharding
 from rlvr_jax.config import Config, EvaluateStage, JudgeConfig, LabelStage, MeshConfig, ModelConfig
+from rlvr_jax.host.processes.team import Team
 from rlvr_jax.host.text import tokenizer
 from rlvr_jax.host.verdicts.judge import Rule, words
 from rlvr_jax.host.verdicts.judge.endpoint import Endpoint
@@ -29,7 +30,7 @@ def ws(monkeypatch):
     monkeypatch.setattr(judges.weights, "load_architecture", lambda path: SIZES | {"context": 2000})
     monkeypatch.setattr(judges.weights, "load", lambda path, cfg, shardings: params)
     cfg = Config(stages=(EvaluateStage(policy="pretrained", verifier=""),))
-    return Workspace(SimpleNamespace(cfg=cfg, began=None), mesh)
+    return Workspace(SimpleNamespace(cfg=cfg, began=None, team=Team()), mesh)
 
 
 def judge(ws, **changes):
@@ -100,7 +101,7 @@ def test_kinds(ws, tmp_path, monkeypatch):
     for cfg, kind in kinds:
         judges.check_judge(cfg)
         made = judges.make_judge(LabelStage(judge=cfg), ws)
-        assert isinstance(made, kind)
+        assert isinstance(getattr(made, "_judge", made), kind)
         made.close()
     with pytest.raises(ValueError, match="mtah"):
         judges.check_judge(JudgeConfig(rule="mtah"))

@@ -33,6 +33,7 @@ from rlvr_jax.host import weights
 from rlvr_jax.host.runs import settings
 from rlvr_jax.host.runs.checkpoint import Checkpoints, restore_params
 from rlvr_jax.host.runs.folder import Run, RunError
+from rlvr_jax.stages import programs
 from rlvr_jax.stages.check import _check_adapter, _check_use, check_config
 from rlvr_jax.stages.models import Models, Origin, origin
 
@@ -108,7 +109,8 @@ def test_a_state_holds_the_adapter_and_later_stages_share_the_base(folder):
         assert set(apart) == names and adapters.over(base, apart) == whole
         assert all(np.array_equal(apart[name], left.params[name]) for name in names)
         # rl goes on from the adapter of sft; its checkpoint has no base.
-        state = found.new_state(jax.random.key(1), cfg.model, TX, "sft", value_head=True)
+        start = programs.Start(value_head=True)
+        state = found.new_state(jax.random.key(1), cfg.model, TX, "sft", start=start)
         assert set(state.params) == names | {"value_D"}
         assert np.array_equal(state.params["qa_LDU"], left.params["qa_LDU"])
         found.forget()

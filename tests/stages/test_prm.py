@@ -168,8 +168,9 @@ def test_evaluations_choose_by_it(done, capsys) -> None:
 
 def test_it_goes_on_where_it_was_stopped(done, cfg, once) -> None:
     ws, stage = done, cfg.stages[1]
-    again = workspace(dataclasses.replace(cfg, name="again", stages=(stage,)))
-    again.load = ws.load
+    again = workspace(dataclasses.replace(cfg, name="again"))
+    own = again.models
+    again.load, again.models = ws.load, ws.models
     again.jit_step = once(again.jit_step)
     step = iter(range(1, 100))
     again.run.check_signal = lambda: 15 if next(step) == 3 else None
@@ -178,6 +179,7 @@ def test_it_goes_on_where_it_was_stopped(done, cfg, once) -> None:
             prm.run(stage, again)
         prm.run(stage, again)
     again.run.finish("prm", {})
+    again.models = own
     kept = [
         [{k: v for k, v in row.items() if k[:5] not in ("time/", "perf/")} for row in rows]
         for rows in (logged(ws, "prm"), logged(again, "prm"))
@@ -199,6 +201,7 @@ def test_an_rl_stage_starts_its_prm_from_it_and_leaves_one(done, cfg, monkeypatc
 
     both = Workspace(ws.run, ws.mesh)
     both.cfg = dataclasses.replace(cfg, stages=(*cfg.stages, stage))
+    monkeypatch.setattr(ws.run, "cfg", both.cfg)
     monkeypatch.setattr(loop, "run", stop_before_the_first_step)
     with jax.set_mesh(ws.mesh):
         train.STAGES["rl"](stage, both)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -25,6 +26,22 @@ def free_port() -> int:
                 return port + 1
 
 
+KEPT: list = []  # teams: one that is forgotten closes its connections, as a dead process does
+
+
+def with_exit(leave):
+    """The module `os`, with another end of the process."""
+    return SimpleNamespace(**(vars(os) | {"_exit": leave}))
+
+
+def stay(code):
+    """Threads of a team may outlive their test: they must never end this process."""
+    threading.Event().wait()
+
+
+teams.os = with_exit(stay)
+
+
 @pytest.fixture
 def ended(monkeypatch):
     """Exit codes, in place of the end of this process, which holds all teams of a test."""
@@ -32,9 +49,9 @@ def ended(monkeypatch):
 
     def leave(code):
         codes.append(code)
-        threading.Event().wait()  # as nothing goes on after the end
+        stay(code)
 
-    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(teams, "os", with_exit(leave))
     monkeypatch.setattr(teams, "NEWS", 0.1)
     return codes
 
@@ -66,6 +83,7 @@ def in_threads(*calls):
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive(), "a process waits for ever"
+    KEPT.append(results)
     return results
 
 

@@ -98,8 +98,8 @@ def test_gates_multiply_the_reward(ws):
         score_all = host_rewards.scorer(RlStage(reward=reward), ws, Frozen({}, {}, None), workers)
         got, told = score_all([record], None, read, texts)
         plain, _ = host_rewards.score_by_rule("contains", [record], texts, read, ws, workers)
-        digit, _ = host_rewards.score_by_rule("regex", [record], texts, read, workers)
-        fresh, _ = host_rewards.score_by_rule("repetition", [record], texts, read, workers)
+        digit, _ = host_rewards.score_by_rule("regex", [record], texts, read, ws, workers)
+        fresh, _ = host_rewards.score_by_rule("repetition", [record], texts, read, ws, workers)
     assert plain.tolist() == [1, 0, 1, 1], "the second row was cut off"
     assert digit[0] == 1 and 0 < fresh[3] < 1
     np.testing.assert_allclose(got, plain * digit * fresh)

@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from rlvr_kernels.decode_attention.columns import Columns
 from rlvr_kernels.decode_attention.pallas_gpu import pallas_gpu
 from rlvr_kernels.decode_attention.pallas_tpu import pallas_tpu
 from rlvr_kernels.decode_attention.places import Places
@@ -78,5 +79,6 @@ def decode_attention(
             "or places [Z, Q / Z, G] and [Z, B / Z]"
         )
     run = choose_implementation(impl, IMPLEMENTATIONS, DEFAULT)
-    own, prefixes = (k_LBKSH, v_LBKSH, see_BS), (prefix_k_LQKPH, prefix_v_LQKPH, see_BP)
-    return run(q_BNH, *own, *prefixes, jnp.asarray(layer, jnp.int32), places, scale, softcap)
+    own = Columns(k_LBKSH, v_LBKSH, see_BS)
+    prefixes = Columns(prefix_k_LQKPH, prefix_v_LQKPH, see_BP)
+    return run(q_BNH, own, prefixes, jnp.asarray(layer, jnp.int32), places, scale, softcap)

@@ -21,37 +21,24 @@ LEAST = 16  # rows and depth of the smallest matrix product in Triton
 MOST = 64  # queries of a program
 
 
-def pallas_gpu(
-    q_BNH,
-    k_LBKSH,
-    v_LBKSH,
-    see_BS,
-    prefix_k_LQKPH,
-    prefix_v_LQKPH,
-    see_BP,
-    layer,
-    places,
-    scale,
-    softcap,
-    *,
-    interpret=False,
-):
+def pallas_gpu(q_BNH, own, prefix, layer, places, scale, softcap, *, interpret=False):
     """Return decoding attention; a program skips the columns behind the last one that is seen."""
-    (rows, heads, size), kv_heads, prompts = q_BNH.shape, k_LBKSH.shape[2], prefix_k_LQKPH.shape[1]
+    (rows, heads, size), (_, prompts, kv_heads, _, _) = q_BNH.shape, prefix.k_LXKSH.shape
     per_kv = heads // kv_heads
-    q_BKMH = q_BNH.astype(k_LBKSH.dtype).reshape(rows, kv_heads, per_kv, size)
+    q_BKMH = q_BNH.astype(own.k_LXKSH.dtype).reshape(rows, kv_heads, per_kv, size)
     q_QKxH = to_places(q_BKMH, prompts, places).swapaxes(1, 2).reshape(prompts, kv_heads, -1, size)
     part = partial(
         _part, layer[None], per_row=per_kv, scale=scale, softcap=softcap, interpret=interpret
     )
-    own = part(q_BKMH, k_LBKSH, v_LBKSH, see_BS[:, None])
-    shared = part(q_QKxH, prefix_k_LQKPH, prefix_v_LQKPH, to_places(see_BP, prompts, places))
+    alone = part(q_BKMH, own.k_LXKSH, own.v_LXKSH, own.see_BS[:, None])
+    see_QGP = to_places(prefix.see_BS, prompts, places)
+    shared = part(q_QKxH, prefix.k_LXKSH, prefix.v_LXKSH, see_QGP)
 
     def by_row(x_CQKxy):
         x = x_CQKxy.reshape(*x_CQKxy.shape[:3], -1, per_kv, *x_CQKxy.shape[4:])
         return jax.vmap(lambda x_QKGMy: to_rows(x_QKGMy.swapaxes(1, 2), places))(x)
 
-    both = [jnp.concatenate([a, by_row(b)]) for a, b in zip(own, shared, strict=True)]
+    both = [jnp.concatenate([a, by_row(b)]) for a, b in zip(alone, shared, strict=True)]
     out_CBKMH, high_CBKM, sum_CBKM = both
     keep_CBKM = jnp.exp(high_CBKM - jnp.max(high_CBKM, axis=0))
     out_BKMH = jnp.sum(keep_CBKM[..., None] * out_CBKMH, axis=0)

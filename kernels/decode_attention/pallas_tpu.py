@@ -30,21 +30,7 @@ class Plan(NamedTuple):
     queries: int  # M, padded to whole tiles
 
 
-def pallas_tpu(
-    q_BNH,
-    k_LBKSH,
-    v_LBKSH,
-    see_BS,
-    prefix_k_LQKPH,
-    prefix_v_LQKPH,
-    see_BP,
-    layer,
-    places,
-    scale,
-    softcap,
-    *,
-    interpret=False,
-):
+def pallas_tpu(q_BNH, own, prefix, layer, places, scale, softcap, *, interpret=False):
     """Return decoding attention; cache blocks after the last one seen by a set are skipped.
 
     Raises:
@@ -52,10 +38,10 @@ def pallas_tpu(
     """
     if places is not None:
         raise ValueError("pallas_tpu takes no places")
-    (rows, heads, size), (layers, _, kv_heads, columns, _) = q_BNH.shape, k_LBKSH.shape
-    plan = _plan(q_BNH, k_LBKSH, prefix_k_LQKPH)
+    (rows, heads, size), (layers, _, kv_heads, columns, _) = q_BNH.shape, own.k_LXKSH.shape
+    plan = _plan(q_BNH, own.k_LXKSH, prefix.k_LXKSH)
     by_set, per_kv = (rows // plan.group, plan.group), heads // kv_heads
-    q = q_BNH.astype(k_LBKSH.dtype).reshape(*by_set, kv_heads, per_kv, size)
+    q = q_BNH.astype(own.k_LXKSH.dtype).reshape(*by_set, kv_heads, per_kv, size)
     q = jnp.pad(q, ((0, 0), (0, 0), (0, 0), (0, plan.queries - per_kv), (0, 0)))
     q_ZKXH = q.swapaxes(1, 2).reshape(by_set[0], kv_heads, -1, size)
 
@@ -63,18 +49,18 @@ def pallas_tpu(
         see = jnp.pad(see, ((0, 0), (0, -see.shape[1] % block)))
         return see.reshape(*by_set, -1).astype(jnp.int32)
 
-    see_ZGS = grouped(see_BS, plan.block_s)
+    see_ZGS = grouped(own.see_BS, plan.block_s)
     place_S = jnp.arange(1, see_ZGS.shape[2] + 1, dtype=jnp.int32)
     last_Z = jnp.max(jnp.max(see_ZGS, axis=1) * place_S, axis=1)
     out_ZKXH = _call(
         layer[None],
         (last_Z + (plan.block_s - 1)) // plan.block_s,
         q_ZKXH,
-        prefix_k_LQKPH,
-        prefix_v_LQKPH,
-        grouped(see_BP, plan.block_p),
-        k_LBKSH.reshape(layers, *by_set, kv_heads, columns, size),
-        v_LBKSH.reshape(layers, *by_set, kv_heads, columns, size),
+        prefix.k_LXKSH,
+        prefix.v_LXKSH,
+        grouped(prefix.see_BS, plan.block_p),
+        own.k_LXKSH.reshape(layers, *by_set, kv_heads, columns, size),
+        own.v_LXKSH.reshape(layers, *by_set, kv_heads, columns, size),
         see_ZGS,
         plan=plan,
         out_dtype=q_BNH.dtype,

@@ -4,21 +4,9 @@ import jax
 import jax.numpy as jnp
 
 
-def reference(
-    q_BNH,
-    k_LBKSH,
-    v_LBKSH,
-    see_BS,
-    prefix_k_LQKPH,
-    prefix_v_LQKPH,
-    see_BP,
-    layer,
-    places,
-    scale,
-    softcap,
-):
+def reference(q_BNH, own, prefix, layer, places, scale, softcap):
     """Return softmax(softcap(scale * q . k)) . v, with a copy of the prefix for every row."""
-    (rows, heads, _), prompts, kv_heads = q_BNH.shape, prefix_k_LQKPH.shape[1], k_LBKSH.shape[2]
+    (rows, heads, _), (_, prompts, kv_heads, _, _) = q_BNH.shape, prefix.k_LXKSH.shape
     owner_B = jnp.arange(rows) // (rows // prompts) if places is None else _owners(places)
 
     def whole(prefix_LQKPH, own_LBKSH):
@@ -26,8 +14,8 @@ def reference(
         both = jnp.concatenate([prefix_BKPH, own_LBKSH[layer]], axis=2).astype(jnp.float32)
         return jnp.repeat(both, heads // kv_heads, axis=1)
 
-    k_BNCH, v_BNCH = whole(prefix_k_LQKPH, k_LBKSH), whole(prefix_v_LQKPH, v_LBKSH)
-    see_BC = jnp.concatenate([see_BP, see_BS], axis=1)
+    k_BNCH, v_BNCH = whole(prefix.k_LXKSH, own.k_LXKSH), whole(prefix.v_LXKSH, own.v_LXKSH)
+    see_BC = jnp.concatenate([prefix.see_BS, own.see_BS], axis=1)
     score_BNC = scale * jnp.einsum("bnh,bnch->bnc", q_BNH.astype(jnp.float32), k_BNCH)
     if softcap:
         score_BNC = softcap * jnp.tanh(score_BNC / softcap)

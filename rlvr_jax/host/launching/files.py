@@ -9,7 +9,7 @@ import jinja2
 
 from rlvr_jax.host.launching.job import Job
 
-WORK = "/work"  # where hosts see the bucket: configs, models, data, runs, compiled programs
+WORK = "/bucket"  # where hosts see the bucket: configs, models, data, runs, compiled programs
 RESTARTS = 3  # after a defect, or after a host that died without a word
 
 

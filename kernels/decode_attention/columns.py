@@ -1,0 +1,16 @@
+"""What a row attends to: keys and values, and which of them it sees."""
+
+from typing import NamedTuple
+
+import jax
+
+
+class Columns(NamedTuple):
+    """Columns are keys and values of all layers, and which of them each row sees.
+
+    X counts what the columns belong to: rows (their own caches) or prompts (their prefixes).
+    """
+
+    k_LXKSH: jax.Array
+    v_LXKSH: jax.Array
+    see_BS: jax.Array  # bool

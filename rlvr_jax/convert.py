@@ -29,7 +29,7 @@ from rlvr_jax.config import MeshConfig, ModelConfig
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import log, settings
 from rlvr_jax.host.runs.checkpoint import CheckpointError, restore_params
-from rlvr_jax.host.runs.folder import tokenizer_path
+from rlvr_jax.host.runs.paths import tokenizer_path
 from rlvr_jax.host.text.tokenizer import Tokenizer, open_tokenizer
 from rlvr_jax.host.weights import peft
 from rlvr_jax.stages.models import PRETRAINED, Origin, digest, origin

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rlvr_jax.config import PRESETS, RlStage
-from rlvr_jax.host.runs import settings
-from rlvr_jax.host.runs.settings import ConfigError
+from rlvr_jax.host.runs import config_text, settings
+from rlvr_jax.host.runs.config_text import ConfigError
 
 ROOT = Path(__file__).parents[1]
 NAMES = "grpo rloo dr_grpo dapo gspo cispo prime ppo reinforce++ spct".split()
@@ -66,7 +66,7 @@ def test_the_resolved_config_shows_what_a_preset_filled(tmp_path, name):
     (tmp_path / "c.yaml").write_text(f"stages: [{{stage: rl, preset: {name}}}]\n")
     cfg = settings.load(tmp_path / "c.yaml")
     text = settings.dump(cfg)
-    tree = settings._parse_yaml(text)["stages"][0]
+    tree = config_text.parse_yaml(text)["stages"][0]
     assert tree["preset"] == name and contains(tree, PRESETS[name].fills)
     (tmp_path / "again.yaml").write_text(text)
     assert settings.load(tmp_path / "again.yaml") == cfg
@@ -175,7 +175,7 @@ def test_a_preset_is_chosen_on_the_command_line(tmp_path):
 
 def test_the_preset_of_prime_is_what_its_config_says():
     text = (ROOT / "configs" / "prime_qwen2.5_math_7b.yaml").read_text("utf-8")
-    tree = next(x for x in settings._parse_yaml(text)["stages"] if x["stage"] == "rl")
+    tree = next(x for x in config_text.parse_yaml(text)["stages"] if x["stage"] == "rl")
     given = settings.parse({"stages": [tree]}).stages[0]
     filled = stage(preset="prime")
     for section in ("advantage", "loss", "filter", "overlong", "prm"):

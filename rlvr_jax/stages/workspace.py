@@ -22,7 +22,8 @@ from rlvr_jax.host.problems import dataset, sources
 from rlvr_jax.host.problems.sources import origin
 from rlvr_jax.host.processes import gathering
 from rlvr_jax.host.runs import log
-from rlvr_jax.host.runs.folder import Run, RunError, tokenizer_path
+from rlvr_jax.host.runs.folder import Run, RunError
+from rlvr_jax.host.runs.paths import tokenizer_path
 from rlvr_jax.host.text import template
 from rlvr_jax.host.text.tokenizer import Tokenizer, TokenizerError, open_tokenizer
 from rlvr_jax.stages import programs

@@ -1,9 +1,4 @@
-"""The run folder records the config that it belongs to, the finished stages, and their results.
-
-runs/NAME/config.resolved.yaml  metrics.jsonl  samples/  eval/  checkpoints/  stages/
-          data/  tensorboard/  report.html  verdicts/  judge/  collected/  dumps/  began.json
-          run.lock  bases.json
-"""
+"""The run folder records the config that it belongs to, the finished stages, and their results."""
 
 import dataclasses
 import datetime
@@ -17,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from rlvr_jax.config import Config
-from rlvr_jax.host import weights
 from rlvr_jax.host.processes.team import Team
 from rlvr_jax.host.runs import digests, log, settings
 from rlvr_jax.host.runs.checkpoint import compute_fingerprint
 from rlvr_jax.host.runs.ending import TIME_UP, Signals, exit_code
 from rlvr_jax.host.runs.lock import LOCK, HeldError, Lock
+from rlvr_jax.host.runs.paths import Paths
 
 
 class RunError(RuntimeError):
@@ -41,23 +36,7 @@ class Interrupted(Exception):
         self.code = exit_code(signum)
 
 
-def tokenizer_path(cfg: Config, folder: Path) -> str | Path:
-    """Return the path of the run's tokenizer.
-
-    The path is that of the config's tokenizer, or else of the pretrained model, or else of the file
-    that the tokenizer stage writes to the run folder. The word `byte` names a tokenizer without a
-    file.
-
-    Raises:
-      WeightsError: the pretrained model is not there.
-    """
-    if cfg.tokenizer and not cfg.tokenizer.startswith(weights.PACKAGE):
-        return cfg.tokenizer
-    named = cfg.tokenizer or cfg.model.weights or cfg.grm.weights
-    return weights.find_model(named) if named else folder / "tokenizer.model"
-
-
-class Run:
+class Run(Paths):
     """A `Run` is a run folder, opened for a config.
 
     Opening the folder writes `config.resolved.yaml`, removes half-written files of killed
@@ -75,7 +54,7 @@ class Run:
     ):
         self.cfg = cfg
         self.team = team or Team()
-        self.folder = Path(cfg.runs) / cfg.name
+        super().__init__(Path(cfg.runs) / cfg.name)
         self._lock: Lock | None = None
         self.others = ""  # who works in the folder, where this process may only read
         try:
@@ -107,25 +86,10 @@ class Run:
         if self.others:
             raise RunError(f"{self.others}, and its problems are not these: wait for it")
 
-    @property
-    def config_file(self) -> Path:
-        """Return the file of the resolved config."""
-        return self.folder / "config.resolved.yaml"
-
     @functools.cached_property
     def identity(self) -> str:
         """Return the resolved config without the place of its folder, which may be moved."""
         return settings.dump(dataclasses.replace(self.cfg, runs="runs", name="run"))
-
-    @property
-    def tokenizer_file(self) -> Path:
-        """Return the file that a tokenizer stage writes."""
-        return self.folder / "tokenizer.model"
-
-    @property
-    def data(self) -> Path:
-        """Return the folder of the problem set."""
-        return self.folder / "data"
 
     @functools.cached_property
     def began(self) -> datetime.datetime:
@@ -141,15 +105,6 @@ class Run:
             return datetime.datetime.fromisoformat(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError, RecursionError):
             raise RunError(f"{path} is damaged: put it back or remove it") from None
-
-    @property
-    def preferences(self) -> Path:
-        """Return the folder of the preference items, which generative reward models judge."""
-        return self.folder / "preferences"
-
-    def origin_file(self, data: Path) -> Path:
-        """Return the file that stores the origin of the problem set in the folder `data`."""
-        return data / "origin.json"
 
     def origin(self, data: Path) -> dict[str, Any] | None:
         """Load the origin of the problem set (`sources.origin`); None in an older folder.
@@ -170,41 +125,13 @@ class Run:
             )
         return loaded
 
-    def checkpoints(self, stage: str) -> Path:
-        """Return the folder of a stage's checkpoints."""
-        return self.folder / "checkpoints" / stage
-
-    def verdicts(self, stage: str) -> Path:
-        """Return the file of the verdicts of a label stage."""
-        return self.folder / "verdicts" / f"{stage}.jsonl"
-
-    def replies(self, stage: str) -> Path:
-        """Return the file of an endpoint's replies to a label stage."""
-        return self.folder / "judge" / f"{stage}.jsonl"
-
-    def collected(self, stage: str) -> Path:
-        """Return the file of the answers that an rl stage collects for a label stage."""
-        return self.folder / "collected" / f"{stage}.jsonl"
-
-    def judgements(self, stage: str) -> Path:
-        """Return the file of the judgements that an rft stage sampled."""
-        return self.folder / "judgements" / f"{stage}.jsonl"
-
-    def items(self, stage: str) -> Path:
-        """Return the file of the preference items that a compare stage made."""
-        return self.folder / "items" / f"{stage}.jsonl"
-
-    def evaluation(self, name: str) -> Path:
-        """Return the file of an evaluation's results."""
-        return self.folder / "eval" / f"{name}.json"
-
     def finished(self, stage: str) -> dict[str, Any] | None:
         """Load the result of a finished stage from its marker file; None if it is not finished.
 
         Raises:
           RunError: the marker file is damaged.
         """
-        path = self._marker(stage)
+        path = self.marker(stage)
         try:
             marker = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(marker["metrics_bytes"], int):
@@ -230,7 +157,7 @@ class Run:
         marker = {"metrics_bytes": self.metrics.offset, "metrics_sha256": self.metrics.digest}
         marker |= {"files": digests.compute_digests(self.folder, self._left(stage))}
         marker |= {"checkpoint": compute_fingerprint(self.checkpoints(stage)), **result}
-        log.write_json(self._marker(stage), marker)
+        log.write_json(self.marker(stage), marker)
         return {name: log.plain(value) for name, value in marker.items()}
 
     def check_left(self, stage: str, marker: Mapping[str, Any]) -> None:
@@ -247,7 +174,7 @@ class Run:
         if change := digests.first_change(self.folder, marker.get("files", {})):
             raise RunError(
                 f"{change} since stage {stage} finished: put it back, or remove "
-                f"{self._marker(stage)} to do the stage again"
+                f"{self.marker(stage)} to do the stage again"
             )
 
     def check_checkpoint(self, stage: str, marker: Mapping[str, Any]) -> None:
@@ -260,7 +187,7 @@ class Run:
         if found and wanted and found != wanted:
             raise RunError(
                 f"the newest checkpoint in {self.checkpoints(stage)} is not the one that stage "
-                f"{stage} left: put it back, or remove {self._marker(stage)} to do the stage again"
+                f"{stage} left: put it back, or remove {self.marker(stage)} to do the stage again"
             )
 
     def check_base(self, name: str, digest: str) -> None:
@@ -293,9 +220,6 @@ class Run:
         paths += (self.folder / "samples").glob(f"{glob.escape(stage)}_step_*.jsonl")
         kinds = {known.name: known.stage for known in self.cfg.stages}
         return paths + [self.tokenizer_file] * (kinds.get(stage) == "tokenizer")
-
-    def _marker(self, stage: str) -> Path:
-        return self.folder / "stages" / f"{stage}.json"
 
     def write_samples(self, stage: str, step: int, rows: list[dict[str, Any]]) -> None:
         """Write the sampled rollouts of one step, atomically; only the first process does."""

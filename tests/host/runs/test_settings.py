@@ -12,7 +12,7 @@ import pytest
 from rlvr_jax import config
 from rlvr_jax.config import Config, MeshConfig, RlStage
 from rlvr_jax.host.runs import settings
-from rlvr_jax.host.runs.settings import ConfigError
+from rlvr_jax.host.runs.config_text import ConfigError
 
 ROOT = Path(__file__).parents[3]
 RL = "name: demo\nstages:\n- stage: rl\n"

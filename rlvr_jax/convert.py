@@ -31,7 +31,7 @@ from rlvr_jax.host.runs import log, settings
 from rlvr_jax.host.runs.checkpoint import CheckpointError, restore_params
 from rlvr_jax.host.runs.paths import tokenizer_path
 from rlvr_jax.host.text.tokenizer import Tokenizer, open_tokenizer
-from rlvr_jax.host.weights import peft
+from rlvr_jax.host.weights import new_folder, peft
 from rlvr_jax.stages.models import PRETRAINED, Origin, digest, origin
 from rlvr_jax.structs import Params
 
@@ -77,7 +77,7 @@ def convert(source: str, folder: Path, form: Form) -> None:
 
     Raises ValueError, CheckpointError or OSError where SRC or the folder cannot be used.
     """
-    weights.check_free(folder)  # before the work of loading
+    new_folder.check_free(folder)  # before the work of loading
     load = _load_trained if _is_run(source) else _load_pretrained
     loaded = load(source, form.tokenizer)
     if loaded.tokenizer.vocab > loaded.cfg.vocab:

@@ -1,11 +1,9 @@
 """Several processes are one run: equal results, one end, and a resume on any number of them."""
 
-import contextlib
 import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from make_port import free_port
 
 from rlvr_jax import parameters
 from rlvr_jax.host.runs import checkpoint, settings
@@ -23,15 +22,6 @@ HOSTS = Path(__file__).with_name("hosts.yaml")
 PATIENCE = 900.0  # seconds; a machine may be busy
 # Sums over devices are added in another order, which shows most in a ratio of small numbers.
 NEAR, RATIOS = 2e-6, {"advantage/correlation": 2e-5}
-
-
-def free_port() -> int:
-    """The second of two free ports: the processes meet at the one before the coordinator's."""
-    while True:
-        with socket.create_server(("", 0)) as one:
-            port = one.getsockname()[1]
-            with contextlib.suppress(OSError), socket.create_server(("", port + 1)):
-                return port + 1
 
 
 def explicit(index: int, count: int, port: int) -> tuple[dict[str, str], list[str]]:

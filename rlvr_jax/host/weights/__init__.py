@@ -11,8 +11,6 @@ contain. `layout` is the table of where each parameter lies in a file; loading a
 
 import functools
 import importlib.util
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -24,14 +22,14 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from rlvr_jax import sharding
 from rlvr_jax.config import ModelConfig
-from rlvr_jax.host.weights import families, hf, layout
+from rlvr_jax.host.weights import families, hf, layout, new_folder
 from rlvr_jax.host.weights.families import WeightsError
 from rlvr_jax.host.weights.gguf_file import GgufFile
 from rlvr_jax.host.weights.hf import HfFolder
 from rlvr_jax.host.weights.layout import Place, Slices
 from rlvr_jax.structs import Params
 
-__all__ = ["WeightsError", "check_free", "find_model", "load", "load_architecture", "save"]
+__all__ = ["WeightsError", "find_model", "load", "load_architecture", "save"]
 
 PACKAGE = "package:"
 SHARD_BYTES = 5_000_000_000
@@ -256,7 +254,7 @@ def save(
         the model.
     """
     folder = Path(folder)
-    check_free(folder)
+    new_folder.check_free(folder)
     config, generation = _descriptions(cfg, source, dtype, extra or {})
     entries = _entries(params, cfg)
     pieces = (_piece(params, parts) for parts in entries.values())
@@ -264,29 +262,12 @@ def save(
         for _ in pieces:  # to fetch a piece is a collective operation
             pass
         return
-    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
-    try:
-        part.mkdir(parents=True)
-        named = [
-            (tensor, layout.shape(parts[0].place, cfg.sizes)) for tensor, parts in entries.items()
-        ]
+    named = [(tensor, layout.shape(parts[0].place, cfg.sizes)) for tensor, parts in entries.items()]
+    with new_folder.make(folder) as part:
         hf.write_tensors(part, named, pieces, dtype, shard_bytes, say)
         hf.write_json(part / "config.json", config)
         hf.write_json(part / "generation_config.json", generation)
         also(part)
-        if folder.is_dir():
-            folder.rmdir()
-        part.rename(folder)
-    except OSError as error:
-        raise WeightsError(f"{folder} could not be written: {error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def check_free(folder: Path) -> None:
-    """Refuse a destination that is not empty, with WeightsError; `save` checks it again."""
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise WeightsError(f"{folder} is not empty: name a new folder, or empty this one")
 
 
 def _descriptions(

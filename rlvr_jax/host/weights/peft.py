@@ -9,8 +9,6 @@ metadata of the safetensors file, which PEFT passes over.  Of others the name of
 """
 
 import functools
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +21,7 @@ from safetensors.numpy import save_file
 
 from rlvr_jax import sharding
 from rlvr_jax.config import ModelConfig
-from rlvr_jax.host.weights import hf, layout
+from rlvr_jax.host.weights import hf, layout, new_folder
 from rlvr_jax.host.weights.layout import Place
 from rlvr_jax.host.weights.values import WeightsError
 from rlvr_jax.structs import Params
@@ -209,15 +207,6 @@ def save(folder: Path, params: Params, cfg: ModelConfig, base: Base, dtype: str)
         "init_lora_weights": True,
         "inference_mode": True,
     }
-    part = folder.with_name(f".{folder.name}.part-{os.getpid()}")
-    try:
-        part.mkdir(parents=True)
+    with new_folder.make(folder) as part:
         save_file(tensors, part / TENSORS, {"format": "pt", DIGEST: base.digest})
         hf.write_json(part / CONFIG, config)
-        if folder.is_dir():
-            folder.rmdir()
-        part.rename(folder)
-    except OSError as error:
-        raise WeightsError(f"{folder} could not be written: {error}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

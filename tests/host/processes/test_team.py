@@ -11,20 +11,11 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from make_port import free_port
 
 from rlvr_jax.host.processes import team as teams
 from rlvr_jax.host.processes.place import Place
 from rlvr_jax.host.processes.team import Team, TeamError, meet
-
-
-def free_port() -> int:
-    """The second of two free ports, where a coordinator would be."""
-    while True:
-        with socket.create_server(("", 0)) as one:
-            port = one.getsockname()[1]
-            with contextlib.suppress(OSError), socket.create_server(("", port + 1)):
-                return port + 1
-
 
 KEPT: list = []  # teams: one that is forgotten closes its connections, as a dead process does
 

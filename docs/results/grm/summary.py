@@ -47,22 +47,27 @@ GAINS = (
     ("8 votes over 1, cold start", ("cold", "8", "plain"), ("cold", "1", "plain")),
     ("8 votes over 1, after RL", ("grm", "8", "plain"), ("grm", "1", "plain")),
     ("32 votes over greedy, after RL", ("grm", "32", "plain"), ("grm", "", "plain")),
+    ("fine-tuning over cold start, greedy", ("tuned", "", "plain"), ("cold", "", "plain")),
+    ("fine-tuning over cold start, 8 votes", ("tuned", "8", "plain"), ("cold", "8", "plain")),
+    ("RL over fine-tuning, greedy", ("grm", "", "plain"), ("tuned", "", "plain")),
+    ("RL over fine-tuning, 8 votes", ("grm", "8", "plain"), ("tuned", "8", "plain")),
+    ("both over cold start, greedy", ("grm", "", "plain"), ("cold", "", "plain")),
+    ("both over cold start, 8 votes", ("grm", "8", "plain"), ("cold", "8", "plain")),
     (
-        "rejective fine-tuning over cold start, 1 vote",
+        "fine-tuned judge, 1 vote, drawn twice",
+        ("tuned_meta", "1", "plain"),
         ("tuned", "1", "plain"),
-        ("cold", "1", "plain"),
     ),
     (
-        "rejective fine-tuning over cold start, 8 votes",
+        "fine-tuned judge, 8 votes, drawn twice",
+        ("tuned_meta", "8", "plain"),
         ("tuned", "8", "plain"),
-        ("cold", "8", "plain"),
     ),
-    ("RL over cold start, greedy", ("grm", "", "plain"), ("cold", "", "plain")),
-    ("RL over cold start, 1 vote", ("grm", "1", "plain"), ("cold", "1", "plain")),
-    ("RL over cold start, 8 votes", ("grm", "8", "plain"), ("cold", "8", "plain")),
-    ("meta RM (half of 8 votes) over all 8", ("grm", "8", "meta 0.5"), ("grm", "8", "plain")),
-    ("meta RM (half of 32 votes) over all 32", ("grm", "32", "meta 0.5"), ("grm", "32", "plain")),
-    ("meta RM (one of 32 votes) over all 32", ("grm", "32", "meta 0.01"), ("grm", "32", "plain")),
+    ("meta RM's choice of 2 over 1 vote", ("grm", "2", "meta 0.5"), ("grm", "1", "plain")),
+    ("meta RM's best of 8 over 1 vote", ("grm", "8", "meta 0.01"), ("grm", "1", "plain")),
+    ("meta RM's best of 32 over 1 vote", ("grm", "32", "meta 0.01"), ("grm", "1", "plain")),
+    ("meta RM's half of 8 votes over all 8", ("grm", "8", "meta 0.5"), ("grm", "8", "plain")),
+    ("meta RM's half of 32 votes over all 32", ("grm", "32", "meta 0.5"), ("grm", "32", "plain")),
     ("32 votes after RL over the scalar model", ("grm", "32", "plain"), ("scalar", "", "plain")),
 )
 Json = dict
@@ -110,7 +115,7 @@ def table(runs: list[dict[str, Json]]) -> str:
 
 
 def gains(runs: list[dict[str, Json]]) -> str:
-    """Return differences in points, paired by seed; their spread is less than that of seeds."""
+    """Return differences in points, paired by seed."""
 
     def share(run: dict[str, Json], name: str, count: str, way: str) -> float:
         place = votes(run[name], count, way) if count else run[name]["greedy"]

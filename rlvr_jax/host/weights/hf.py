@@ -8,8 +8,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import ml_dtypes
@@ -73,7 +74,7 @@ class HfFolder:
     def _scan(self, file: Path, index: dict[str, Path] | None) -> None:
         """Note types and shapes of a file's tensors; refuse a file that the index contradicts."""
         handle = self._open(file)
-        _check_sum(file, (handle.metadata() or {}).get(SUM))
+        check_sum(file, handle.metadata())
         inside = set(handle.keys())
         named = inside if index is None else {name for name, at in index.items() if at == file}
         for name in sorted(named ^ inside):
@@ -222,28 +223,45 @@ def write_tensors(
     for number, shard in enumerate(shards, 1):
         name = SINGLE if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
         placed |= {tensor: name for tensor, _ in shard}
-        with open(folder / name, "wb") as file:
-            _write_header(file, shard, dtype, width, "0" * 64)
-            digest = hashlib.sha256()
-            for tensor, shape in shard:
-                piece = next(pieces)
-                assert piece.shape == shape, f"{tensor}: {piece.shape} is not {shape}"
-                plain = np.ascontiguousarray(piece.astype(WRITTEN[dtype][1]))
-                stored = plain.reshape(-1).view(np.uint8).data
-                digest.update(stored)
-                file.write(stored)
-            file.seek(0)
-            _write_header(file, shard, dtype, width, digest.hexdigest())
-            file.flush()
-            os.fsync(file.fileno())
+        write_file(folder / name, shard, pieces, dtype)
         say(f"{name} ({number} of {len(shards)})")
     if len(shards) > 1:
         total = sum(_bytes(shape, width) for _, shape in named)
         write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": placed})
 
 
-def _check_sum(file: Path, expected: str | None) -> None:
-    """Refuse a file whose tensors are not those whose sum it holds."""
+def write_file(
+    path: Path,
+    named: list[Named],
+    pieces: Iterator[np.ndarray],
+    dtype: str,
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Write one safetensors file with the sum of its tensors; arguments as in `write_tensors`."""
+    width = np.dtype(WRITTEN[dtype][1]).itemsize
+    with open(path, "wb") as file:
+        _write_header(file, named, dtype, width, {**metadata, SUM: "0" * 64})
+        digest = hashlib.sha256()
+        for tensor, shape in named:
+            piece = next(pieces)
+            assert piece.shape == shape, f"{tensor}: {piece.shape} is not {shape}"
+            plain = np.ascontiguousarray(piece.astype(WRITTEN[dtype][1]))
+            stored = plain.reshape(-1).view(np.uint8).data
+            digest.update(stored)
+            file.write(stored)
+        file.seek(0)
+        _write_header(file, named, dtype, width, {**metadata, SUM: digest.hexdigest()})
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def check_sum(file: Path, metadata: Mapping[str, str] | None) -> None:
+    """Refuse a file whose tensors are not those whose sum its metadata hold, if they hold one.
+
+    Raises:
+      WeightsError: the message names the file.
+    """
+    expected = (metadata or {}).get(SUM)
     if expected is None:
         return
     with open(file, "rb") as data:
@@ -268,9 +286,11 @@ def _bytes(shape: tuple[int, ...], width: int) -> int:
     return int(np.prod(shape, dtype=np.int64)) * width
 
 
-def _write_header(file: BinaryIO, shard: list[Named], dtype: str, width: int, digest: str) -> None:
+def _write_header(
+    file: BinaryIO, shard: list[Named], dtype: str, width: int, metadata: Mapping[str, str]
+) -> None:
     """Write the length and the JSON header of a safetensors file, padded to eight bytes."""
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt", SUM: digest}}
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     at = 0
     for name, shape in shard:
         end = at + _bytes(shape, width)

@@ -17,7 +17,6 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from rlvr_jax import sharding
 from rlvr_jax.config import ModelConfig
@@ -29,6 +28,7 @@ from rlvr_jax.structs import Params
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 DIGEST = "base_digest"  # key of the safetensors metadata
 # target of the config -> the module in PEFT's names and the first part of the parameter's name
+LARGEST = 1 << 20  # of rank and alpha; more is a mistake
 MODULES = {target: f"{target}_proj" for target in ("q", "k", "v", "o", "gate", "up", "down")}
 KINDS = {"o": "out"}
 # Fields that change no logit of a finished adapter, whatever their value.
@@ -71,11 +71,13 @@ def load_fields(folder: Path) -> dict[str, Any]:
     rank: Any = config.get("r")
     alpha: Any = config.get("lora_alpha")
     modules: Any = config.get("target_modules")
-    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not alpha > 0:
-        raise WeightsError(f"{path}: r and lora_alpha must be numbers above 0")
-    if not isinstance(modules, list) or not modules or set(modules) - {*MODULES.values()}:
+    numbers = type(rank) is int and type(alpha) in (int, float)
+    if not numbers or not 0 < rank <= LARGEST or not 0 < alpha <= LARGEST:
+        raise WeightsError(f"{path}: r and lora_alpha must be numbers above 0, up to {LARGEST}")
+    known = MODULES.values()
+    if not isinstance(modules, list) or not modules or any(x not in known for x in modules):
         raise WeightsError(
-            f"{path}: target_modules is {modules!r} and not a list of {', '.join(MODULES.values())}"
+            f"{path}: target_modules is {modules!r} and not a list of {', '.join(known)}"
         )
     targets = [target for target, module in MODULES.items() if module in modules]
     rslora = bool(config.get("use_rslora"))
@@ -122,10 +124,11 @@ def load(
     try:
         with safe_open(path, "np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            digest = (file.metadata() or {}).get(DIGEST)
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError, TypeError) as error:
         raise WeightsError(f"{path} is damaged ({error}): get the adapter again") from None
-    _check_base(path.parent, of_base, digest, base)
+    hf.check_sum(path, metadata)
+    _check_base(path.parent, of_base, metadata.get(DIGEST), base)
     size, found = cfg.sizes, places(cfg)
     known = {}
     for name in shardings:
@@ -190,8 +193,7 @@ def save(folder: Path, params: Params, cfg: ModelConfig, base: Base, dtype: str)
     for name, place in places(cfg).items():
         whole = np.asarray(params[name])
         for at, tensor in layout.tensors(name, place, cfg.sizes):
-            piece = layout.to_tensor(name, place, whole[at]).astype(hf.WRITTEN[dtype][1])
-            tensors[tensor] = np.ascontiguousarray(piece)
+            tensors[tensor] = layout.to_tensor(name, place, whole[at])
     form = cfg.adapter
     config = {
         "peft_type": "LORA",
@@ -208,5 +210,6 @@ def save(folder: Path, params: Params, cfg: ModelConfig, base: Base, dtype: str)
         "inference_mode": True,
     }
     with new_folder.make(folder) as part:
-        save_file(tensors, part / TENSORS, {"format": "pt", DIGEST: base.digest})
+        named = [(tensor, x.shape) for tensor, x in tensors.items()]
+        hf.write_file(part / TENSORS, named, iter(tensors.values()), dtype, {DIGEST: base.digest})
         hf.write_json(part / CONFIG, config)

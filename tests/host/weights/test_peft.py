@@ -107,6 +107,10 @@ def change(folder: Path, **fields) -> None:
         ({"r": 0}, "above 0"),
         ({"r": True}, "above 0"),
         ({"lora_alpha": "6"}, "above 0"),
+        ({"lora_alpha": 10**400}, "above 0"),
+        ({"lora_alpha": float("inf")}, "above 0"),
+        ({"r": 10**40}, "above 0"),
+        ({"target_modules": [["q_proj"]]}, "not a list"),
         ({"target_modules": "all-linear"}, "not a list"),
         ({"target_modules": ["q_proj", "lm_head"]}, "not a list of q_proj"),
         ({"new_field": 1}, "field new_field is 1"),
@@ -136,7 +140,7 @@ def test_an_adapter_of_another_base_is_refused(folder):
 
 def test_what_does_not_fit_is_refused(folder):
     path = folder / "adapter_model.safetensors"
-    tensors = load_file(path)
+    tensors, whole = load_file(path), path.read_bytes()
     first = sorted(tensors)[0]
 
     def refused(tensors, words):
@@ -148,6 +152,9 @@ def test_what_does_not_fit_is_refused(folder):
     refused(tensors | {"base_model.model.lm_head.lora_A.weight": np.zeros(3)}, "does not name")
     refused(tensors | {first: tensors[first][:, :-1].copy()}, "an adapter of another base")
     refused(tensors | {first: tensors[first] * np.float32(np.nan)}, "NaN")
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(WeightsError, match="its tensors are not those that were written"):
+        peft.load(folder, CFG, placed(CFG), BASE)
     path.write_bytes(b"rubbish")
     with pytest.raises(WeightsError, match="is damaged"):
         peft.load(folder, CFG, placed(CFG), BASE)

@@ -3,7 +3,8 @@
 An adapter is merged into its base; with `--adapter` it is written alone, in PEFT's format.
 
 SRC is a Hugging Face folder, a .gguf file, package:NAME, or RUNS/NAME:STAGE for the model that
-a finished stage of a run has trained.  `--tokenizer PATH` writes another tokenizer than that of
+a finished stage of a run has trained; RUNS/NAME:STAGE:best is the best step of an rl stage with a
+`keep_best`.  `--tokenizer PATH` writes another tokenizer than that of
 SRC, such as a tokenizer.json for a .gguf file whose own is not read.  Exit codes: 0 done; 2 SRC,
 DST, the tokenizer or the run needs a change.
 """
@@ -25,14 +26,14 @@ import jax
 import jax.numpy as jnp
 
 from rlvr_jax import adapters, parameters, sharding
-from rlvr_jax.config import MeshConfig, ModelConfig
+from rlvr_jax.config import BEST, MeshConfig, ModelConfig, stage_of
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import log, settings
 from rlvr_jax.host.runs.checkpoint import CheckpointError, restore_params
 from rlvr_jax.host.runs.paths import tokenizer_path
 from rlvr_jax.host.text.tokenizer import Tokenizer, open_tokenizer
 from rlvr_jax.host.weights import new_folder, peft
-from rlvr_jax.stages.models import PRETRAINED, Origin, digest, origin
+from rlvr_jax.stages.models import PRETRAINED, Origin, best_step, digest, origin
 from rlvr_jax.structs import Params
 
 
@@ -126,8 +127,8 @@ def _load_pretrained(source: str, other: str) -> Source:
 
 def _load_trained(source: str, other: str) -> Source:
     """Load the model that a stage trained: a policy, a verifier, a GRM or a meta RM."""
-    folder, _, name = source.rpartition(":")
-    run = settings.load(Path(folder) / "config.resolved.yaml")
+    folder, left = _parts(source)
+    run, name = settings.load(Path(folder) / "config.resolved.yaml"), stage_of(left)
     stages = {stage.name: stage for stage in run.stages}
     if name not in stages:
         raise ValueError(f"{folder} has no stage {name!r}; its stages are {', '.join(stages)}")
@@ -139,8 +140,8 @@ def _load_trained(source: str, other: str) -> Source:
             "place for its value head: only the stages of other models are converted"
         )
     cfg: ModelConfig = getattr(run, stages[name].trains or "model")
-    made = origin(run, name, cfg)
-    params = _restore(Path(folder) / "checkpoints" / name, parameters.abstract_learned(cfg))
+    made = origin(run, left, cfg)
+    params = _restore(Path(folder), left, parameters.abstract_learned(cfg))
     base = None
     if made.adapter:
         below = _load_base(Path(folder), made, cfg)
@@ -152,19 +153,31 @@ def _load_trained(source: str, other: str) -> Source:
     return Source(params, cfg, path, tokenizer, base)
 
 
-def _restore(folder: Path, shapes: dict[str, jax.ShapeDtypeStruct]) -> Params:
+def _parts(source: str) -> tuple[str, str]:
+    """Return the run folder and the stage of RUNS/NAME:STAGE or RUNS/NAME:STAGE:best."""
+    folder, _, name = source.rpartition(":")
+    if f":{name}" == BEST and _is_run(folder):
+        folder, _, name = folder.rpartition(":")
+        name += BEST
+    return folder, name
+
+
+def _restore(folder: Path, left: str, shapes: dict[str, jax.ShapeDtypeStruct]) -> Params:
+    """Load what a finished stage of the run in `folder` left."""
+    marker = folder / "stages" / f"{stage_of(left)}.json"
+    step = best_step(left, json.loads(marker.read_text(encoding="utf-8")))
     to = _shardings(shapes)
     like = {
         key: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to[key]) for key, x in shapes.items()
     }
-    return restore_params(folder, like)
+    return restore_params(folder / "checkpoints" / stage_of(left), like, step=step)
 
 
 def _load_base(folder: Path, made: Origin, cfg: ModelConfig) -> Params:
     """Load the parameters below the adapter of a stage, in the dtype in which the run held them."""
     shapes = parameters.abstract_frozen(cfg, cfg.frozen_dtype)
     if made.base != PRETRAINED:
-        return _restore(folder / "checkpoints" / made.base, shapes)
+        return _restore(folder, made.base, shapes)
     dtypes = {key: x.dtype for key, x in shapes.items()}
     path = weights.find_model(made.weights)
     return weights.load(path, cfg, _shardings(shapes), log.say, dtypes=dtypes)

@@ -29,6 +29,7 @@ SIZES += ["rl.advantage={normalise: none, baseline: value, process_weight: 0.5}"
 SIZES += ["rl.prm={beta: 1.0, share: 0.5, reference: policy, optim: {lr: 1.0e-3}}"]
 SIZES += ["rl.reference={update_every: 3, mixup: 0.5}"]
 SIZES += ["rl.filter={spread: true, rounds: 2}"]
+SIZES += ["rl.eval={every: 5, problems: 8, samples: 2, batch: 8}", "rl.keep_best=eval/accuracy"]
 SIZES += ["rl.loss={kl_coef: 0.01, kl_in: loss, kl_target: 0.01}"]
 PATIENCE = 300  # seconds; a run that hangs fails its test
 

@@ -17,6 +17,7 @@ from rlvr_jax.config.grm_stages import (
     ScalarStage,
     VoteStage,
 )
+from rlvr_jax.config.held_out import EvalConfig, StopConfig
 from rlvr_jax.config.learning import (
     FilterConfig,
     OptimConfig,
@@ -34,7 +35,7 @@ from rlvr_jax.config.model import (
     Pretrained,
     Training,
 )
-from rlvr_jax.config.needs import Input, Part, Problems, Product
+from rlvr_jax.config.needs import BEST, Input, Part, Problems, Product, stage_of
 from rlvr_jax.config.objective import AdvantageConfig, LossConfig, ReferenceConfig
 from rlvr_jax.config.presets import PRESETS, check_preset, fill_preset
 from rlvr_jax.config.processes import ProcessesConfig
@@ -62,10 +63,12 @@ __all__ = [
     "AlarmConfig",
     "Architecture",
     "AuditConfig",
+    "BEST",
     "CompareStage",
     "Config",
     "CritiqueConfig",
     "DataConfig",
+    "EvalConfig",
     "EvaluateStage",
     "Execution",
     "FAMILIES",
@@ -100,6 +103,7 @@ __all__ = [
     "SftStage",
     "SourceConfig",
     "Stage",
+    "StopConfig",
     "TokenizerStage",
     "Trained",
     "Training",
@@ -108,6 +112,7 @@ __all__ = [
     "VoteStage",
     "check_preset",
     "fill_preset",
+    "stage_of",
 ]
 
 
@@ -192,9 +197,9 @@ class Config:
         Raises:
           KeyError: there is no stage of that name, or it leaves no PRM.
         """
-        for stage in self.stages:
-            if stage.name == name and isinstance(stage, Sampling) and "prm" in stage.leaves:
-                return stage
+        named = {stage.name: stage for stage in self.stages}.get(stage_of(name))
+        if isinstance(named, Sampling) and "prm" in named.leaves:
+            return named
         raise KeyError(name)
 
     def _check_grm(self) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple
 
+from rlvr_jax.config.held_out import StopConfig
 from rlvr_jax.config.reward import AlarmConfig, JudgeConfig
 
 # What a finished stage leaves behind for later stages.
@@ -17,6 +18,8 @@ Product = Literal[
     "items",
 ]
 Part = Literal["model", "verifier", "grm"]  # the models of a config
+# Behind the name of a stage: its best step, where it has a `keep_best`, and not its last one.
+BEST = ":best"
 Role = Literal["policy", "grm"]  # what a stage works on: a policy, or a generative reward model
 
 
@@ -31,7 +34,7 @@ class Input(NamedTuple):
     """An Input is something that a stage reads and that an earlier stage must leave behind."""
 
     key: str  # the stage's config key that names the earlier stage, such as `prm.init`
-    source: str  # the value of that key: name of a stage, `pretrained` or `fresh`
+    source: str  # the value of that key: name of a stage (or NAME:best), `pretrained` or `fresh`
     product: Product  # what the earlier stage must leave behind
     pretrained: Part | None = None  # the model whose weights `pretrained` means; None: not allowed
     fresh: bool = False  # `fresh` is allowed: random parameters
@@ -57,6 +60,11 @@ def grm_inputs(source: str, meta: str) -> tuple[Input, ...]:
     )
 
 
+def stage_of(source: str) -> str:
+    """Return the name of the stage in a reference to what it left, such as `rl` or `rl:best`."""
+    return source.removesuffix(BEST)
+
+
 class Rows(NamedTuple):
     """Rows names the number of rows that are split over the data shards of the mesh."""
 
@@ -73,6 +81,8 @@ class Needs:
     """
 
     alarms: AlarmConfig = AlarmConfig(action="off")
+    keep_best: str = ""
+    stop: StopConfig = StopConfig()
 
     @property
     def trains(self) -> Part | None:
@@ -106,6 +116,11 @@ class Needs:
     def problems(self) -> Problems | None:
         """Return which problems the stage reads; None if it reads none."""
         return None
+
+    @property
+    def splits(self) -> tuple[Problems, ...]:
+        """Return all problems that the stage reads, also those that it measures itself on."""
+        return (self.problems,) if self.problems else ()
 
     @property
     def inputs(self) -> tuple[Input, ...]:

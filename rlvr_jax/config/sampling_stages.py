@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rlvr_jax.config.fields import STRICT, check_file_name, check_positive, option, section
+from rlvr_jax.config.held_out import EvalConfig, StopConfig
 from rlvr_jax.config.learning import (
     FilterConfig,
     OptimConfig,
@@ -78,6 +79,13 @@ class RlStage(Needs):
     reference: ReferenceConfig = section(ReferenceConfig, "reference policy of the KL term")
     alarms: AlarmConfig = section(AlarmConfig, "signs of a gamed reward")
     optim: OptimConfig = section(OptimConfig, "optimizer")
+    eval: EvalConfig = section(EvalConfig, "measurements on held-out problems between steps")
+    keep_best: str = option(
+        "",
+        "metric whose greatest value marks the best step, such as eval/accuracy; its checkpoint is "
+        "kept, and other stages name it as NAME:best; empty: none",
+    )
+    stop: StopConfig = section(StopConfig, "when the stage ends before its last step")
     save_every: int = option(50, "steps between checkpoints")
     sample_every: int = option(25, "steps between tables of samples")
 
@@ -111,6 +119,7 @@ class RlStage(Needs):
         self._check_groups()
         self._check_rewards()
         self._check_reference()
+        self._check_eval()
 
     def _check_groups(self) -> None:
         """Raise ValueError if the groups do not suit baseline, normalisation or filter."""
@@ -172,6 +181,21 @@ class RlStage(Needs):
                 "prm.reference: policy"
             )
 
+    def _check_eval(self) -> None:
+        """Raise ValueError if problems are not held out, or a metric of them is not made."""
+        if self.eval.every and self.role == "grm":
+            raise ValueError(
+                "eval answers the problems of policies: a vote stage measures a generative reward "
+                "model"
+            )
+        if self.eval.every and self.eval.split == self.split:
+            raise ValueError(
+                f"eval.split {self.split} overlaps with what the stage learns from: take `test`"
+            )
+        for key, metric in (("keep_best", self.keep_best), ("stop.metric", self.stop.metric)):
+            if metric.startswith("eval/") and not self.eval.every:
+                raise ValueError(f"{key} is {metric} and nothing is evaluated: set eval.every")
+
     @property
     def hosted(self) -> bool:
         """Return whether rewards need the host, so that the step is split."""
@@ -194,6 +218,10 @@ class RlStage(Needs):
     @property
     def problems(self) -> Problems | None:
         return None if self.items else Problems(self.split, self.prompts)
+
+    @property
+    def splits(self) -> tuple[Problems, ...]:
+        return super().splits + ((Problems(self.eval.split),) if self.eval.every else ())
 
     @property
     def inputs(self) -> tuple[Input, ...]:

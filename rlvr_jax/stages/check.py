@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from rlvr_jax import parameters, sharding
 from rlvr_jax.config import (
+    BEST,
     AdapterConfig,
     Config,
     DataConfig,
@@ -22,6 +23,7 @@ from rlvr_jax.config import (
     SftStage,
     Stage,
     VoteStage,
+    stage_of,
 )
 from rlvr_jax.host import rules
 from rlvr_jax.host.critiques.template import load_template
@@ -134,16 +136,14 @@ def _check_tokenizer(cfg: Config, stage: Stage) -> None:
 
 def _check_problems(cfg: Config, stage: Stage) -> None:
     """Refuse a stage whose split has fewer problems than the stage needs."""
-    if stage.problems is None:
-        return
-    split, at_least = stage.problems
     key, data = _data_of(cfg, stage)
-    available = getattr(data, split)
-    if available < at_least:
-        raise ValueError(
-            f"stage {stage.name} needs at least {at_least} problems and {key}.{split} is "
-            f"{available}: raise {key}.{split}"
-        )
+    for split, at_least in stage.splits:
+        available = getattr(data, split)
+        if available < at_least:
+            raise ValueError(
+                f"stage {stage.name} needs at least {at_least} problems and {key}.{split} is "
+                f"{available}: raise {key}.{split}"
+            )
 
 
 def _data_of(cfg: Config, stage: Stage) -> tuple[str, DataConfig]:
@@ -168,23 +168,34 @@ def _check_input(cfg: Config, stage: Stage, needed: Input, earlier: list[Stage])
     noun, who = LEFT_BY[needed.product]
     otherwise = ", or leave it empty" if needed.optional else ""
     leaves = {other.name: other.leaves for other in cfg.stages}
-    if needed.source not in leaves:
-        near = difflib.get_close_matches(needed.source, leaves, 1, 0.5)
+    name = stage_of(needed.source)
+    if name not in leaves:
+        near = difflib.get_close_matches(name, leaves, 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"{key} names the stage {needed.source!r}, and no stage has that name{hint}: name "
             f"{who} and list it before{otherwise}"
         )
-    if needed.product not in leaves[needed.source]:
+    if name != needed.source and not _keeps_best(cfg, name, needed.product):
+        raise ValueError(
+            f"{key} names the best step of stage {name!r}, which keeps none: set "
+            f"{name}.keep_best, or leave out `{BEST}`"
+        )
+    if needed.product not in leaves[name]:
         raise ValueError(
             f"{key} names the stage {needed.source!r}, which leaves no {noun}: name {who}"
             f"{otherwise}"
         )
-    if needed.source not in [other.name for other in earlier]:
+    if name not in [other.name for other in earlier]:
         raise ValueError(
             f"{key} names the stage {needed.source!r}, which leaves no {noun} by then, because it "
             f"would not have been run: list it before{otherwise}"
         )
+
+
+def _keeps_best(cfg: Config, name: str, product: Product) -> bool:
+    kept = any(stage.name == name and stage.keep_best for stage in cfg.stages)
+    return kept and product in ("model", "prm")
 
 
 def _check_baseline(cfg: Config, stage: Stage) -> None:

@@ -10,21 +10,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from rlvr_jax import engine, prm, verifier
-from rlvr_jax.config import EvaluateStage, RewardConfig, RlStage, SampleConfig
+from rlvr_jax import prm
+from rlvr_jax.config import EvaluateStage, RlStage, stage_of
 from rlvr_jax.host.hardening import trials
-from rlvr_jax.host.problems import task_answers
-from rlvr_jax.host.processes import gathering
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.verdicts import voting
 from rlvr_jax.host.verdicts.agreement import agreement
 from rlvr_jax.host.workers import pool
-from rlvr_jax.stages import audit, host_rewards
-from rlvr_jax.stages.workspace import Workspace, chunks, padded
+from rlvr_jax.stages import audit
+from rlvr_jax.stages.answers import GREEDY, Answerer, Form, accuracy
+from rlvr_jax.stages.models import best_step
+from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen
 
-GREEDY = SampleConfig(temperature=0)
 CHOSEN = {  # ways to choose one answer of k, and how the table calls them
     "majority": "majority of k",
     "weighted": "votes weighted by the PRM",
@@ -50,14 +49,18 @@ def run(stage: EvaluateStage, ws: Workspace) -> dict:
     params = ws.load(stage.policy, cfg.model)
     judge = ws.load(stage.verifier, cfg.verifier) if stage.verifier else None
     rate = _prm_scorer(stage, ws) if stage.prm else None
-    sampled = _answers(stage, ws, params, judge, stage.sample, stage.samples, rate)
-    greedy = _answers(stage, ws, params, None, GREEDY, 1)
+    with pool.Pool(seconds=stage.seconds) as workers:
+        form = Form(stage.name, stage.sample, stage.samples, stage.batch, stage.rule)
+        records = ws.problems("test")
+        sampled = Answerer(ws, form, workers, judge is not None)(params, judge, records, rate)
+        one = form._replace(sample=GREEDY, samples=1)
+        greedy = Answerer(ws, one, workers)(params, None, records)
     best = sampled["oracle"].reshape(-1, stage.samples).max(1)
     domains = greedy["domain"]
     result: dict[str, Any] = {
         "name": stage.name,
         "policy": stage.policy,
-        "step": {rl.name: rl.steps for rl in cfg.rl_stages}.get(stage.policy, 0),
+        "step": _steps_of(ws, stage.policy),
         "n": len(domains),
         "samples": stage.samples,
         "accuracy": accuracy(sampled["oracle"], sampled["domain"]),
@@ -77,6 +80,15 @@ def run(stage: EvaluateStage, ws: Workspace) -> dict:
         f"greedy {result['greedy']['all']:.1%}, exact match {result['exact_match']['all']:.1%}"
     )
     return result
+
+
+def _steps_of(ws: Workspace, policy: str) -> int:
+    """Return after how many steps of reinforcement learning a policy stands."""
+    name = stage_of(policy)
+    if name not in [rl.name for rl in ws.cfg.rl_stages]:
+        return 0
+    marker = ws.run.finished(name) or {}
+    return best_step(policy, marker) or int(marker["steps"])
 
 
 def _chosen(stage: EvaluateStage, sampled: dict) -> dict[str, np.ndarray]:
@@ -160,61 +172,3 @@ def _load_evaluation(ws: Workspace, name: str) -> dict[str, Any]:
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         pass
     raise RunError(f"{path} is missing or damaged: remove the marker of stage {name} in stages/")
-
-
-def accuracy(hits: np.ndarray, domains: list[str]) -> dict[str, float]:
-    """Return the mean of `hits` over all answers, as `all`, and over those of each domain."""
-    names = np.array(domains)
-    by_domain = {d: float(hits[names == d].mean()) for d in sorted(set(domains))}
-    return {"all": float(hits.mean()), **by_domain}
-
-
-def _answers(
-    stage, ws: Workspace, params, judge, sample: SampleConfig, samples: int, rate=None
-) -> dict:
-    """Answer all test problems and let oracle, exact match, verifier and PRM score the answers.
-
-    Returns by name an array with a score of each answer; `ballot`, the final answers for a vote,
-    and `domain` are lists.
-    """
-    cfg, tok = ws.cfg, ws.tokenizer
-    verdict = None if judge is None else ws.verdict()
-    batch = -(-stage.batch // cfg.mesh.row_shards) * cfg.mesh.row_shards
-
-    @jax.jit
-    def write(params, judge, verdict, prompts, key):
-        columns = cfg.data.response_columns
-        sampler = engine.Sampler(key, tok.eos, samples, columns, sample)
-        rollout, _ = engine.generate(params, prompts, sampler, cfg.model)
-        if judge is None:
-            return rollout, None
-        soft = RewardConfig()
-        score = verifier.score(judge, prompts, rollout, verdict, soft, cfg.verifier)
-        return rollout, score.reward_B
-
-    names = ("oracle", "exact", "reward", "least", "sum", "ballot", "domain")
-    out: dict[str, list] = {name: [] for name in names}
-    with pool.Pool(seconds=stage.seconds) as workers:
-        for number, records in enumerate(chunks(ws.problems("test"), batch)):
-            prompts = ws.place_own(ws.columns(ws.own(padded(records, batch))))
-            key = jax.random.fold_in(ws.key(stage.name), number)
-            rollout, reward_B = write(params, judge, verdict, prompts, key)
-            scores = rate(rollout) if rate else ()
-            rollout, reward_B, scores = ws.fetch((rollout, reward_B, scores))
-            rows = range(len(records) * samples)
-            for name, value_B in zip(("least", "sum"), scores, strict=False):
-                out[name] += [value_B[i] for i in rows]
-            texts = [tok.decode(rollout.response_BR[i, : rollout.length_B[i]]) for i in rows]
-            owners = [records[i // samples] for i in rows]
-            mine = gathering.share_of(ws.run.team, len(texts))
-            shown, of_records = [texts[i] for i in mine], [owners[i] for i in mine]
-            judged = host_rewards.grade(stage.rule, mine, shown, of_records, ws, workers)
-            for i, (text, record) in enumerate(zip(texts, owners, strict=True)):
-                finished = not rollout.truncated_B[i]
-                out["oracle"].append(judged[i].score * finished)
-                out["exact"].append(task_answers.exact_match(text, record) * finished)
-                out["reward"].append(0.0 if reward_B is None else reward_B[i])
-                out["ballot"].append(voting.ballot(text) if finished else None)
-                out["domain"].append(record["domain"])
-    lists = ("ballot", "domain")
-    return {k: v if k in lists else np.array(v, np.float32) for k, v in out.items()}

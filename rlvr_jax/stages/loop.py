@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,15 +13,26 @@ from rlvr_jax.config import Trained
 from rlvr_jax.host.hardening import alarms
 from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.runs import log, settings
-from rlvr_jax.host.runs.checkpoint import Checkpoints
+from rlvr_jax.host.runs.checkpoint import Checkpoints, compute_fingerprint, steps_in
 from rlvr_jax.host.runs.compiles import Compiles
 from rlvr_jax.host.runs.folder import Interrupted, RunError
 from rlvr_jax.host.runs.stream import Stream
+from rlvr_jax.stages.goal import Goal, best_kept
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import TrainState
 
 # (state, records) -> state, metrics, records that return to the queue
 Advance = Callable[[TrainState, list[Any]], tuple[TrainState, dict[str, Any], list[Any]]]
+
+
+class Work(NamedTuple):
+    """A Work is what a stage does in a step, and what the loop shows of it."""
+
+    advance: Advance
+    compiled: str  # the name of the jitted step, whose compilations are counted
+    shown: dict[str, str]  # words on the progress bar -> metrics
+    # (number of the step, state after it) -> metrics that do not belong to the time of the step
+    examine: Callable[[int, TrainState], dict[str, float]] = lambda step, state: {}
 
 
 def run(
@@ -30,17 +41,16 @@ def run(
     state: TrainState,
     source: dataset.RandomAccessSource,
     batch: int,
-    advance: Advance,
-    compiled: str,
-    shown: dict[str, str],
+    work: Work,
 ) -> TrainState:
     """Run the steps of a stage, from its last checkpoint on if there is one; return the state.
 
     `batch` is the number of records of a round, which every process has.  A step takes
-    `stage.rounds` such batches from `source` and calls `advance`, which returns the new state,
-    metrics, and the records that return to the queue for a later step.  `compiled` is the name of
-    the jitted step, whose compilations are counted; `shown` maps words on the progress bar to
-    metrics.
+    `stage.rounds` such batches from `source` and calls `work.advance`, which returns the new state,
+    metrics, and the records that return to the queue for a later step.
+
+    The loop ends early where `stage.stop` says so.  The checkpoint of the best step, by
+    `stage.keep_best`, is kept beside the newest ones.
 
     A checkpoint holds the state, the position in the data, the records that wait and the length
     of metrics.jsonl.  A resume cuts off later lines and computes them again, to the same bytes.
@@ -56,32 +66,58 @@ def run(
     with Checkpoints(ws.run.checkpoints(stage.name)) as checkpoints:
         start, state = _restore(ws, stage, checkpoints, state, stream)
         rows = team.share("metrics", lambda: ws.run.metrics.load_rows(stage.name))
-        watch = Watch(stage, rows)
+        watch, goal = Watch(stage, rows), Goal(stage, rows)
+        kept = team.share("the best step", lambda: best_kept(stage, rows, checkpoints.steps()))
+        goal.best = (int(kept[0]), float(kept[1])) if kept else None
+        checkpoints.best = goal.best[0] if goal.best else None
+        if goal.reached:
+            return state
         with contextlib.closing(log.Bar(stage.name, stage.steps, start)) as bar:
             for step in range(start + 1, stage.steps + 1):
                 began = time.monotonic()
                 records = stream.take(stage.rounds * batch)
                 with guard_transfers():
-                    state, values, unplaced = advance(state, records)
+                    state, values, unplaced = work.advance(state, records)
                     values = ws.fetch(values)
                 stream.give_back(unplaced)
                 seconds = time.monotonic() - began
                 values["policy/lr"] = np.float32(rate((step - 1) * stage.updates))
-                values |= _speed(values, seconds, compiles.count(compiled), compiles.seconds)
+                count = compiles.count(work.compiled)
+                values |= _speed(values, seconds, count, compiles.seconds)
+                values |= work.examine(step, state)
                 if "filter/rounds" in values:
                     values["filter/queue"] = float(len(stream))
                 values |= watch.look(step, values)
                 ws.run.metrics.write(stage.name, step, values)
-                bar.step(step, {word: float(values[key]) for word, key in shown.items()})
+                bar.step(step, {word: float(values[key]) for word, key in work.shown.items()})
+                if goal.look(step, log.plain(values)):
+                    checkpoints.best = step
                 _refuse_divergence(ws, stage, step, state, records)
                 signum = ws.run.agree_to_stop()
                 planned = step == stage.steps or step % stage.save_every == 0
-                if signum or planned or watch.saves:
+                aimed = goal.reached or goal.best is not None and goal.best[0] == step
+                if signum or planned or watch.saves or aimed:
                     _save(ws, stage, checkpoints, step, state, stream)
                 if signum or watch.stops:
                     checkpoints.wait()
                     raise Interrupted(signum) if signum else RunError(watch.reason(stage))
+                if goal.reached:
+                    log.say(f"{stage.name}: ends at step {step}, as stop.metric says")
+                    break
     return state
+
+
+def ended(ws: Workspace, stage: Trained, state: TrainState) -> dict[str, Any]:
+    """Return what the marker of a stage says of its steps: their number and the best one."""
+    result: dict[str, Any] = {"steps": int(state.step)}
+    if stage.keep_best:
+        folder = ws.run.checkpoints(stage.name)
+        rows = ws.run.team.share("metrics", lambda: ws.run.metrics.load_rows(stage.name))
+        best = ws.run.team.share("the best step", lambda: best_kept(stage, rows, steps_in(folder)))
+        if best:
+            mark = ws.run.team.share("its mark", lambda: compute_fingerprint(folder, best[0]))
+            result["best"] = {"step": best[0], "value": best[1], "checkpoint": mark}
+    return result
 
 
 def guard_transfers() -> contextlib.AbstractContextManager[None]:

@@ -59,9 +59,8 @@ def run(stage: MetaStage, ws: GrmWorkspace) -> dict:
     def advance(state, records: list[Row]):
         return *step(state, ws.place_own(encode_rows(ws.own(records))), base), []
 
-    state = loop.run(
-        ws, stage, state, learn_rows, stage.batch, advance, "supervised_step", {"loss": "loss"}
-    )
+    work = loop.Work(advance, "supervised_step", {"loss": "loss"})
+    state = loop.run(ws, stage, state, learn_rows, stage.batch, work)
     params = adapters.over(base, state.params)
     gaps = [
         ws.fetch(verdict_gap(params, ws.place(encode_rows(padded(part, stage.batch)))))[: len(part)]

@@ -7,6 +7,7 @@ adapters only.  A base is loaded once in a stage, and all models that lie on it 
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ import optax
 from jax.sharding import Mesh
 
 from rlvr_jax import adapters, parameters, sharding
-from rlvr_jax.config import AdapterConfig, Config, ModelConfig
+from rlvr_jax.config import BEST, AdapterConfig, Config, ModelConfig, stage_of
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import checkpoint, log
 from rlvr_jax.host.runs.folder import Run, RunError
@@ -38,12 +39,13 @@ class Origin(NamedTuple):
 def origin(cfg: Config, source: str, model: ModelConfig) -> Origin:
     """Return the origin of what the stage `source` left, or of `pretrained` for a model's config.
 
-    The stage must be one that trains a model, and must not start from `fresh` with an adapter.
+    `source` may name the best step of a stage (`NAME:best`).  The stage must be one that trains a
+    model, and must not start from `fresh` with an adapter.
     """
     if source == PRETRAINED:
         named = PRETRAINED if model.adapter.weights else ""
         return Origin(PRETRAINED, model.weights, named, model.adapter)
-    stage = {stage.name: stage for stage in cfg.stages}[source]
+    stage = {stage.name: stage for stage in cfg.stages}[stage_of(source)]
     own: ModelConfig = getattr(cfg, stage.trains or "model")
     if not own.adapter.rank:
         return Origin(source, "", "", AdapterConfig())
@@ -172,14 +174,30 @@ class Models:
             return weights.load(weights.find_model(cfg.weights), cfg, to, log.say, dtypes=dtypes)
         return self._restore(source, like, part)
 
-    def _restore(self, stage: str, like: Any, part: str) -> Params:
+    def _restore(self, source: str, like: Any, part: str) -> Params:
+        stage = stage_of(source)
         marker = self._run.finished(stage)
         if marker is None:
             raise RunError(
                 f"stage {stage!r} has not been run: list it before the one that needs it"
             )
-        self._run.check_checkpoint(stage, marker)
-        return checkpoint.restore_params(self._run.checkpoints(stage), like, part)
+        step = best_step(source, marker)
+        self._run.check_checkpoint(stage, marker, step)
+        return checkpoint.restore_params(self._run.checkpoints(stage), like, part, step)
+
+
+def best_step(source: str, marker: Mapping[str, Any]) -> int | None:
+    """Return the step that `NAME:best` means, by the marker of the stage; None for a plain name.
+
+    Raises:
+      ValueError: the stage marked no best step.
+    """
+    if not source.endswith(BEST):
+        return None
+    best = marker.get("best")
+    if not best:
+        raise ValueError(f"stage {stage_of(source)} marked no best step: it needs a keep_best")
+    return int(best["step"])
 
 
 def digest(params: Params) -> str:

@@ -45,7 +45,8 @@ def run(stage: PrmStage, ws: Workspace) -> dict:
             return result.state, {**result.metrics, **extra}, []
 
         compiled = "prm_update" if hosted else "prm_step"
-        loop.run(ws, stage, state, problems, stage.prompts, advance, compiled, SHOWN)
+        work = loop.Work(advance, compiled, SHOWN)
+        loop.run(ws, stage, state, problems, stage.prompts, work)
     return {"steps": stage.steps, "problems": len(problems)}
 
 

@@ -56,9 +56,9 @@ def _graded_splits(cfg: Config) -> Iterator[tuple[str, str]]:
     """
     known = set(rules.KINDS) - set(OTHERS)
     pairs = [
-        (stage.problems.split, rule or "task")
+        (problems.split, rule or "task")
         for stage in cfg.stages
-        if stage.problems
+        for problems in stage.splits
         for rule in stage.rules
     ]
     yield from dict.fromkeys((split, rule) for split, rule in pairs if rule in known)

@@ -14,6 +14,7 @@ from rlvr_jax.host import rules
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.workers import pool
 from rlvr_jax.stages import host_rewards, loop, programs, sampled
+from rlvr_jax.stages.examine import Examiner
 from rlvr_jax.stages.judged_answers import Collector
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen, Outcome, Prompts, Setup, StepResult, TrainState
@@ -69,8 +70,11 @@ def run(stage: RlStage, ws: Workspace) -> dict:
             return result.state, {**result.metrics, **extra}, waiting
 
         compiled = "update" if hosted else "train_step"
-        loop.run(ws, stage, state, problems, stage.prompts, advance, compiled, _bar_metrics(stage))
-    return {"steps": stage.steps, "problems": len(problems)}
+        work = loop.Work(advance, compiled, _bar_metrics(stage))
+        if stage.eval.every:
+            work = work._replace(examine=Examiner(stage, ws, frozen, workers))
+        state = loop.run(ws, stage, state, problems, stage.prompts, work)
+    return {**loop.ended(ws, stage, state), "problems": len(problems)}
 
 
 def _bar_metrics(stage: RlStage) -> dict[str, str]:

@@ -44,7 +44,8 @@ def run(stage: ScalarStage, ws: GrmWorkspace) -> dict:
         texts = encoder.encode([preference.parse_item(record) for record in records])
         return *step(state, critic, ws.place(texts), base), []
 
-    loop.run(ws, stage, state, source, stage.batch, advance, "scalar_step", SHOWN)
+    work = loop.Work(advance, "scalar_step", SHOWN)
+    loop.run(ws, stage, state, source, stage.batch, work)
     return {"items": len(source)}
 
 

@@ -25,5 +25,6 @@ def run(stage: SftStage, ws: Workspace) -> dict:
         return *step(state, rows, base), []
 
     source = ws.demonstrations(stage)
-    loop.run(ws, stage, state, source, stage.batch, advance, "supervised_step", {"loss": "loss"})
+    work = loop.Work(advance, "supervised_step", {"loss": "loss"})
+    loop.run(ws, stage, state, source, stage.batch, work)
     return {"steps": stage.steps}

@@ -64,9 +64,8 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
             metrics |= {f"verifier/{name}": value for name, value in _flat(result).items()}
         return state, metrics, []
 
-    state = loop.run(
-        ws, stage, state, train_rows, stage.batch, advance, "supervised_step", {"loss": "loss"}
-    )
+    work = loop.Work(advance, "supervised_step", {"loss": "loss"})
+    state = loop.run(ws, stage, state, train_rows, stage.batch, work)
     result = measure(functools.partial(ask, state.params), held_rows, wrong_rows)
     log.say(f"{stage.name}: {result['accuracy']:.1%} of {len(held_rows)} held-back verdicts")
     accepted = float(np.mean([row["verdict"] for row in train_rows]))

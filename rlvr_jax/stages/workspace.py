@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlvr_jax import sharding
-from rlvr_jax.config import Config, DataConfig, ModelConfig, SftStage
+from rlvr_jax.config import Config, DataConfig, ModelConfig, SftStage, stage_of
 from rlvr_jax.host import rules, weights
 from rlvr_jax.host.problems import dataset, sources
 from rlvr_jax.host.problems.sources import origin
@@ -163,7 +163,7 @@ class Workspace:
         for task in {record["task"] for record in dataset.each(source)}:
             rules.check_task(task)
         policies = [s for s in self.cfg.stages if s.role == "policy"]
-        stages = [s for s in policies if s.problems and s.problems.split == split]
+        stages = [s for s in policies if split in [problems.split for problems in s.splits]]
         names = {rule for stage in stages for rule in stage.rules}
         names |= {judge.rule for stage in stages for judge in stage.judges}
 
@@ -278,7 +278,7 @@ class Workspace:
 
     def prm_part(self, stage: str) -> str:
         """Return the name of the parameters that `load_prm` loads, within the stage's state."""
-        named = {s.name: s for s in self.cfg.stages}.get(stage)
+        named = {s.name: s for s in self.cfg.stages}.get(stage_of(stage))
         beside = named is not None and named.has_prm_beside_policy
         return "prm.params" if beside else "params"
 

@@ -169,7 +169,7 @@ def train(tmp_path):
         with jax.set_mesh(mesh):
             state = ws.new_state(one.name, cfg.model, optim.make_optimizer(one.optim, 6), "fresh")
             try:
-                loop.run(ws, one, state, ws.problems("train"), 2, advance, "step", {})
+                loop.run(ws, one, state, ws.problems("train"), 2, loop.Work(advance, "step", {}))
                 said = ""
             except RunError as error:
                 said = str(error)

@@ -45,7 +45,7 @@ def run_loop(tmp_path):
         with jax.set_mesh(ws.mesh):
             state = ws.new_state(stage.name, SMALL, optim.make_optimizer(stage.optim, 2), "fresh")
             source = ws.problems("sft")
-            loop.run(ws, stage, state, source, 2, advance, "step", {"loss": "loss"})
+            loop.run(ws, stage, state, source, 2, loop.Work(advance, "step", {"loss": "loss"}))
         return [row["loss"] for row in ws.run.metrics.load_rows(stage.name)]
 
     yield run_loop

@@ -57,8 +57,10 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Folder, *, keep: int = 2) -> None:
+        """Open the folder, in which the last `keep` steps stay, and the step `best` if set."""
         if keep < 1:
             raise ValueError(f"keep is {keep}; at least one checkpoint has to be kept")
+        self.best: int | None = None
         _quiet()
         self.folder = epath.Path(folder).absolute()
         self._keep = keep
@@ -110,7 +112,11 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """Return the newest complete step on disk, or None if there is none."""
-        return max(_steps(self.folder), default=None)
+        return max(self.steps(), default=None)
+
+    def steps(self) -> list[int]:
+        """Return the complete steps on disk, in order."""
+        return steps_in(self.folder)
 
     def restore(self, step: int, like: PyTree) -> tuple[PyTree, Json]:
         """Load the state and the host part of `step`, with the shardings of `like`.
@@ -160,7 +166,7 @@ class Checkpoints:
                 _remove(leftover)
         options = ocp.CheckpointManagerOptions(
             step_name_format=_NAMES,
-            preservation_policy=ocp.checkpoint_managers.LatestN(self._keep),
+            preservation_policy=_Kept(self),
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_sums),
         )
         handlers = {"state": noting_handler(self._errors), "host": ocp.JsonCheckpointHandler()}
@@ -205,8 +211,23 @@ class Checkpoints:
         )
 
 
-def restore_params(folder: Folder, like: PyTree, part: str = PARAMS) -> PyTree:
-    """Load one part of the newest checkpoint in `folder`, cast to the dtypes of `like`.
+class _Kept:
+    """The policy after which Orbax keeps the newest steps and the best one."""
+
+    def __init__(self, of: Checkpoints) -> None:
+        self._of = of
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        newest = len(checkpoints) - self._of._keep
+        return [i >= newest or info.step == self._of.best for i, info in enumerate(checkpoints)]
+
+
+def restore_params(
+    folder: Folder, like: PyTree, part: str = PARAMS, step: int | None = None
+) -> PyTree:
+    """Load one part of the newest checkpoint in `folder`, or of that of `step`.
+
+    Its arrays are cast to the dtypes of `like`.
 
     `part` is the dotted name of a subtree of the state, such as `params` or `prm.params`; `like`
     describes that subtree. The function loads no other arrays and writes nothing, so another
@@ -218,19 +239,25 @@ def restore_params(folder: Folder, like: PyTree, part: str = PARAMS) -> PyTree:
     """
     _quiet()
     folder = epath.Path(folder).absolute()
-    step = max(_steps(folder), default=None)
+    step = max(_steps(folder), default=None) if step is None else step
     if step is None:
         raise CheckpointError(f"{folder} holds no complete checkpoint to take {part} from")
     return _load(folder, step, {part: like}, partial=True)[0][part]
 
 
-def compute_fingerprint(folder: Folder) -> str | None:
-    """Compute the SHA-256 of the sums of the newest checkpoint; None if there is none.
+def steps_in(folder: Folder) -> list[int]:
+    """Return the complete steps of a folder of checkpoints, in order."""
+    return _steps(epath.Path(folder).absolute())
 
-    Two checkpoints with equal fingerprints hold the same arrays and the same host part.
+
+def compute_fingerprint(folder: Folder, step: int | None = None) -> str | None:
+    """Compute the SHA-256 of the sums of the newest checkpoint, or of that of `step`.
+
+    The result is None if there is none.  Two checkpoints with equal fingerprints hold the same
+    arrays and the same host part.
     """
     folder = epath.Path(folder).absolute()
-    step = max(_steps(folder), default=None)
+    step = max(_steps(folder), default=None) if step is None else step
     if step is None:
         return None
     sums = folder / _NAMES.build_name(step) / SUMS

@@ -177,16 +177,22 @@ class Run(Paths):
                 f"{self.marker(stage)} to do the stage again"
             )
 
-    def check_checkpoint(self, stage: str, marker: Mapping[str, Any]) -> None:
-        """Refuse another newest checkpoint than the one that a finished stage left.
+    def check_checkpoint(
+        self, stage: str, marker: Mapping[str, Any], step: int | None = None
+    ) -> None:
+        """Refuse another checkpoint than the one that a finished stage left.
+
+        This is the newest one or, with `step`, the one that the marker calls the best.
 
         Raises:
           RunError: the message names the folder.
         """
-        found, wanted = compute_fingerprint(self.checkpoints(stage)), marker.get("checkpoint")
+        wanted = marker.get("checkpoint") if step is None else marker["best"].get("checkpoint")
+        found = compute_fingerprint(self.checkpoints(stage), step)
         if found and wanted and found != wanted:
+            which = "newest checkpoint" if step is None else f"checkpoint of step {step}"
             raise RunError(
-                f"the newest checkpoint in {self.checkpoints(stage)} is not the one that stage "
+                f"the {which} in {self.checkpoints(stage)} is not the one that stage "
                 f"{stage} left: put it back, or remove {self.marker(stage)} to do the stage again"
             )
 

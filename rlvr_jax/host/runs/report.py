@@ -35,6 +35,7 @@ METRIC_NOTES: dict[str, str] = {
     "accuracy": "Rises towards 1; held-out accuracy in the evaluations is the one that counts.",
     "eval/accuracy": "Graded by the oracle, not by the reward: it should rise with the reward.",
     "eval/greedy": "Rises with the sampled accuracy and stays a little above it.",
+    "eval/pass_at_k": "Right at least once among k; a fall as accuracy rises is lost variety.",
     "eval/exact_match": "The strictest reading; a widening gap to accuracy is drift in format.",
     "eval/verifier_accuracy": "Stays flat: a fall while the reward rises is reward hacking.",
     "eval/false_positive": "Below 5 %: a policy learns to find wrong answers that are accepted.",

@@ -52,10 +52,10 @@ def run(args: argparse.Namespace) -> int:
         asked = sweep.Asked(cfg, stage, topology, sizes.found, price, args.quick)
         ranked = sweep.run(asked, args.compile, log.say_aside)
         if args.json:
-            print("\n".join(table.render_json(tried.answer, tried.override) for tried in ranked))
+            print("\n".join(table.render_tried(*tried) for tried in ranked))
         else:
             print(table.render_ranking(ranked))
-        return 0 if any(tried.answer.fits for tried in ranked) else 2
+        return 0 if any(tried.fits for tried in ranked) else 2
     answer = planning.plan(cfg, stage, topology, models=sizes.found, price=price, quick=args.quick)
     print(render(answer))
     return 0 if answer.fits else 2

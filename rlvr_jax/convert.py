@@ -33,6 +33,7 @@ from rlvr_jax.host.runs.paths import tokenizer_path
 from rlvr_jax.host.text.tokenizer import Tokenizer, open_tokenizer
 from rlvr_jax.host.weights import new_folder, peft
 from rlvr_jax.stages.models import PRETRAINED, Origin, digest, origin
+from rlvr_jax.stages.programs import Layout
 from rlvr_jax.structs import Params
 
 
@@ -120,7 +121,7 @@ def _load_pretrained(source: str, other: str) -> Source:
     path = weights.find_model(source)
     cfg = ModelConfig(**weights.load_architecture(path))
     tokenizer = open_tokenizer(other or path)  # before the large files: it may be missing
-    params = weights.load(path, cfg, _shardings(parameters.abstract(cfg)), log.say)
+    params = weights.load(path, cfg, _layout().shardings(parameters.abstract(cfg)), log.say)
     return Source(params, cfg, path, tokenizer)
 
 
@@ -153,11 +154,7 @@ def _load_trained(source: str, other: str) -> Source:
 
 
 def _restore(folder: Path, shapes: dict[str, jax.ShapeDtypeStruct]) -> Params:
-    to = _shardings(shapes)
-    like = {
-        key: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to[key]) for key, x in shapes.items()
-    }
-    return restore_params(folder, like)
+    return restore_params(folder, _layout().abstract(shapes))
 
 
 def _load_base(folder: Path, made: Origin, cfg: ModelConfig) -> Params:
@@ -167,7 +164,7 @@ def _load_base(folder: Path, made: Origin, cfg: ModelConfig) -> Params:
         return _restore(folder / "checkpoints" / made.base, shapes)
     dtypes = {key: x.dtype for key, x in shapes.items()}
     path = weights.find_model(made.weights)
-    return weights.load(path, cfg, _shardings(shapes), log.say, dtypes=dtypes)
+    return weights.load(path, cfg, _layout().shardings(shapes), log.say, dtypes=dtypes)
 
 
 def _check_base(folder: Path, made: Origin, base: peft.Base) -> None:
@@ -183,11 +180,10 @@ def _check_base(folder: Path, made: Origin, base: peft.Base) -> None:
         )
 
 
-def _shardings(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-    """Return shardings that put all parameters on one device."""
+def _layout() -> Layout:
+    """Return the layout of arrays that lie on one device."""
     one = MeshConfig()
-    mesh = sharding.make_mesh(one, jax.devices()[:1])
-    return sharding.shard_tree(shapes, mesh, one)
+    return Layout(sharding.make_mesh(one, jax.devices()[:1]), one)
 
 
 def _special_ids(loaded: Source) -> dict[str, Any]:

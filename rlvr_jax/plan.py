@@ -2,7 +2,7 @@
 
 Compiles the programs of a config's stage for a slice that is not here, and says whether they fit,
 what they move, how long a step takes at least and what it costs.  No accelerator and no weights are
-needed, only processors and memory.
+needed, but for TPUs Linux on an x86-64 processor, and memory.
 
 Exit codes: 0 it fits; 2 it does not, or the config, the topology or a file needs a change; 1 a
 defect of this program.

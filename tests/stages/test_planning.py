@@ -279,6 +279,16 @@ def test_quick_leaves_out_narrower_parts_only(told):
     assert whole.peak == pytest.approx(quick.peak, rel=0.1)
 
 
+@pytest.mark.parametrize("topology, hop", [("h100:4", "NVLink"), ("h100:2x2", "network")])
+def test_fast_links_end_at_a_node(topology, hop):
+    cfg = config(RULE, (4, 1, 1))
+    where = jax.sharding.NamedSharding(mesh_of(cfg), jax.sharding.PartitionSpec("data"))
+    x = jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=where)
+    compiled = jax.jit(lambda x: x.sum(0)).lower(x).compile()
+    read = compiling.read_program("sum", compiled, cfg.mesh, parse_topology(topology))
+    assert {wire.hop for wire in read.wires} == {hop}
+
+
 def test_parts_are_the_bytes_of_real_arrays():
     cfg = config(dataclasses.replace(RULE, loss=LossConfig(kl_coef=0.1)), (1, 2, 2))
     stage = cfg.stages[0]

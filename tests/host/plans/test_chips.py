@@ -40,6 +40,7 @@ def test_all_chips_have_whole_data():
     for name, chip in chips.CHIPS.items():
         assert chip.name == name and chip.platform in ("tpu", "gpu")
         assert chip.flops > chip.bandwidth > chip.link > chip.network
+        assert chip.platform == "tpu" or chip.hbm / chips.GPU_SHARE in (80e9, 141e9, 180e9)
         assert (chip.network > 0) == (chip.together > 0) == (chip.platform == "gpu")
         assert 1 < chip.price < 20 and 1e10 < chip.hbm < 2e11
 

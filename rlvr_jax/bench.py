@@ -35,19 +35,15 @@ from jax.sharding import SingleDeviceSharding
 from rlvr_jax import engine, parameters, prompt_filter, step
 from rlvr_jax.config import AdvantageConfig, ModelConfig, PrmConfig, RlStage
 from rlvr_jax.host import weights
+from rlvr_jax.host.plans.models import PUBLISHED
 from rlvr_jax.host.runs import compiles, log
 from rlvr_jax.structs import Array, Frozen, Outcome, Params, Prompts, Setup, TrainState
 from rlvr_kernels import bench as speed
 
 TINY = dict(layers=4, width=256, heads=8, kv_heads=4, head_size=32, feedforward=1024, vocab=4096)
-# config.json of Qwen/Qwen2.5-0.5B and Qwen/Qwen2.5-1.5B.
-QWEN = dict(
-    **dict(family="qwen2", kv_heads=2, vocab=151936, rope_theta=1e6, norm_eps=1e-6, tied=True),
-    **dict(compute="bfloat16", remat=True),
-)
 LARGE = {
-    "0.5b": QWEN | dict(layers=24, width=896, heads=14, head_size=64, feedforward=4864),
-    "1.5b": QWEN | dict(layers=28, width=1536, heads=12, head_size=128, feedforward=8960),
+    size: PUBLISHED[name] | dict(compute="bfloat16", remat=True)
+    for size, name in (("0.5b", "Qwen2.5-0.5B"), ("1.5b", "Qwen2.5-1.5B"))
 }
 NEW = {("tiny", "S"): 64, ("smol", "S"): 32}  # of others 256
 TAIL = {16: 48, 32: 8, 64: 4, 128: 2, 256: 2}  # workload L: length -> responses
@@ -301,6 +297,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in ("steps", "prompt", "new", "longest"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1")
+    if args.warmup < 0:
+        parser.error("--warmup must be at least 0")
     return args
 
 

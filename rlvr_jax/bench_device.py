@@ -30,6 +30,7 @@ KERNELS: dict[str, dict[str, tuple[str, ...]]] = {  # platform -> op -> implemen
     },
 }
 JAX_NAME = {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}  # platform -> value of JAX_PLATFORMS
+SEARCH_SECONDS = 120.0  # for JAX to find the device; a driver that hangs never does
 FEWEST_SECONDS = 15.0  # a part is not started with less
 LARGE = "--scan --prompts 16 --samples 8 --prompt 256 --new 512 --steps 3 --warmup 1 --shares"
 TINY = "--layers 1 --prompts 2 --samples 2 --prompt 8 --new 8 --steps 1 --warmup 1 --shares"
@@ -152,7 +153,11 @@ def _read(line: str) -> dict | None:
 def find_device() -> str:
     """Return why JAX finds no device of JAX_PLATFORMS, or nothing; the device stays free."""
     code = "import jax; print(jax.devices()[0].device_kind)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    command = [sys.executable, "-c", code]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SEARCH_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"nothing within {SEARCH_SECONDS:.0f} s"
     return _reason(done.stderr) if done.returncode else ""
 
 

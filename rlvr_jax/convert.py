@@ -34,6 +34,7 @@ from rlvr_jax.host.runs.paths import tokenizer_path
 from rlvr_jax.host.text.tokenizer import Tokenizer, open_tokenizer
 from rlvr_jax.host.weights import new_folder, peft
 from rlvr_jax.stages.models import PRETRAINED, Origin, best_step, digest, origin
+from rlvr_jax.stages.programs import Layout
 from rlvr_jax.structs import Params
 
 
@@ -121,7 +122,7 @@ def _load_pretrained(source: str, other: str) -> Source:
     path = weights.find_model(source)
     cfg = ModelConfig(**weights.load_architecture(path))
     tokenizer = open_tokenizer(other or path)  # before the large files: it may be missing
-    params = weights.load(path, cfg, _shardings(parameters.abstract(cfg)), log.say)
+    params = weights.load(path, cfg, _layout().shardings(parameters.abstract(cfg)), log.say)
     return Source(params, cfg, path, tokenizer)
 
 
@@ -166,11 +167,8 @@ def _restore(folder: Path, left: str, shapes: dict[str, jax.ShapeDtypeStruct]) -
     """Load what a finished stage of the run in `folder` left."""
     marker = folder / "stages" / f"{stage_of(left)}.json"
     step = best_step(left, json.loads(marker.read_text(encoding="utf-8")))
-    to = _shardings(shapes)
-    like = {
-        key: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=to[key]) for key, x in shapes.items()
-    }
-    return restore_params(folder / "checkpoints" / stage_of(left), like, step=step)
+    checkpoints = folder / "checkpoints" / stage_of(left)
+    return restore_params(checkpoints, _layout().abstract(shapes), step=step)
 
 
 def _load_base(folder: Path, made: Origin, cfg: ModelConfig) -> Params:
@@ -180,7 +178,7 @@ def _load_base(folder: Path, made: Origin, cfg: ModelConfig) -> Params:
         return _restore(folder, made.base, shapes)
     dtypes = {key: x.dtype for key, x in shapes.items()}
     path = weights.find_model(made.weights)
-    return weights.load(path, cfg, _shardings(shapes), log.say, dtypes=dtypes)
+    return weights.load(path, cfg, _layout().shardings(shapes), log.say, dtypes=dtypes)
 
 
 def _check_base(folder: Path, made: Origin, base: peft.Base) -> None:
@@ -196,11 +194,10 @@ def _check_base(folder: Path, made: Origin, base: peft.Base) -> None:
         )
 
 
-def _shardings(shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-    """Return shardings that put all parameters on one device."""
+def _layout() -> Layout:
+    """Return the layout of arrays that lie on one device."""
     one = MeshConfig()
-    mesh = sharding.make_mesh(one, jax.devices()[:1])
-    return sharding.shard_tree(shapes, mesh, one)
+    return Layout(sharding.make_mesh(one, jax.devices()[:1]), one)
 
 
 def _special_ids(loaded: Source) -> dict[str, Any]:

@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = {key: value for key, value in vars(_arguments(argv)).items() if value is not None}
     kind, out, dry_run = given.pop("kind"), Path(given.pop("out")), given.pop("dry_run")
     try:
+        if not str(out).isprintable():
+            raise ValueError(f"--out {str(out)!r}: a path must have no control characters")
         job = make_job(kind, given.pop("topology"), given.pop("config"), given)
         path, text = out / job.file, files.write(job)
         if not dry_run:

@@ -2,7 +2,7 @@
 
 Compiles the programs of a config's stage for a slice that is not here, and says whether they fit,
 what they move, how long a step takes at least and what it costs.  No accelerator and no weights are
-needed, only processors and memory.
+needed, but for TPUs Linux on an x86-64 processor, and memory.
 
 Exit codes: 0 it fits; 2 it does not, or the config, the topology or a file needs a change; 1 a
 defect of this program.
@@ -52,10 +52,10 @@ def run(args: argparse.Namespace) -> int:
         asked = sweep.Asked(cfg, stage, topology, sizes.found, price, args.quick)
         ranked = sweep.run(asked, args.compile, log.say_aside)
         if args.json:
-            print("\n".join(table.render_json(tried.answer, tried.override) for tried in ranked))
+            print("\n".join(table.render_tried(*tried) for tried in ranked))
         else:
             print(table.render_ranking(ranked))
-        return 0 if any(tried.answer.fits for tried in ranked) else 2
+        return 0 if any(tried.fits for tried in ranked) else 2
     answer = planning.plan(cfg, stage, topology, models=sizes.found, price=price, quick=args.quick)
     print(render(answer))
     return 0 if answer.fits else 2

@@ -134,7 +134,7 @@ def param_spec(name: str, cfg: MeshConfig) -> PartitionSpec:
     return PartitionSpec(*entries)
 
 
-def shard_tree(tree, mesh: Mesh, cfg: MeshConfig):
+def shard_tree(tree, mesh: Mesh | AbstractMesh, cfg: MeshConfig):
     """Return the sharding of every leaf of a pytree that holds parameters under their names.
 
     Such a tree may be a train state or the moments of an optimizer.  A leaf follows the innermost

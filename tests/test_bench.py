@@ -109,6 +109,12 @@ def test_a_size_without_meaning_is_refused(capsys, wrong) -> None:
     assert "must be at least 1" in capsys.readouterr().err
 
 
+def test_fewer_than_no_steps_to_warm_up_are_refused(capsys) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["tiny", "S", *SMALL, "--warmup", "-1"])
+    assert "--warmup must be at least 0" in capsys.readouterr().err
+
+
 def test_a_share_of_no_prm_is_refused(capsys) -> None:
     with pytest.raises(SystemExit):
         bench.main(["tiny", "S", *SMALL, "--prm-share", "0.5"])

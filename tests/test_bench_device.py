@@ -69,6 +69,11 @@ def test_a_device_that_is_not_there_is_one_sentence(monkeypatch, capsys) -> None
     assert said.err == "error: JAX finds no tpu here; it says: no backend\n" and not said.out
 
 
+def test_a_search_that_hangs_ends(monkeypatch) -> None:
+    monkeypatch.setattr(bench_device, "SEARCH_SECONDS", 0.01)
+    assert bench_device.find_device() == "nothing within 0 s"
+
+
 def test_tables_take_the_plain_time_from_another_record() -> None:
     row = dict(op="attention", case="large", device="X", date="2026-11-30")
     lines = write_tables([row | dict(impl="xla", ms=2.0), row | dict(impl="cudnn", ms=0.5)])

@@ -269,6 +269,63 @@ def test_what_is_here_is_copied_and_what_is_not_is_named(tmp_path, monkeypatch, 
     assert lines[7] == "# start; watch; end"
 
 
+RULES = """
+critique: {template: mine.yaml}
+stages:
+  - stage: rl
+    policy: pretrained
+    reward: {source: rule, gates: [format, rules/gate.py]}
+    also: {file: rules/also.py, weights: length}
+    advantage: {weights: {reward: 1, file: 0.5, weights: 0.5}}
+"""
+
+
+def test_all_rule_files_and_templates_are_copied(tmp_path, monkeypatch, capsys):
+    """Rewards with the names of keys: their weights are no paths."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(RULES)
+    words = ("skypilot", "--config", "c.yaml", "--topology", "v5e:1x1", "--bucket", BUCKET)
+    lines = [x for x in printed(capsys, *words).splitlines() if x.endswith((".py", "mine.yaml"))]
+    paths = ("mine.yaml", "rules/gate.py", "rules/also.py")
+    assert lines == [f"# {x} is not here: put it at {BUCKET}/{x}" for x in paths]
+
+
+def test_paths_with_odd_characters_are_one_word_of_a_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    odd = "models/a b; touch $(id) it's"
+    (tmp_path / odd).mkdir(parents=True)
+    (tmp_path / "c.yaml").write_text(
+        f"model: {{weights: {json.dumps(odd)}}}\nstages: [{{stage: tokenizer}}]\n"
+    )
+    words = ["slurm", "--config", "c.yaml", "--topology", "h100:1x1", "--out", "x; y"]
+    assert "\nsbatch 'x; y/run.slurm.sbatch'\n" in printed(capsys, *words)
+    words = ["skypilot", "--config", "c.yaml", "--topology", "v5e:1x1", "--bucket", BUCKET]
+    (line,) = [x for x in printed(capsys, *words).splitlines() if "rsync" in x]
+    assert shlex.split(line)[-2:] == [odd, f"{BUCKET}/{odd}"]
+    (tmp_path / "c.yaml").write_text('model: {weights: "a\\nid"}\nstages: [{stage: tokenizer}]\n')
+    assert "weights 'a\\nid': a path must have no control characters" in refused(capsys, *words)
+
+
+def test_compiled_programs_lie_beside_the_run_folders(tmp_path, capsys):
+    text = printed(capsys, *ASKED["jobset"], "runs=out/all", "--dry-run")
+    assert '"/bucket/out/all/xla"' in text and "gs://my-bucket/out/all/" in text
+    text = rendered(tmp_path, capsys, *ASKED["slurm"], "runs=/shared/runs")
+    assert 'export JAX_COMPILATION_CACHE_DIR="/shared/runs/xla"' in text
+
+
+@pytest.mark.parametrize("word", ["name=task-aaaaaaaaaaaaaaaaaaaa", "rl.reward.rule=number"])
+def test_what_is_no_secret_passes(word, capsys):
+    assert word in printed(capsys, *ASKED["slurm"], word, "--dry-run")
+
+
+def test_a_secret_in_a_config_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    judge = "{kind: endpoint, model: m, url: 'https://u:p@x/v1'}"
+    (tmp_path / "c.yaml").write_text(f"stages: [{{stage: label, judge: {judge}}}]\n")
+    words = ("slurm", "--config", "c.yaml", "--topology", "h100:1x1")
+    assert "url seems to hold a secret" in refused(capsys, *words)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda x: x.stem)
 def test_every_config_becomes_a_job_without_its_models(path, capsys):
     words = ("slurm", "--config", f"configs/{path.name}", "--topology", "h100:1x1", "--dry-run")
@@ -308,7 +365,7 @@ def test_what_a_kind_needs_is_asked_for(kind, capsys):
 @pytest.mark.parametrize(
     ("kind", "more", "said"),
     [
-        ("jobset", "--topology v7:2x2", "no chip 'v7'"),
+        ("jobset", "--topology v7:2x2", "'v7' is no chip"),
         ("jobset", "--topology h100:2x8", "GPUs are for slurm"),
         ("slurm", "--slices 2", "--slices is of no use for slurm"),
         ("jobset", "--slices 0", "--slices must be from 1 to 1000"),
@@ -330,7 +387,14 @@ def test_what_a_kind_needs_is_asked_for(kind, capsys):
         ("jobset", "mesh.fsdp=16", "has 16 device(s), and the job 32"),
         ("jobset", "--slices 1", "has 32 device(s), and the job 16"),
         ("slurm", "judge.api_key=abc", "seems to hold a secret"),
+        ("slurm", "judge.hf_token=abc", "seems to hold a secret"),
         ("slurm", "x.token_for=hf_aaaaaaaaaaaaaaaaaaaaaa", "seems to hold a secret"),
+        ("slurm", "name=x-hf_aaaaaaaaaaaaaaaaaaaaaa", "seems to hold a secret"),
+        ("slurm", "judge.url=https://me:word@host/v1", "seems to hold a secret"),
+        ("slurm", "--out a\x1bb", "--out 'a\\x1bb': a path must have no control characters"),
+        ("slurm", "runs=../x", "runs '../x': give a path inside the current folder"),
+        ("slurm", "--image x runs=/x", "runs '/x': give a path inside the current folder"),
+        ("jobset", "runs=/x", "runs '/x': give a path inside the current folder"),
         ("slurm", "name=$HOME", "is not key=value"),
         ("slurm", "name='x'", "is not key=value"),
         ("slurm", "rl.steps", "is not key=value"),
@@ -349,6 +413,14 @@ def test_the_page_shows_what_a_dry_run_prints(capsys):
     words = shlex.split(command.replace("\\\n", " "))[4:]
     text = printed(capsys, *words)
     assert f"    # build/jobs/{after}".startswith(textwrap.indent(text, "    "))
+
+
+def test_launchers_that_need_no_file_get_a_mesh_for_their_slice(capsys):
+    page = (ROOT / "docs" / "jobs.md").read_text("utf-8")
+    commands = re.findall(r'--command="cd /bucket && python -m rlvr_jax.train (.*)"`', page)
+    assert len(commands) == 2
+    for command in commands:
+        printed(capsys, "slurm", "--topology", "v5e:4x4", *command.split(), "--dry-run")
 
 
 def test_the_image_has_what_an_installation_needs():

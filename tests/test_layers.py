@@ -63,11 +63,11 @@ WINGS = {
     "problems": {"text"},
     "critiques": {"problems", "text"},
     "hardening": {"text"},
-    "plans": {"weights"},
+    "plans": {"runs", "weights"},
     "rules": {"problems", "text", "workers"},
     "verdicts": {"rules", "text", "workers"},
     "runs": {"problems", "processes", "weights"},
-    "launching": {"runs"},
+    "launching": {"plans", "runs"},
 }
 ENTRIES = {
     *("train", "evaluate", "audit", "plan", "report", "convert", "generate", "bench", "jobs"),

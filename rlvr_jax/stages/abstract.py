@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from rlvr_jax import grm, optim, parameters, prompt_filter, sharding
 from rlvr_jax.config import Config, ModelConfig, RlStage, SftStage, VerifierStage
 from rlvr_jax.host.critiques.template import load_template
 from rlvr_jax.stages import programs
+from rlvr_jax.stages.models import origin
 from rlvr_jax.structs import (
     Critic,
     Frozen,
@@ -116,6 +117,19 @@ def _state(places: Places, cfg: ModelConfig, tx: Any, start: programs.Start) -> 
     build = functools.partial(programs.build_state, cfg=cfg, tx=tx, start=start)
     given = (parameters.abstract_learned(cfg), None)
     return places.layout.abstract(jax.eval_shape(build, given, key))
+
+
+def held(stage: RlStage, whole: Config) -> dict[str, float]:
+    """Return what `resident` does, before anything is traced, and without devices.
+
+    The mesh of the config must divide what it must.
+    """
+    cfg = stage_config(whole, stage)
+    sizes = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
+    places = Places(programs.Layout(AbstractMesh(sizes, sharding.AXES), cfg.mesh))
+    setup = programs.rl_setup(stage, cfg, EOS)
+    state = _state(places, cfg.model, setup.tx, programs.rl_start(stage, setup))
+    return resident(Made([], state, _frozen(stage, cfg, places), cfg))
 
 
 def _of_supervised(stage: SftStage | VerifierStage, cfg: Config, places: Places) -> Made:
@@ -223,20 +237,24 @@ def _prompts(stage: RlStage, cfg: Config, places: Places, count: int) -> Prompts
 def _frozen(stage: RlStage, cfg: Config, places: Places) -> Frozen:
     """Return the models and tables that a stage reads and never changes.
 
-    Where the stage trains an adapter, its reference and a verifier of the same weights lie on the
-    base too; adapters of theirs are small and left out.
+    Where the stage trains an adapter, its reference and other models of the same origin lie on the
+    base too (`stages.models`); adapters of theirs are small and left out.
     """
     table, base = places.whole((cfg.model.vocab,), jnp.bool_), places.base(cfg.model)
     whole = programs.keeps_reference(stage) and not base
     reference = places.parameters(cfg.model) if whole else {}
     frozen = Frozen(reference, {}, newline_V=table, base=base)
+
+    def read(source: str, own: ModelConfig) -> Any:
+        return {} if base and _same_base(cfg, stage.policy, source, own) else places.parameters(own)
+
     if stage.role == "grm":
         return dataclasses.replace(frozen, critic=_critic(cfg, places, 1))
     if stage.uses_grm:
         return dataclasses.replace(
             frozen,
-            grm=places.parameters(cfg.grm),
-            meta=places.parameters(cfg.grm) if stage.reward.grm.meta else {},
+            grm=read(stage.grm, cfg.grm),
+            meta=read(stage.reward.grm.meta, cfg.grm) if stage.reward.grm.meta else {},
             critic=_critic(cfg, places, stage.reward.grm.together),
         )
     if stage.reward.judged:
@@ -245,10 +263,19 @@ def _frozen(stage: RlStage, cfg: Config, places: Places) -> Frozen:
         if cfg.data.answer != "line":
             spelling = _spelling(places, own.vocab, CHARACTERS)
             verdict = dataclasses.replace(verdict, spelling=spelling)
-        shares = base and cfg.verifier.weights == cfg.model.weights
-        verifier = {} if shares else places.parameters(cfg.verifier)
+        verifier = read(stage.verifier, cfg.verifier)
         return dataclasses.replace(frozen, verifier=verifier, verdict=verdict)
     return frozen
+
+
+def _same_base(cfg: Config, policy: str, source: str, own: ModelConfig) -> bool:
+    """Return whether what a stage left lies on the arrays below the policy's adapter."""
+    try:
+        below, read = origin(cfg, policy, cfg.model), origin(cfg, source, own)
+    except KeyError:  # no such stage, which `train` refuses
+        return False
+    merged = read.adapter and not own.adapter.rank  # into arrays of its own
+    return not merged and below[:2] == read[:2] and own.frozen_dtype == cfg.model.frozen_dtype
 
 
 def _spelling(places: Places, vocab: int, characters: int) -> Spelling:

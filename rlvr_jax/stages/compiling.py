@@ -130,7 +130,7 @@ def read_program(name: str, compiled: Any, mesh: MeshConfig, topology: Topology)
     if topology.chip.platform != "tpu" or not peak:  # XLA for CPU counts no temporaries in its peak
         peak = whole + temporaries
     axes = dict(zip(sharding.AXES, (mesh.data, mesh.fsdp, mesh.tensor), strict=True))
-    read = traffic.Traffic(hlo.parse_module(compiled.as_text()), axes, topology.chip.together)
+    read = traffic.Traffic(hlo.parse_module(compiled.as_text()), axes, topology.together)
     total, found = read.total(), read.loops()
     loops, seconds = [], 0.0
     rest = traffic.Cost()

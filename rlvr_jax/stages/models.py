@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from rlvr_jax import adapters, parameters, sharding
+from rlvr_jax import adapters, parameters
 from rlvr_jax.config import BEST, AdapterConfig, Config, ModelConfig, stage_of
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import checkpoint, log
@@ -57,7 +57,7 @@ class Models:
     """A `Models` object loads the models of a run onto a mesh."""
 
     def __init__(self, run: Run, mesh: Mesh):
-        self._run, self._mesh = run, mesh
+        self._run, self.layout = run, programs.Layout(mesh, run.cfg.mesh)
         parts = (run.cfg.model, run.cfg.verifier, run.cfg.grm)
         self._shares = any(part.adapter.rank for part in parts)
         self._bases: dict[tuple[str, ...], Params] = {}
@@ -120,19 +120,8 @@ class Models:
         )
 
         build = functools.partial(programs.build_state, key=key, cfg=cfg, tx=tx, start=start)
-        return jax.jit(build, out_shardings=self.shardings(jax.eval_shape(build, given)))(given)
-
-    def shardings(self, tree):
-        """Return the shardings of a pytree of parameters, moments or states."""
-        return sharding.shard_tree(tree, self._mesh, self._run.cfg.mesh)
-
-    def like(self, tree):
-        """Return shapes, dtypes and shardings of a tree of shapes: what a restore aims at."""
-        return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-            tree,
-            self.shardings(tree),
-        )
+        where = self.layout.shardings(jax.eval_shape(build, given))
+        return jax.jit(build, out_shardings=where)(given)
 
     def _learned(self, source: str, cfg: ModelConfig, part: str = "params") -> Params | None:
         """Load what training goes on from, in float32; None where it starts from nothing."""
@@ -157,7 +146,7 @@ class Models:
     def _adapter(
         self, made: Origin, cfg: ModelConfig, part: str, value_head: bool = False
     ) -> Params:
-        like = self.like(parameters.abstract_learned(cfg, value_head=value_head))
+        like = self.layout.abstract(parameters.abstract_learned(cfg, value_head=value_head))
         if made.adapter != PRETRAINED:
             return self._restore(made.adapter, like, part)
         base = peft.Base(made.weights, digest(self._base(made, cfg)))
@@ -167,7 +156,7 @@ class Models:
     def _whole(
         self, source: str, cfg: ModelConfig, dtype: str, part: str = "params", head: bool = False
     ) -> Params:
-        like = self.like(parameters.abstract_frozen(cfg, dtype, value_head=head))
+        like = self.layout.abstract(parameters.abstract_frozen(cfg, dtype, value_head=head))
         if source == PRETRAINED:
             to = {name: x.sharding for name, x in like.items()}
             dtypes = {name: x.dtype for name, x in like.items()}

@@ -16,7 +16,7 @@ from rlvr_jax import engine, parameters, ragged, sharding
 from rlvr_jax.config import Config, ModelConfig, RlStage, SftStage, VerifierStage
 from rlvr_jax.host.plans import roofline
 from rlvr_jax.host.plans.answer import Answer
-from rlvr_jax.host.plans.chips import Topology
+from rlvr_jax.host.plans.chips import GPU_SHARE, Topology
 from rlvr_jax.stages import abstract, compiling, programs, sizing
 from rlvr_jax.stages.abstract import Planned
 
@@ -161,11 +161,10 @@ def plan(
       ValueError: the stage cannot be planned; the message is a sentence.
     """
     check_sizes(cfg, stage, topology)
-    if topology.chip.platform != "tpu":
-        cfg = _without_kernels(cfg)
+    planned = cfg if topology.chip.platform == "tpu" else _without_kernels(cfg)
     mesh = sharding.make_mesh(cfg.mesh, devices(topology))
     with jax.set_mesh(mesh), only_widest(quick):
-        made = abstract.make(stage, cfg, mesh, in_parts=quick)
+        made = abstract.make(stage, planned, mesh, in_parts=quick)
         answers = tuple(compiling.compile_program(p, made, stage, topology) for p in made.programs)
     found = Answer(
         config=cfg.name,
@@ -184,7 +183,7 @@ def plan(
         decode = sizing.decode_split_of(cfg.mesh, made.cfg.model)
         needed = roofline.needed_column_bytes(sizing.work_of(stage, made.cfg), decode)
         found = dataclasses.replace(found, needed_column=needed)
-    return found if found.fits else dataclasses.replace(found, hints=_hints(stage, cfg))
+    return found if found.fits else dataclasses.replace(found, hints=_hints(stage, cfg, topology))
 
 
 def _without_kernels(cfg: Config) -> Config:
@@ -210,6 +209,10 @@ def _notes(stage: Planned, cfg: Config, topology: Topology, quick: bool) -> tupl
             "those of the same program compiled for as many CPUs, with plain operations in place "
             "of kernels"
         )
+        notes.append(
+            f"of a GPU's memory JAX takes {100 * GPU_SHARE:.0f} % at its start, and that is what "
+            "has to hold the programs; XLA_PYTHON_CLIENT_MEM_FRACTION changes it"
+        )
     if quick:
         notes.append(
             "quick: only the widest parts and full batches of slots are compiled"
@@ -228,7 +231,7 @@ def _notes(stage: Planned, cfg: Config, topology: Topology, quick: bool) -> tupl
     return tuple(notes)
 
 
-def _hints(stage: Planned, cfg: Config) -> tuple[str, ...]:
+def _hints(stage: Planned, cfg: Config, topology: Topology) -> tuple[str, ...]:
     """Return overrides with which a stage needs less memory, the cheapest first."""
     part = {"grm": "grm"}.get(stage.role, "model")
     part = "verifier" if isinstance(stage, VerifierStage) else part
@@ -238,11 +241,12 @@ def _hints(stage: Planned, cfg: Config) -> tuple[str, ...]:
         hints.append(f"{part}.remat=true")
     if model.compute == "float32":
         hints.append(f"{part}.compute=bfloat16")
-    if model.kernels == "xla":
+    if model.kernels == "xla" and topology.chip.platform == "tpu":
         hints.append(f"{part}.kernels=pallas")
-    if not model.decode_tensor and cfg.mesh.fsdp > 1:
-        hints.append(f"{part}.decode_tensor={min(8, cfg.mesh.fsdp * cfg.mesh.tensor)}")
-    if cfg.mesh.fsdp == 1 and cfg.mesh.data > 1:
+    if not model.decode_tensor and (views := sizing.decode_views(model, cfg.mesh)):
+        hints.append(f"{part}.decode_tensor={max(views)}")
+    whole = dataclasses.replace(cfg.mesh, data=1, fsdp=cfg.mesh.data)
+    if cfg.mesh.fsdp == 1 < cfg.mesh.data and sizing.divides(model, whole):
         hints.append(f"mesh.fsdp={cfg.mesh.data} mesh.data=1")
     if model.part_tokens > cfg.data.response_columns:
         hints.append(f"{part}.part_tokens={model.part_tokens // 2}")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from rlvr_jax import grm, judging, optim, parameters, sharding, step, supervised
 from rlvr_jax.config import Config, MeshConfig, ModelConfig, RlStage, Sampling
@@ -103,7 +103,7 @@ def build_state(
 class Layout(NamedTuple):
     """A Layout says where the arrays of a run lie."""
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     cfg: MeshConfig
 
     def shardings(self, tree: Any) -> Any:

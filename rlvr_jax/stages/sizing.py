@@ -1,5 +1,7 @@
 """What a stage has to do and to hold, from the sizes of its models alone."""
 
+import dataclasses
+
 from rlvr_jax import parameters, sharding
 from rlvr_jax.config import Config, MeshConfig, ModelConfig, RlStage
 from rlvr_jax.host.plans import roofline
@@ -14,6 +16,22 @@ def decode_split_of(mesh: MeshConfig, model: ModelConfig) -> roofline.Split:
     """Return the mesh of decoding as sizes; see `sharding.decode_view`."""
     tensor = model.decode_tensor or mesh.tensor
     return roofline.Split(mesh.data, mesh.fsdp * mesh.tensor // tensor, tensor)
+
+
+def divides(model: ModelConfig, mesh: MeshConfig) -> bool:
+    """Return whether a mesh divides a model, while it reads and while it writes."""
+    try:
+        sharding.check_divides(model.sizes, parameters.names(model), mesh, "")
+        sharding.check_decode_view(model.sizes, model.decode_tensor, mesh, "")
+    except ValueError:
+        return False
+    return True
+
+
+def decode_views(model: ModelConfig, mesh: MeshConfig) -> list[int]:
+    """Return the values of `decode_tensor` above `mesh.tensor`, and within a host, that divide."""
+    views = {n: dataclasses.replace(model, decode_tensor=n) for n in (2, 4, 8) if n > mesh.tensor}
+    return [n for n, view in views.items() if divides(view, mesh)]
 
 
 def whole_count(cfg: ModelConfig) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -37,17 +38,25 @@ class Candidate(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """A Tried is a candidate that was compiled."""
+    """A Tried is a candidate that was compiled, or why it could not be."""
 
     override: str
-    answer: Answer
+    answer: Answer | None
+    problem: str = ""
+
+    @property
+    def fits(self) -> bool:
+        """Return whether it was compiled and fits."""
+        return self.answer is not None and self.answer.fits
 
 
 def run(asked: Asked, count: int, say: Callable[[str], object]) -> list[Tried]:
     """Compile the best `count` candidates by their sizes; return them, the best first.
 
+    One that cannot be compiled comes last, with the reason.
+
     Raises:
-      PlanError: the stage is no rl stage, or no mesh divides it.
+      PlanError: the stage is no rl stage, or no mesh divides it, or no candidate can be compiled.
     """
     found = candidates(asked)
     if not found:
@@ -59,16 +68,28 @@ def run(asked: Asked, count: int, say: Callable[[str], object]) -> list[Tried]:
     tried = []
     for candidate in chosen:
         say(f"compiling {candidate.override}")
-        answer = planning.plan(
-            candidate.cfg,
-            asked.stage,
-            asked.topology,
-            models=asked.models,
-            price=asked.price,
-            quick=asked.quick,
-        )
-        tried.append(Tried(candidate.override, answer))
-    return sorted(tried, key=lambda one: (not one.answer.fits, one.answer.step_seconds))
+        try:
+            answer = planning.plan(
+                candidate.cfg,
+                asked.stage,
+                asked.topology,
+                models=asked.models,
+                price=asked.price,
+                quick=asked.quick,
+            )
+        except Exception as error:  # of the compiler too: the others may do
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            tried.append(Tried(candidate.override, None, reason))
+        else:
+            tried.append(Tried(candidate.override, answer))
+    if not any(one.answer for one in tried):
+        raise PlanError(f"no candidate can be compiled: {tried[0].problem}")
+    return sorted(tried, key=_order)
+
+
+def _order(tried: Tried) -> tuple:
+    seconds = tried.answer.step_seconds if tried.answer else math.inf
+    return not tried.fits, seconds
 
 
 def prune(found: list[Candidate], count: int, hbm: float) -> list[Candidate]:
@@ -95,7 +116,7 @@ def candidates(asked: Asked) -> list[Candidate]:
     """
     if not isinstance(asked.stage, RlStage):
         raise PlanError(f"--sweep is for rl stages, and {asked.stage.name} is none")
-    found = []
+    found, held = [], {}
     for cfg, override in _variants(asked):
         try:
             planning.check_sizes(cfg, asked.stage, asked.topology)
@@ -105,23 +126,20 @@ def candidates(asked: Asked) -> list[Candidate]:
         work, split = sizing.work_of(asked.stage, seen), sizing.split_of(cfg.mesh)
         decode = sizing.decode_split_of(cfg.mesh, seen.model)
         seconds = roofline.ideal_step(work, split, decode, asked.topology.chip)
-        found.append(Candidate(cfg, override, seconds, memory(seen, asked.stage, work)))
+        if cfg.mesh not in held:  # nothing else that varies changes it
+            held[cfg.mesh] = abstract.held(asked.stage, cfg)
+        found.append(Candidate(cfg, override, seconds, memory(seen, held[cfg.mesh], work)))
     return found
 
 
-def memory(cfg: Config, stage: RlStage, work: roofline.Work) -> float:
+def memory(cfg: Config, held: Mapping[str, float], work: roofline.Work) -> float:
     """Return the bytes that a step needs at least on a device, from sizes alone.
 
-    Policy, moments and PRM are float32; the larger of rollout (weights and cache) and update
-    (gradient and activations) comes on top.
+    The larger of rollout (weights and cache) and update (gradient and activations) comes on top of
+    `held`, what stays in memory (`abstract.held`).
     """
     model, split = cfg.model, sizing.split_of(cfg.mesh)
     decode = sizing.decode_split_of(cfg.mesh, model)
-    params = sizing.whole_count(model) * 4 / (split.fsdp * split.tensor)
-    held = params * 3 * (2 if stage.has_prm_beside_policy else 1)
-    held += params if stage.asks_reference else 0.0
-    if stage.reward.judged:
-        held += sizing.whole_count(cfg.verifier) * 4 / (split.fsdp * split.tensor)
     rollout = roofline.cache_bytes(work, decode, work.columns)
     rollout += sizing.whole_count(model) * work.item / decode.tensor
     tokens = max(model.part_tokens, work.columns)
@@ -130,7 +148,7 @@ def memory(cfg: Config, stage: RlStage, work: roofline.Work) -> float:
     scores *= 1 if model.remat else model.layers
     activations = tokens * kept * model.layers * work.item
     activations += scores if model.kernels == "xla" else 0.0
-    return held + max(rollout, params + activations)
+    return sum(held.values()) + max(rollout, held["policy"] + activations)
 
 
 def _variants(asked: Asked) -> Iterator[tuple[Config, str]]:
@@ -146,7 +164,7 @@ def _variants(asked: Asked) -> Iterator[tuple[Config, str]]:
             {model.part_tokens, max(1, model.part_tokens // 2)},
             {model.slots, 0, half},
             (model.remat, not model.remat),
-            {0, *(n for n in (2, 4, 8) if n > tensor and fsdp * tensor % n == 0)},
+            {0, *sizing.decode_views(model, mesh)},
         ):
             new = dataclasses.replace(
                 model, part_tokens=tokens, slots=slots, remat=remat, decode_tensor=decode

@@ -310,18 +310,18 @@ class Workspace:
     @property
     def layout(self) -> programs.Layout:
         """Return where the arrays of the run lie."""
-        return programs.Layout(self.mesh, self.cfg.mesh)
+        return self.models.layout
 
     def shardings(self, tree):
         """Return the shardings of a pytree of parameters, moments or states.
 
         They follow from the table of `rlvr_jax.sharding` and from the config's `mesh`.
         """
-        return self.models.shardings(tree)
+        return self.layout.shardings(tree)
 
     def like(self, state: TrainState):
         """Return shapes, dtypes and shardings of a state: the target of a checkpoint restore."""
-        return self.models.like(jax.eval_shape(lambda x: x, state))
+        return self.layout.abstract(state)
 
     def jit_step(self, function: Callable, state: TrainState, result: Any) -> Callable:
         """Jit a training step; the state is donated, and the new state keeps its `shardings`.

@@ -73,7 +73,7 @@ def models(cfg: Config) -> tuple[Run, Models]:
 
 def leave(run: Run, found: Models, name: str, init: str, model: ModelConfig, **keys):
     """Let a stage finish whose parameters have moved; return them."""
-    with jax.set_mesh(found._mesh):
+    with jax.set_mesh(found.layout.mesh):
         state = found.new_state(jax.random.key(7), model, TX, init, **keys)
         state = state.replace(params=jax.tree.map(lambda x: x + 0.25, state.params))
         with Checkpoints(run.checkpoints(name)) as checkpoints:
@@ -85,7 +85,7 @@ def leave(run: Run, found: Models, name: str, init: str, model: ModelConfig, **k
 def test_a_state_holds_the_adapter_and_later_stages_share_the_base(folder):
     cfg = config(folder)
     run, found = models(cfg)
-    with jax.set_mesh(found._mesh):
+    with jax.set_mesh(found.layout.mesh):
         state = found.new_state(jax.random.key(0), cfg.model, TX, "pretrained")
         names = set(parameters.abstract_learned(cfg.model))
         assert names == {"qa_LDU", "qb_LUNH", "downa_LFU", "downb_LUD"}
@@ -121,7 +121,7 @@ def test_a_state_holds_the_adapter_and_later_stages_share_the_base(folder):
 def test_without_an_adapter_nothing_is_shared_and_all_learns(folder):
     cfg = config(folder, form=AdapterConfig())
     run, found = models(cfg)
-    with jax.set_mesh(found._mesh):
+    with jax.set_mesh(found.layout.mesh):
         assert found.base("pretrained", cfg.model) == {}
         state = found.new_state(jax.random.key(0), cfg.model, TX, "pretrained")
         assert set(state.params) == set(parameters.names(PLAIN))
@@ -132,7 +132,7 @@ def test_without_an_adapter_nothing_is_shared_and_all_learns(folder):
 def test_a_model_without_an_adapter_starts_from_merged_weights(folder):
     cfg = config(folder, SFT, verifier=AdapterConfig())
     run, found = models(cfg)
-    with jax.set_mesh(found._mesh):
+    with jax.set_mesh(found.layout.mesh):
         leave(run, found, "sft", "pretrained", cfg.model)
         whole = found.load("sft", cfg.model)
         state = found.new_state(jax.random.key(0), cfg.verifier, TX, "sft")
@@ -148,7 +148,7 @@ def test_a_model_without_an_adapter_starts_from_merged_weights(folder):
 def test_frozen_matrices_may_be_held_in_bfloat16(folder, form):
     cfg = config(folder, form=form, frozen_dtype="bfloat16")
     run, found = models(cfg)
-    with jax.set_mesh(found._mesh):
+    with jax.set_mesh(found.layout.mesh):
         whole = found.load("pretrained", cfg.model)
         kept = {name for name, x in whole.items() if x.dtype == jnp.float32}
         assert kept == {name for name in parameters.names(PLAIN) if name.startswith("norm")}
@@ -167,7 +167,7 @@ def other_weights(folder, seed):
 def test_another_base_is_refused_once_there_are_results(folder):
     cfg = config(folder)
     run, found = models(cfg)
-    with jax.set_mesh(found._mesh):
+    with jax.set_mesh(found.layout.mesh):
         found.base("pretrained", cfg.model)
         other_weights(folder, 1)
         found.forget()

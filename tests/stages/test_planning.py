@@ -14,6 +14,7 @@ import pytest
 
 from rlvr_jax import parameters, prompt_filter, sharding
 from rlvr_jax.config import (
+    AdapterConfig,
     AdvantageConfig,
     Config,
     CritiqueConfig,
@@ -138,6 +139,7 @@ def test_the_programs_of_a_plan_are_those_of_the_stage():
 
 
 VERIFIED = dataclasses.replace(RULE, reward=RewardConfig(), verifier="pretrained")
+LORA = dataclasses.replace(MODEL, weights="a", adapter=AdapterConfig(rank=2))
 CRITIQUE = CritiqueConfig(template="short", data=dataclasses.replace(DATA, prompt_columns=64))
 
 
@@ -275,6 +277,16 @@ def test_quick_leaves_out_narrower_parts_only(told):
     quick = told["rollout"][0]
     assert whole.flops == pytest.approx(quick.flops) and whole.seconds > quick.seconds * 0.9
     assert whole.peak == pytest.approx(quick.peak, rel=0.1)
+
+
+@pytest.mark.parametrize("topology, hop", [("h100:4", "NVLink"), ("h100:2x2", "network")])
+def test_fast_links_end_at_a_node(topology, hop):
+    cfg = config(RULE, (4, 1, 1))
+    where = jax.sharding.NamedSharding(mesh_of(cfg), jax.sharding.PartitionSpec("data"))
+    x = jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=where)
+    compiled = jax.jit(lambda x: x.sum(0)).lower(x).compile()
+    read = compiling.read_program("sum", compiled, cfg.mesh, parse_topology(topology))
+    assert {wire.hop for wire in read.wires} == {hop}
 
 
 def test_parts_are_the_bytes_of_real_arrays():
@@ -426,6 +438,52 @@ def test_gpus_are_estimated_without_kernels(monkeypatch):
     with pytest.raises(AttributeError):  # there is no answer to sum up
         planning.plan(cfg, RULE, parse_topology("h100:2"), models={}, price=1.0, quick=True)
     assert {one.model.kernels for one in seen} == {"xla"}
+
+
+def test_hints_are_for_the_config_that_was_given_and_would_be_taken():
+    model = dataclasses.replace(MODEL, kernels="xla", remat=True)
+    cfg = dataclasses.replace(config(RULE, (2, 2, 1)), model=model)
+    hints = planning._hints(RULE, cfg, parse_topology("v5e:2x2"))
+    assert {"model.kernels=pallas", "model.decode_tensor=2"} <= set(hints)
+    assert "model.kernels=pallas" not in planning._hints(RULE, cfg, parse_topology("h100:4"))
+    odd = dataclasses.replace(model, heads=3, kv_heads=3)  # two devices cannot share them
+    cfg = dataclasses.replace(cfg, model=odd)
+    hints = planning._hints(RULE, cfg, parse_topology("v5e:2x2"))
+    assert not any("decode_tensor" in hint for hint in hints)
+    wide = dataclasses.replace(config(RULE, (6, 1, 1)), model=model)  # of a width of 64
+    hints = planning._hints(RULE, wide, parse_topology("v5p:2x3"))
+    assert not any("mesh.fsdp=6" in hint for hint in hints)
+    cfg = config(RULE, (4, 1, 1))
+    assert "mesh.fsdp=4 mesh.data=1" in planning._hints(RULE, cfg, parse_topology("v5e:2x2"))
+
+
+@pytest.mark.parametrize(
+    "own, source, shared",
+    [
+        (LORA, "pretrained", True),
+        (dataclasses.replace(LORA, adapter=AdapterConfig()), "pretrained", True),
+        (dataclasses.replace(LORA, weights="b"), "pretrained", False),
+        (dataclasses.replace(LORA, frozen_dtype="bfloat16"), "pretrained", False),
+        (LORA, "verifier", False),  # learned from the model that another stage left whole
+        (dataclasses.replace(LORA, adapter=AdapterConfig()), "adapted", False),  # merged
+        (LORA, "adapted", True),
+        (LORA, "nobody", False),
+    ],
+)
+def test_a_verifier_lies_on_the_base_of_the_policy_if_both_begin_there(own, source, shared):
+    whole = SftStage(name="whole", init="fresh")
+    other = VerifierStage(init="whole")
+    adapted = SftStage(name="adapted", init="pretrained")
+    stage = dataclasses.replace(VERIFIED, verifier=source)
+    cfg = dataclasses.replace(
+        config(stage, (2, 1, 1)),
+        model=LORA,
+        verifier=own,
+        stages=(whole, other, adapted, stage),
+    )
+    if source == "verifier":
+        cfg = dataclasses.replace(cfg, verifier=dataclasses.replace(own, adapter=AdapterConfig()))
+    assert ("verifier" in abstract.held(stage, cfg)) != shared
 
 
 def test_a_mixture_reads_more_experts_the_more_tokens_there_are():

@@ -1,7 +1,9 @@
 """What a sweep tries, and what of it is worth compiling."""
 
 import dataclasses
+import json
 import math
+from pathlib import Path
 
 import jax
 import pytest
@@ -17,9 +19,13 @@ from rlvr_jax.config import (
     RlStage,
     SftStage,
 )
+from rlvr_jax.host.plans import models, table
+from rlvr_jax.host.plans.answer import Answer
 from rlvr_jax.host.plans.chips import parse_topology
+from rlvr_jax.host.runs import settings
 from rlvr_jax.stages import abstract, planning, sizing, sweep
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 MODEL = ModelConfig(
     layers=2,
     width=64,
@@ -106,10 +112,43 @@ def test_sizes_alone_know_what_stays_in_memory(shape):
     devices = sharding.make_mesh(cfg.mesh, jax.devices()[:4])
     with jax.set_mesh(devices):
         parts = abstract.resident(abstract.make(stage, cfg, devices, in_parts=True))
-    work, kept = sizing.work_of(stage, cfg), sum(parts.values()) - parts["tables"]
-    least = sweep.memory(cfg, stage, work)
-    assert kept * 0.9 + parts["policy"] / 2 < least
-    assert sweep.memory(cfg, stage, work._replace(columns=1000)) > least
+    work, held = sizing.work_of(stage, cfg), abstract.held(stage, cfg)
+    assert held == parts
+    least = sweep.memory(cfg, held, work)
+    assert sum(parts.values()) + parts["policy"] / 2 < least
+    assert sweep.memory(cfg, held, work._replace(columns=1000)) > least
+
+
+def test_an_adapter_and_short_dtypes_need_less():
+    """By hand: 7.62 B parameters of base and verifier in bfloat16, on eight chips."""
+    cfg = settings.load(CONFIGS / "cross_domain_lora_7b.yaml", sizes=models.Sizes())
+    stage = cfg.rl_stages[0]
+    held = abstract.held(stage, cfg)
+    assert held["base"] == pytest.approx(7.62e9 * 2 / 8, rel=0.01)
+    assert held["verifier"] == pytest.approx(7.62e9 * 2 / 8, rel=0.01)
+    # What an adapter has of other dimensions than the width is whole on each chip.
+    assert 40.4e6 * 12 / 8 < held["policy"] + held["moments"] < 40.4e6 * 12
+    assert "reference" not in held
+    least = sweep.memory(cfg, held, sizing.work_of(stage, cfg))
+    assert 3.9e9 + 15.2e9 / 4 < least < 15.75 * 2**30
+
+
+def test_a_candidate_that_fails_loses_no_other(monkeypatch):
+    def once(cfg, stage, topology, **options):
+        if cfg.mesh.tensor > 1:
+            raise RuntimeError("INTERNAL:\n  no layout")
+        return Answer("c", "rl", topology, {}, {}, (), 1, 1.0)
+
+    monkeypatch.setattr(planning, "plan", once)
+    tried = sweep.run(asked(), 7, lambda text: None)
+    assert [one.problem for one in tried] == [""] * 4 + ["INTERNAL: no layout"] * 3
+    assert not any(one.fits for one in tried[4:])
+    *_, last = table.render_ranking(tried).split("\n7. ")
+    assert last.startswith("not compiled: INTERNAL: no layout\n   mesh.data=")
+    assert json.loads(table.render_tried(*tried[-1]))["problem"] == "INTERNAL: no layout"
+    monkeypatch.setattr(planning, "plan", lambda *args, **options: 1 / 0)
+    with pytest.raises(planning.PlanError, match="no candidate can be compiled: division by zero"):
+        sweep.run(asked(), 7, lambda text: None)
 
 
 def test_a_stage_that_does_not_sample_has_no_sweep():

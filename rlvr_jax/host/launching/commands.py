@@ -1,12 +1,17 @@
 """The commands that start, watch and end a job, for the user to run."""
 
+import shlex
 from pathlib import Path
 
 from rlvr_jax.host.launching.job import Job
 
 
 def list_commands(job: Job, file: str) -> list[str]:
-    """List the commands of a job whose file is at `file`, with comments that begin with `#`."""
+    """List the commands of a job whose file is at `file`, with comments that begin with `#`.
+
+    Names in a `Job` need no quotes in a shell, but for the paths that its config reads.
+    """
+    file = shlex.quote(file)
     start = {"jobset": _jobset, "tpu-vm": _tpu_vm, "skypilot": _skypilot, "slurm": _slurm}
     return [*_upload(job), *_image(job), *start[job.kind](job, file)]
 
@@ -18,12 +23,13 @@ def _upload(job: Job) -> list[str]:
     lines = ["# what the job reads"]
     for path in (job.config, *job.reads):
         target = f"{job.bucket}/{path.removeprefix('./')}"
-        if Path(path).is_absolute() or ".." in Path(path).parts:
+        both = shlex.join([path, target])
+        if path.startswith(("/", "~", "-")) or ".." in Path(path).parts:
             lines.append(f"# {path} is outside of this folder: hosts will not find it")
         elif Path(path).is_dir():
-            lines.append(f"gcloud storage rsync --recursive {path} {target}")
+            lines.append(f"gcloud storage rsync --recursive {both}")
         elif Path(path).exists():
-            lines.append(f"gcloud storage cp {path} {target}")
+            lines.append(f"gcloud storage cp {both}")
         else:
             lines.append(f"# {path} is not here: put it at {target}")
     return lines
@@ -99,4 +105,4 @@ def _slurm(job: Job, file: str) -> list[str]:
 
 
 def _result(job: Job) -> list[str]:
-    return ["# the run folders, with report.html", f"gcloud storage ls {job.bucket}/runs/"]
+    return ["# the run folders, with report.html", f"gcloud storage ls {job.bucket}/{job.runs}/"]

@@ -54,5 +54,6 @@ def _cache(job: Job) -> dict[str, str]:
 
     At the first start all hosts compile at the same time, and process 0 writes; later starts load.
     """
-    place = "$PWD/runs/xla" if job.kind == "slurm" else f"{WORK}/runs/xla"
-    return {"JAX_COMPILATION_CACHE_DIR": place}
+    work = "$PWD" if job.kind == "slurm" else WORK
+    place = job.runs if job.runs.startswith("/") else f"{work}/{job.runs}"
+    return {"JAX_COMPILATION_CACHE_DIR": f"{place}/xla"}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -60,11 +61,17 @@ _FORMS = {
 }
 # What needs no quoting in YAML strings, shells and systemd units alike.
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=[\w .,:/+@\[\]{}-]*")
+# Keys that hold secrets, and what tokens of known services and passwords in addresses look like.
+_SECRET_KEY = re.compile(
+    r"(.*_)?(api_?key|password|passwd|secret|authorization)"
+    r"|((hf|api|access|auth|bearer)_)?token",
+    re.I,
+)
 _SECRET = re.compile(
-    r"^[\w.]*(api_?key|password|secret)=|(hf_|sk-|ghp_|github_pat_|AIza|ya29\.)[\w-]{16,}", re.I
+    r"(?<![A-Za-z0-9])(hf_|sk-[\w-]{16}|gh[opsu]_|github_pat_|glpat-|AIza|ya29\.|AKIA)[\w-]{16,}|://[^/\s@]*@"
 )
 PATHS = ("weights", "file", "test_file", "folder")  # keys of a config
-PATHS_OR_NAMES = ("tokenizer", "verifier_tokenizer", "rule")
+PATHS_OR_NAMES = ("tokenizer", "verifier_tokenizer", "rule", "gates", "also", "template")
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,7 @@ class Job:
     slice: Slice
     overrides: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
+    runs: str = "runs"
     slices: int = 1
     spot: bool = False
     bucket: str = ""
@@ -122,23 +130,32 @@ def make_job(kind: str, topology: str, config: str, given: dict[str, Any]) -> Jo
     options = {key: value for key, value in given.items() if key not in ("name", "overrides")}
     _check_options(kind, options)
     _check_overrides(overrides)
-    path = PurePosixPath(config)
-    if path.is_absolute() or ".." in path.parts or not re.fullmatch(r"[\w./-]+", config):
-        raise ValueError(
-            f"--config {config}: give a path inside the current folder, of letters, digits and "
-            "._-/, because the job reads the config at the same place"
-        )
+    _check_inside("--config", config, "because the job reads the config at the same place")
     cfg = settings.load(Path(config), overrides, sizes=None)
     _check_mesh(cfg.mesh, found, options.get("slices", 1))
+    shared = kind == "slurm" and "image" not in options  # all hosts see the user's own files
+    runs = cfg.runs.removeprefix("/") if shared else cfg.runs
+    _check_inside("runs", runs, "because hosts keep only what is written there")
+    leaves = list(_leaves(dataclasses.asdict(cfg)))
+    for key, value in leaves:
+        _check_secret(key, str(value))
     name = given.get("name") or re.sub(r"[^a-z0-9]+", "-", cfg.name.lower()).strip("-")
     if len(name) > LONGEST_NAME or not _LABEL.fullmatch(name):
         raise ValueError(
             f"the job cannot be called {name!r}: give --name with at most {LONGEST_NAME} "
             "lower-case letters, digits and hyphens, a letter first and no hyphen last"
         )
-    return Job(
-        kind, name, str(path), found, overrides, tuple(_paths(dataclasses.asdict(cfg))), **options
-    )
+    file, runs = (str(PurePosixPath(path)) for path in (config, cfg.runs))
+    return Job(kind, name, file, found, overrides, tuple(_paths(leaves)), runs, **options)
+
+
+def _check_inside(name: str, path: str, reason: str) -> None:
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or not re.fullmatch(r"[\w.][\w./-]*", path):
+        raise ValueError(
+            f"{name} {path!r}: give a path inside the current folder, of letters, digits and "
+            f"._-/, {reason}"
+        )
 
 
 def _check_options(kind: str, options: dict[str, Any]) -> None:
@@ -162,16 +179,21 @@ def _check_options(kind: str, options: dict[str, Any]) -> None:
 
 def _check_overrides(overrides: tuple[str, ...]) -> None:
     for text in overrides:
-        if _SECRET.search(text):
-            raise ValueError(
-                f"{text.partition('=')[0]} seems to hold a secret, which does not belong in a "
-                "file: let the job read it from its environment"
-            )
+        key, _, value = text.partition("=")
+        _check_secret(key.rpartition(".")[2], value)
         if not _OVERRIDE.fullmatch(text):
             raise ValueError(
                 f"{text!r} is not key=value of letters, digits, spaces and .,:/+@[]{{}}-: write "
                 "other values into the config"
             )
+
+
+def _check_secret(key: str, value: str) -> None:
+    if value and _SECRET_KEY.fullmatch(key) or _SECRET.search(value):
+        raise ValueError(
+            f"{key} seems to hold a secret, which does not belong in a file: let the job read it "
+            "from its environment"
+        )
 
 
 def _check_mesh(mesh: MeshConfig, found: Slice, slices: int) -> None:
@@ -183,18 +205,33 @@ def _check_mesh(mesh: MeshConfig, found: Slice, slices: int) -> None:
         )
 
 
-def _paths(tree: Any) -> list[str]:
-    """List the paths that a config names for files to read; what a package holds is none."""
-    if isinstance(tree, list | tuple):
-        return list(dict.fromkeys(path for item in tree for path in _paths(item)))
-    if not isinstance(tree, dict):
-        return []
+def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of a config, each with the last of its keys; names in `also` are no keys."""
+    if isinstance(tree, dict):
+        for name, value in tree.items():
+            yield from _leaves(value, key if key == "also" else str(name))
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from _leaves(value, key)
+    else:
+        yield key, tree
+
+
+def _paths(leaves: Iterable[tuple[str, Any]]) -> list[str]:
+    """List the paths that a config names for files to read; what a package holds is none.
+
+    Raises:
+      ValueError: a path holds a character that is not to be seen, such as a line break.
+    """
     found = []
-    for key, value in tree.items():
-        if key in PATHS or (key in PATHS_OR_NAMES and re.search("[/.]", value)):
-            found += [value] if value and not value.startswith("package:") else []
-        else:
-            found += _paths(value)
+    for key, value in leaves:
+        if not isinstance(value, str) or not value or value.startswith("package:"):
+            continue
+        if key not in PATHS and not (key in PATHS_OR_NAMES and re.search("[/.]", value)):
+            continue
+        if not value.isprintable():
+            raise ValueError(f"{key} {value!r}: a path must have no control characters")
+        found.append(value)
     return list(dict.fromkeys(found))
 
 

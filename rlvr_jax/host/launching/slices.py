@@ -7,9 +7,9 @@ https://cloud.google.com/tpu/docs/runtimes, and the limits of v5p in xpk's
 src/xpk/core/system_characteristics.py (Apache-2.0).
 """
 
-import math
-import re
 from dataclasses import dataclass
+
+from rlvr_jax.host.plans.chips import Topology, parse_topology
 
 # v5e and v6e: topology -> hosts.  Up to eight chips are one host; larger slices have hosts of four.
 FLAT = {
@@ -20,8 +20,6 @@ FLAT = {
 PARTS_OF_A_CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 MOST_CUBES = 140
 V5P_HOST = 4  # chips
-GPUS = ("a100", "h100", "h200", "b200")
-MOST_GPUS = 8  # of one node
 
 
 @dataclass(frozen=True)
@@ -72,37 +70,28 @@ def find_slice(text: str) -> Slice:
     Raises:
       ValueError: there is no such chip or topology; the message says what there is.
     """
-    chip, _, topology = text.partition(":")
-    if chip in GPUS:
-        return _find_nodes(chip, topology)
-    if chip not in TPUS:
-        known = ", ".join((*TPUS, *GPUS))
-        raise ValueError(f"--topology {text}: no chip {chip!r}; there are {known}, as in v5e:4x4")
+    asked = parse_topology(text)
+    chip, _, topology = asked.name.partition(":")
+    if asked.chip.platform == "gpu":
+        if len(asked.sizes) == 1:
+            raise ValueError(f"--topology {text}: write nodes x GPUs of a node, as in {chip}:2x8")
+        nodes, gpus = asked.sizes
+        return Slice(chip, topology, nodes, gpus, None)
     if chip == "v5p":
-        return _find_cubes(topology)
+        _check_cubes(asked)
+        return Slice(chip, topology, asked.devices // V5P_HOST, V5P_HOST, TPUS[chip])
     if topology not in FLAT:
         raise ValueError(f"--topology {text}: {chip} has the topologies {', '.join(FLAT)}")
-    hosts, chips = FLAT[topology], math.prod(map(int, topology.split("x")))
-    return Slice(chip, topology, hosts, chips // hosts, TPUS[chip])
+    hosts = FLAT[topology]
+    return Slice(chip, topology, hosts, asked.devices // hosts, TPUS[chip])
 
 
-def _find_cubes(topology: str) -> Slice:
-    sides = [int(x) for x in topology.split("x")] if re.fullmatch(r"\d+x\d+x\d+", topology) else []
-    cubes = math.prod(side // 4 for side in sides)
-    whole = bool(sides) and all(side % 4 == 0 < side for side in sides) and sides == sorted(sides)
-    if topology not in PARTS_OF_A_CUBE and not (whole and cubes <= MOST_CUBES):
+def _check_cubes(asked: Topology) -> None:
+    sides = list(asked.sizes)
+    whole = len(sides) == 3 and not any(side % 4 for side in sides) and sides == sorted(sides)
+    part = asked.name.removeprefix("v5p:") in PARTS_OF_A_CUBE
+    if not part and not (whole and asked.devices <= MOST_CUBES * 64):
         raise ValueError(
-            f"--topology v5p:{topology}: v5p has {', '.join(PARTS_OF_A_CUBE)}, and AxBxC in "
+            f"--topology {asked.name}: v5p has {', '.join(PARTS_OF_A_CUBE)}, and AxBxC in "
             f"multiples of 4 with A <= B <= C and at most {MOST_CUBES * 64} chips"
         )
-    return Slice("v5p", topology, math.prod(sides) // V5P_HOST, V5P_HOST, TPUS["v5p"])
-
-
-def _find_nodes(chip: str, topology: str) -> Slice:
-    found = re.fullmatch(r"([1-9]\d{0,3})x([1-9])", topology)
-    nodes, gpus = map(int, found.groups()) if found else (0, 0)
-    if not 1 <= gpus <= MOST_GPUS:
-        raise ValueError(
-            f"--topology {chip}:{topology}: for GPUs write nodes x GPUs of a node, as in {chip}:2x8"
-        )
-    return Slice(chip, topology, nodes, gpus, None)

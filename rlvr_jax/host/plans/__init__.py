@@ -3,5 +3,5 @@
     the text of a program -> hlo.Module -> traffic.Cost -> roofline.Time -> answer.Answer -> table
 
 `chips` holds what vendors publish about their chips, `models` the sizes of published models, and
-`sizes` what follows from sizes alone.  Nothing here needs a device, or starts one.
+`products` and `wires` read single instructions.  Nothing here needs a device, or starts one.
 """

@@ -137,7 +137,7 @@ class Answer:
         return text
 
     def tree(self) -> dict[str, Any]:
-        """Return the answer as plain values, for JSON."""
+        """Return the answer as plain values, for JSON; what does not fit has no time and cost."""
         tree = dataclasses.asdict(self)
         tree["topology"] = self.topology.name
         tree["chip"] = dataclasses.asdict(self.topology.chip)
@@ -146,9 +146,10 @@ class Answer:
             kept["time"] = program.time._asdict() | {"bound": program.time.bound}
             for loop, of in zip(kept["loops"], program.loops, strict=True):
                 loop["time"] = of.time._asdict() | {"bound": of.time.bound}
-        for name in ("peak", "fits", "free", "step_seconds", "tokens_per_second"):
-            tree[name] = getattr(self, name)
-        return tree | {"dollars_per_million": self.dollars_per_million, "verdict": self.verdict}
+        tree |= {name: getattr(self, name) for name in ("peak", "fits", "free", "verdict")}
+        for name in ("step_seconds", "tokens_per_second", "dollars_per_million"):
+            tree[name] = getattr(self, name) if self.fits else None
+        return tree
 
 
 # ---- what libtpu says where a program does not fit ---------------------------------------------

@@ -72,6 +72,20 @@ class Instruction:
         return parse_type(self.type)
 
     @property
+    def results(self) -> tuple[Array, ...]:
+        """Return the arrays that it makes, without operands that the type of a start repeats.
+
+        That type is (operands, results, ...), but for a copy (where it goes, where it comes from,
+        ...), and for an all-reduce the results alone.
+        """
+        arrays, count = self.arrays, len(self.operands)
+        if self.op == "copy-start":
+            return arrays[:1]
+        if not self.op.endswith("-start") or len(arrays) == 1 or self.op == "all-reduce-start":
+            return arrays
+        return arrays[count : 2 * count]
+
+    @property
     def bytes(self) -> float:
         """Return the bytes of all arrays that it makes."""
         return sum(array.bytes for array in self.arrays)

@@ -17,6 +17,11 @@ def gigabytes(size: float) -> str:
     return f"{size / 1e3:.3g} kB"
 
 
+def dollars(price: float) -> str:
+    """Return a price with cents, or with three digits where it is below one dollar."""
+    return f"{price:.2f}" if price >= 1 or not price else f"{price:.3g}"
+
+
 def duration(seconds: float) -> str:
     """Return a time in s, ms or us."""
     for unit, one in (("s", 1.0), ("ms", 1e-3)):
@@ -30,9 +35,14 @@ def render(answer: Answer) -> str:
     return "\n".join(_lines(answer))
 
 
-def render_json(answer: Answer, override: str = "") -> str:
-    """Write an answer as one line of JSON; `override` gives the config of a sweep."""
-    return json.dumps(answer.tree() | ({"override": override} if override else {}))
+def render_json(answer: Answer) -> str:
+    """Write an answer as one line of JSON."""
+    return json.dumps(answer.tree())
+
+
+def render_tried(override: str, answer: Answer | None, problem: str) -> str:
+    """Write what a sweep says about a candidate as one line of JSON."""
+    return json.dumps((answer.tree() if answer else {"problem": problem}) | {"override": override})
 
 
 def _lines(answer: Answer) -> Iterator[str]:
@@ -42,11 +52,13 @@ def _lines(answer: Answer) -> Iterator[str]:
     for name, source in answer.models.items():
         yield f"  {name}: sizes from {source}"
     yield f"  {answer.verdict}"
-    yield (
-        f"  step: at least {duration(answer.step_seconds)} for {answer.tokens:,} response tokens "
-        f"(all of full length), {answer.tokens_per_second:,.0f} tokens/s/chip, "
-        f"${answer.dollars_per_million:.3g} per million tokens at ${answer.price:.2f} a chip hour"
-    )
+    if answer.fits:
+        yield (
+            f"  step: at least {duration(answer.step_seconds)} for {answer.tokens:,} response "
+            f"tokens (all of full length), {answer.tokens_per_second:,.0f} tokens/s/chip, "
+            f"${dollars(answer.dollars_per_million)} per million tokens at "
+            f"${dollars(answer.price)} a chip hour"
+        )
     for note in answer.notes:
         yield f"  note: {note}"
     for program in answer.programs:
@@ -113,14 +125,18 @@ HEAD = """\
 |---|---|---|---|---|---|---|---|---|---|---|"""
 
 
-def render_ranking(ranked: Sequence[tuple[str, Answer]]) -> str:
+def render_ranking(ranked: Sequence[tuple[str, Answer | None, str]]) -> str:
     """Write the results of a sweep, each with the overrides that give it."""
     lines = []
-    for number, (override, answer) in enumerate(ranked, 1):
+    for number, (override, answer, problem) in enumerate(ranked, 1):
+        if answer is None:
+            lines.append(f"{number}. not compiled: {problem}\n   {override}")
+            continue
         fit = f"{100 * answer.free:.0f} % free" if answer.fits else "does not fit"
         peak = f"peak {gigabytes(answer.peak)}"
         speed = f"step {duration(answer.step_seconds)}, " if answer.fits else ""
-        speed += f"${answer.dollars_per_million:.3g} per million tokens, " if answer.fits else ""
+        cost = f"${dollars(answer.dollars_per_million)} per million tokens, "
+        speed += cost if answer.fits else ""
         lines.append(f"{number}. {speed}{peak}, {fit}\n   {override}")
     return "\n".join(lines)
 
@@ -141,7 +157,7 @@ def markdown_row(answer: Answer) -> str:
         gigabytes(sum(program.sent for program in answer.programs)),
         duration(answer.step_seconds) if answer.fits else "-",
         f"{answer.tokens_per_second:,.0f}" if answer.fits else "-",
-        f"{answer.dollars_per_million:.2f}" if answer.fits else "-",
+        dollars(answer.dollars_per_million) if answer.fits else "-",
         f"{compiled:.0f} s",
     )
     return "| " + " | ".join(cells) + " |"

@@ -174,13 +174,8 @@ class Traffic:
         if op == "scatter":
             update = values[-1]
             return read, update.hbm_bytes if update is not None else 0.0
-        if op.endswith("-start"):  # (where it goes, where it comes from, ...), or the other way
-            arrays = instruction.arrays
-            if op == "copy-start":
-                arrays = arrays[:1]
-            elif len(arrays) > 1:
-                arrays = arrays[len(values) : 2 * len(values)]
-            wrote = sum(array.bytes for array in arrays if array.in_hbm)
+        if op.endswith("-start"):
+            wrote = sum(array.bytes for array in instruction.results if array.in_hbm)
             return (min(read, wrote) if op in ("async-start", "slice-start") else read), wrote
         wrote = instruction.hbm_bytes
         if op == "fusion":

@@ -54,11 +54,7 @@ def read_wire(instruction: Instruction, mesh: dict[str, int], host: int) -> Wire
     kind = instruction.op.removesuffix("-start")
     if kind not in KINDS:
         return None
-    arrays = instruction.arrays
-    if instruction.op.endswith("-start") and len(arrays) > 1:
-        # (operands, results, ...) but for an all-reduce, which gives its results only.
-        results = arrays[len(instruction.operands) :] if kind != "all-reduce" else arrays
-        arrays = tuple(array for array in results[: len(instruction.operands)])
+    arrays = instruction.results
     group = read_group(instruction.rest, mesh)
     axes = _axes(group, mesh)
     far = bool(host) and len({device // host for device in group}) > 1

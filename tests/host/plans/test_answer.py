@@ -104,7 +104,15 @@ def test_the_text():
         "loops with an unknown number of passes, counted as one pass: sort.py:3 (f) (2)",
     ):
         assert part in text, part
-    assert "3.09 GB too much" in table.render(FULL)
+    assert "3.09 GB too much" in table.render(FULL) and "step: " not in table.render(FULL)
+
+
+@pytest.mark.parametrize(
+    "price, text",
+    [(0.00482, "0.00482"), (0.3333, "0.333"), (1.2, "1.20"), (1234.5, "1234.50"), (0, "0.00")],
+)
+def test_prices_below_a_cent_are_not_zero(price, text):
+    assert table.dollars(price) == text
 
 
 def test_json_holds_what_the_text_says():
@@ -112,8 +120,11 @@ def test_json_holds_what_the_text_says():
     assert tree["fits"] is True and tree["peak"] == 12e9 and tree["topology"] == "v5e:2x4"
     assert tree["programs"][0]["largest"][0]["where"] == "model.py:7 (decode)"
     assert tree["programs"][0]["loops"][0]["time"]["bound"] == "HBM"
-    assert tree["chip"]["name"] == "v5e" and "override" not in tree
-    assert json.loads(table.render_json(FULL, "a=1"))["override"] == "a=1"
+    assert tree["chip"]["name"] == "v5e" and tree["step_seconds"] == 5
+    tree = json.loads(table.render_tried("a=1", FULL, ""))
+    assert tree["override"] == "a=1" and not tree["fits"]
+    for name in ("step_seconds", "tokens_per_second", "dollars_per_million"):
+        assert tree[name] is None
 
 
 def test_a_row_of_the_table():
@@ -126,7 +137,7 @@ def test_a_row_of_the_table():
 
 
 def test_a_ranking_gives_the_overrides():
-    text = table.render_ranking([("mesh.fsdp=8", WHOLE), ("mesh.fsdp=4", FULL)])
+    text = table.render_ranking([("mesh.fsdp=8", WHOLE, ""), ("mesh.fsdp=4", FULL, "")])
     assert text.splitlines()[0].startswith(
         "1. step 5 s, $0.333 per million tokens, peak 12 GB, 29 %"
     )

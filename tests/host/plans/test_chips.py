@@ -4,7 +4,11 @@ from rlvr_jax.host.plans import chips
 
 
 @pytest.mark.parametrize(
-    "text, count", [("v5e:1x1", 1), ("v5e:4x4", 16), ("V5P:2x2x4", 16), ("h100:8", 8)]
+    "text, count",
+    [
+        *(("v5e:1x1", 1), ("v5e:4x4", 16), ("V5P:2x2x4", 16), ("h100:8", 8)),
+        *(("b200:4", 4), ("h100:2x8", 16)),
+    ],
 )
 def test_topologies(text, count):
     topology = chips.parse_topology(text)
@@ -18,7 +22,9 @@ def test_topologies(text, count):
         ("v9z:2x2", "'v9z' is no chip with known data .v5e"),
         ("v5e", "gives no shape of a slice"),
         ("v5e:8", "two or three sizes"),
-        ("h100:2x4", "GPUs have a number and no shape"),
+        ("h100:2x9", "a node has at most 8 GPUs"),
+        ("h100:2x2x2", "a node has at most 8 GPUs"),
+        ("v5e:04x4", "gives no shape"),
         ("v5e:0x4", "gives no shape"),
         ("v5e:4x4x4x4", "gives no shape"),
         ("", "is no chip"),
@@ -33,8 +39,15 @@ def test_a_topology_that_is_none_is_refused(text, message):
 def test_all_chips_have_whole_data():
     for name, chip in chips.CHIPS.items():
         assert chip.name == name and chip.platform in ("tpu", "gpu")
-        assert chip.flops > chip.bandwidth > chip.link > chip.network > 0
+        assert chip.flops > chip.bandwidth > chip.link > chip.network
+        assert chip.platform == "tpu" or chip.hbm / chips.GPU_SHARE in (80e9, 141e9, 180e9)
+        assert (chip.network > 0) == (chip.together > 0) == (chip.platform == "gpu")
         assert 1 < chip.price < 20 and 1e10 < chip.hbm < 2e11
+
+
+def test_fast_links_connect_the_gpus_of_a_node():
+    found = [chips.parse_topology(text).together for text in ("h100:16", "h100:4x4", "v5e:4x4")]
+    assert found == [8, 4, 0]
 
 
 def test_prices_of_a_file(tmp_path):
@@ -53,6 +66,9 @@ def test_prices_of_a_file(tmp_path):
         ("{v5e: .nan}", "price of v5e is nan"),
         ("[1]", "must hold dollars"),
         ("{v5e: [", "cannot read"),
+        ("{v5e: {v5e: 1}}", "price of v5e is {'v5e': 1}"),
+        ("[" * 5000, "cannot read"),
+        ("{v5e: 1" + "0" * 400 + "}", "cannot read"),
     ],
 )
 def test_bad_prices_are_refused(tmp_path, text, message):

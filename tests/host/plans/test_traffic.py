@@ -185,6 +185,26 @@ ENTRY %main (a: bf16[1024,512]) -> bf16[1024,512] {
 """  # noqa: E501
 
 
+START = """HloModule s
+
+ENTRY %main (a: f32[8,128], b: f32[4,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0} parameter(0)
+  %b = f32[4,128]{1,0} parameter(1)
+  %both = (f32[8,128]{1,0}, f32[4,128]{1,0}) all-reduce-start(%a, %b), replica_groups=[1,2]<=[2], to_apply=%add
+  %done = (f32[8,128]{1,0}, f32[4,128]{1,0}) all-reduce-done(%both)
+  ROOT %r = f32[8,128]{1,0} get-tuple-element(%done), index=0
+}
+"""  # noqa: E501
+
+
+def test_an_all_reduce_of_two_arrays_writes_both():
+    found = traffic.Traffic(hlo.parse_module(START), {"data": 2, "fsdp": 1, "tensor": 1})
+    cost = found.total()
+    assert cost.bytes == 2 * 12 * 128 * 4  # read, and written
+    ((wire, times),) = cost.wires.items()
+    assert wire.bytes == 12 * 128 * 4 and times == 1
+
+
 def test_kernels_and_arrays_on_the_chip():
     cost = parsed(KERNELS).total()
     assert cost.kernels == {"tpu_custom_call: flash": 1} and cost.flops == 1000

@@ -30,6 +30,7 @@ ROWS = (
     ("own_only", "plain", "rejective fine-tuning without demonstrations"),
     ("none", "plain", "cold start without criteria"),
     ("query", "plain", "cold start, criteria from the query"),
+    ("large", "plain", "cold start of a judge with 2.8 M weights"),
     ("pick", "plain", "cold start that picks the best (lists of 2 and 3)"),
     ("pick", "weighted", "the same, verdicts weighted by probability"),
     ("scalar", "plain", "scalar reward model (Bradley-Terry)"),

@@ -60,13 +60,13 @@ WINGS = {
     "text": {"files"},
     "weights": {"files"},
     "workers": set(),
-    "problems": {"text"},
+    "problems": {"files", "text"},
     "critiques": {"problems", "text"},
     "hardening": {"text"},
     "plans": {"runs", "weights"},
     "rules": {"problems", "text", "workers"},
-    "verdicts": {"rules", "text", "workers"},
-    "runs": {"problems", "processes", "weights"},
+    "verdicts": {"files", "rules", "text", "workers"},
+    "runs": {"files", "problems", "processes", "weights"},
     "launching": {"plans", "runs"},
 }
 ENTRIES = {

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr_jax.config import CompareStage
+from rlvr_jax.host.files import whole_file
 from rlvr_jax.host.problems import dataset, preference
 from rlvr_jax.host.rules import jobs
 from rlvr_jax.host.runs import log
@@ -65,9 +66,7 @@ def run(stage: CompareStage, ws: Workspace) -> dict:
 def _write(path: Path, items: list[preference.Item]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(preference.build_record(item), ensure_ascii=False) for item in items]
-    part = path.with_suffix(".part")
-    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    part.replace(path)
+    whole_file.write_whole(path, "\n".join(lines) + "\n")
 
 
 def build_items(

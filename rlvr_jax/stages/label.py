@@ -7,6 +7,7 @@ from collections import Counter
 import numpy as np
 
 from rlvr_jax.config import LabelStage
+from rlvr_jax.host.files import whole_file
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import Interrupted, RunError
 from rlvr_jax.host.verdicts import agreement
@@ -119,6 +120,4 @@ def _write(ws: Workspace, name: str, rows: list[dict]) -> None:
         return
     path = ws.run.verdicts(name)
     path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    part.replace(path)
+    whole_file.write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -20,6 +20,7 @@ import numpy as np
 from rlvr_jax import box_scores, engine, grm
 from rlvr_jax.config import RftStage
 from rlvr_jax.host.critiques import reader
+from rlvr_jax.host.files import whole_file
 from rlvr_jax.host.problems import dataset, preference
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import Interrupted
@@ -63,7 +64,7 @@ def run(stage: RftStage, ws: GrmWorkspace) -> dict:
                 raise Interrupted(signum)
             log.say(f"{stage.name}: {min((number + 1) * stage.batch, count)} of {count} items")
     if ws.run.team.first:
-        part.replace(path)
+        whole_file.put_in_place(part, path)
     learned = max(totals["learned"], 1)
     log.say(
         f"{stage.name}: {totals['learned']} judgements to learn, {totals['hinted'] / learned:.1%} "

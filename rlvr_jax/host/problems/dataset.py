@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
+from rlvr_jax.host.files.whole_file import sync_folder
+
 # grain (which imports jax) and tensorflow_datasets take seconds to import, so functions do it.
 if TYPE_CHECKING:
     import grain
@@ -75,6 +77,7 @@ def prepare(folder: Path, splits: Mapping[str, Iterable[dict[str, str]]], name: 
         return
     try:
         _write(home.parent, splits, name)
+        sync_folder(home / VERSION)
     except Exception:
         # Another process may have finished first: its rename and clean-up make ours fail.
         if not _already_there(home / VERSION, splits):

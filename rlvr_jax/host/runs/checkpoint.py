@@ -23,12 +23,14 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any, Self
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from rlvr_jax.host.files.whole_file import sync_folder
 from rlvr_jax.host.runs.noted_writes import noting, noting_handler
 from rlvr_jax.host.runs.plain_path import plain_path
 
@@ -192,6 +194,8 @@ class Checkpoints:
         folder = written[0] if written else self.folder / name  # object stores cannot rename
         sums = _sums(folder, contents=jax.process_count() == 1)
         (folder / SUMS).write_text(json.dumps(sums))
+        if os.path.isdir(folder):  # Orbax does not force its JSON files to the disk
+            sync_folder(Path(folder))
 
     def _failed(self, error: Exception) -> CheckpointError:
         step, self._saving = self._saving, None

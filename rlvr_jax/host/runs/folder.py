@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr_jax.config import Config
+from rlvr_jax.host.files import whole_file
 from rlvr_jax.host.processes.team import Team
 from rlvr_jax.host.runs import digests, log, settings
 from rlvr_jax.host.runs.checkpoint import compute_fingerprint
@@ -154,6 +155,7 @@ class Run(Paths):
         return self.team.share("a marker", lambda: self._write_marker(stage, result))
 
     def _write_marker(self, stage: str, result: Mapping[str, Any]) -> dict[str, Any]:
+        self.metrics.sync()
         marker = {"metrics_bytes": self.metrics.offset, "metrics_sha256": self.metrics.digest}
         marker |= {"files": digests.compute_digests(self.folder, self._left(stage))}
         marker |= {"checkpoint": compute_fingerprint(self.checkpoints(stage)), **result}
@@ -233,10 +235,8 @@ class Run(Paths):
             return
         path = self.folder / "samples" / f"{stage}_step_{step:06d}.jsonl"
         path.parent.mkdir(exist_ok=True)
-        part = path.with_name(path.name + ".part")
         text = "".join(json.dumps(log.plain(row), ensure_ascii=False) + "\n" for row in rows)
-        part.write_text(text, encoding="utf-8", errors="replace")
-        part.replace(path)
+        whole_file.write_whole(path, text)
 
     def catch_signals(self) -> None:
         """Turn SIGTERM and Ctrl-C into requests to stop until `close`: see `ending.Signals`."""
@@ -295,7 +295,7 @@ class Run(Paths):
                     )
                 self.clear()
             part.write_text(resolved, encoding="utf-8")
-            part.replace(self.config_file)
+            whole_file.put_in_place(part, self.config_file)
         except OSError as error:
             raise RunError(f"cannot use run folder {self.folder}: {error.strerror}") from None
         except ValueError as error:  # a NUL in the path

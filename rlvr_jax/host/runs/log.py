@@ -21,11 +21,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from rlvr_jax.host.files import whole_file
 from rlvr_jax.host.runs.events import Events
 
 # Unicode's classes of control characters, direction marks, surrogates and line separators; and
 # what of them is text: tabs, line ends, and the joiners of many scripts.
 _ACTING, _TEXT = {"Cc", "Cf", "Cs", "Zl", "Zp"}, "\t\n\u200c\u200d"
+
+LONGEST = 4_000  # characters of a message
 
 console = Console()
 aside = Console(stderr=True)
@@ -49,9 +52,7 @@ def plain(value: Any) -> Any:
 def write_json(path: Path, tree: Any) -> None:
     """Write a JSON file atomically: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(plain(tree), indent=1) + "\n", encoding="utf-8")
-    part.replace(path)
+    whole_file.write_whole(path, json.dumps(plain(tree), indent=1) + "\n")
 
 
 class Metrics:
@@ -242,8 +243,12 @@ def say(text: str) -> None:
 
 
 def say_aside(text: str) -> None:
-    """Print plain text on standard error, which keeps piped results free of messages."""
-    _print(aside, text)
+    """Print plain text on standard error, which keeps piped results free of messages.
+
+    An error may quote what a file holds: no more than LONGEST characters are shown.
+    """
+    more = len(text) - LONGEST
+    _print(aside, text if more <= 0 else f"{text[:LONGEST]} ... ({more:,} characters more)")
 
 
 def _print(screen: Console, text: str) -> None:

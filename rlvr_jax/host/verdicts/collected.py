@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rlvr_jax.host.files import whole_file
+
 Row = dict[str, Any]
 FIELDS = {"step", "problem", "question", "reference", "answer_ids", "opening"}
 
@@ -26,9 +28,7 @@ class Writer:
         """Open the file and drop the answers from `step` on, which a resumed stage writes again."""
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [row for row in _load_rows(path) if row["step"] < step]
-        part = path.with_suffix(".part")
-        part.write_text("".join(map(_line, kept)), encoding="utf-8")
-        part.replace(path)
+        whole_file.write_whole(path, "".join(map(_line, kept)))
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, rows: Iterable[Row]) -> None:

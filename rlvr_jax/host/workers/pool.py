@@ -93,8 +93,13 @@ class Worker:
         The status is timeout if the job uses more than `seconds` of processor time, or PATIENCE
         times as much on the clock, or if the worker needs that much of START to start or to
         prepare.  It is crash if the job raises or the worker gives no valid answer.  Both kill the
-        worker.
+        worker.  If somebody else kills it, as a machine does that runs out of memory, the job is
+        run once more: its grade must not depend on that.
         """
+        return self._ask(job, seconds) or self._ask(job, seconds) or CRASH
+
+    def _ask(self, job: Job, seconds: float) -> Result | None:
+        """Run a job as `ask` does; return None if the worker was killed by SIGKILL."""
         try:
             if self.process is None or self.process.poll() is not None:
                 self.kill()
@@ -110,6 +115,8 @@ class Worker:
         except (OSError, EOFError, ValueError, AssertionError):  # the pool may be closed meanwhile
             ended = self.process
             self.kill()
+            if ended and ended.returncode == -signal.SIGKILL:
+                return None
             return TIMEOUT if ended and ended.returncode in _OUT_OF_TIME else CRASH
 
     def kill(self) -> None:

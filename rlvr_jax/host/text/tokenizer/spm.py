@@ -10,6 +10,7 @@ from typing import Any
 
 import sentencepiece
 
+from rlvr_jax.host.files import whole_file
 from rlvr_jax.host.text.chat import TokenizerError
 from rlvr_jax.host.text.tokenizer import folder, pieces
 from rlvr_jax.host.text.tokenizer.codec import (
@@ -58,7 +59,7 @@ def train(texts: Iterable[str], vocab: int, path: Path) -> None:
         ) from None
     part = path.with_suffix(".part")
     part.write_bytes(model.getvalue())
-    part.rename(path)
+    whole_file.put_in_place(part, path)
 
 
 def load_sentencepiece(path: Path) -> tuple[Codec, Facts]:

@@ -1,0 +1,42 @@
+"""Files that appear whole, and that are on the disk when they appear.
+
+A renamed file can be empty after a power failure or an error of the disk, because a file system may
+write its name before its contents. So the contents are forced to the disk before the name changes.
+"""
+
+import os
+from pathlib import Path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file of which a reader sees the old contents or the new ones, never a part.
+
+    Characters that UTF-8 does not have become question marks. The folder has to exist.
+    """
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8", errors="replace")
+    put_in_place(part, path)
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Rename a file that was written beside `path`, once all of it is on the disk."""
+    _sync(part)
+    part.replace(path)
+    _sync(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Force a folder with all that is in it to the disk."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            _sync(Path(place, name))
+        _sync(Path(place))
+
+
+def _sync(path: Path) -> None:
+    """Force a file, or the names in a folder, to the disk."""
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -1,0 +1,316 @@
+"""One run of every kind of stage, through kills, signals and failures: it ends as a quiet one.
+
+`RLVR_CHAOS_SEED` chooses the order of the faults and their moments.
+"""
+
+import http.server
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from make_disk import Disk
+
+pytestmark = pytest.mark.chaos
+CONFIG, RULE = (Path(__file__).with_name(name) for name in ("chaos.yaml", "chaos_rule.py"))
+PATIENCE = 600.0  # seconds; a run that stands still for so long fails the test
+SOON = 10.0  # seconds in which a run ends when it cannot write, and what a busy machine adds: BUSY
+BUSY = 20.0
+SEED = int(os.environ.get("RLVR_CHAOS_SEED", 0))
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """An endpoint whose reply depends on the request alone, while it is up."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_POST(self):
+        said = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.left -= 1
+        if self.server.left < 0:
+            self.send_response(503)
+            self.end_headers()
+            return
+        number = zlib.crc32(said)
+        text = ("YES", "NO")[number % 2]
+        if b'"critic"' in said:
+            scores = ("3, 8", "8, 3", "1", "2")[number % 4]
+            text = f"Analysis: fine\nScores: \\boxed{{{scores}}}"
+        data = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.left = sys.maxsize  # replies until it is down
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+class Training:
+    """`python -m rlvr_jax.train` on the config, in a folder of its own, started again and again."""
+
+    def __init__(self, home: Path, runs: Path, compiled: Path, port: int):
+        tree = yaml.safe_load(CONFIG.read_text().replace("rule: RULE", "rule: " + str(RULE)))
+        for stage in tree["stages"]:
+            for asked in ("judge", "endpoint"):
+                if stage.get(asked, {}).get("kind") == "endpoint":
+                    stage[asked]["url"] = f"http://127.0.0.1:{port}/v1"
+        self.stages = [stage.get("name", stage["stage"]) for stage in tree["stages"]]
+        self.log, self.folder = home / "log.txt", runs / "chaos"
+        self.config = path = home / "config.yaml"
+        path.write_text(yaml.safe_dump(tree | {"runs": str(runs)}))
+        self._words = [sys.executable, "-m", "rlvr_jax.train", "--config", str(path)]
+        self.environment = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": os.environ["RLVR_TEST_XLA_FLAGS"],
+            "JAX_COMPILATION_CACHE_DIR": str(compiled),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+
+    def start(self) -> None:
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                self._words, env=self.environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def wait(self, seconds: float = PATIENCE) -> tuple[int, str]:
+        """The exit code and all that was printed; a process that does not end fails the test."""
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the run does not end:\n{self.said()}") from None
+        finally:
+            self.kill()
+        return code, self.said()
+
+    def said(self) -> str:
+        return " ".join(self.log.read_text(encoding="utf-8", errors="replace").split())
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.send(signal.SIGKILL)
+            self.process.wait()
+
+    def send(self, signum: int) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signum)
+
+    def until(self, seen: Callable[[], object]) -> bool:
+        """Wait for a moment of the run; False when it ended first."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            if seen():
+                return True
+            if self.process.poll() is not None:
+                return False
+            time.sleep(0.003)
+        self.kill()
+        raise AssertionError(f"the run stands still:\n{self.said()}")
+
+    def marked(self, stage: str) -> bool:
+        return (self.folder / "stages" / f"{stage}.json").exists()
+
+    def files(self) -> frozenset[str]:
+        """The names of all files and folders: what changes there is a moment to strike."""
+        return frozenset(str(path) for path in self.folder.rglob("*"))
+
+    def workers(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(word) for path in children for word in path.read_text().split()]
+
+
+class Faults:
+    """Each method starts the run, waits for a moment of a stage, strikes, and sees how it ends."""
+
+    def __init__(self, run: Training, disk: Disk, server, seed: int):
+        self.run, self.disk, self.server, self.draw = run, disk, server, random.Random(seed)
+
+    def reach(self, stage: str) -> bool:
+        """Wait for a random moment of the stage: some changes of files, and a little more."""
+        run = self.run
+        run.start()
+        number = run.stages.index(stage)
+        before = run.stages[number - 1] if number else None
+        if not run.until(lambda: before is None or run.marked(before)):
+            return False
+        known, changes = run.files() if run.folder.exists() else frozenset(), 0
+        wanted = self.draw.randint(0, 12)
+
+        def enough() -> bool:
+            nonlocal known, changes
+            now = run.files()
+            changes += len(now ^ known)
+            known = now
+            return changes >= wanted or run.marked(stage)
+
+        alive = run.until(enough)
+        time.sleep(self.draw.choice([0.0, self.draw.uniform(0, 0.1), self.draw.uniform(0, 1)]))
+        return alive
+
+    def kill(self, stage: str) -> None:
+        self.reach(stage)
+        self.run.kill()
+
+    def terminate(self, stage: str) -> None:
+        self.reach(stage)
+        self.run.send(signal.SIGTERM)
+        code, said = self.run.wait()
+        assert code in (0, 75) and "Traceback" not in said, (code, said)
+
+    def interrupt(self, stage: str) -> None:
+        self.reach(stage)
+        self.run.send(signal.SIGINT)
+        code, said = self.run.wait()
+        assert code in (0, 130, -signal.SIGINT) and "Traceback" not in said, (code, said)
+
+    def full_disk(self, stage: str) -> None:
+        self.reach(stage)
+        self.disk.fill(self.draw.choice([0, 4096, 40_000]))
+        code, said = self.run.wait()
+        self.disk.empty()
+        self.refused(code, said, "full", "No space left")
+
+    def no_inodes(self, stage: str) -> None:
+        self.reach(stage)
+        self.disk.fill_inodes(self.draw.choice([0, 1, 7]))
+        code, said = self.run.wait()
+        self.disk.empty()
+        self.refused(code, said, "full", "No space left")
+
+    def read_only(self, stage: str) -> None:
+        self.reach(stage)
+        self.disk.fail()
+        code, said = self.run.wait(SOON + BUSY)
+        self.disk.mend()
+        self.refused(code, said, "Read-only file system", "Input/output error", "I/O error")
+
+    def dead_worker(self, stage: str) -> None:
+        """Somebody kills the workers that grade, again and again; the run goes on."""
+        self.reach(stage)
+        end = time.monotonic() + 5
+        while self.run.process.poll() is None and time.monotonic() < end:
+            for process in self.run.workers():
+                try:
+                    os.kill(process, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+                time.sleep(1.5)
+            time.sleep(0.01)
+        self.run.kill()
+
+    def down(self, stage: str) -> None:
+        """The endpoint goes down after some replies."""
+        self.server.left = self.draw.randint(0, 3)
+        self.reach(stage)
+        code, said = self.run.wait()
+        self.server.left = sys.maxsize
+        self.refused(code, said, "requests in a row", "503")
+
+    def refused(self, code: int, said: str, *words: str) -> None:
+        assert code == 2 or code == 0 and self.run.marked(self.run.stages[-1]), (code, said)
+        assert code == 0 or any(word in said for word in words), said
+
+
+def lasting(folder: Path) -> dict[str, object]:
+    """Everything in a run folder that faults must not change."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timed = ("time/", "perf/")
+    kept = [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows]
+    out: dict[str, object] = {"metrics": [json.dumps(row) for row in kept]}
+    for name in ("samples", "eval", "verdicts", "judgements", "collected", "items"):
+        out |= {
+            f"{name}/{path.name}": path.read_bytes() for path in (folder / name).glob("*.json*")
+        }
+    out["tokenizer"] = (folder / "tokenizer.model").read_bytes()
+    return out
+
+
+def exported(run: Training, home: Path) -> dict[str, bytes]:
+    """The weights of one stage of each kind of model, as `convert` writes them."""
+    out = {}
+    for stage in ("ruled", "verifier", "grm"):
+        source, target = f"{run.folder}:{stage}", home / stage
+        words = [sys.executable, "-m", "rlvr_jax.convert", source, str(target)]
+        subprocess.run(words, check=True, capture_output=True, env=run.environment)
+        out |= {f"{stage}/{path.name}": path.read_bytes() for path in target.iterdir()}
+    return out
+
+
+def audit(run: Training) -> str:
+    """What an audit finds; its exit code says whether the reward is within its limits."""
+    words = [sys.executable, "-m", "rlvr_jax.audit", "--config", str(run.config)]
+    words += ["--stage", "rl"]
+    done = subprocess.run(words, capture_output=True, text=True, env=run.environment)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stdout.replace(str(run.folder), "")
+
+
+# Each stage meets two of these; stages that ask an endpoint or grade by a rule meet theirs too.
+EVERYWHERE = ["kill", "terminate", "interrupt", "full_disk", "no_inodes", "read_only"]
+ENDPOINTS, RULED = ["label", "rft"], ["explore", "own", "ruled", "after"]
+
+
+def plan(stages: list[str], seed: int) -> list[tuple[str, str]]:
+    """(stage, fault) in the order in which they come."""
+    draw, faults = random.Random(seed), []
+    kinds = itertools.chain.from_iterable(
+        draw.sample(EVERYWHERE, len(EVERYWHERE)) for _ in itertools.count()
+    )
+    for stage in stages:
+        mine = ["down"] * (stage in ENDPOINTS) + ["dead_worker"] * (stage in RULED)
+        faults += [(stage, kind) for kind in [*mine, next(kinds)]]
+    return faults
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory, server) -> Training:
+    home = tmp_path_factory.mktemp("quiet")
+    run = Training(home, home, tmp_path_factory.getbasetemp() / "compiled", server.server_port)
+    run.start()
+    code, said = run.wait()
+    assert code == 0, said
+    return run
+
+
+def test_faults_in_every_stage_change_nothing(quiet, server, tmp_path, tmp_path_factory):
+    disk = Disk(tmp_path)
+    compiled = tmp_path_factory.getbasetemp() / "compiled"
+    run = Training(tmp_path, disk.folder / "runs", compiled, server.server_port)
+    faults = Faults(run, disk, server, SEED)
+    try:
+        for stage, kind in plan(run.stages, SEED):
+            began = time.monotonic()
+            getattr(faults, kind)(stage)
+            done = sum(run.marked(name) for name in run.stages)
+            print(f"{kind} in {stage}: {time.monotonic() - began:.0f} s, {done} stages", flush=True)
+        run.start()
+        code, said = run.wait()
+        assert code == 0, said
+        found, wanted = lasting(run.folder), lasting(quiet.folder)
+        assert found.keys() == wanted.keys()
+        assert [name for name in wanted if found[name] != wanted[name]] == []
+        assert exported(run, tmp_path / "a") == exported(quiet, tmp_path / "b")
+        assert audit(run) == audit(quiet)
+        left = [path for path in run.folder.rglob("*") if path.name.endswith(".part")]
+        assert not left and not list(run.folder.rglob("*orbax-checkpoint-tmp*"))
+    finally:
+        run.kill()
+        disk.close()

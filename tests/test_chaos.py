@@ -22,7 +22,7 @@ import yaml
 from make_disk import Disk
 
 pytestmark = pytest.mark.chaos
-CONFIG, RULE = (Path(__file__).with_name(name) for name in ("chaos.yaml", "chaos_rule.py"))
+CONFIG, RULE = (Path(__file__).with_name(name) for name in ("chaos.yaml", "make_chaos_grades.py"))
 PATIENCE = 600.0  # seconds; a run that stands still for so long fails the test
 SOON = 10.0  # seconds in which a run ends when it cannot write, and what a busy machine adds: BUSY
 BUSY = 20.0

@@ -3,6 +3,7 @@
 `RLVR_CHAOS_SEED` chooses the order of the faults and their moments.
 """
 
+import hashlib
 import http.server
 import itertools
 import json
@@ -17,6 +18,8 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import yaml
 from make_disk import Disk
@@ -236,10 +239,20 @@ def lasting(folder: Path) -> dict[str, object]:
     kept = [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows]
     out: dict[str, object] = {"metrics": [json.dumps(row) for row in kept]}
     for name in ("samples", "eval", "verdicts", "judgements", "collected", "items"):
-        out |= {
-            f"{name}/{path.name}": path.read_bytes() for path in (folder / name).glob("*.json*")
-        }
+        out |= {f"{name}/{path.name}": path.read_bytes() for path in (folder / name).glob("*.*")}
     out["tokenizer"] = (folder / "tokenizer.model").read_bytes()
+    return out
+
+
+def learned(folder: Path) -> dict[str, str]:
+    """A digest of every array that every stage left: weights, moments, counters and random keys."""
+    out = {}
+    for home in sorted((folder / "checkpoints").iterdir()):
+        newest = max(home.glob("step_*"))
+        arrays = ocp.Checkpointer(ocp.PyTreeCheckpointHandler()).restore(newest / "state")
+        for name, array in arrays.items():
+            data = np.ascontiguousarray(array).tobytes()
+            out[f"{home.name} {newest.name} {name}"] = hashlib.sha256(data).hexdigest()
     return out
 
 
@@ -307,6 +320,9 @@ def test_faults_in_every_stage_change_nothing(quiet, server, tmp_path, tmp_path_
         found, wanted = lasting(run.folder), lasting(quiet.folder)
         assert found.keys() == wanted.keys()
         assert [name for name in wanted if found[name] != wanted[name]] == []
+        mine, quietly = learned(run.folder), learned(quiet.folder)
+        assert mine.keys() == quietly.keys() and len(mine) > 100
+        assert [name for name in quietly if mine[name] != quietly[name]] == []
         assert exported(run, tmp_path / "a") == exported(quiet, tmp_path / "b")
         assert audit(run) == audit(quiet)
         left = [path for path in run.folder.rglob("*") if path.name.endswith(".part")]

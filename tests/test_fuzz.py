@@ -3,6 +3,7 @@
 `RLVR_CHAOS_SEED` chooses what is drawn.
 """
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -11,6 +12,7 @@ import re
 import resource
 import runpy
 import shutil
+import socket
 import time
 from pathlib import Path
 
@@ -21,14 +23,15 @@ from rlvr_jax import parameters
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.host import weights
 from rlvr_jax.host.problems.sources import files
-from rlvr_jax.host.rules import jobs
+from rlvr_jax.host.rules import jobs, programs
 from rlvr_jax.host.text import chat, tokenizer
-from rlvr_jax.host.workers import pool
+from rlvr_jax.host.workers import memory_group, pool, sandbox, scratch
 
 pytestmark = pytest.mark.chaos
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"
 ROWS, PARQUETS, MODELS, TOKENIZERS, TEMPLATES = 10_000, 500, 1_500, 700, 1_000
+PROGRAMS = 500
 SECONDS = 10.0  # for one file or text
 SEED = int(os.environ.get("RLVR_CHAOS_SEED", 0))
 ODD = [None, True, 0, -1, 1.5, 10**30, 10**400, float("nan"), float("inf"), "", " ", "\0", "x"]
@@ -250,3 +253,95 @@ def test_chat_templates(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [] and ended > TEMPLATES / 20
     assert messages[0] == {"role": "user", "content": "hi"} and len(messages) == 2
     print(f"{TEMPLATES} templates, {ended} read to their end")
+
+
+# Each line stands for itself; what one of them defines, another one may miss.
+ATTACKS = [
+    *("print(open(SECRET).read())", "open(OUT, 'w').write('x')", "import os; os.mkdir(OUT)"),
+    *("import os; os.symlink(SECRET, 'link'); print(open('link').read())",
+      "print(dict(os.environ))"),
+    *("import glob\nfor p in glob.glob('/proc/*/environ'): print(open(p).read())",),
+    *("import glob\nfor p in glob.glob('/proc/*/cwd/*'): print(p)",
+      "print(open('/etc/passwd').read())"),
+    *("import socket; socket.create_connection(('127.0.0.1', PORT), 1).send(b'out')",),
+    *("import socket; socket.socket(socket.AF_UNIX).connect('\\0abstract')", "import ctypes"),
+    *("import socket; socket.socket(40, 1)", "import socket; socket.socket(socket.AF_NETLINK, 3)"),
+    *("import ctypes; ctypes.CDLL(None).syscall(250, 0, -3, 0)", "import os; os.kill(-1, 9)"),
+    *("import ctypes; ctypes.CDLL(None).syscall(248, b'user', b'left', b'x', 1, -3)",),
+    *("import ctypes; print(ctypes.CDLL(None).syscall(101, 16, 1, 0, 0))",),
+    *("import ctypes; ctypes.CDLL(None).syscall(425, 8, 0)", "import os; os.setsid()"),
+    *("import ctypes; ctypes.CDLL(None).syscall(272, 0x10000000)", "import os; os.chroot('.')"),
+    *("import ctypes; ctypes.string_at(0)", "import os; os.abort()", "import sys; sys.exit(0)"),
+    *("import os; os.fork()", "import os\nwhile os.fork() >= 0: pass", "while True: pass"),
+    *("import os\nif not os.fork():\n    os.setsid()\n    while True: pass",),
+    *("import subprocess; subprocess.run(['/bin/sh', '-c', 'sleep 99'])",
+      "import time; time.sleep(99)"),
+    *("import threading\nfor _ in range(99): threading.Thread(target=print, args=('t',)).start()",),
+    *("x = 'a' * 10**10", "x = [0] * 10**9", "x = []\nwhile True: x.append(' ' * 10**6)"),
+    *("print('x' * 10**8)", "open('big', 'w').write('x' * 10**8)", "import sys; sys.stdin.read()"),
+    *("for i in range(10**5): open(f'{i}', 'w')", "import os; os.close(1)", "def f(): f()\nf()"),
+    *("import mmap; mmap.mmap(-1, 10**9)", "import os; os.nice(-20)", "import os; os.setuid(0)"),
+    *("import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))", "print('\\x1b[2J')"),
+    *("import signal\nfor n in range(1, 64):\n    try: signal.signal(n, signal.SIG_IGN)\n"
+      "    except Exception: pass",),
+    *("import multiprocessing.shared_memory as m; m.SharedMemory('left', True, 99)",),
+    *("import gc\nfor x in gc.get_objects():\n    if type(x) is dict: x.clear()",),
+    *("import builtins; builtins.print = lambda *a: None", "import atexit; atexit.register(f)"),
+    *("import os\nfor n in range(3, 99):\n    try: print(os.read(n, 99))\n    except OSError: 0",),
+    *("import os\nfor n in range(99):\n    try: os.write(n, b'6')\n    except OSError: pass",),
+    *("import sys; sys.modules.clear()", "import sys; sys.settrace(lambda *a: 1 / 0)", "f(\0)"),
+    *("class B(int):\n    def __eq__(self, other): return True\ndef mul(a, b): return B(0)",),
+    *("def mul(a, b): return type('', (), {'__eq__': lambda s, o: True})()",
+      "def mul(*a): return a"),
+    *("import builtins; builtins.len = lambda x: 6", "def mul(a, b): raise SystemExit(0)"),
+]  # fmt: skip
+
+
+def test_programs_in_the_jail(tmp_path, monkeypatch):
+    """Random programs of attacks end, get no point, learn no secret, and leave nothing."""
+    if set(sandbox.walls()) != set(sandbox.WALLS):
+        pytest.skip(f"walls are missing here: only {sandbox.walls()} stand")
+    monkeypatch.setenv("SECRET_OF_TEST", "zzqq-hush")
+    tmp_path.chmod(0o777)
+    secret, out = tmp_path / "secret", tmp_path / "out"
+    secret.write_text("zzqq-hush")
+    port = socket.create_server(("127.0.0.1", 0))
+    port.settimeout(0)
+    home = scratch.make_folder("mine_").parent
+    before, keys = set(home.iterdir()), Path("/proc/keys").read_text().count("left")
+    draw, limits = random.Random(f"programs {SEED}"), sandbox.Limits(seconds=0.5, walls="required")
+    names = f"SECRET, OUT, PORT = {str(secret)!r}, {str(out)!r}, {port.getsockname()[1]}\n"
+    tests = {"fn_name": "mul", "inputs": [[2, 3], [7, 5]], "outputs": [6, 35]}
+    ended: dict[str, int] = {}
+    for number in range(PROGRAMS):
+        lines = draw.choices(ATTACKS, k=draw.randint(1, 5))
+        guarded = [f"try:\n    exec({line!r})\nexcept Exception: pass" for line in lines]
+        body = draw.choice([guarded, lines])
+        source = names + "\n".join(body)
+        label = f"program {number}: {source!r:.1500}"
+        began = time.monotonic()
+        result = sandbox.run(source, "", limits)
+        assert time.monotonic() - began < 30, label
+        assert b"zzqq-hush" not in result.output and b"root:" not in result.output, label
+        assert not out.exists() and sorted(tmp_path.iterdir()) == [secret], label
+        assert set(home.iterdir()) == before, label
+        if number % 10 == 0:  # a grader takes more than one process
+            with contextlib.suppress(TimeoutError):
+                text = f"```python\n{source}\n```"
+                assert programs.score(text, tests, limits) == 0, label
+        ended[result.status] = ended.get(result.status, 0) + 1
+    with pytest.raises(BlockingIOError):
+        port.accept()
+    port.close()
+    assert Path("/proc/keys").read_text().count("left") == keys
+    mine = f"{memory_group.PREFIX}{os.getpid()}_"
+    left = [path for path in Path("/proc").glob("[0-9]*/cgroup") if mine in _text(path)]
+    assert left == [] and list(Path("/dev/shm").glob("*left*")) == []
+    print(f"{PROGRAMS} programs: {ended}")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

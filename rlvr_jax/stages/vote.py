@@ -18,6 +18,7 @@ import numpy as np
 from rlvr_jax import box_scores, engine, grm
 from rlvr_jax.config import SampleConfig, VoteStage
 from rlvr_jax.host.critiques import vote_picture, votes
+from rlvr_jax.host.files import whole_file
 from rlvr_jax.host.problems import preference
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import Interrupted
@@ -73,7 +74,7 @@ def run(stage: VoteStage, ws: GrmWorkspace) -> dict:
     path = ws.run.evaluation(stage.name)
     ws.run.write_json(path, result)
     if ws.run.team.first:
-        path.with_suffix(".svg").write_text(vote_picture.draw(result), encoding="utf-8")
+        whole_file.write_whole(path.with_suffix(".svg"), vote_picture.draw(result))
     _show(stage, result)
     return result
 

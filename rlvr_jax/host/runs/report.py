@@ -20,6 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from rlvr_jax.host.files import whole_file
 from rlvr_jax.host.runs import log
 
 MAX_POINTS = 2000  # points of one curve
@@ -150,7 +151,7 @@ def write_report(run: Path) -> Path:
     target = run / "report.html"
     draft = target.with_suffix(".html.part")
     draft.write_text(render(name, block), encoding="utf-8", newline="\n")
-    draft.replace(target)  # so that a browser never opens an incomplete page
+    whole_file.put_in_place(draft, target)  # so that a browser never opens an incomplete page
     return target
 
 

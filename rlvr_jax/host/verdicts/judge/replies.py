@@ -41,12 +41,13 @@ class Replies:
         return self._replies.get(name)
 
     def put(self, name: str, reply: str) -> None:
-        """Store a reply; it is in the file before this method returns."""
+        """Store a reply; it is on the disk before this method returns; it may have cost money."""
         line = json.dumps({"name": name, "reply": reply}).encode() + b"\n"
         with self._lock:
             self._replies[name] = reply
             while line:  # a full disk or a signal can end a write early
                 line = line[os.write(self._file, line) :]
+        os.fsync(self._file)
 
     def close(self) -> None:
         """Close the file."""

@@ -58,8 +58,6 @@ class Scoring(NamedTuple):
 def look_up(table_VD: Array, token_BT: Array, dtype) -> Array:
     """Return the rows [B, T, D] of a table that belong to tokens, cast to `dtype`."""
     split = _split(table_VD, token_BT)
-    if split is None:
-        return sharding.split_rows(table_VD[token_BT].astype(dtype))
     token_BT = jnp.clip(token_BT, 0, table_VD.shape[0] - 1)
     return _look_up(table_VD, token_BT, jnp.dtype(dtype), split)
 
@@ -129,12 +127,14 @@ def _own_words(table_VD: Array, token_BT: Array, split: Split) -> Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _look_up(table_VD: Array, token_BT: Array, dtype, split: Split) -> Array:
+def _look_up(table_VD: Array, token_BT: Array, dtype, split: Split | None) -> Array:
     """Look up; the width of the table's rows is put together by an exchange of activations.
 
     Each device looks up the tokens of all devices with which it shares a row of the table, in the
     width that it holds, and gives each of them its own.
     """
+    if split is None:
+        return sharding.split_rows(table_VD[token_BT].astype(dtype))
 
     def local(table_VW: Array, token_BT: Array) -> Array:
         own_BT = _own_words(table_VW, _rows_of_all(token_BT, split), split)
@@ -148,13 +148,24 @@ def _look_up(table_VD: Array, token_BT: Array, dtype, split: Split) -> Array:
     return _per_device(local, split, "VW BT", "BTD")(table_VD, token_BT)
 
 
-def _look_up_forward(table_VD: Array, token_BT: Array, dtype, split: Split):
+def _look_up_forward(table_VD: Array, token_BT: Array, dtype, split: Split | None):
     return _look_up(table_VD, token_BT, dtype, split), (table_VD, token_BT)
 
 
-def _look_up_backward(dtype, split: Split, saved, d_BTD: Array):
-    """Return the gradient of the table, in the dtype of the table."""
+def _look_up_backward(dtype, split: Split | None, saved, d_BTD: Array):
+    """Return the gradient of the table, in the dtype of the table; sums are float32.
+
+    A sum in bfloat16 stops at 256 times its terms, which a frequent token soon reaches.
+    """
     table_VD, token_BT = saved
+
+    def add_up(table_VW: Array, own_BT: Array, d_BTW: Array) -> Array:
+        zero_VW = jnp.zeros(table_VW.shape, jnp.float32)
+        return zero_VW.at[own_BT].add(d_BTW.astype(jnp.float32), mode="drop")
+
+    if split is None:
+        d_VD = add_up(table_VD, token_BT, sharding.split_rows(d_BTD))
+        return d_VD.astype(table_VD.dtype), None
 
     def local(table_VW: Array, token_BT: Array, d_BTD: Array) -> Array:
         d_BTW = d_BTD
@@ -163,8 +174,8 @@ def _look_up_backward(dtype, split: Split, saved, d_BTD: Array):
         own_BT = _own_words(table_VW, _rows_of_all(token_BT, split), split)
         # A negative number would count from the end.
         own_BT = jnp.where(own_BT < 0, table_VW.shape[0], own_BT)
-        d_VW = jnp.zeros_like(table_VW).at[own_BT].add(d_BTW.astype(table_VW.dtype), mode="drop")
-        return jax.lax.psum(d_VW, split.rest)
+        d_VW = jax.lax.psum(add_up(table_VW, own_BT, d_BTW), split.rest)
+        return d_VW.astype(table_VW.dtype)
 
     return _per_device(local, split, "VW BT BTD", "VW")(table_VD, token_BT, d_BTD), None
 

@@ -203,17 +203,19 @@ def test_rows_are_looked_up_and_their_gradient_is_summed(shape) -> None:
     near(d_table, want_d)
 
 
-def test_lookups_in_bfloat16_sum_their_gradient_in_the_dtype_of_the_table() -> None:
-    """All tokens are one: a sum in bfloat16 would stop growing."""
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 2)])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_lookups_in_bfloat16_sum_their_gradient_in_float32(shape, dtype) -> None:
+    """All tokens are one: a sum in bfloat16 would stop growing, at 256."""
     hidden, table, _, _ = arrays()
     token, ones = np.full((B, T), 5, np.int32), np.ones((3, B, T), np.float32)
-    mesh = mesh_of((1, 4, 2))
+    table, mesh = table.astype(dtype), mesh_of(shape)
     with jax.set_mesh(mesh):
         run = jax.jit(lambda *x: found(*x, dtype=jnp.bfloat16))
         x, d_table = run(*placed(mesh, np.ones_like(hidden), table, token), ones)
     np.testing.assert_array_equal(x, table.astype(jnp.bfloat16)[token])
     np.testing.assert_array_equal(d_table[5], B * T)
-    assert d_table.dtype == jnp.float32
+    assert d_table.dtype == dtype
 
 
 # -- what is exchanged -----------------------------------------------------------------------------

@@ -198,6 +198,7 @@ def test_an_rl_stage_starts_its_prm_from_it_and_leaves_one(done, cfg, monkeypatc
     def stop_before_the_first_step(ws, stage, state, *rest):
         with Checkpoints(ws.run.checkpoints(stage.name)) as checkpoints:
             checkpoints.save(1, state, {})
+        return state
 
     both = Workspace(ws.run, ws.mesh)
     both.cfg = dataclasses.replace(cfg, stages=(*cfg.stages, stage))

@@ -171,12 +171,12 @@ def test_a_failure_that_may_pass_is_tried_again(act, server, tmp_path):
     assert votes == [[1]] and counts["requests"] == 3 and counts["retries"] == 2
 
 
-@pytest.mark.parametrize("act", [drip, lambda handler: time.sleep(2)])
+@pytest.mark.parametrize("act", [drip, lambda handler: time.sleep(4)])
 def test_a_slow_reply_is_given_up_and_tried_again(act, server, tmp_path):
     server.script = [act]
     began = time.monotonic()
     votes, counts = ask(server, tmp_path, ["4"], seconds=0.3)
-    assert votes == [[1]] and counts["retries"] == 1 and time.monotonic() - began < 2
+    assert votes == [[1]] and counts["retries"] == 1 and time.monotonic() - began < 4
 
 
 def test_a_server_that_asks_for_time_gets_it(server, tmp_path):

@@ -197,7 +197,8 @@ def test_files_of_tokenizers(tmp_path):
         kind = draw.choice(list(read))
         path = tmp_path / "fuzz" / f"tokenizer.{kind}"
         path.parent.mkdir()
-        shutil.copy(tmp_path / "tokenizer_config.json", path.parent)  # it names the end of text
+        if kind == "json":
+            shutil.copy(tmp_path / "tokenizer_config.json", path.parent)  # names the end of text
         if kind == "model":
             path.write_bytes(mutate_bytes(draw, spm.read_bytes()))
         elif draw.random() < 0.7:
@@ -212,7 +213,7 @@ def test_files_of_tokenizers(tmp_path):
 
         read[kind] += attempt(use, f"tokenizer.{kind} {number}") is not None
         shutil.rmtree(path.parent)
-    assert 0 < sum(read.values()) < TOKENIZERS, read
+    assert all(0 < count < TOKENIZERS / 2 for count in read.values()), read
     print(f"{TOKENIZERS} tokenizers, read: {read}")
 
 

@@ -30,7 +30,7 @@ from rlvr_jax.config import (
 from rlvr_jax.structs import Critic, Frozen, Prompts, Setup, Spelling
 
 Q, G, P, R, C, J, V = 32, 8, 32, 16, 192, 64, 768
-ROUNDS = 5
+ROUNDS = 3
 SIZE = ModelConfig(
     layers=2, width=128, heads=4, kv_heads=2, head_size=32, feedforward=384, vocab=V, unroll=True
 )

@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 import pytest
 import yaml
 from make_disk import Disk
+from make_moment import wait_for
 
 pytestmark = pytest.mark.chaos
 CONFIG, RULE = (Path(__file__).with_name(name) for name in ("chaos.yaml", "make_chaos_grades.py"))
@@ -119,15 +120,11 @@ class Training:
 
     def until(self, seen: Callable[[], object]) -> bool:
         """Wait for a moment of the run; False when it ended first."""
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            if seen():
-                return True
-            if self.process.poll() is not None:
-                return False
-            time.sleep(0.003)
-        self.kill()
-        raise AssertionError(f"the run stands still:\n{self.said()}")
+        try:
+            return wait_for(self.process, seen, PATIENCE, 0.003)
+        except TimeoutError:
+            self.kill()
+            raise AssertionError(f"the run stands still:\n{self.said()}") from None
 
     def marked(self, stage: str) -> bool:
         return (self.folder / "stages" / f"{stage}.json").exists()

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from make_moment import wait_for
 
 from rlvr_jax import parameters
 from rlvr_jax.host.runs import checkpoint, settings
@@ -80,15 +81,11 @@ class Command:
 
     def until(self, seen) -> bool:
         """Watch the run closely until `seen()`; False when it ended first."""
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end:
-            if seen():
-                return True
-            if self.process.poll() is not None:
-                return False
-            time.sleep(0.002)
-        self.kill()
-        raise AssertionError("the run hangs:\n" + self.wait()[1])
+        try:
+            return wait_for(self.process, seen, PATIENCE, 0.002)
+        except TimeoutError:
+            self.kill()
+            raise AssertionError("the run hangs:\n" + self.wait()[1]) from None
 
     def lines(self, stage: str) -> int:
         """Complete lines of a stage in metrics.jsonl."""

@@ -161,7 +161,7 @@ def start(shape, cfg, tx=TX):
     with jax.set_mesh(ws.mesh):
         ws.models._learned = lambda stage, cfg: draw(cfg, 0)  # type: ignore[method-assign]
         state = ws.new_state(STAGE.name, cfg, tx, "given")
-        layout = ws.shardings(state.params)
+        layout = ws.layout.shardings(state.params)
         params = jax.device_put((draw(cfg, 2), even_judge(cfg)), (layout, layout))
     return ws, state, Frozen(*params, verdict(cfg.vocab))
 

@@ -11,9 +11,7 @@ from rlvr_jax.config.fields import STRICT, check_positive, option
 class EvalConfig:
     """An EvalConfig says how often a policy in training answers held-out problems, and which."""
 
-    every: int = option(
-        0, "steps between evaluations, after which the last step has one too; 0: none"
-    )
+    every: int = option(0, "steps between evaluations; the last step has one too; 0: none")
     problems: int = option(100, "problems of the split that are answered, the first ones")
     samples: int = option(
         4, "sampled answers per problem, beside a greedy one; 0: the greedy one alone"

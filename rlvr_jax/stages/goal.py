@@ -1,11 +1,14 @@
 """A stage's goal: which of its steps is the best one, and whether it may end before the last."""
 
+import difflib
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rlvr_jax.config import Trained
+from rlvr_jax.host.runs.folder import RunError
 
+SOMETIMES = ("oracle/gap",)  # logged in some steps only, beside what an evaluation measures
 Rows = Iterable[Mapping[str, Any]]
 
 
@@ -25,6 +28,21 @@ class Goal:
         self.best: tuple[int, float] | None = None  # step and value
         for row in rows:
             self.look(row["step"], row)
+
+    def refuse_unknown(self, values: Mapping[str, Any]) -> None:
+        """Raise RunError if a step, whose metrics are `values`, would never log what is aimed at.
+
+        Metrics eval/NAME are known in a step that evaluates.
+        """
+        stage, evaluated = self._stage, any(name.startswith("eval/") for name in values)
+        for key, metric in (("keep_best", stage.keep_best), ("stop.metric", stage.stop.metric)):
+            later = metric in SOMETIMES or metric.startswith("eval/") and not evaluated
+            if metric and metric not in values and not later:
+                near = difflib.get_close_matches(metric, values, 1, 0.5)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise RunError(
+                    f"{stage.name}.{key} is {metric!r}, and no step logs such a metric{hint}"
+                )
 
     def look(self, step: int, values: Mapping[str, Any]) -> bool:
         """Take in the metrics of a step, and return whether it is the best one up to here."""

@@ -117,7 +117,7 @@ class ModelJudge:
         mesh = ws.cfg.mesh
         sharding.check_divides(self._model.sizes, parameters.names(self._model), mesh, "the judge")
         self._params = weights.load(
-            path, self._model, ws.shardings(parameters.abstract(self._model))
+            path, self._model, ws.layout.shardings(parameters.abstract(self._model))
         )
         self._words = [words.ACCEPT, words.REJECT] if cfg.read == "logit" else []
         self._ids = [self._tok.single(word) for word in self._words]

@@ -87,6 +87,7 @@ def run(
                 values |= work.examine(step, state)
                 if "filter/rounds" in values:
                     values["filter/queue"] = float(len(stream))
+                goal.refuse_unknown(values)
                 values |= watch.look(step, values)
                 ws.run.metrics.write(stage.name, step, values)
                 bar.step(step, {word: float(values[key]) for word, key in work.shown.items()})
@@ -145,7 +146,7 @@ def _restore(
     if not start:
         ws.run.metrics.rewind(ws.run.metrics_start)
         return 0, state
-    state, host = checkpoints.restore(start, ws.like(state))
+    state, host = checkpoints.restore(start, ws.layout.abstract(state))
     _refuse_foreign(ws, stage, host)
     stream.set_state(host)
     ws.run.metrics.rewind(host["metrics_bytes"], host.get("metrics_sha256"))

@@ -292,7 +292,7 @@ class Workspace:
         start: programs.Start = programs.ALONE,
         prm_init: str = "",
     ) -> TrainState:
-        """Make the state of a stage before its first update, with the shardings of `shardings`.
+        """Make the state of a stage before its first update, with the shardings of `layout`.
 
         `init` is a stage as in `load`, or `fresh` for random parameters.  `start` says what the
         state holds beside the model; its PRM starts from the stage `prm_init` or, if that is empty,
@@ -309,22 +309,11 @@ class Workspace:
 
     @property
     def layout(self) -> programs.Layout:
-        """Return where the arrays of the run lie."""
+        """Return where the arrays of the run lie: `sharding`'s table on the config's mesh."""
         return self.models.layout
 
-    def shardings(self, tree):
-        """Return the shardings of a pytree of parameters, moments or states.
-
-        They follow from the table of `rlvr_jax.sharding` and from the config's `mesh`.
-        """
-        return self.layout.shardings(tree)
-
-    def like(self, state: TrainState):
-        """Return shapes, dtypes and shardings of a state: the target of a checkpoint restore."""
-        return self.layout.abstract(state)
-
     def jit_step(self, function: Callable, state: TrainState, result: Any) -> Callable:
-        """Jit a training step; the state is donated, and the new state keeps its `shardings`.
+        """Jit a training step; the state is donated, and the new state keeps its shardings.
 
         `result` is the type that the step returns, with a field `state`.
         """

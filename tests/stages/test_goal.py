@@ -152,6 +152,25 @@ def test_a_stage_that_was_killed_at_its_early_end_ends_there(train):
     assert train(stage, {}).run.finished("rl")["steps"] == 2
 
 
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (dict(keep_best="eval/acuracy"), "rl.keep_best is 'eval/acuracy', .*mean 'eval/accuracy'"),
+        (dict(stop=StopConfig("reward/men", 2)), "rl.stop.metric is 'reward/men', and no step"),
+    ],
+)
+def test_a_metric_that_no_step_logs_is_refused_in_the_first_one(train, keys, said):
+    with pytest.raises(RunError, match=said):
+        train(stage_of(steps=6, **keys), VALUES)
+
+
+def test_a_metric_that_only_some_steps_log_is_waited_for():
+    stage = stage_of(steps=6, keep_best=METRIC, stop=StopConfig("oracle/gap", 2))
+    aim = goal.Goal(stage, [])
+    aim.refuse_unknown({"reward/mean": 0.0})
+    aim.refuse_unknown({"reward/mean": 0.0, METRIC: 0.0})
+
+
 def test_values_that_are_missing_or_not_finite_decide_nothing():
     stage = stage_of(steps=9, keep_best=METRIC, stop=StopConfig(METRIC, patience=2))
     aim = goal.Goal(stage, [])

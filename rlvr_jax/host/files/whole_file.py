@@ -4,6 +4,7 @@ A renamed file can be empty after a power failure or an error of the disk, becau
 write its name before its contents. So the contents are forced to the disk before the name changes.
 """
 
+import errno
 import os
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def put_in_place(part: Path, path: Path) -> None:
     """Rename a file that was written beside `path`, once all of it is on the disk."""
     _sync(part)
     part.replace(path)
-    _sync(path.parent)
+    _sync_names(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -30,11 +31,19 @@ def sync_folder(folder: Path) -> None:
     for place, _, names in os.walk(folder):
         for name in names:
             _sync(Path(place, name))
-        _sync(Path(place))
+        _sync_names(Path(place))
+
+
+def _sync_names(folder: Path) -> None:
+    """Force the names in a folder to the disk, where the file system can do that."""
+    try:
+        _sync(folder)
+    except OSError as error:  # some file systems of networks force files only
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
 
 
 def _sync(path: Path) -> None:
-    """Force a file, or the names in a folder, to the disk."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(file)

@@ -20,8 +20,6 @@ import logging
 import os
 import shutil
 import time
-import zlib
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +29,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from rlvr_jax.host.files.whole_file import sync_folder
+from rlvr_jax.host.runs import sums
 from rlvr_jax.host.runs.noted_writes import noting, noting_handler
 from rlvr_jax.host.runs.plain_path import plain_path
 
@@ -38,7 +37,6 @@ PyTree = Any
 Json = dict[str, Any]
 Folder = str | os.PathLike[str]
 
-SUMS = "crc32.json"
 _NAMES = ocp.path.step.standard_name_format(step_prefix="step", step_format_fixed_length=6)
 _TMP = ".orbax-checkpoint-tmp"
 _FULL = ("no space left", "enospc", "file too large", "quota exceeded")
@@ -192,8 +190,7 @@ class Checkpoints:
         name = _NAMES.build_name(self._saving)
         written = _unfinished(self.folder, name)
         folder = written[0] if written else self.folder / name  # object stores cannot rename
-        sums = _sums(folder, contents=jax.process_count() == 1)
-        (folder / SUMS).write_text(json.dumps(sums))
+        sums.write_sums(folder, contents=jax.process_count() == 1)
         if os.path.isdir(folder):  # Orbax does not force its JSON files to the disk
             sync_folder(Path(folder))
 
@@ -257,15 +254,16 @@ def steps_in(folder: Folder) -> list[int]:
 def compute_fingerprint(folder: Folder, step: int | None = None) -> str | None:
     """Compute the SHA-256 of the sums of the newest checkpoint, or of that of `step`.
 
-    The result is None if there is none.  Two checkpoints with equal fingerprints hold the same
-    arrays and the same host part.
+    The result is None if there is none.  Two checkpoints of one process with equal fingerprints
+    hold the same arrays and the same host part; the sums of several processes tell sizes apart
+    and no more.
     """
     folder = epath.Path(folder).absolute()
     step = max(_steps(folder), default=None) if step is None else step
     if step is None:
         return None
-    sums = folder / _NAMES.build_name(step) / SUMS
-    return hashlib.sha256(sums.read_bytes()).hexdigest() if sums.exists() else None
+    file = folder / _NAMES.build_name(step) / sums.FILE
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else None
 
 
 def _load(
@@ -274,7 +272,7 @@ def _load(
     if step not in _steps(folder):
         raise CheckpointError(f"{folder} holds no step {step}, only {_steps(folder) or 'nothing'}")
     path = folder / _NAMES.build_name(step)
-    if damage := _damage(path):
+    if damage := sums.find_damage(path):
         raise _damaged(folder, step, damage)
     try:
         with plain_path(path) as plain:
@@ -361,56 +359,10 @@ def _unfinished(folder: epath.Path, start: str) -> list[epath.Path]:
     return [path for path in inside if path.name.startswith(start) and _TMP in path.name]
 
 
-def _files(path: epath.Path) -> list[epath.Path]:
-    inside = [_files(entry) if entry.is_dir() else [entry] for entry in sorted(path.iterdir())]
-    return [file for files in inside for file in files]
-
-
-def _sums(path: epath.Path, *, contents: bool) -> dict[str, list[int | None]]:
-    """Compute size and CRC-32 of the files of a step, except those that Orbax rewrites on commit.
-
-    Without `contents`, the CRC-32 is None and the files are not read.
-    """
-
-    def measure(file: epath.Path) -> list[int | None]:
-        total = 0
-        if contents:
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 24):
-                    total = zlib.crc32(block, total)
-        return [file.stat().length, total if contents else None]
-
-    files = [file for item in path.iterdir() if item.is_dir() for file in _files(item)]
-    with ThreadPoolExecutor(4) as pool:  # crc32 and reads release the interpreter lock
-        names = [str(file.relative_to(path)) for file in files]
-        return dict(zip(names, pool.map(measure, files), strict=True))
-
-
-def _damage(path: epath.Path) -> str | None:
-    """Describe the first damaged file of a step; None if all files agree with their sums.
-
-    The check comes before Orbax opens the files, because a read that fails half-way floods the
-    terminal from Orbax's worker threads.
-    """
-    try:
-        wanted: dict[str, list[int | None]] = json.loads((path / SUMS).read_text())
-        actual = _sums(path, contents=any(crc is not None for _, crc in wanted.values()))
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        return f"{SUMS} is missing or unreadable: {_first_line(error)}"
-    for name, (size, crc) in wanted.items():
-        if name not in actual:
-            return f"{name} is missing"
-        if actual[name][0] != size:
-            return f"{name} has {actual[name][0]} of {size} bytes"
-        if actual[name][1] != crc:
-            return f"the contents of {name} have changed"
-    return None
-
-
 def _damaged(folder: epath.Path, step: int, damage: str) -> CheckpointError:
     path = folder / _NAMES.build_name(step)
     older = (s for s in reversed(_steps(folder)) if s < step)
-    good = next((s for s in older if not _damage(folder / _NAMES.build_name(s))), None)
+    good = next((s for s in older if not sums.find_damage(folder / _NAMES.build_name(s))), None)
     then = "start again from the beginning" if good is None else f"go on from step {good}"
     return CheckpointError(f"{path} is damaged ({damage}); to {then}, delete it: rm -r '{path}'")
 

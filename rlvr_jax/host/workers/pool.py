@@ -13,6 +13,7 @@ with its whole process group and replaced.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -99,7 +100,7 @@ class Worker:
         return self._ask(job, seconds) or self._ask(job, seconds) or CRASH
 
     def _ask(self, job: Job, seconds: float) -> Result | None:
-        """Run a job as `ask` does; return None if the worker was killed by SIGKILL."""
+        """Run a job as `ask` does; return None if somebody else killed the worker."""
         try:
             if self.process is None or self.process.poll() is not None:
                 self.kill()
@@ -113,11 +114,17 @@ class Worker:
             self.kill()
             return TIMEOUT
         except (OSError, EOFError, ValueError, AssertionError):  # the pool may be closed meanwhile
-            ended = self.process
+            code = self._ended()
             self.kill()
-            if ended and ended.returncode == -signal.SIGKILL:
+            if code == -signal.SIGKILL:
                 return None
-            return TIMEOUT if ended and ended.returncode in _OUT_OF_TIME else CRASH
+            return TIMEOUT if code in _OUT_OF_TIME else CRASH
+
+    def _ended(self) -> int | None:
+        """Return how the process ended by itself or by others; None if it is still there."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(1) if self.process else None
+        return None
 
     def kill(self) -> None:
         """End the process and all processes that it started, and leave no zombie."""

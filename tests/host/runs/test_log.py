@@ -269,3 +269,13 @@ def test_a_bar_without_a_terminal_tells_the_last_step(monkeypatch):
         bar.step(step, {"reward": 0.123456, "what": "[red]"})
     bar.close()
     assert file.getvalue().splitlines() == ["rl 3/3  reward 0.123  what [red]"]
+
+
+def test_a_long_error_is_cut_and_says_so(monkeypatch):
+    screen = Console(file=io.StringIO(), width=200)
+    monkeypatch.setattr(log, "aside", screen)
+    log.say_aside("x" * (log.LONGEST + 1234))
+    said = "".join(screen.file.getvalue().split("\n"))
+    assert said.count("x") == log.LONGEST and said.endswith("... (1,234 characters more)")
+    log.say_aside("y" * log.LONGEST)
+    assert "more" not in screen.file.getvalue().partition("y")[2]

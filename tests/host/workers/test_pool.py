@@ -285,6 +285,18 @@ def test_a_job_whose_worker_somebody_kills_is_run_again(tmp_path):
         assert workers.counts == {"ok": 1}
 
 
+def test_a_job_that_cuts_its_worker_off_is_not_run_again(tmp_path):
+    """The pool kills that worker itself: nobody else is to blame."""
+    rule, seen = tmp_path / "mine.py", tmp_path / "seen"
+    rule.write_text(
+        f"import os, time\ndef score(c, r):\n    with open({str(seen)!r}, 'a') as f: f.write('x')\n"
+        "    os.closerange(0, 99)\n    time.sleep(60)\n"
+    )
+    with pool.Pool(1, seconds=20) as workers:
+        assert workers.run(own(str(rule), ["1"])[0]) == pool.CRASH
+    assert seen.read_text() == "x"
+
+
 def test_several_threads_share_a_pool(rule):
     with pool.Pool(2, seconds=20) as workers:
         found = {}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from rlvr_jax import model
 from rlvr_jax.config import ModelConfig
-from rlvr_jax.structs import Array, Params, Verdict
+from rlvr_jax.structs import Array, Params
 
 TRIALS = 8  # replacements tried per row and round
 CANDIDATES = 16  # most promising tokens at each place, from which the trials are drawn
@@ -26,7 +26,10 @@ class Target(NamedTuple):
 
     context_BC: Array  # int32, everything in front of the answer
     context_mask_BC: Array  # bool
-    verdict: Verdict  # what follows the answer; of several templates the first is attacked
+    tail_BC: Array  # int32, what follows the answer
+    tail_mask_BC: Array  # bool
+    accept: Array  # int32, id of the verdict word for correct
+    reject: Array  # int32, id of the verdict word for wrong
 
 
 class SearchResult(NamedTuple):
@@ -57,7 +60,7 @@ def search(
 
     state = (start_BR, _gap(params, target, start_BR, cfg))
     token_BR, gap_B = jax.lax.fori_loop(0, steps, one_round, state)
-    p1_B = jax.nn.softmax(_verdict_logits(params, target, token_BR, cfg))[:, target.verdict.accept]
+    p1_B = jax.nn.softmax(_verdict_logits(params, target, token_BR, cfg))[:, target.accept]
     return SearchResult(token_BR, gap_B, p1_B)
 
 
@@ -100,19 +103,16 @@ def _gain(params: Params, target: Target, token_BR: Array, cfg: ModelConfig) -> 
 
 def _gap(params: Params, target: Target, token_BR: Array, cfg: ModelConfig) -> Array:
     logits_BV = _verdict_logits(params, target, token_BR, cfg)
-    return logits_BV[:, target.verdict.accept] - logits_BV[:, target.verdict.reject]
+    return logits_BV[:, target.accept] - logits_BV[:, target.reject]
 
 
 def _verdict_logits(params: Params, target: Target, token_BR: Array, cfg: ModelConfig) -> Array:
     """Return the logits [B, V] of the verdict on answers; several answers of a row are adjacent."""
     rows = token_BR.shape[0]
     repeat = partial(jnp.repeat, repeats=rows // target.context_BC.shape[0], axis=0)
-    tail, tail_mask = (
-        jnp.broadcast_to(x, (rows, *x.shape))
-        for x in (target.verdict.tail_JC[0], target.verdict.tail_mask_JC[0])
-    )
     exists_BR = jnp.ones(token_BR.shape, bool)
-    token_BT = jnp.concatenate([repeat(target.context_BC), token_BR, tail], 1)
-    mask_BT = jnp.concatenate([repeat(target.context_mask_BC), exists_BR, tail_mask], 1)
+    token_BT = jnp.concatenate([repeat(target.context_BC), token_BR, repeat(target.tail_BC)], 1)
+    masks = repeat(target.context_mask_BC), exists_BR, repeat(target.tail_mask_BC)
+    mask_BT = jnp.concatenate(masks, 1)
     hidden_BTD, _ = model.prefill(params, token_BT, mask_BT, cfg)
     return model.logits(params, hidden_BTD[:, -1], cfg)

@@ -68,6 +68,7 @@ class Prompts:
     Without a verifier C may be 0.  With J verifier templates `check_QC` is [Q * J, C]: each prompt
     has J adjacent rows.  If a generative reward model judges the responses, `check_QC` is its
     context.  Prompts of preference items have a `ranking` with one row for each prompt.
+    `tail_QC` is for templates whose text after the answer depends on the problem.
     """
 
     prompt_QP: Array
@@ -75,6 +76,8 @@ class Prompts:
     check_QC: Array  # the verifier's context: template, question and reference, up to the answer
     check_mask_QC: Array
     ranking: Ranking | None = None
+    tail_QC: Array | None = None  # None: `Verdict.tail_JC` follows the answer to every problem
+    tail_mask_QC: Array | None = None
 
 
 @struct.dataclass
@@ -114,8 +117,8 @@ class Verdict:
 
     tail_JC: Array  # int32, J templates after the answer; the last column predicts the verdict
     tail_mask_JC: Array  # bool, shorter templates are padded on the left
-    accept: Array  # int32, id of the token that means correct
-    reject: Array  # int32, id of the token that means wrong
+    accept_J: Array  # int32, id of the token that means correct
+    reject_J: Array  # int32, id of the token that means wrong
     newline_V: Array  # bool, tokens that end a line
     blank_V: Array  # bool, tokens that are no visible text (white space, control tokens)
     control_V: Array  # bool, tokens that are no text at all (role markers): never shown

@@ -8,8 +8,9 @@ section 3).  A response is judged in these steps:
 2. Answer.  `answer_mask` marks which tokens of the response are its final answer, and those ids
    follow the context as they are.  They are never decoded to text and encoded again, and
    control tokens are left out, so no answer can create a role marker.
-3. Tail.  The rest of the template (`Verdict.tail_JC`) follows the answer and ends where the
-   verdict is due.  The verdict is the distribution of the token after the last column.
+3. Tail.  The rest of the template follows the answer and ends where the verdict is due.  It is
+   `Verdict.tail_JC`, or `Prompts.tail_QC` if it depends on the problem.  The verdict is the
+   distribution of the token after the last column.
 4. Reward.  `score_logits` compares the probabilities of the accept token ("1") and of the
    reject token ("0").  The soft reward is p(1) / (p(1) + p(0)); `RewardConfig.mode` names the
    others.
@@ -28,7 +29,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import extract, model, parameters, ragged
+from rlvr_jax import extract, model, parameters, ragged, sharding
 from rlvr_jax.config import ModelConfig, RewardConfig
 from rlvr_jax.structs import Array, Params, Prompts, Rollout, Verdict
 
@@ -105,21 +106,28 @@ def score_answers(
     def score_part(part):
         of_answer = part._replace(index_SM=part.index_SM // templates)
         template_SM = part.index_SM % templates
+        context_SM = of_answer.index_SM // samples * templates + template_SM
         template_X = template_SM.reshape(-1)
         mask_XR = jnp.arange(part.columns) < of_answer.pick(answers.length_B)[:, None]
         mask_XR &= part.exists(length_X)[:, None]
-        tail_XC = jnp.take(verdict.tail_JC, template_X, 0)
-        tail_mask_XC = jnp.take(verdict.tail_mask_JC, template_X, 0)
+        if prompts.tail_QC is None or prompts.tail_mask_QC is None:
+            tail_XC = jnp.take(verdict.tail_JC, template_X, 0)
+            tail_mask_XC = jnp.take(verdict.tail_mask_JC, template_X, 0)
+        else:
+            tail_XC = sharding.take(prompts.tail_QC, context_SM)
+            tail_mask_XC = sharding.take(prompts.tail_mask_QC, context_SM)
         hidden_XSD = model.extend(
             params,
             jnp.concatenate([of_answer.pick(answers.token_BR), tail_XC], 1),
             jnp.concatenate([mask_XR, tail_mask_XC], 1),
             prefix,
-            of_answer.index_SM // samples * templates + template_SM,
+            context_SM,
             cfg,
         )
         logits_XV = model.logits(params, hidden_XSD[:, -1], cfg)
-        return score_logits(logits_XV, of_answer.pick(blocked_B), verdict, reward_cfg)
+        accept_X, reject_X = (jnp.take(x, template_X) for x in (verdict.accept_J, verdict.reject_J))
+        blocked_X = of_answer.pick(blocked_B)
+        return score_logits(logits_XV, blocked_X, accept_X, reject_X, reward_cfg)
 
     # Rows that are never read, since they hold no answer, keep the score of a blocked one.
     zero_X, false_X = jnp.zeros(length_X.shape, jnp.float32), jnp.zeros(length_X.shape, bool)
@@ -150,8 +158,12 @@ def combine_templates(score_BJ: Score, cfg: RewardConfig) -> Score:
     )
 
 
-def score_logits(logits_BV: Array, blocked_B: Array, verdict: Verdict, cfg: RewardConfig) -> Score:
+def score_logits(
+    logits_BV: Array, blocked_B: Array, accept_B: Array, reject_B: Array, cfg: RewardConfig
+) -> Score:
     """Return the scores of verdicts, given the logits of the token that follows the last column.
+
+    `accept_B` and `reject_B` are the ids of the two verdict words.
 
     `cfg.mode` chooses the reward of a verdict that is neither ambiguous nor blocked:
 
@@ -164,14 +176,14 @@ def score_logits(logits_BV: Array, blocked_B: Array, verdict: Verdict, cfg: Rewa
     """
     logits_BV = logits_BV.astype(jnp.float32)
     logprob_BV = jax.nn.log_softmax(logits_BV)
-    log1_B, log0_B = logprob_BV[:, verdict.accept], logprob_BV[:, verdict.reject]
+    log1_B, log0_B = _of_word(logprob_BV, accept_B), _of_word(logprob_BV, reject_B)
     p1_B, mass_B = jnp.exp(log1_B), jnp.exp(log1_B) + jnp.exp(log0_B)
     if cfg.mode == "paper":
         top_B = jnp.argmax(logprob_BV, -1)
-        clear_B = (top_B == verdict.accept) | (top_B == verdict.reject)
+        clear_B = (top_B == accept_B) | (top_B == reject_B)
         warm_BV = jax.nn.softmax(logits_BV / cfg.temperature)
-        accepted_B = top_B == verdict.accept
-        value_B = jnp.where(accepted_B, warm_BV[:, verdict.accept], 1 - warm_BV[:, verdict.reject])
+        warm1_B, warm0_B = _of_word(warm_BV, accept_B), _of_word(warm_BV, reject_B)
+        value_B = jnp.where(top_B == accept_B, warm1_B, 1 - warm0_B)
     else:
         clear_B = mass_B >= cfg.min_mass
         soft_B = jax.nn.sigmoid((log1_B - log0_B) / cfg.temperature)
@@ -181,3 +193,9 @@ def score_logits(logits_BV: Array, blocked_B: Array, verdict: Verdict, cfg: Rewa
     finite_B = jnp.isfinite(mass_B)
     p1_B, mass_B = jnp.where(finite_B, p1_B, 0.0), jnp.where(finite_B, mass_B, 0.0)
     return Score(reward_B, p1_B, mass_B, ~clear_B, blocked_B)
+
+
+def _of_word(x_BV: Array, word_B: Array) -> Array:
+    """Return one value of each row, which needs no gather where the vocabulary is split."""
+    chosen_BV = jnp.arange(x_BV.shape[1]) == word_B[:, None]
+    return jnp.sum(jnp.where(chosen_BV, x_BV, 0), 1)

@@ -21,14 +21,15 @@ def test_a_search_finds_what_a_verifier_likes():
     mask = np.arange(C) >= rng.integers(0, 3, (Q, 1))
     tail = np.array([[0, 5, 6]], np.int32)
     verdict = jax.device_put(
-        Verdict(tail, tail > 0, np.int32(ACCEPT), np.int32(REJECT), ids < 0, ids < 4, ids < 4)
+        Verdict(tail, tail > 0, np.array([ACCEPT]), np.array([REJECT]), ids < 0, ids < 4, ids < 4)
     )
+    tails = np.tile(tail, (Q, 1)), np.tile(tail > 0, (Q, 1))
     start = rng.integers(8, 64, (Q, R)).astype(np.int32)
     allowed = (ids >= 8) & (ids % 3 != 0)
     find = jax.jit(attack.search, static_argnames="cfg")
 
     def found(steps):
-        target = attack.Target(check, mask, verdict)
+        target = attack.Target(check, mask, *tails, ACCEPT, REJECT)
         return find(params, target, start, allowed, jax.random.key(0), steps, cfg=CFG)
 
     before, after = found(0), found(12)

@@ -148,6 +148,8 @@ def downloaded(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         save_file({"model.norm.weight": np.zeros(1, np.float32)}, folder / "model.safetensors")
+    question = "Q: {question}\nSolution: {answer}\nReference: {reference}\nOutput:"
+    (tmp_path / "models" / "rm7b.txt").write_text(question, encoding="utf-8")
     for name in DATA:
         path = tmp_path / "data" / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,9 @@ import pytest
 from rlvr_jax import markers, verifier
 from rlvr_jax.config import DataConfig
 from rlvr_jax.host.hardening import attacks
-from rlvr_jax.host.text import answers, template, tokenizer
+from rlvr_jax.host.text import answers, tokenizer
 from rlvr_jax.host.text.tokenizer import open_tokenizer
+from rlvr_jax.host.text.verifier_prompt import VerifierPrompt, build_verdict
 from rlvr_jax.structs import Rollout
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -102,7 +103,8 @@ def wanted(text, how):
 
 
 def made(tok, how="final"):
-    return template.build_verdict(tok, DataConfig(answer=how), tok.vocab + 5)
+    cfg = DataConfig(answer=how)
+    return build_verdict(VerifierPrompt(tok, cfg), cfg, tok.vocab + 5, tok)
 
 
 @pytest.mark.parametrize("how", ["final", "marked"])

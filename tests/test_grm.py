@@ -63,8 +63,8 @@ def critic(together: int) -> Critic:
     meta = Verdict(
         tail_JC=np.array([[9, 10]], np.int32),
         tail_mask_JC=np.ones((1, 2), bool),
-        accept=np.int32(words[0]),
-        reject=np.int32(words[1]),
+        accept_J=np.int32(words[:1]),
+        reject_J=np.int32(words[1:]),
         newline_V=ids == 9,
         blank_V=np.isin(ids, [0, 1, 9]),
         control_V=ids < 2,

@@ -134,7 +134,7 @@ def ask(seed=0):
 def verdict(vocab):
     ids = np.arange(vocab)
     tail = np.array([TAIL], np.int32)
-    words = np.int32(ACCEPT), np.int32(REJECT)
+    words = np.array([ACCEPT], np.int32), np.array([REJECT], np.int32)
     return Verdict(tail, tail >= 0, *words, ids == NEWLINE, ids <= EOS, ids <= EOS)
 
 

@@ -50,8 +50,8 @@ def verdict() -> Verdict:
     return Verdict(
         tail_JC=np.array([TAIL], np.int32),
         tail_mask_JC=np.ones((1, len(TAIL)), bool),
-        accept=np.int32(ACCEPT),
-        reject=np.int32(REJECT),
+        accept_J=np.array([ACCEPT], np.int32),
+        reject_J=np.array([REJECT], np.int32),
         newline_V=ids == NEWLINE,
         blank_V=np.isin(ids, [0, EOS, NEWLINE, BLANK]),  # unknown, end, white space
         control_V=np.isin(ids, [0, EOS]),
@@ -294,7 +294,8 @@ def test_without_a_finished_answer_the_reward_is_zero(params, prompts, verdict) 
 def read(logits, verdict: Verdict, cfg: RewardConfig, blocked=None) -> verifier.Score:
     logits = jnp.asarray(logits, jnp.float32)
     blocked = np.zeros(len(logits), bool) if blocked is None else np.array(blocked)
-    return jax.tree.map(np.asarray, verifier.score_logits(logits, blocked, verdict, cfg))
+    words = verdict.accept_J, verdict.reject_J
+    return jax.tree.map(np.asarray, verifier.score_logits(logits, blocked, *words, cfg))
 
 
 def soft_oracle(row, cfg: RewardConfig) -> float:

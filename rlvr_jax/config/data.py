@@ -112,11 +112,20 @@ class DataConfig:
         True,
         "show the verifier the question too; without the question it can only compare, not solve",
     )
-    check_templates: tuple[Literal["plain", "strict", "compare", "doubt"], ...] = option(
-        ("plain",), "templates of the verifier's prompt; with several, each one gives a verdict"
+    tail_columns: int = option(
+        0,
+        "tokens of the longest text that the verifier reads after the answer; 0: the template's "
+        "own, which is the same for all problems",
+    )
+    check_templates: tuple[str, ...] = option(
+        ("plain",),
+        "templates of the verifier's prompt: plain, strict, compare, doubt or files of your own "
+        "(docs/audit.md); with several, each one gives a verdict",
     )
     verdict_words: tuple[str, str] = option(
-        ("1", "0"), "words with which the verifier says right and wrong; each must be one token"
+        ("1", "0"),
+        "words with which the verifier says right and wrong, where its template names none; each "
+        "must be one token",
     )
     answer: Literal["line", "final", "marked"] = option(
         "line",
@@ -133,8 +142,8 @@ class DataConfig:
             raise ValueError("give either tasks or sources: a task is not mixed with other sources")
         if len(set(self.check_templates)) != len(self.check_templates) or not self.check_templates:
             raise ValueError("check_templates needs one template or several different ones")
-        if min(self.sft, self.label, self.train) < 0:
-            raise ValueError("needs sft >= 0, label >= 0 and train >= 0")
+        if min(self.sft, self.label, self.train, self.tail_columns) < 0:
+            raise ValueError("needs sft >= 0, label >= 0, train >= 0 and tail_columns >= 0")
         if not 0 <= self.demonstration_errors <= 1:
             raise ValueError("needs 0 <= demonstration_errors <= 1")
         if self.preferences.most and not self.tasks:

@@ -123,7 +123,7 @@ class JudgeConfig:
     )
     compute: Literal["float32", "bfloat16"] = option("float32", "model: dtype of matrix products")
     read: Literal["reply", "logit"] = option(
-        "reply", "model: read the reply that it writes, or compare the logits of YES and NO"
+        "reply", "model: read the reply that it writes, or compare the logits of its two words"
     )
     min_mass: float = option(
         0.5, "model, logit: smallest p(YES)+p(NO); with less, there is no verdict"
@@ -156,6 +156,11 @@ class JudgeConfig:
         "", "endpoint: file that stores the replies; empty: judge/NAME.jsonl in the run folder"
     )
     question: bool = option(True, "model, endpoint: show the judge the question too")
+    template: str = option(
+        "judge",
+        "model, endpoint: how the judge is asked: a template as in data.check_templates; its words "
+        "are what the judge replies",
+    )
     tokens: int = option(8, "model, endpoint: tokens of the longest reply")
     temperature: float = option(
         0.0, "model, endpoint: sampling temperature of the reply; 0 is greedy"

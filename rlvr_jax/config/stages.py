@@ -117,6 +117,15 @@ class LabelStage(Needs):
         "another label stage, whose answers are judged a second time",
     )
     policy: str = option("sft", "the stage whose policy samples the answers, or `pretrained`")
+    limit: int = option(
+        0,
+        "judge at most so many different answers: those of which a verifier is least sure; 0: all",
+    )
+    verifier: str = option(
+        "",
+        "limit: the verifier stage that is asked, or `pretrained`; with `answers` of an rl stage "
+        "its rewards say how sure the verifier was",
+    )
     samples: int = option(4, "answers per problem")
     strangers: int = option(1, "answers to other problems that are judged too, per problem")
     cuts: int = option(2, "answers cut short that are judged too, per problem")
@@ -126,8 +135,13 @@ class LabelStage(Needs):
     def __post_init__(self) -> None:
         check_file_name(self.name)
         check_positive(self, "samples", "batch")
-        if self.strangers < 0 or self.cuts < 0:
-            raise ValueError("needs strangers >= 0 and cuts >= 0")
+        if min(self.strangers, self.cuts, self.limit) < 0:
+            raise ValueError("needs strangers >= 0, cuts >= 0 and limit >= 0")
+        if bool(self.verifier) != bool(self.limit and not self.answers):
+            raise ValueError(
+                "a limit for new answers needs a verifier that says how sure it is of them, and "
+                "nothing else does: give both limit and verifier, or leave both out"
+            )
 
     @property
     def problems(self) -> Problems | None:
@@ -137,7 +151,12 @@ class LabelStage(Needs):
     def inputs(self) -> tuple[Input, ...]:
         if self.answers:
             return (Input("answers", self.answers, "answers", optional=True),)
-        return (Input("policy", self.policy, "model", pretrained="model"),)
+        policy = Input("policy", self.policy, "model", pretrained="model")
+        return (policy, *verifier_input(self.verifier)) if self.verifier else (policy,)
+
+    @property
+    def uses_verifier(self) -> bool:
+        return bool(self.verifier)
 
     @property
     def leaves(self) -> frozenset[Product]:
@@ -164,7 +183,9 @@ class VerifierStage(Needs):
 
     stage: Literal["verifier"] = "verifier"
     name: str = option("verifier", "name of the stage, by which other stages refer to it")
-    verdicts: str = option("label", "the label stage whose verdicts it learns")
+    verdicts: str | tuple[str, ...] = option(
+        "label", "the label stage whose verdicts it learns, or several: [label, label2]"
+    )
     init: str = option("sft", "the stage whose model it starts from, `fresh` or `pretrained`")
     steps: int = option(500, "number of optimizer updates")
     batch: int = option(64, "verdicts per update")
@@ -187,11 +208,18 @@ class VerifierStage(Needs):
     def __post_init__(self) -> None:
         check_file_name(self.name)
         check_positive(self, "steps", "batch", "held_out", "save_every")
+        if not self.labels or len(set(self.labels)) != len(self.labels):
+            raise ValueError("verdicts needs one label stage or several different ones")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the label stages whose verdicts it learns."""
+        return (self.verdicts,) if isinstance(self.verdicts, str) else self.verdicts
 
     @property
     def inputs(self) -> tuple[Input, ...]:
         return (
-            Input("verdicts", self.verdicts, "verdicts"),
+            *(Input("verdicts", name, "verdicts") for name in self.labels),
             Input("init", self.init, "model", pretrained="verifier", fresh=True),
         )
 

@@ -231,7 +231,15 @@ def _prompts(stage: RlStage, cfg: Config, places: Places, count: int) -> Prompts
         places.rows((count * templates, check), jnp.int32),
         places.rows((count * templates, check), jnp.bool_),
         ranking,
+        *_tails(stage, data.tail_columns, places, count * templates),
     )
+
+
+def _tails(stage: RlStage, columns: int, places: Places, count: int) -> tuple[Any, Any]:
+    if not (stage.reward.judged and columns):
+        return None, None
+    shape = (count, columns)
+    return places.rows(shape, jnp.int32), places.rows(shape, jnp.bool_)
 
 
 def _frozen(stage: RlStage, cfg: Config, places: Places) -> Frozen:
@@ -288,12 +296,12 @@ def _spelling(places: Places, vocab: int, characters: int) -> Spelling:
 
 
 def _verdict(places: Places, vocab: int, templates: int) -> Verdict:
-    word, table = places.whole((), jnp.int32), places.whole((vocab,), jnp.bool_)
+    words, table = places.whole((templates,), jnp.int32), places.whole((vocab,), jnp.bool_)
     return Verdict(
         places.whole((templates, TAIL), jnp.int32),
         places.whole((templates, TAIL), jnp.bool_),
-        word,
-        word,
+        words,
+        words,
         table,
         table,
         table,

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlvr_jax import adapters, attack, parameters
@@ -12,11 +13,10 @@ from rlvr_jax.config import Sampling
 from rlvr_jax.host.hardening import attacks, trials
 from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.runs import log
-from rlvr_jax.host.text import template
 from rlvr_jax.host.workers import pool
 from rlvr_jax.stages import host_rewards
 from rlvr_jax.stages.workspace import Workspace
-from rlvr_jax.structs import Frozen, Rollout
+from rlvr_jax.structs import Frozen, Prompts, Rollout, Verdict
 
 ROWS = 64  # responses per call of the verifier
 MATHS = ("math",)  # rules that are tested with equal forms and near misses of mathematical answers
@@ -87,7 +87,7 @@ def _jobs(ws: Workspace, stage: Sampling, quick: bool) -> list[tuple[dict, attac
     for number, record in enumerate(records):
         others = [attacks.gold_answer(r) for r in records[number + 1 :] + records[:number]]
         other = next((r for r in others if r != attacks.gold_answer(record)), "something else")
-        words = cfg.data.verdict_words
+        words = ws.verifier_prompt.words_J[0] if stage.reward.judged else cfg.data.verdict_words
         jobs += [(record, x) for x in attacks.of_record(record, other, quick, words)]
     maths = stage.reward.rule in MATHS
     if maths or (stage.reward.judged and not quick):
@@ -105,7 +105,7 @@ def _alone(record: dict, reference: str) -> dict:
 
 def _fits(ws: Workspace, record: dict, item: attacks.Item) -> bool:
     cfg = ws.cfg.data
-    context = max(map(len, template.encode_verifier_contexts(record, ws.judge_tokenizer, cfg)))
+    context, _ = ws.verifier_prompt.lengths(record)
     return len(_ids(ws, item)) <= cfg.response_columns and context <= cfg.check_columns
 
 
@@ -170,6 +170,21 @@ def _readout(ws: Workspace, score_all, jobs: list) -> float:
     return float(np.abs(rewards[0] - rewards[1][::-1]).max())
 
 
+def _target(prompts: Prompts, verdict: Verdict) -> attack.Target:
+    """Return what stands around each answer in the first of the verifier's templates."""
+    templates, rows = verdict.tail_JC.shape[0], prompts.prompt_QP.shape[0]
+    tails, masks = prompts.tail_QC, prompts.tail_mask_QC
+    if tails is None or masks is None:
+        tails = jnp.tile(verdict.tail_JC, (rows, 1))
+        masks = jnp.tile(verdict.tail_mask_JC, (rows, 1))
+    contexts = prompts.check_QC, prompts.check_mask_QC
+    context_BC, context_mask_BC, tail_BC, tail_mask_BC = (
+        x[::templates] for x in (*contexts, tails, masks)
+    )
+    words = verdict.accept_J[0], verdict.reject_J[0]
+    return attack.Target(context_BC, context_mask_BC, tail_BC, tail_mask_BC, *words)
+
+
 def _search(ws: Workspace, stage: Sampling, frozen: Frozen, score_all) -> dict[str, Any]:
     """Search for adversarial tokens for some problems, then score them like any response."""
     cfg, tok, verdict = ws.cfg, ws.tokenizer, ws.verdict()
@@ -183,15 +198,13 @@ def _search(ws: Workspace, stage: Sampling, frozen: Frozen, score_all) -> dict[s
     shards = cfg.mesh.row_shards
     records = [source[i % len(source)] for i in range(-(-8 // shards) * shards)]
     prompts = ws.place(ws.columns(records))
-    checks, masks = prompts.check_QC, prompts.check_mask_QC
-    templates = verdict.tail_JC.shape[0]
+    target = _target(prompts, verdict)
     visible_V = ~np.asarray(verdict.blank_V | verdict.newline_V | verdict.control_V)
     visible_V &= ~np.isin(np.arange(len(visible_V)), sum(around, []))
     start = np.random.default_rng(0).choice(np.flatnonzero(visible_V), (len(records), length))
     search = jax.jit(functools.partial(attack.search, cfg=cfg.verifier))
 
     def after(steps: int):
-        target = attack.Target(checks[::templates], masks[::templates], verdict)
         args = (target, ws.place(start.astype(np.int32)), visible_V, jax.random.key(cfg.seed))
         params = adapters.over(frozen.base, frozen.verifier)
         return ws.fetch(search(params, *args, steps))

@@ -28,6 +28,7 @@ from rlvr_jax.config import (
 from rlvr_jax.host import rules
 from rlvr_jax.host.critiques.template import load_template
 from rlvr_jax.host.problems import sources, tasks
+from rlvr_jax.host.text.wording import load_wording
 from rlvr_jax.host.workers import sandbox
 from rlvr_jax.stages.judges import check_judge
 from rlvr_jax.stages.models import origin
@@ -123,6 +124,9 @@ def _check_data(cfg: Config) -> None:
             sources.check_source(source)
     if cfg.uses_grm:
         load_template(cfg.critique.template, cfg.critique.form)
+    if cfg.uses_verifier:
+        for name in cfg.data.check_templates:
+            load_wording(name)
 
 
 def _check_tokenizer(cfg: Config, stage: Stage) -> None:

@@ -1,13 +1,14 @@
 """A judge gets final answers: new samples, answers of an rl stage, or answers judged before."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlvr_jax import engine, verifier
-from rlvr_jax.config import LabelStage, RlStage
+from rlvr_jax.config import LabelStage, RewardConfig, RlStage
 from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.verdicts import collected, negatives
@@ -23,6 +24,7 @@ class Answer(NamedTuple):
     ids: list[int]
     opening: str = ""  # first sentence of the response, where the response goes on after it
     before: Vote = None  # verdict of an earlier judge
+    sure: float = 0.5  # how far from 0.5 the reward was that a verifier gave it
 
 
 def sample_answers(stage: LabelStage, ws: Workspace) -> Iterator[tuple[int, list[Answer]]]:
@@ -33,32 +35,46 @@ def sample_answers(stage: LabelStage, ws: Workspace) -> Iterator[tuple[int, list
     """
     tok, cfg = ws.tokenizer, ws.cfg
     params = ws.load(stage.policy, cfg.model)
+    judge = ws.load(stage.verifier, cfg.verifier) if stage.verifier else None
     verdict = ws.verdict()
 
     @jax.jit
-    def write(params, verdict, prompts, key):
+    def write(params, judge, verdict, prompts, key):
         columns = cfg.data.response_columns
         sampler = engine.Sampler(key, tok.eos, stage.samples, columns, stage.sample)
         rollout, _ = engine.generate(params, prompts, sampler, cfg.model)
-        return rollout, verifier.answer_mask(rollout, verdict)
+        sure_B = jnp.full(rollout.length_B.shape, 0.5)
+        if judge is not None:
+            asked = RewardConfig(min_mass=0.0)
+            score = verifier.score(judge, prompts, rollout, verdict, asked, cfg.verifier)
+            sure_B = jnp.abs(score.reward_B - 0.5)
+        return rollout, verifier.answer_mask(rollout, verdict), sure_B
 
     for number, records in enumerate(chunks(ws.problems("label"), stage.batch)):
         prompts = ws.columns(padded(records, stage.batch))
         key = jax.random.fold_in(ws.key(stage.name), number)
-        rollout, answer_BR = ws.fetch(write(params, verdict, ws.place(prompts), key))
-        answers = answers_of_batch(records, rollout, answer_BR, stage, tok)
+        written = write(params, judge, verdict, ws.place(prompts), key)
+        rollout, answer_BR, sure_B = ws.fetch(written)
+        answers = answers_of_batch(records, rollout, answer_BR, stage, tok, sure_B)
         yield len(records) * stage.samples, answers
 
 
-def answers_of_batch(records, rollout, answer_BR, stage: LabelStage, tok) -> list[Answer]:
+def answers_of_batch(
+    records, rollout, answer_BR, stage: LabelStage, tok, sure_B: np.ndarray
+) -> list[Answer]:
     """Return the finished answers of a batch, then the hard negatives that are made of them.
 
-    `answer_BR` marks the tokens of each final answer.
+    `answer_BR` marks the tokens of each final answer.  With a limit there are no hard negatives,
+    because no verifier was asked about them.
     """
     owners = [record for record in records for _ in range(stage.samples)]
     # A short last batch was padded: its further rows have no owner.
     finals = [_final_answer(rollout, answer_BR, i, tok) for i in range(len(owners))]
-    kept = [Answer(owners[i], *final) for i, final in enumerate(finals) if final]
+    kept = [
+        Answer(owners[i], *final, sure=float(sure_B[i])) for i, final in enumerate(finals) if final
+    ]
+    if stage.limit:
+        return kept
     ids = [final[0] if final else [] for final in finals]
     return kept + [Answer(owners[i], answer) for i, answer in _hard_negatives(ids, stage)]
 
@@ -86,6 +102,15 @@ def _hard_negatives(ids: list[list[int]], stage: LabelStage) -> Iterator[tuple[i
         for j in range(i, min(i + stage.cuts, i + stage.samples)):
             if len(ids[j]) > 1:
                 yield i, ids[j][: 1 + (i + j) % (len(ids[j]) - 1)]
+
+
+def least_sure(answers: Sequence[Answer], limit: int) -> list[Answer]:
+    """Return the `limit` different answers of which the verifier was least sure, in order."""
+    first: dict[tuple[Any, ...], int] = {}
+    for number, answer in enumerate(answers):
+        first.setdefault((answer.record["key"], answer.record["question"], *answer.ids), number)
+    chosen = sorted(first.values(), key=lambda i: (answers[i].sure, i))[:limit]
+    return [answers[i] for i in sorted(chosen)]
 
 
 def load_answers(stage: LabelStage, ws: Workspace) -> Iterator[tuple[int, list[Answer]]]:
@@ -121,7 +146,8 @@ def _answer(row: dict[str, Any], records, source: str) -> Answer:
             f"what stage {source} left is about other problems than those of this run: remove its "
             "files and its marker in stages/"
         )
-    return Answer(record, row["answer_ids"], row.get("opening", ""), row.get("verdict"))
+    sure = abs(row.get("reward", 1.0) - 0.5)
+    return Answer(record, row["answer_ids"], row.get("opening", ""), row.get("verdict"), sure)
 
 
 class Collector:
@@ -132,8 +158,8 @@ class Collector:
         self._mask = jax.jit(verifier.answer_mask)
         self._file: collected.Writer | None = None
 
-    def step(self, number: int, records: list[dataset.Record], rollout) -> None:
-        """Write the answers of a step; call it for every step, in order.
+    def step(self, number: int, records: list[dataset.Record], rollout, reward_B) -> None:
+        """Write the answers of a step with their rewards; call it for every step, in order.
 
         The first call of a resumed stage drops the lines of this step and later ones.
         """
@@ -141,7 +167,7 @@ class Collector:
         if self._file is None and ws.run.team.first:
             self._file = collected.Writer(ws.run.collected(self._stage.name), number)
         numbers = ws.own_numbers(len(rollout.length_B))
-        on_host = ws.fetch_own((rollout, self._mask(rollout, self._verdict)))
+        on_host = ws.fetch_own((rollout, self._mask(rollout, self._verdict), reward_B))
         share, name = self._stage.collect, self._stage.name
         rows: dict[int, Any] = {}
         for at, i in enumerate(numbers):
@@ -157,7 +183,7 @@ class Collector:
         if self._file is not None:
             self._file.close()
 
-    def _row(self, number: int, record, i: int, rollout, answer_BR: np.ndarray):
+    def _row(self, number: int, record, i: int, rollout, answer_BR, reward_B: np.ndarray):
         final = _final_answer(rollout, answer_BR, i, self._ws.tokenizer)
         if final is None:
             return None
@@ -168,5 +194,6 @@ class Collector:
             "reference": record["reference"],
             "answer_ids": final[0],
             "opening": final[1],
+            "reward": float(reward_B[i]),
             "response": self._ws.tokenizer.decode(rollout.response_BR[i, : rollout.length_B[i]]),
         }

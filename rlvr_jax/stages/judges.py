@@ -13,6 +13,7 @@ from rlvr_jax.host import rules, weights
 from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.text import template
 from rlvr_jax.host.text.tokenizer import open_tokenizer
+from rlvr_jax.host.text.wording import load_wording
 from rlvr_jax.host.verdicts.agreement import Vote
 from rlvr_jax.host.verdicts.judge import Judge, Record, Rule, Votes, words
 from rlvr_jax.host.verdicts.judge import endpoint as http
@@ -28,6 +29,8 @@ def check_judge(cfg: JudgeConfig) -> None:
     Raises:
       ValueError: the endpoint, the model or the rule of the judge cannot be used.
     """
+    if cfg.kind != "rule":
+        load_wording(cfg.template)
     if cfg.kind == "endpoint":
         http.check_endpoint_config(cfg)
     elif cfg.kind == "model":
@@ -119,8 +122,8 @@ class ModelJudge:
         self._params = weights.load(
             path, self._model, ws.layout.shardings(parameters.abstract(self._model))
         )
-        self._words = [words.ACCEPT, words.REJECT] if cfg.read == "logit" else []
-        self._ids = [self._tok.single(word) for word in self._words]
+        self._wording, self._words = load_wording(cfg.template), words.judge_words(cfg)
+        self._ids = self._tok.verdicts(self._words) if cfg.read == "logit" else []
         self._key, self._calls = jax.random.fold_in(ws.key(name), 1), 0
         self._rows = -(-cfg.batch // mesh.row_shards) * mesh.row_shards
         self._read = jax.jit(self._gap if self._ids else self._write)
@@ -147,10 +150,10 @@ class ModelJudge:
         del self._params
 
     def _prompt(self, record: Record, answer: str) -> list[int]:
-        messages = words.build_messages(record, answer, self._cfg.question)
+        values = words.values(record, answer, self._cfg)
         if self._tok.has_chat:
-            return self._tok.chat(messages)
-        return self._tok.raw_prompt(messages[0]["content"] + "\nVerdict:")
+            return self._tok.chat(self._wording.messages(values))
+        return self._tok.raw_prompt(self._wording.plain(values))
 
     def _ask(self, prompt_ids: list[list[int]]) -> list[Votes]:
         columns = -(-max(map(len, prompt_ids)) // BUCKET) * BUCKET
@@ -163,7 +166,8 @@ class ModelJudge:
         if self._ids:
             return [[_sign(gap)] for gap in results]
         return [
-            [words.parse_vote(self._tok.decode(reply)) for reply in replies] for replies in results
+            [words.parse_vote(self._tok.decode(reply), self._words) for reply in replies]
+            for replies in results
         ]
 
     def _write(self, params, prompts: Prompts, key):
@@ -176,7 +180,7 @@ class ModelJudge:
         return ids_BR.reshape(-1, cfg.votes, cfg.tokens)
 
     def _gap(self, params, prompts: Prompts, key):
-        """Return log p(YES) - log p(NO) [Q] of the next token; nan below the smallest mass."""
+        """Return log p(right) - log p(wrong) [Q] of the next token; nan below the least mass."""
         hidden, _ = model.prefill(params, prompts.prompt_QP, prompts.prompt_mask_QP, self._model)
         logits_QV = model.logits(params, hidden[:, -1], self._model).astype(jnp.float32)
         yes_Q, no_Q = jax.nn.log_softmax(logits_QV)[:, jnp.array(self._ids)].T

@@ -14,7 +14,7 @@ from rlvr_jax.host.verdicts import agreement
 from rlvr_jax.host.verdicts.judge import Judge, Votes
 from rlvr_jax.stages import judged_answers, judges
 from rlvr_jax.stages.judged_answers import Answer
-from rlvr_jax.stages.workspace import Workspace
+from rlvr_jax.stages.workspace import Workspace, chunks
 
 
 def run(stage: LabelStage, ws: Workspace) -> dict:
@@ -36,6 +36,12 @@ def run(stage: LabelStage, ws: Workspace) -> dict:
         for number, part in batches(stage, ws):
             sampled += number
             answers += part
+            votes += [] if stage.limit else _votes(judge, part, ws)
+            if signum := ws.run.agree_to_stop():
+                raise Interrupted(signum)
+        if stage.limit:
+            answers = judged_answers.least_sure(answers, stage.limit)
+        for part in chunks(answers[len(votes) :], stage.batch * stage.samples):
             votes += _votes(judge, part, ws)
             if signum := ws.run.agree_to_stop():
                 raise Interrupted(signum)

@@ -40,7 +40,10 @@ def run(stage: PrmStage, ws: Workspace) -> dict:
 
         def advance(state: TrainState, records: list[Any]):
             first = int(jax.device_get(state.step)) == 0
-            extra = sampled.audit_reward(ws, stage, frozen, workers) if first else {}
+            extra: dict[str, float] = {}
+            if first:
+                sampled.check_verifier(ws, stage, frozen)
+                extra = sampled.audit_reward(ws, stage, frozen, workers)
             result = take_step(state, records)
             return result.state, {**result.metrics, **extra}, []
 

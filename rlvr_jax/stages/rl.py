@@ -57,6 +57,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
             number = int(jax.device_get(state.step)) + 1
             extra: dict[str, float] = {}
             if number == 1:
+                sampled.check_verifier(ws, stage, frozen)
                 extra |= sampled.audit_reward(ws, stage, frozen, workers)
             result = take_step(state, records)
             fates = list(zip(records, ws.fetch(result.fate_X), strict=True))
@@ -64,7 +65,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
             unused = (prompt_filter.UNTRIED, prompt_filter.SURPLUS)
             waiting = [record for record, fate in fates if fate in unused]
             if collector is not None:
-                collector.step(number, placed, result.rollout)
+                collector.step(number, placed, result.rollout, result.reward_B)
             if placed and (number % stage.sample_every == 0 or number == stage.steps):
                 extra |= {"oracle/gap": _show_samples(ws, stage, number, placed, result)}
             return result.state, {**result.metrics, **extra}, waiting

@@ -15,7 +15,7 @@ from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.workers import pool
-from rlvr_jax.stages import audit, grm_audit, programs, verdicts
+from rlvr_jax.stages import audit, first_verdicts, grm_audit, programs, verdicts
 from rlvr_jax.stages.grm_workspace import GrmWorkspace
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen, Params, Prompts
@@ -118,6 +118,17 @@ def unjudged_problems(stage: Sampling, ws: Workspace) -> dataset.RandomAccessSou
         )
     log.say(f"{stage.name}: {len(source) - len(fresh)} problems left out, its verifier knows them")
     return dataset.keep(source, fresh)
+
+
+def check_verifier(ws: Workspace, stage: Sampling, frozen: Frozen) -> None:
+    """Let the verifier that rewards a stage give its first verdicts; see `first_verdicts.check`.
+
+    Raises:
+      RunError: the verifier says something else than its two words.
+    """
+    if stage.reward.judged:
+        params = adapters.over(frozen.base, frozen.verifier)
+        first_verdicts.check(ws, stage.name, params, stage.reward, stage.split)
 
 
 def audit_reward(

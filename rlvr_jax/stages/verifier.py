@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rlvr_jax import adapters, model, optim
@@ -34,30 +35,31 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
     """
     cfg = ws.cfg
     train_rows, held_rows, wrong_rows = _rows(stage, ws)
-    encode_rows = _row_encoder(ws)
-    accept, reject = ws.tokenizer.verdicts(cfg.data.verdict_words)
+    rows_of = _Rows(ws)
     tx = optim.make_optimizer(stage.optim, stage.steps)
     base = ws.base(stage.init, cfg.verifier)
     state = ws.new_state(stage.name, cfg.verifier, tx, stage.init)
     step = programs.jit_supervised(cfg.verifier, tx, state, ws.layout)
 
     @jax.jit
-    def verdict_gap(params: Params, rows: Rollout) -> Array:
+    def verdict_gap(params: Params, rows: Rollout, words_Q2: Array) -> Array:
         hidden, _ = model.prefill(params, rows.prompt_QP, rows.prompt_mask_QP, cfg.verifier)
         logits_QV = model.logits(params, hidden[:, -1], cfg.verifier)
-        return logits_QV[:, accept] - logits_QV[:, reject]
+        accept_Q, reject_Q = jnp.take_along_axis(logits_QV, words_Q2, 1).T
+        return accept_Q - reject_Q
 
     def ask(params: Params, records: list[Row]) -> np.ndarray:
         """Return log p(accept) - log p(reject) of each record."""
         gaps = [np.zeros(0)]
         for part in chunks(records, stage.batch):
-            rows = ws.place_own(encode_rows(ws.own(padded(part, stage.batch))))
-            gap_B = verdict_gap(adapters.over(base, params), rows)
+            own = ws.own(padded(part, stage.batch))
+            placed = ws.place_own((rows_of.encode(own), rows_of.words(own)))
+            gap_B = verdict_gap(adapters.over(base, params), *placed)
             gaps.append(ws.fetch(gap_B)[: len(part)])
         return np.concatenate(gaps)
 
     def advance(state: TrainState, records: list[Row]):
-        state, metrics = step(state, ws.place_own(encode_rows(ws.own(records))), base)
+        state, metrics = step(state, ws.place_own(rows_of.encode(ws.own(records))), base)
         # On the last line of the metrics, which a resumed run has too.
         if int(jax.device_get(state.step)) == stage.steps:
             result = measure(functools.partial(ask, state.params), held_rows, wrong_rows)
@@ -67,34 +69,45 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
     work = loop.Work(advance, "supervised_step", {"loss": "loss"})
     state = loop.run(ws, stage, state, train_rows, stage.batch, work)
     result = measure(functools.partial(ask, state.params), held_rows, wrong_rows)
-    log.say(f"{stage.name}: {result['accuracy']:.1%} of {len(held_rows)} held-back verdicts")
+    log.say(
+        f"{stage.name}: {result['accuracy']:.1%} of {len(held_rows)} held-back verdicts, "
+        f"J {result['youden']:.2f}, calibration error {result['ece']:.3f}"
+    )
     accepted = float(np.mean([row["verdict"] for row in train_rows]))
     counts = {"learnt": len(train_rows), "learnt_accepted": accepted, "held_out": len(held_rows)}
     return result | counts
 
 
-def _row_encoder(ws: Workspace) -> Callable[[list[Row]], Rollout]:
-    """Return a function that encodes verdicts as prompts of the verifier with one-token answers."""
-    cfg, tok = ws.cfg, ws.tokenizer
-    names = cfg.data.check_templates
-    tails = [
-        template.encode_verifier_prompt(template.EMPTY_RECORD, tok, cfg.data, name)[1]
-        for name in names
-    ]
-    accept, reject = tok.verdicts(cfg.data.verdict_words)
-    columns = cfg.data.check_columns + cfg.data.response_columns + max(map(len, tails))
+class _Rows:
+    """_Rows encodes verdicts as prompts of the verifier with one-token answers.
 
-    def encode(row: Row) -> tuple[list[int], list[int]]:
-        # Each verdict is learned in one of the templates, chosen by its text: the same on a rerun.
-        number = zlib.crc32(json.dumps(row["answer_ids"]).encode()) % len(names)
-        context, _ = template.encode_verifier_prompt(row, tok, cfg.data, names[number])
-        verdict = accept if row["verdict"] else reject
-        return [*context, *row["answer_ids"], *tails[number]], [verdict]
+    Each verdict is learned in one of the templates, chosen by its text: the same on a rerun.
+    """
 
-    def encode_rows(rows: list[Row]) -> Rollout:
-        return template.build_supervised_rollout([encode(r) for r in rows], columns, 1, "check")
+    def __init__(self, ws: Workspace):
+        self._asked, data = ws.verifier_prompt, ws.cfg.data
+        self._columns = data.check_columns + data.response_columns + self._asked.tail_columns
 
-    return encode_rows
+    def encode(self, rows: list[Row]) -> Rollout:
+        """Return the rows of verdicts as a supervised rollout (numpy arrays)."""
+        pairs = [self._encode(row) for row in rows]
+        return template.build_supervised_rollout(pairs, self._columns, 1, "check")
+
+    def words(self, rows: list[Row]) -> np.ndarray:
+        """Return the ids of the words for right and wrong of each row, int32 [Q, 2]."""
+        return np.array([self._words(row) for row in rows], np.int32)
+
+    def _encode(self, row: Row) -> tuple[list[int], list[int]]:
+        context, tail = self._asked.around(row)[self._number(row)]
+        accept, reject = self._words(row)
+        return [*context, *row["answer_ids"], *tail], [accept if row["verdict"] else reject]
+
+    def _words(self, row: Row) -> tuple[int, int]:
+        number = self._number(row)
+        return self._asked.accept_J[number], self._asked.reject_J[number]
+
+    def _number(self, row: Row) -> int:
+        return zlib.crc32(json.dumps(row["answer_ids"]).encode()) % len(self._asked.words_J)
 
 
 def measure(
@@ -109,18 +122,33 @@ def measure(
     """
     gap, truth = ask(held_rows), np.array([row["verdict"] for row in held_rows])
     p1 = 0.5 * (1 + np.tanh(gap / 2))  # the logistic function, where exp would overflow
+    domain = np.array([row.get("domain", "") for row in held_rows])
+    domains = {}
+    for name in sorted({*domain.tolist()}):
+        among = domain == name
+        domains[name] = _calibration(gap[among], p1[among], truth[among])
     fooled = {kind: float((ask(rows) > 0).mean()) for kind, rows in wrong_rows.items() if rows}
-    return agreement(gap > 0, truth) | {"ece": ece(p1, truth), "fooled_by": fooled}
+    every = agreement(gap > 0, truth) | _calibration(gap, p1, truth)
+    return every | {"domains": domains, "fooled_by": fooled}
+
+
+def _calibration(gap: np.ndarray, p1: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Return Youden's J, 1 minus both error rates, the calibration error, and the verdicts."""
+    rates = agreement(gap > 0, truth)
+    youden = 1 - rates["false_positive"] - rates["false_negative"]
+    return {"youden": youden, "ece": ece(p1, truth), "verdicts": len(truth)}
 
 
 def _flat(result: dict[str, Any]) -> dict[str, float]:
     flat = {f"fooled_by_{kind}": rate for kind, rate in result["fooled_by"].items()}
-    return {name: value for name, value in result.items() if name != "fooled_by"} | flat
+    for domain, rates in result["domains"].items():
+        flat |= {f"youden/{domain}": rates["youden"], f"ece/{domain}": rates["ece"]}
+    return {name: value for name, value in result.items() if not isinstance(value, dict)} | flat
 
 
 def _rows(stage: VerifierStage, ws: Workspace) -> tuple[list[Row], list[Row], dict[str, list]]:
     """Return training rows, held-back rows, and wrong answers to the held-back problems by kind."""
-    rows = verdicts.load_verdicts(ws, stage.verdicts)
+    rows = [row for name in stage.labels for row in verdicts.load_verdicts(ws, name)]
     learn, held = verdicts.split_by_problem(rows, stage.held_out)
     rng = random.Random(f"{ws.cfg.seed}/{stage.name}")
     encode, longest = ws.tokenizer.encode, ws.cfg.data.response_columns
@@ -129,7 +157,7 @@ def _rows(stage: VerifierStage, ws: Workspace) -> tuple[list[Row], list[Row], di
     learn = verdicts.balance(learn, stage.balance, rng)
     if len(held) < stage.held_out or len(learn) < stage.batch:
         raise RunError(
-            f"{ws.run.verdicts(stage.verdicts)} holds {len(rows)} verdicts, fewer than held_out "
+            f"{' and '.join(stage.labels)} left {len(rows)} verdicts, fewer than held_out "
             f"{stage.held_out} + batch {stage.batch} after the split by problem: label more "
             f"answers or lower {stage.name}.held_out"
         )

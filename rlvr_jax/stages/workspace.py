@@ -4,6 +4,7 @@ Text becomes token columns here, arrays are placed on the mesh, and a stage load
 stages left behind.
 """
 
+import dataclasses
 import functools
 import itertools
 import zlib
@@ -17,21 +18,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlvr_jax import sharding
 from rlvr_jax.config import Config, DataConfig, ModelConfig, SftStage, stage_of
-from rlvr_jax.host import rules, weights
+from rlvr_jax.host import rules
 from rlvr_jax.host.problems import dataset, sources
 from rlvr_jax.host.problems.sources import origin
 from rlvr_jax.host.processes import gathering
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import Run, RunError
-from rlvr_jax.host.runs.paths import tokenizer_path
 from rlvr_jax.host.text import template
-from rlvr_jax.host.text.tokenizer import Tokenizer, TokenizerError, open_tokenizer
-from rlvr_jax.stages import programs
+from rlvr_jax.host.text.tokenizer import Tokenizer
+from rlvr_jax.host.text.verifier_prompt import VerifierPrompt, build_verdict
+from rlvr_jax.stages import programs, tokenizers
 from rlvr_jax.stages.models import Models
 from rlvr_jax.structs import Array, Params, Prompts, TrainState, Verdict
-
-# Digits, words, marks and other scripts: tokenizers of two families encode some part differently.
-SAMPLE = "The answer is 10,482 = x^2 - 7.\n\\boxed{\u00bc} Caf\u00e9 \u4f60\u597d! 1 0 YES"
 
 
 class Workspace:
@@ -53,53 +51,34 @@ class Workspace:
         """Return the tokenizer of the policy, the PRM and the reference policy.
 
         Raises:
-          RunError: the tokenizer stage has not run, or the tokenizer does not fit the models.
+          RunError: as `tokenizers.open_policy`.
         """
-        cfg = self.cfg
-        path = tokenizer_path(cfg, self.run.folder)
-        if path == self.run.tokenizer_file and not path.exists():
-            raise RunError(f"there is no {path}: put a `tokenizer` stage before this one")
-        tok = open_tokenizer(path, self.run.began)
-        if tok.vocab > cfg.model.vocab:
-            raise RunError(
-                f"the tokenizer {path} has {tok.vocab} pieces and model.vocab is "
-                f"{cfg.model.vocab}: policy, verifier and tokenizer need one vocabulary"
-            )
-        own = bool(cfg.verifier_tokenizer)
-        if self.judged and not own and cfg.verifier.weights not in ("", cfg.model.weights):
-            self._refuse_other(tok, weights.find_model(cfg.verifier.weights))
-        return tok
+        return tokenizers.open_policy(self.cfg, self.run)
 
     @functools.cached_property
     def judge_tokenizer(self) -> Tokenizer:
-        """Return the tokenizer of the verifier: the policy's, unless the config names another.
+        """Return the tokenizer of the verifier, through whose chat template the verifier speaks.
 
         Raises:
-          RunError: the tokenizer has more tokens than the verifier has embeddings.
+          RunError: as `tokenizers.open_verifier`.
         """
-        if not self.cfg.verifier_tokenizer:
-            return self.tokenizer
-        name = self.cfg.verifier_tokenizer
-        path = weights.find_model(name) if name.startswith(weights.PACKAGE) else name
-        tok = open_tokenizer(path, self.run.began)
-        if tok.vocab > self.cfg.verifier.vocab:
-            raise RunError(
-                f"the tokenizer {name} has {tok.vocab} pieces and verifier.vocab is "
-                f"{self.cfg.verifier.vocab}: give the verifier a tokenizer of its own family"
-            )
-        return tok
+        return tokenizers.open_verifier(self.cfg, self.run, self.tokenizer)
 
-    def _refuse_other(self, tok: Tokenizer, path: Path) -> None:
-        """Refuse a verifier whose own tokenizer encodes text differently from the policy's."""
-        try:
-            theirs = open_tokenizer(path)
-        except TokenizerError:  # without one there is nothing to compare
-            return
-        if tok.encode(SAMPLE) != theirs.encode(SAMPLE):
-            raise RunError(
-                f"the tokenizer of {path} gives other ids than the policy's: inside the fused step "
-                "both read the same ids; take a verifier of the policy's family"
-            )
+    @functools.cached_property
+    def verifier_prompt(self) -> VerifierPrompt:
+        """Return how the verifier is asked.
+
+        A verifier with a tokenizer of its own is asked through its own chat template, if it has
+        one; any other is asked like the policy.
+
+        Raises:
+          ValueError: a template is not valid, or a verdict word is not one token.
+        """
+        tok, data = self.judge_tokenizer, self.cfg.data
+        if tok is not self.tokenizer:
+            more = data.chat_variables if tok.has_chat else {}
+            data = dataclasses.replace(data, chat=tok.has_chat, system="", chat_variables=more)
+        return VerifierPrompt(tok, data)
 
     @functools.cached_property
     def judged(self) -> bool:
@@ -118,10 +97,10 @@ class Workspace:
         source = dataset.open_split(self.data, split)
         cfg = self.cfg.data
         source = self._keep_gradable(source, split)
-        fits, longest = [], {"prompt": 0, "check": 0, "response": 0}
+        fits, longest = [], dict[str, int]()
         for index, record in enumerate(dataset.each(source)):
             lengths = self._lengths(record, split)
-            longest = {key: max(n, lengths[key]) for key, n in longest.items()}
+            longest = {key: max(n, longest.get(key, 0)) for key, n in lengths.items()}
             if all(n <= getattr(cfg, f"{key}_columns") for key, n in lengths.items()):
                 fits.append(index)
         dropped = len(source) - len(fits)
@@ -177,13 +156,9 @@ class Workspace:
         """Return the number of tokens of a record in each kind of columns."""
         cfg = self.cfg.data
         response = len(self.encode_demonstration(record)) if split == "sft" else 0
-        check = 0
-        if self.judged:
-            check = max(
-                map(len, template.encode_verifier_contexts(record, self.judge_tokenizer, cfg))
-            )
-        prompt = len(self.encode_prompt(record))
-        return {"prompt": prompt, "check": check, "response": response}
+        check, tail = self.verifier_prompt.lengths(record) if self.judged else (0, 0)
+        lengths = {"prompt": len(self.encode_prompt(record)), "check": check, "response": response}
+        return lengths | ({"tail": tail} if cfg.tail_columns else {})
 
     def encode_prompt(self, record: dataset.Record) -> list[int]:
         """Return the ids of a record's prompt, as a policy sees it."""
@@ -203,17 +178,19 @@ class Workspace:
         `step` is the number of the training step; only the order of the responses in preference
         items depends on it.
         """
-        judge = self.judge_tokenizer if self.judged else None
-        return template.build_prompts(records, self.tokenizer, self.cfg.data, self.judged, judge)
+        prompts = template.build_prompts(records, self.tokenizer, self.cfg.data)
+        return self.verifier_prompt.asking(prompts, records) if self.judged else prompts
 
     def verdict(self) -> Verdict:
         """Build the verifier's template tails, verdict words and vocabulary tables.
 
-        Every device gets a copy of what `template.build_verdict` returns.
+        Every device gets a copy of what `verifier_prompt.build_verdict` returns.
         """
-        cfg = self.cfg
-        vocab = (cfg.verifier if cfg.verifier_tokenizer else cfg.model).vocab
-        return self.replicate(template.build_verdict(self.judge_tokenizer, cfg.data, vocab))
+        cfg, writer = self.cfg, self.tokenizer
+        vocab = cfg.model.vocab
+        if cfg.verifier_tokenizer:  # the host encodes the answers anew
+            vocab, writer = cfg.verifier.vocab, self.judge_tokenizer
+        return self.replicate(build_verdict(self.verifier_prompt, cfg.data, vocab, writer))
 
     def write_problems(self) -> None:
         """Write the problems of the config, unless the run folder already holds them.

@@ -12,6 +12,7 @@ from rlvr_jax.config import Config, DataConfig, MeshConfig, ModelConfig, RewardC
 from rlvr_jax.host.rules import user_file
 from rlvr_jax.host.runs.folder import Run, RunError
 from rlvr_jax.host.text import template, tokenizer
+from rlvr_jax.host.text.verifier_prompt import VerifierPrompt
 from rlvr_jax.host.workers import pool
 from rlvr_jax.stages import host_rewards
 from rlvr_jax.stages.workspace import Workspace
@@ -79,7 +80,8 @@ def test_a_verifier_of_another_family_reads_the_same_answers_in_its_own_tokens(w
         ask = host_rewards.scorer(stage, ws, frozen, workers)
         got, told = ask(RECORDS, prompts, rollout(ws.tokenizer, TEXTS, 24))
         own = ws.judge_tokenizer
-        alone = template.build_prompts(RECORDS, own, DATA, True)
+        alone = template.build_prompts(RECORDS, own, DATA)
+        alone = VerifierPrompt(own, DATA).asking(alone, RECORDS)
         np.testing.assert_array_equal(prompts.check_QC, alone.check_QC)
         assert prompts.prompt_QP.tolist() != alone.prompt_QP.tolist()
         want = verifier.score(params, alone, rollout(own, TEXTS, 48), frozen.verdict, reward, SMALL)

@@ -10,6 +10,7 @@ from rlvr_jax import model, parameters, sharding
 from rlvr_jax.config import Config, EvaluateStage, JudgeConfig, LabelStage, MeshConfig, ModelConfig
 from rlvr_jax.host.processes.team import Team
 from rlvr_jax.host.text import tokenizer
+from rlvr_jax.host.text.wording import load_wording
 from rlvr_jax.host.verdicts.judge import Rule, words
 from rlvr_jax.host.verdicts.judge.endpoint import Endpoint
 from rlvr_jax.stages import judges
@@ -23,7 +24,6 @@ ANSWERS = ["one", "two", "", "four", "five"]
 @pytest.fixture
 def ws(monkeypatch):
     """A workspace on one device, and a random model wherever one is asked for."""
-    monkeypatch.setattr(words, "RULE", "?")  # the real one is 700 bytes
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
     params = parameters.init(jax.random.key(0), ModelConfig(**SIZES))
     monkeypatch.setattr(judges.weights, "find_model", lambda name: name)
@@ -33,25 +33,35 @@ def ws(monkeypatch):
     return Workspace(SimpleNamespace(cfg=cfg, began=None, team=Team()), mesh)
 
 
-def judge(ws, **changes):
-    changes = {"tokens": 2, "batch": 4} | changes
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """A short question, since ours has 700 bytes, whose words are single bytes."""
+    path = tmp_path_factory.mktemp("judge") / "short.yaml"
+    path.write_text(
+        'words: [Y, N]\nask: "Question: {question}\\nReference: {reference}\\nFinal: {answer}"\n'
+    )
+    return str(path)
+
+
+def judge(ws, template, **changes):
+    changes = {"tokens": 2, "batch": 4, "template": template} | changes
     cfg = JudgeConfig(kind="model", weights="w", tokenizer="byte", **changes)
     return judges.ModelJudge(cfg, ws, "label")
 
 
-def test_a_reply_does_not_depend_on_who_else_is_judged(ws, monkeypatch):
-    monkeypatch.setattr(words, "parse_vote", lambda reply: reply)
-    together = judge(ws, batch=3)(ANSWERS, RECORDS)
-    single = judge(ws, batch=1)
+def test_a_reply_does_not_depend_on_who_else_is_judged(ws, short, monkeypatch):
+    monkeypatch.setattr(words, "parse_vote", lambda reply, said: reply)
+    together = judge(ws, short, batch=3)(ANSWERS, RECORDS)
+    single = judge(ws, short, batch=1)
     alone = [single([a], [r])[0] for a, r in zip(ANSWERS, RECORDS, strict=True)]
     assert together == alone
     assert together[2] == [0], "an empty answer is wrong without asking"
     assert len({str(reply) for reply in together}) > 2, "they were asked different things"
 
 
-def test_votes_are_drawn_one_by_one_and_again_the_same(ws, monkeypatch):
-    monkeypatch.setattr(words, "parse_vote", lambda reply: reply)
-    drawing = judge(ws, votes=3, temperature=1.0, batch=1)
+def test_votes_are_drawn_one_by_one_and_again_the_same(ws, short, monkeypatch):
+    monkeypatch.setattr(words, "parse_vote", lambda reply, said: reply)
+    drawing = judge(ws, short, votes=3, temperature=1.0, batch=1)
     votes = drawing(["one"], RECORDS[:1])
     assert len(votes[0]) == 3 == len(set(votes[0]))
     assert drawing(["one"], RECORDS[:1]) != votes, "a later call draws anew"
@@ -59,37 +69,35 @@ def test_votes_are_drawn_one_by_one_and_again_the_same(ws, monkeypatch):
     assert drawing(["one"], RECORDS[:1]) == votes
 
 
-def test_the_logit_of_the_next_token(ws, monkeypatch):
+def test_the_logit_of_the_next_token(ws, short):
     """Against the whole row through the model, without padding."""
-    monkeypatch.setattr(words, "ACCEPT", "Y")
-    monkeypatch.setattr(words, "REJECT", "N")
-    found = judge(ws, read="logit", min_mass=0.0, batch=2)(ANSWERS, RECORDS)
+    found = judge(ws, short, read="logit", min_mass=0.0, batch=2)(ANSWERS, RECORDS)
     tok, cfg = tokenizer.open_tokenizer("byte"), ModelConfig(**SIZES)
     params = judges.weights.load("w", cfg, None)
     for votes, answer, record in zip(found, ANSWERS, RECORDS, strict=True):
         if not answer:
             continue
-        ids = np.array([tok.chat(words.build_messages(record, answer, True))])
+        ids = np.array([tok.chat(load_wording(short).messages(record | {"answer": answer}))])
         hidden, _ = model.prefill(params, ids, np.ones(ids.shape, bool), cfg)
         logits = model.logits(params, hidden[:, -1], cfg)[0]
         assert votes == [int(logits[ord("Y")] > logits[ord("N")])]
-    assert judge(ws, read="logit", min_mass=1.0)(["one"], RECORDS[:1]) == [[None]]
+    assert judge(ws, short, read="logit", min_mass=1.0)(["one"], RECORDS[:1]) == [[None]]
 
 
 def test_a_verdict_of_several_tokens_has_no_logit(ws):
     with pytest.raises(tokenizer.TokenizerError, match="'YES' is 3 tokens"):
-        judge(ws, read="logit")
+        judge(ws, "judge", read="logit")
 
 
-def test_what_is_longer_than_the_judge_reads_gets_no_verdict(ws):
+def test_what_is_longer_than_the_judge_reads_gets_no_verdict(ws, short):
     record = {"question": "q" * 3000, "reference": "r"}
-    one = judge(ws)
+    one = judge(ws, short)
     one._ask = lambda asked: [[1] for _ in asked]
     assert one(["one", "one", ""], [record, RECORDS[0], record]) == [[None], [1], [0]]
 
 
-def test_gibberish_is_no_verdict(ws):
-    assert judge(ws, batch=1)(["one"], RECORDS[:1]) == [[None]]
+def test_gibberish_is_no_verdict(ws, short):
+    assert judge(ws, short, batch=1)(["one"], RECORDS[:1]) == [[None]]
 
 
 def test_kinds(ws, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """What the label stage sends to the judge, and what it makes of the votes."""
 
+import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -25,7 +26,12 @@ def test_padding_has_no_owner_and_hard_answers_are_judged():
         response_BR=response_BR, truncated_B=truncated_B, length_B=np.full(6, 3)
     )
     tok = SimpleNamespace(decode=str)
-    found = judged_answers.answers_of_batch(RECORDS[:2], rollout, answer_BR, stage, tok)
+    sure_B = np.arange(6) / 10
+    found = judged_answers.answers_of_batch(RECORDS[:2], rollout, answer_BR, stage, tok, sure_B)
+    assert [a.sure for a in found] == [0, 0.1, 0.3, 0.5, 0.5]
+    limited = dataclasses.replace(stage, limit=2, verifier="verifier")
+    alone = judged_answers.answers_of_batch(RECORDS[:2], rollout, answer_BR, limited, tok, sure_B)
+    assert alone == found[:3], "no verifier was asked about the hard answers"
     assert [(a.record["question"], a.ids) for a in found] == [
         ("q0", [0, 1, 2]),
         ("q0", [3, 4, 5]),
@@ -33,6 +39,14 @@ def test_padding_has_no_owner_and_hard_answers_are_judged():
         ("q0", [0]),  # cut short; the stranger for it was truncated and is left out
         ("q1", [0, 1, 2]),
     ]
+
+
+def test_the_least_sure_answers_are_judged_once_each():
+    of = lambda n, ids, sure: judged_answers.Answer(RECORDS[n], ids, sure=sure)  # noqa: E731
+    answers = [of(0, [1], 0.5), of(1, [1], 0.2), of(1, [1], 0.2), of(2, [3], 0.0), of(0, [2], 0.2)]
+    chosen = judged_answers.least_sure(answers, 3)
+    assert [(a.record["key"], a.ids) for a in chosen] == [("k1", [1]), ("k2", [3]), ("k0", [2])]
+    assert judged_answers.least_sure(answers, 9) == [answers[0], answers[1], answers[3], answers[4]]
 
 
 class Said:

@@ -199,7 +199,24 @@ def test_a_verifier_with_another_tokenizer_is_refused(make, tmp_path):
     tokenizer.train(texts, 300, folder / "tokenizer.model")
     judged = (RlStage(policy="pretrained", verifier="pretrained"),)
     with pytest.raises(RunError, match="gives other ids than the policy's"):
-        _ = make(300, judged, ModelConfig(vocab=300, weights=str(folder))).tokenizer
+        _ = make(300, judged, ModelConfig(vocab=300, weights=str(folder))).verifier_prompt
     (folder / "tokenizer.model").unlink()
     ws = make(300, judged, ModelConfig(vocab=300, weights=str(folder)), "b")
-    assert ws.tokenizer.vocab == 259, "a verifier without a tokenizer has nothing to compare"
+    assert ws.judge_tokenizer is ws.tokenizer, "a verifier without a tokenizer: nothing to compare"
+
+
+def test_a_verifier_speaks_through_the_chat_template_beside_its_weights(make, tmp_path):
+    folder = tmp_path / "verifier"
+    folder.mkdir()
+    judged = (RlStage(policy="pretrained", verifier="pretrained"),)
+    verifier = ModelConfig(vocab=300, weights=str(folder))
+    record = {"question": "1 + 1?", "reference": "2", "messages": ""}
+    tokenizer.open_tokenizer("byte").save(folder)
+    framed = make(300, judged, verifier)
+    [(before, after)] = framed.verifier_prompt.around(record)
+    said = "".join(framed.tokenizer.pieces([*before, *after]))
+    assert said.count("<|im_start|>assistant") == 7, "six examples, and the turn of the verdict"
+    assert framed.encode_prompt(record) == framed.tokenizer.raw_prompt("1 + 1?\n")
+    plain = make(300, judged, ModelConfig(vocab=300), "b")
+    [(before, after)] = plain.verifier_prompt.around(record)
+    assert plain.tokenizer.decode([*before, *after]) == "1 + 1?\nReference: 2\nAnswer: \nCorrect:"

@@ -200,8 +200,8 @@ class Prompter:
         """Build the tables with which the meta RM is asked whether a judgement is sound."""
         newline_V, blank_V, control_V = self.tok.tables(vocab)
         tail_JC, mask_JC = left_pad([self.meta_tail], len(self.meta_tail), "tail")
-        accept, reject = np.array(self.tok.verdicts(self.cfg.data.verdict_words), np.int32)
-        return Verdict(tail_JC, mask_JC, accept, reject, newline_V, blank_V, control_V)
+        ids: Any = np.array(self.tok.verdicts(self.cfg.data.verdict_words), np.int32)
+        return Verdict(tail_JC, mask_JC, ids[:1], ids[1:], newline_V, blank_V, control_V)
 
     @functools.cached_property
     def meta_tail(self) -> list[int]:

@@ -71,7 +71,15 @@ _SECRET = re.compile(
     r"(?<![A-Za-z0-9])(hf_|sk-[\w-]{16}|gh[opsu]_|github_pat_|glpat-|AIza|ya29\.|AKIA)[\w-]{16,}|://[^/\s@]*@"
 )
 PATHS = ("weights", "file", "test_file", "folder")  # keys of a config
-PATHS_OR_NAMES = ("tokenizer", "verifier_tokenizer", "rule", "gates", "also", "template")
+PATHS_OR_NAMES = (
+    "tokenizer",
+    "verifier_tokenizer",
+    "rule",
+    "gates",
+    "also",
+    "template",
+    "check_templates",
+)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from rlvr_jax.config import (
 )
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs.config_text import ConfigError, parse_yaml, read_config
+from rlvr_jax.host.runs.rounds import expand_rounds
 from rlvr_jax.host.weights import peft
 
 STAGES = {kind.__dataclass_fields__["stage"].default: kind for kind in typing.get_args(Stage)}
@@ -58,6 +59,7 @@ def load(path: Path, overrides: Sequence[str] = (), sizes: Sizes | None = load_s
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of config keys, such as `name: demo`")
+    tree = expand_rounds(tree)
     for override in overrides:
         _apply(tree, override)
     if sizes is not None:

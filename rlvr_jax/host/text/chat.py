@@ -8,6 +8,7 @@ attributes that begin with an underscore, cannot change its arguments, and has a
 
 import datetime
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,11 @@ from jinja2 import ext, nodes
 from rlvr_jax.host.text import template_work
 
 Message = dict[str, Any]
+# What the chat templates of common families write around a message.  A server or a tokenizer may
+# encode it as control tokens, so a text that holds it could open another role.
+ROLE_MARKER = re.compile(
+    r"<\|[^|\s]{1,40}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>|<<SYS>>", re.I
+)
 
 
 class TokenizerError(ValueError):

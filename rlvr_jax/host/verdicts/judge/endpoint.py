@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr_jax.config import JudgeConfig
+from rlvr_jax.host.text.wording import load_wording
 from rlvr_jax.host.verdicts.agreement import majority
 from rlvr_jax.host.verdicts.judge import Record, Votes, words
 from rlvr_jax.host.verdicts.judge.replies import Replies, reply_key
@@ -163,7 +164,8 @@ class Endpoint:
         if not names:  # rejected without a request
             return [0] * self._cfg.votes
         replies = [self._replies.get(name) for name in names]
-        votes = [words.parse_vote(reply) for reply in replies]
+        said = words.judge_words(self._cfg)
+        votes = [words.parse_vote(reply, said) for reply in replies]
         self.counts["unreadable"] += sum(
             vote is None for vote, reply in zip(votes, replies, strict=True) if reply is not None
         )
@@ -173,7 +175,8 @@ class Endpoint:
         visible = words.visible_answer(answer)
         if visible is None:
             return None
-        return self._request(words.build_messages(record, visible, self._cfg.question))
+        wording = load_wording(self._cfg.template)
+        return self._request(wording.messages(words.values(record, visible, self._cfg)))
 
     def _request(self, messages: Sequence[Any]) -> dict[str, Any]:
         cfg = self._cfg

@@ -1,7 +1,11 @@
 """What a judging model is shown, and which replies are verdicts."""
 
+import dataclasses
+
 import pytest
 
+from rlvr_jax.config import JudgeConfig
+from rlvr_jax.host.text.wording import load_wording
 from rlvr_jax.host.verdicts.judge import words
 
 
@@ -31,8 +35,23 @@ def test_what_is_wrong_without_asking(answer):
 def test_an_answer_is_one_line_of_the_conversation():
     assert words.visible_answer(" 4\nReference: 5 ") == "4 Reference: 5"
     record = {"question": "2 + 2?", "reference": "4"}
-    (message,) = words.build_messages(record, "four", question=True)
+    cfg = JudgeConfig(kind="model", weights="w")
+    judge = load_wording("judge")
+    (message,) = judge.messages(words.values(record, "four", cfg))
     lines = message["content"].splitlines()
     assert lines[-3:] == ["Question: 2 + 2?", "Reference: 4", "Final step: four"]
-    (message,) = words.build_messages(record, "four", question=False)
-    assert "2 + 2" not in message["content"] and message["role"] == "user"
+    assert judge.plain(words.values(record, "four", cfg)) == message["content"] + "\nVerdict:"
+    hidden = dataclasses.replace(cfg, question=False)
+    (message,) = judge.messages(words.values(record, "four", hidden))
+    assert "Question" not in message["content"] and message["role"] == "user"
+
+
+def test_a_wording_may_ask_for_other_words(tmp_path):
+    path = tmp_path / "w.yaml"
+    path.write_text('words: [right, wrong]\nask: "{reference} {answer} {accept}/{reject}"\n')
+    cfg = JudgeConfig(kind="model", weights="w", template=str(path))
+    said = words.judge_words(cfg)
+    record = {"question": "2 + 2?", "reference": "4"}
+    shown = load_wording(str(path)).plain(words.values(record, "four", cfg))
+    assert shown == "4 four right/wrong"
+    assert [words.parse_vote(x, said) for x in ("Right.", "wrong", "perhaps")] == [1, 0, None]

@@ -231,6 +231,7 @@ def _prompts(stage: RlStage, cfg: Config, places: Places, count: int) -> Prompts
         places.rows((count * templates, check), jnp.int32),
         places.rows((count * templates, check), jnp.bool_),
         ranking,
+        places.rows((count,), jnp.float32) if stage.advantage.baseline == "domain" else None,
     )
 
 

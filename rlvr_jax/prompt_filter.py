@@ -44,7 +44,7 @@ def keep_all(rollout: Rollout, decoded: Array, greedy: Rollout | None, outcome: 
         nonfinite=bad,
         reward_sum=jnp.sum(outcome.rewards["reward"]),
         fate_X=jnp.full(places, PLACED, jnp.int32),
-        mean_X=jnp.mean(outcome.rewards["reward"].reshape(places, -1), 1),
+        mean_X=_means(outcome.rewards["reward"].reshape(places, -1)),
     )
     return Held(Round(rollout, decoded, selection, greedy), outcome)
 
@@ -88,7 +88,7 @@ def add_round(
     too_hard_Q, too_easy_Q = outside_range(reward_QG, cfg)
     old = held.round.selection
     held, fate_Q = place_groups(held, rollout, outcome, keep_Q)
-    first, mean_Q = old.rounds * places, jnp.mean(reward_QG, 1).astype(jnp.float32)
+    first, mean_Q = old.rounds * places, _means(reward_QG)
     selection = old._replace(
         rounds=old.rounds + 1,
         kept=held.round.selection.kept,
@@ -101,6 +101,11 @@ def add_round(
     )
     round_ = held.round._replace(selection=selection, decoded=held.round.decoded + decoded)
     return held._replace(round=round_)
+
+
+def _means(reward_QG: Array) -> Array:
+    """Compute the mean outcome of each group, float32 [Q], whole on every device for the host."""
+    return sharding.replicate(jnp.mean(reward_QG, 1).astype(jnp.float32))
 
 
 def outside_range(reward_QG: Array, cfg: FilterConfig) -> tuple[Array, Array]:

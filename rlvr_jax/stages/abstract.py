@@ -180,7 +180,7 @@ def _of_rl(stage: RlStage, cfg: Config, places: Places, in_parts: bool) -> Made:
     rewards = {
         name: places.rows(rollout.length_B.shape, jnp.float32) for name in ("reward", *stage.also)
     }
-    outcome = Outcome(rewards)
+    outcome = Outcome(rewards, baseline_Q=prompts.baseline_Q)
     if greedy is not None:
         of_greedy = {"reward": places.rows(greedy.length_B.shape, jnp.float32)}
         outcome = outcome._replace(greedy=of_greedy)

@@ -34,7 +34,7 @@ SIZES += ["rl.eval={every: 5, problems: 8, samples: 2, batch: 8}", "rl.keep_best
 SIZES += ["rl.loss={kl_coef: 0.01, kl_in: loss, kl_target: 0.01}"]
 # What a stage may remember of earlier rewards instead: pass rates that decide what is drawn, and
 # baselines of domains.
-DRAWN = ["sft.steps=4", "verifier.steps=4", "rl.steps=16", "rl.save_every=2", "rl.sample_every=3"]
+DRAWN = ["rl.steps=16", "rl.save_every=2", "rl.sample_every=3"]
 DRAWN += ["rl.difficulty={weights: {unsolved: 2, hard: 4, middle: 4, solved: 0}}"]
 DRAWN += ["rl.advantage={normalise: none, baseline: domain}"]
 PATIENCE = 300  # seconds; a run that hangs fails its test

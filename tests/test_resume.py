@@ -201,8 +201,8 @@ def assert_baselines(folder: Path, rows: list[dict]) -> None:
         for line in file.read_text().splitlines() if file.exists() else ():
             sample = json.loads(line)
             baseline = before.get(f"baseline/{sample['domain']}", 0.0)
-            assert sample["reward"] - sample["advantage"] == pytest.approx(baseline, abs=1e-3)
-            checked += baseline > 0.01
+            assert sample["reward"] - sample["advantage"] == pytest.approx(baseline, abs=0.03)
+            checked += baseline > 0.1
         before |= {name: mean for name, mean in row.items() if name.startswith("baseline/")}
     assert checked > 20
 

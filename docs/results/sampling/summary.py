@@ -39,7 +39,7 @@ def means(runs: list[dict], arm: str, metric: str) -> list[float]:
 
 
 def table(runs: list[dict]) -> str:
-    head = ["", "before", "uniform", "weighted", "weighted - uniform"]
+    head = ["points", "before", "uniform", "weighted", "weighted - uniform"]
     lines = [f"| {' | '.join(head)} |", "|---|---|---|---|---|"]
     for domain in runs[0]["before"]["accuracy"]:
         for kind, what in (("accuracy", "sampled"), ("greedy", "greedy")):

@@ -13,6 +13,7 @@ published estimator: `normalise`, `baseline`, and further options with their nam
     Dr. GRPO              none, mean                     2503.20783
     GRPO, std of batch    batch, mean                    2508.08221 (Lite PPO)
     OPO                   none, opo                      2505.23585: baseline weighted by length
+    RAE                   none, domain; baseline_decay   2506.24119 (SPIRAL), a domain for a role
     ReMax                 none, greedy                   2310.10505
     REINFORCE++           none, none; credit: token, whiten: tokens    2501.03262
     REINFORCE++-baseline  none, mean; whiten: tokens                   2501.03262
@@ -94,7 +95,7 @@ def response_advantages(
 
     The rewards are normalised, then `penalty_B` (KL coefficient times KL of the response) and the
     baseline are subtracted, in the order of arXiv 2503.23829, section 3.3 (r~ = zscore(r) - beta *
-    log ratio).  The baselines `greedy` and `value` are not subtracted here.
+    log ratio).  The baselines `greedy`, `domain` and `value` are not subtracted here.
 
     Raises:
       ValueError: as `total_reward`.
@@ -300,13 +301,16 @@ def _advantages(
     """Compute the advantage [B] of whole responses, with any baseline but a value head."""
     length_B = jnp.sum(mask_BR, 1)
     row_B = response_advantages(signals.rewards, penalty_B, length_B, samples, cfg, counted_B)
-    if cfg.baseline != "greedy":
+    if cfg.baseline not in ("greedy", "domain"):
         return row_B
-    if signals.greedy_Q is None:
-        raise ValueError(
-            "advantage.baseline greedy needs the reward of a greedy answer to each prompt"
-        )
-    return row_B - jnp.repeat(signals.greedy_Q, samples)
+    baseline_Q = signals.greedy_Q if cfg.baseline == "greedy" else signals.baseline_Q
+    if baseline_Q is None:
+        needed = {
+            "greedy": "the reward of a greedy answer to each prompt",
+            "domain": "a running mean for each prompt",
+        }
+        raise ValueError(f"advantage.baseline {cfg.baseline} needs {needed[cfg.baseline]}")
+    return row_B - jnp.repeat(baseline_Q, samples)
 
 
 def _token_rewards(signals: Signals, mask_BR: Array, cfg: AdvantageConfig) -> Array:

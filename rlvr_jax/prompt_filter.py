@@ -44,6 +44,7 @@ def keep_all(rollout: Rollout, decoded: Array, greedy: Rollout | None, outcome: 
         nonfinite=bad,
         reward_sum=jnp.sum(outcome.rewards["reward"]),
         fate_X=jnp.full(places, PLACED, jnp.int32),
+        mean_X=_means(outcome.rewards["reward"].reshape(places, -1)),
     )
     return Held(Round(rollout, decoded, selection, greedy), outcome)
 
@@ -59,7 +60,8 @@ def no_groups(rollout: Rollout, outcome: Outcome, rounds: int) -> Held:
 
     zero = jnp.int32(0)
     fate_X = jnp.full(rounds * rollout.prompt_QP.shape[0], UNTRIED, jnp.int32)
-    selection = Selection(zero, zero, zero, zero, zero, jnp.float32(0), fate_X)
+    none_X = jnp.zeros(fate_X.shape, jnp.float32)
+    selection = Selection(zero, zero, zero, zero, zero, jnp.float32(0), fate_X, none_X)
     rewards = {name: empty(x_B).astype(jnp.float32) for name, x_B in outcome.rewards.items()}
     return Held(Round(jax.tree.map(empty, rollout), zero, selection), Outcome(rewards))
 
@@ -86,6 +88,7 @@ def add_round(
     too_hard_Q, too_easy_Q = outside_range(reward_QG, cfg)
     old = held.round.selection
     held, fate_Q = place_groups(held, rollout, outcome, keep_Q)
+    first, mean_Q = old.rounds * places, _means(reward_QG)
     selection = old._replace(
         rounds=old.rounds + 1,
         kept=held.round.selection.kept,
@@ -93,10 +96,16 @@ def add_round(
         too_easy=old.too_easy + jnp.sum(too_easy_Q, dtype=jnp.int32),
         nonfinite=old.nonfinite + bad,
         reward_sum=old.reward_sum + jnp.sum(reward_QG),
-        fate_X=jax.lax.dynamic_update_slice_in_dim(old.fate_X, fate_Q, old.rounds * places, 0),
+        fate_X=jax.lax.dynamic_update_slice_in_dim(old.fate_X, fate_Q, first, 0),
+        mean_X=jax.lax.dynamic_update_slice_in_dim(old.mean_X, mean_Q, first, 0),
     )
     round_ = held.round._replace(selection=selection, decoded=held.round.decoded + decoded)
     return held._replace(round=round_)
+
+
+def _means(reward_QG: Array) -> Array:
+    """Compute the mean outcome of each group, float32 [Q], whole on every device for the host."""
+    return sharding.replicate(jnp.mean(reward_QG, 1).astype(jnp.float32))
 
 
 def outside_range(reward_QG: Array, cfg: FilterConfig) -> tuple[Array, Array]:

@@ -111,6 +111,8 @@ def update(
         advantage_B=credit.advantage_BR[:, 0],
         metrics=metrics,
         fate_X=round_.selection.fate_X,
+        mean_X=round_.selection.mean_X,
+        total_Q=_total_rewards(signals, setup),
     )
 
 
@@ -142,7 +144,7 @@ def draw(
             of_round = grm.with_criteria(policy, of_round, key, frozen.critic, asked)
         rollout, decoded, greedy = write_round(state, of_round, number, frozen.base, setup=setup)
         reward_B, metrics = judging.judge(frozen, of_round, rollout, key, setup)
-        outcome = Outcome({"reward": reward_B})
+        outcome = Outcome({"reward": reward_B}, baseline_Q=of_round.baseline_Q)
         if greedy is not None:
             reward_Q, _ = judging.judge(frozen, of_round, greedy, key, setup)
             outcome = outcome._replace(greedy={"reward": reward_Q})
@@ -248,6 +250,7 @@ def observe(
         reference_BR=reference_BR,
         kl_coef=kl_coef,
         metrics={"reward/overlong": jnp.mean(penalty_B, where=round_.counted_B)},
+        baseline_Q=outcome.baseline_Q,
     )
     if stage.loss.kl_coef and stage.sample == whole:
         # The KL of such a policy is 0.  Log-probs of the two would differ by the rounding of two
@@ -357,6 +360,12 @@ def learn(
         metrics |= {"policy/kl_coef": signals.kl_coef}
     new_state = policy_update.move_reference(new_state, stage.reference)
     return new_state, metrics | {"policy/skipped": new_state.skipped}
+
+
+def _total_rewards(signals: Signals, setup: Setup[RlStage]) -> Array:
+    """Compute the mean total reward [Q] of each group."""
+    total_B = advantage.total_reward(signals.rewards, setup.stage.advantage)
+    return jnp.mean(total_B.reshape(-1, setup.stage.samples), 1)
 
 
 def _round_metrics(

@@ -78,6 +78,7 @@ class Prompts:
     ranking: Ranking | None = None
     tail_QC: Array | None = None  # None: `Verdict.tail_JC` follows the answer to every problem
     tail_mask_QC: Array | None = None
+    baseline_Q: Array | None = None  # float32, what is subtracted from rewards; baseline: domain
 
 
 @struct.dataclass
@@ -227,6 +228,7 @@ class Outcome(NamedTuple):
 
     rewards: dict[str, Array]  # name -> float32 [B]
     greedy: dict[str, Array] | None = None  # the same for one greedy answer to each prompt, [Q]
+    baseline_Q: Array | None = None  # that of the prompts
 
 
 class Selection(NamedTuple):
@@ -239,6 +241,7 @@ class Selection(NamedTuple):
     nonfinite: Array  # int32, rewards that were not finite and count as 0
     reward_sum: Array  # float32, sum of all outcomes, of rejected groups too
     fate_X: Array  # int32, the fate of each prompt that could be drawn (`prompt_filter.PLACED`...)
+    mean_X: Array  # float32, the mean outcome of each of these prompts; 0 where untried
 
 
 class Round(NamedTuple):
@@ -296,6 +299,7 @@ class Signals(NamedTuple):
     kl_BR: Array | None = None  # estimate of the KL per token, where it is part of the reward
     value_BR: Array | None = None  # values of the value head before this step's updates
     greedy_Q: Array | None = None  # total reward of the greedy answer to each prompt
+    baseline_Q: Array | None = None  # running mean of the total rewards in each prompt's domain
     learner: Learner | None = None  # the PRM after its own update
     at_reference: Array | None = None  # bool, whether policy and reference are equal bit by bit
 
@@ -319,6 +323,8 @@ class StepResult(NamedTuple):
     advantage_B: Array  # advantage of the first token of each row
     metrics: Metrics  # scalars
     fate_X: Array  # int32, the fate of each prompt that could be drawn, as in Selection
+    mean_X: Array  # float32, the mean outcome of each of these prompts, as in Selection
+    total_Q: Array  # float32, the mean total reward of each place
 
 
 class UpdateResult(NamedTuple):

@@ -31,6 +31,7 @@ def given():
         "process": rng.normal(0, 0.3, (B, R)),
         "value": rng.normal(0, 0.5, (B, R)),
         "greedy": rng.uniform(0, 1, Q),
+        "domain": rng.uniform(-1, 1, Q),
     }
 
 
@@ -47,6 +48,7 @@ def run(cfg, given, mask=MASK, samples=G, dtype=np.float64, **changes):
         token_reward_BR=x["process"],
         value_BR=x["value"],
         greedy_Q=x["greedy"],
+        baseline_Q=x["domain"],
     )
     return found
 
@@ -139,6 +141,11 @@ def opo(g):
 def remax(g):
     r = penalised(g)
     return rows([r[i] - g["greedy"][i // G] for i in range(B)])
+
+
+def rae(g):
+    r = penalised(g)
+    return rows([r[i] - g["domain"][i // G] for i in range(B)])
 
 
 def to_go(g):
@@ -273,6 +280,7 @@ ESTIMATORS = {
     "GRPO batch std": (dict(normalise="batch", baseline="mean"), lite),
     "OPO": (dict(PLAIN, baseline="opo"), opo),
     "ReMax": (dict(PLAIN, baseline="greedy"), remax),
+    "RAE": (dict(PLAIN, baseline="domain"), rae),
     "REINFORCE++": (dict(PLAIN, baseline="none", credit="token", whiten="tokens"), plus_plus),
     "REINFORCE++ ddof 0": (
         dict(PLAIN, baseline="none", credit="token", whiten="tokens", ddof=0),
@@ -363,7 +371,8 @@ def test_the_order_of_rows_plays_no_part(given, name):
     prompts = rng.permutation(Q)
     order = np.concatenate([q * G + rng.permutation(G) for q in prompts])
     got, _ = x64(cfg, given)
-    moved = {k: v[prompts] if k == "greedy" else v[order] for k, v in given.items()}
+    of_prompts = ("greedy", "domain")
+    moved = {k: v[prompts] if k in of_prompts else v[order] for k, v in given.items()}
     again, _ = x64(cfg, moved, mask=MASK[order])
     np.testing.assert_allclose(again[MASK[order]], got[order][MASK[order]], rtol=1e-9, atol=1e-12)
 
@@ -390,7 +399,7 @@ def test_nothing_is_never_nan(given, name):
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_groups_of_one_are_finite(given, name):
     cfg = AdvantageConfig(**ESTIMATORS[name][0])
-    got, _ = x64(cfg, given | {"greedy": np.zeros(B)}, samples=1)
+    got, _ = x64(cfg, given | {"greedy": np.zeros(B), "domain": np.zeros(B)}, samples=1)
     assert np.all(np.isfinite(got))
     if cfg.process_weight == 0 and (cfg.baseline in ("rloo", "mean", "opo")):
         assert np.all(got == 0)
@@ -588,6 +597,7 @@ def test_rewards_without_a_weight_are_refused(named):
     "options, words",
     [
         ({"baseline": "greedy"}, "baseline greedy needs the reward of a greedy answer"),
+        ({"baseline": "domain"}, "baseline domain needs a running mean for each prompt"),
         ({"baseline": "value"}, "baseline value needs a value of each token"),
         ({"process_weight": 1.0}, "process_weight needs a reward of each token"),
     ],
@@ -621,6 +631,12 @@ def test_estimates_are_constants(given):
         ({"process_weight": -1.0}, "process_weight >= 0"),
         ({"process_scale": "batch"}, "needs a process_weight"),
         ({"baseline": "greedy"}, "greedy is of plain outcomes"),
+        ({"baseline": "domain"}, "domain is of plain outcomes"),
+        ({"baseline_decay": 0.9}, "baseline_decay needs baseline: domain"),
+        (
+            {"normalise": "none", "baseline": "domain", "baseline_decay": 1.0},
+            "0 <= baseline_decay < 1",
+        ),
         ({"weights": {"a": 0.0}}, "finite and not 0"),
         ({"mix": "after"}, "two or more rewards"),
         ({"mix": "after", "normalise": "none", "weights": WEIGHTS}, "needs a normalisation"),
@@ -668,6 +684,7 @@ def test_a_mesh_changes_no_advantage(given, name):
         return credit(
             x["reward"], x["mask"], G, cfg, kl_BR=x["kl"], kl_coef=BETA,
             token_reward_BR=x["process"], value_BR=x["value"], greedy_Q=x["greedy"],
+            baseline_Q=x["domain"],
         ).advantage_BR  # fmt: skip
 
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2), jax.devices()[:4])

@@ -32,14 +32,19 @@ SIZES += ["rl.reference={update_every: 3, mixup: 0.5}"]
 SIZES += ["rl.filter={spread: true, rounds: 2}"]
 SIZES += ["rl.eval={every: 5, problems: 8, samples: 2, batch: 8}", "rl.keep_best=eval/accuracy"]
 SIZES += ["rl.loss={kl_coef: 0.01, kl_in: loss, kl_target: 0.01}"]
+# What a stage may remember of earlier rewards instead: pass rates that decide what is drawn, and
+# baselines of domains.
+DRAWN = ["rl.steps=16", "rl.save_every=2", "rl.sample_every=3"]
+DRAWN += ["rl.difficulty={weights: {unsolved: 2, hard: 4, middle: 4, solved: 0}}"]
+DRAWN += ["rl.advantage={normalise: none, baseline: domain}"]
 PATIENCE = 300  # seconds; a run that hangs fails its test
 
 
 class Command:
     """`python -m rlvr_jax.train` with a run folder of its own, as a process group."""
 
-    def __init__(self, runs: Path, compiled: Path, *more: str):
-        words = ["-m", "rlvr_jax.train", "--config", str(DEBUG), f"runs={runs}", *SIZES, *more]
+    def __init__(self, runs: Path, compiled: Path, sizes: list[str] = SIZES):
+        words = ["-m", "rlvr_jax.train", "--config", str(DEBUG), f"runs={runs}", *sizes]
         self.words, self.folder = [sys.executable, *words], runs / "debug"
         # What is compiled once is kept.
         self.env = os.environ | {
@@ -186,6 +191,40 @@ def test_kill_at_five_random_moments_of_rl(before_rl, finished):
     code, said = command.run()
     assert code == 0, said
     assert_equal(command.folder, finished.folder)
+
+
+def assert_baselines(folder: Path, rows: list[dict]) -> None:
+    """An advantage is the reward minus the mean of its domain before the step (and a small KL)."""
+    before, checked = dict[str, float](), 0
+    for row in rows:
+        file = folder / "samples" / f"rl_step_{row['step']:06d}.jsonl"
+        for line in file.read_text().splitlines() if file.exists() else ():
+            sample = json.loads(line)
+            baseline = before.get(f"baseline/{sample['domain']}", 0.0)
+            assert sample["reward"] - sample["advantage"] == pytest.approx(baseline, abs=0.03)
+            checked += baseline > 0.1
+        before |= {name: mean for name, mean in row.items() if name.startswith("baseline/")}
+    assert checked > 20
+
+
+@pytest.mark.slow
+def test_kills_change_no_draw_by_pass_rates_and_no_baseline(tmp_path, compiled):
+    whole, killed = (Command(tmp_path / name, compiled, DRAWN) for name in ("whole", "killed"))
+    for command in (whole, killed):
+        command.folder.parent.mkdir()
+    code, said = whole.run()
+    assert code == 0, said
+    rows = [json.loads(line) for line in (whole.folder / "metrics.jsonl").read_text().splitlines()]
+    drawn = [row["difficulty/drawn_unseen"] for row in rows if row["stage"] == "rl"]
+    assert drawn[0] == 1 and min(drawn) < 1
+    assert_baselines(whole.folder, [row for row in rows if row["stage"] == "rl"])
+    for wanted in (5, 11):
+        killed.start()
+        assert killed.until(lambda n=wanted: killed.lines("rl") >= n), killed.wait()[1]
+        killed.kill()
+    code, said = killed.run()
+    assert code == 0, said
+    assert_equal(killed.folder, whole.folder)
 
 
 def test_kill_inside_a_checkpoint_write(before_rl, finished):

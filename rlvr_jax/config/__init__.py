@@ -19,6 +19,8 @@ from rlvr_jax.config.grm_stages import (
 )
 from rlvr_jax.config.held_out import EvalConfig, StopConfig
 from rlvr_jax.config.learning import (
+    BANDS,
+    DifficultyConfig,
     FilterConfig,
     OptimConfig,
     OverlongConfig,
@@ -63,11 +65,13 @@ __all__ = [
     "AlarmConfig",
     "Architecture",
     "AuditConfig",
+    "BANDS",
     "BEST",
     "CompareStage",
     "Config",
     "CritiqueConfig",
     "DataConfig",
+    "DifficultyConfig",
     "EvalConfig",
     "EvaluateStage",
     "Execution",

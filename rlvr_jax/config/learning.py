@@ -1,7 +1,7 @@
 """These sections of a stage say how responses are sampled, filtered, and learned from."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rlvr_jax.config.fields import STRICT, check_positive, option, section
@@ -119,6 +119,56 @@ class FilterConfig:
     def on(self) -> bool:
         """Return whether the filter can leave out any group."""
         return self.low > 0 or self.high < 1 or self.spread or self.whole
+
+    __pydantic_config__ = STRICT
+
+
+# Bands of the pass rate of a problem, the running mean of its rewards in [0, 1].
+BANDS = ("unseen", "unsolved", "hard", "middle", "easy", "solved")
+
+
+@dataclass(frozen=True)
+class DifficultyConfig:
+    """A DifficultyConfig says how the pass rate of a problem decides how often it is drawn.
+
+    `host.problems.difficulty.EDGES` says where each band begins.
+    """
+
+    weights: dict[str, float] = field(
+        default_factory=dict,
+        metadata={
+            "help": "how often a problem is drawn, relative to others, by the band of its pass "
+            f"rate: {', '.join(BANDS)}; e.g. {{hard: 2, middle: 4, solved: 0}}; a band without a "
+            "weight has 1, one with 0 is left out; empty: shuffled epochs"
+        },
+    )
+    decay: float = option(
+        0.5,
+        "a pass rate becomes decay * pass rate + (1 - decay) * mean reward of the newest answers",
+    )
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.weights) - set(BANDS)):
+            raise ValueError(
+                f"weights has no band {unknown[0]!r}: the bands are {', '.join(BANDS)}"
+            )
+        for band, weight in self.weights.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"weights.{band} must be finite and at least 0, not {weight}")
+        if self.weights.get("unseen") == 0:
+            raise ValueError("weights.unseen is 0: no problem would ever be tried a first time")
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"needs 0 <= decay < 1, not {self.decay}")
+        if self.decay != 0.5 and not self.weights:
+            raise ValueError("decay needs weights: without them no pass rates are kept")
+
+    @property
+    def on(self) -> bool:
+        """Return whether problems are drawn by their pass rates."""
+        return bool(self.weights)
+
+    def __hash__(self) -> int:  # a dict field has no hash of its own
+        return hash((self.decay, tuple(sorted(self.weights.items()))))
 
     __pydantic_config__ = STRICT
 

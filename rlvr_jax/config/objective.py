@@ -19,11 +19,16 @@ class AdvantageConfig:
         "z-score rewards over the global batch, over each group, or not at all; group-mean: "
         "subtract the mean of the group and divide by it (MaxRL)",
     )
-    baseline: Literal["rloo", "mean", "opo", "greedy", "value", "none"] = option(
+    baseline: Literal["rloo", "mean", "opo", "greedy", "value", "domain", "none"] = option(
         "rloo",
         "what is subtracted from a reward: rloo: mean of the group's other samples; mean: mean "
         "of the group; opo: that mean weighted by length; greedy: the reward of a greedy response "
-        "(ReMax); value: the output of a value head (PPO); none: nothing",
+        "(ReMax); value: the output of a value head (PPO); domain: a running mean of the rewards "
+        "of earlier steps in the problem's domain (RAE); none: nothing",
+    )
+    baseline_decay: float = option(
+        0.95,
+        "with baseline: domain: what remains of the weight of the older rewards after each reward",
     )
     std_floor: float = option(1e-4, "smallest standard deviation that rewards are divided by")
     ddof: int = option(
@@ -93,6 +98,12 @@ class AdvantageConfig:
             raise ValueError("process_scale needs a process_weight")
         if self.baseline == "greedy" and (self.normalise != "none" or self.process_weight):
             raise ValueError("baseline greedy is of plain outcomes: normalise none, no process")
+        if self.baseline == "domain" and (self.normalise != "none" or self.process_weight):
+            raise ValueError("baseline domain is of plain outcomes: normalise none, no process")
+        if not 0 <= self.baseline_decay < 1:
+            raise ValueError(f"needs 0 <= baseline_decay < 1, not {self.baseline_decay}")
+        if self.baseline_decay != 0.95 and self.baseline != "domain":
+            raise ValueError("baseline_decay needs baseline: domain")
         self._check_groups()
 
     def _check_groups(self) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 from rlvr_jax.config.fields import STRICT, check_file_name, check_positive, option, section
 from rlvr_jax.config.held_out import EvalConfig, StopConfig
 from rlvr_jax.config.learning import (
+    DifficultyConfig,
     FilterConfig,
     OptimConfig,
     OverlongConfig,
@@ -66,6 +67,9 @@ class RlStage(Needs):
     reward: RewardConfig = section(RewardConfig, "outcome reward")
     overlong: OverlongConfig = section(OverlongConfig, "responses near the end of their budget")
     filter: FilterConfig = section(FilterConfig, "which groups the policy learns from")
+    difficulty: DifficultyConfig = section(
+        DifficultyConfig, "problems that are drawn more often, by how often they are solved"
+    )
     advantage: AdvantageConfig = section(AdvantageConfig, "normalisation and baseline")
     also: dict[str, str] = field(
         default_factory=dict,
@@ -139,6 +143,11 @@ class RlStage(Needs):
             )
         if self.filter.spread and self.samples < 2:
             raise ValueError("filter.spread leaves out every single sample: raise samples to 2")
+        if self.filter.on and self.advantage.baseline == "domain":
+            raise ValueError(
+                "filter chooses groups by their rewards, and advantage.baseline domain is the mean "
+                "of all rewards: take baseline rloo, or no filter"
+            )
         if self.filter.on and self.advantage.baseline == "greedy":
             raise ValueError(
                 "filter chooses groups after they are written, and advantage.baseline greedy has "

@@ -180,7 +180,7 @@ def _of_rl(stage: RlStage, cfg: Config, places: Places, in_parts: bool) -> Made:
     rewards = {
         name: places.rows(rollout.length_B.shape, jnp.float32) for name in ("reward", *stage.also)
     }
-    outcome = Outcome(rewards)
+    outcome = Outcome(rewards, baseline_Q=prompts.baseline_Q)
     if greedy is not None:
         of_greedy = {"reward": places.rows(greedy.length_B.shape, jnp.float32)}
         outcome = outcome._replace(greedy=of_greedy)
@@ -232,6 +232,7 @@ def _prompts(stage: RlStage, cfg: Config, places: Places, count: int) -> Prompts
         places.rows((count * templates, check), jnp.bool_),
         ranking,
         *_tails(stage, data.tail_columns, places, count * templates),
+        places.rows((count,), jnp.float32) if stage.advantage.baseline == "domain" else None,
     )
 
 

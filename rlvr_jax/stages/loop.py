@@ -16,7 +16,7 @@ from rlvr_jax.host.runs import log, settings
 from rlvr_jax.host.runs.checkpoint import Checkpoints, compute_fingerprint, steps_in
 from rlvr_jax.host.runs.compiles import Compiles
 from rlvr_jax.host.runs.folder import Interrupted, RunError
-from rlvr_jax.host.runs.stream import Stream
+from rlvr_jax.host.runs.stream import Feed, Stream
 from rlvr_jax.stages.goal import Goal, best_kept
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import TrainState
@@ -33,6 +33,7 @@ class Work(NamedTuple):
     shown: dict[str, str]  # words on the progress bar -> metrics
     # (number of the step, state after it) -> metrics that do not belong to the time of the step
     examine: Callable[[int, TrainState], dict[str, float]] = lambda step, state: {}
+    stream: Feed | None = None  # hands out the records; None: shuffled epochs of them
 
 
 def run(
@@ -52,14 +53,17 @@ def run(
     The loop ends early where `stage.stop` says so.  The checkpoint of the best step, by
     `stage.keep_best`, is kept beside the newest ones.
 
-    A checkpoint holds the state, the position in the data, the records that wait and the length
-    of metrics.jsonl.  A resume cuts off later lines and computes them again, to the same bytes.
+    A checkpoint holds the state, that of the stream of records (such as its position in the data
+    and the records that wait) and the length of metrics.jsonl.  A resume cuts off later lines and
+    computes them again, to the same bytes.
 
     Raises:
       Interrupted: a signal asked the run to stop.
       RunError: an alarm stops the run, or too many updates in a row were not finite.
     """
-    stream = Stream(dataset.batches(source, batch, ws.seed(stage.name)))
+    stream = work.stream
+    if stream is None:
+        stream = Stream(dataset.batches(source, batch, ws.seed(stage.name)))
     team = ws.run.team
     rate = optim.learning_rate_schedule(stage.optim, stage.steps * stage.updates)
     compiles = Compiles()
@@ -132,7 +136,7 @@ def guard_transfers() -> contextlib.AbstractContextManager[None]:
 
 
 def _restore(
-    ws: Workspace, stage: Trained, checkpoints: Checkpoints, state: TrainState, stream: Stream
+    ws: Workspace, stage: Trained, checkpoints: Checkpoints, state: TrainState, stream: Feed
 ) -> tuple[int, TrainState]:
     """Return the last saved step and its state, and cut metrics.jsonl to its length at that step.
 
@@ -173,7 +177,7 @@ def _save(
     checkpoints: Checkpoints,
     step: int,
     state: TrainState,
-    stream: Stream,
+    stream: Feed,
 ) -> None:
     metrics = ws.run.metrics
     host = stream.get_state() | {"stage": stage.name, "config": ws.run.identity}

@@ -15,6 +15,7 @@ from rlvr_jax.host.runs import log
 from rlvr_jax.host.workers import pool
 from rlvr_jax.stages import host_rewards, loop, programs, sampled
 from rlvr_jax.stages.examine import Examiner
+from rlvr_jax.stages.experience import Experience
 from rlvr_jax.stages.judged_answers import Collector
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen, Outcome, Prompts, Setup, StepResult, TrainState
@@ -38,6 +39,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
         stage.name, cfg.model, setup.tx, stage.policy, start=start, prm_init=prm_init
     )
     problems = sampled.unjudged_problems(stage, ws)
+    experience = Experience(stage, problems, ws.seed(stage.name))
     collector = Collector(stage, ws) if stage.collect else None
     with contextlib.ExitStack() as stack:
         if collector is not None:
@@ -45,7 +47,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
         # A pool starts its processes with its first job.
         workers = stack.enter_context(pool.Pool(stage.reward.workers, stage.reward.seconds))
         hosted = sampled.is_split(stage, ws)
-        encode = sampled.prompt_encoder(stage, ws, problems)
+        encode = experience.encoder(sampled.prompt_encoder(stage, ws, problems))
         place = lambda records, number: ws.place_own(encode(ws.own(records), number))  # noqa: E731
         take_step = (
             split_step(setup, ws, state, frozen, workers, place)
@@ -60,6 +62,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
                 sampled.check_verifier(ws, stage, frozen)
                 extra |= sampled.audit_reward(ws, stage, frozen, workers)
             result = take_step(state, records)
+            extra |= experience.learn(records, result, ws.fetch)
             fates = list(zip(records, ws.fetch(result.fate_X), strict=True))
             placed = [record for record, fate in fates if fate == prompt_filter.PLACED]
             unused = (prompt_filter.UNTRIED, prompt_filter.SURPLUS)
@@ -71,7 +74,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
             return result.state, {**result.metrics, **extra}, waiting
 
         compiled = "update" if hosted else "train_step"
-        work = loop.Work(advance, compiled, _bar_metrics(stage))
+        work = loop.Work(advance, compiled, _bar_metrics(stage), stream=experience)
         if stage.eval.every:
             work = work._replace(examine=Examiner(stage, ws, frozen, workers))
         state = loop.run(ws, stage, state, problems, stage.prompts, work)
@@ -124,7 +127,7 @@ def split_step(
         on_error = host_rewards.on_rule_error(stage, state)
         key = round_key(state, ws.replicate(np.int32(number)))
         rewards, metrics = reward(records, prompts, rollout, on_error, key)
-        outcome = Outcome(rewards)
+        outcome = Outcome(rewards, baseline_Q=prompts.baseline_Q)
         if greedy is not None:
             outcome = outcome._replace(greedy=reward(records, prompts, greedy, on_error, key)[0])
         return rollout, decoded, greedy, outcome, ws.fetch(metrics)

@@ -1,8 +1,27 @@
 """A stream feeds records into a stage, and keeps a queue of the records that a step gave back."""
 
-from typing import Any
+from typing import Any, Protocol
 
 from rlvr_jax.host.problems.dataset import Record
+
+
+class Feed(Protocol):
+    """A `Feed` hands out the records of each step, and its state is part of every checkpoint."""
+
+    def __len__(self) -> int:
+        """Return the number of records that wait."""
+
+    def take(self, count: int) -> list[Record]:
+        """Return the next `count` records."""
+
+    def give_back(self, records: list[Record]) -> None:
+        """Accept records that a step has not used."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what a resumed run needs, as JSON values."""
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from a state of `get_state`."""
 
 
 class Stream:

@@ -111,7 +111,8 @@ def made_up(log: list):
         shown = {name: np.float32(0) for name in [*rl.SHOWN.values(), "filter/reward"]}
         state = dataclasses.replace(state, step=jax.jit(lambda step: step + 1)(state.step))
         metrics = shown | {"filter/rounds": np.float32(rounds)}
-        return StepResult(state, None, None, None, metrics, np.array(fates))
+        means = np.zeros(len(fates), np.float32)
+        return StepResult(state, None, None, None, metrics, np.array(fates), means, means[:Q])
 
     return lambda *_: advance
 

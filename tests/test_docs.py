@@ -36,7 +36,7 @@ FOREIGN = r"""
     | (actor_rollout_ref|algorithm|trainer)\..* | reward\.custom_reward_function\.path
     | data\.(train_files|val_files|train_batch_size|max_prompt_length|max_response_length
       |filter_overlong_prompts|apply_chat_template_kwargs)
-    | .*\.(json|html|gguf|model|safetensors|jinja)
+    | .*\.(json|html|gguf|model|safetensors|jinja|lock)
 """
 
 
@@ -255,6 +255,20 @@ def test_marks_and_commands_are_read(tmp_path):
     assert (first.commands, first.words, first.runs) == (["python x y"], ["a=1"], True)
     assert (second.mark, second.text, second.commands) == ("file: a/b.py", "print()\n", [])
     assert (third.kind, third.mark, third.commands) == ("indented", "", ["make it"])
+
+
+def test_the_sentences_of_troubleshooting_are_those_of_the_code():
+    said = []
+    for path in (ROOT / "rlvr_jax").rglob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        said += [x.value for x in ast.walk(tree) if isinstance(x, ast.Constant)]
+    text = (DOCS / "troubleshooting.md").read_text("utf-8")
+    table = text[text.index("| the sentence says") : text.index("Exit code 1")]
+    cells = [row.split("|")[1] for row in table.splitlines()[2:] if row]
+    words = [word for cell in cells for word in re.findall(r"`([^`]+)`", cell)]
+    assert len(words) > 8
+    for word in words:
+        assert any(word in text for text in said if isinstance(text, str)), word
 
 
 def test_the_index_names_every_page():

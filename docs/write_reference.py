@@ -38,8 +38,9 @@ METRICS_HEAD = f"""{NOTE}
 # Metrics
 
 This page lists the metrics that the report explains, with their course in a healthy run. *Healthy*
-is the range outside of which the report marks a metric. [report.md](report.md) says how to read
-them, and where the other metrics are described.
+is the range outside of which the report marks a metric; the limit of `mismatch/logprob_diff_max` is
+that of bfloat16. [report.md](report.md) says how to read them, and where the other metrics are
+described.
 """
 # The type of a section -> its dotted names, each with the value that it has by default.
 Places = dict[type, list[tuple[str, Any]]]

@@ -8,7 +8,7 @@ VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info
 RUN := $(VENV)/bin/python
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: quickstart smollm2 test test-slow test-chaos test-gpu test-peers test-tpu-aot scale bench-gpu bench-tpu lint clean
+.PHONY: quickstart smollm2 test test-slow test-chaos test-docs test-gpu test-peers test-tpu-aot scale bench-gpu bench-tpu lint clean
 
 quickstart: $(VENV)/.tasks
 	$(RUN) -m rlvr_jax.train --config $(CONFIG) $(ARGS)
@@ -19,9 +19,10 @@ smollm2: $(VENV)/.tasks $(VENV)/.smollm2
 test: $(VENV)/.test lint
 	$(RUN) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
+test-docs: $(VENV)/.test
 test-slow test-chaos test-gpu: $(VENV)/.test $(VENV)/.smollm2
 test-peers: $(VENV)/.peers $(VENV)/.smollm2
-test-slow test-chaos test-gpu test-peers:
+test-slow test-chaos test-docs test-gpu test-peers:
 	$(RUN) -m pytest -m $(@:test-%=%) $(ARGS)
 
 # Compiles the kernels for TPUs, on a machine without one.

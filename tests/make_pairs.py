@@ -1,4 +1,4 @@
-r"""Pairs of a reference and an answer for the rule `math`; docs/rewards.md has the policy.
+r"""Pairs of a reference and an answer for the rule `math`; docs/maths.md has the policy.
 
 RIGHT has answers that must be right; WRONG has answers that must be wrong, however near they come.
 HOSTILE has answers made to cost time or memory, or to reach the grader.

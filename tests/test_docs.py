@@ -4,30 +4,39 @@ import ast
 import dataclasses
 import importlib
 import re
+import shlex
 import sys
 import typing
 from pathlib import Path
 
 import pytest
+import yaml
+from make_blocks import MARKS, read_blocks
 
 from rlvr_jax import config, structs
-from rlvr_jax.host.runs import settings
+from rlvr_jax.host.runs import config_text, settings
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+FIRST = DOCS / "data.md"  # its files are there when later pages are read
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 HEADERS = sorted((ROOT / "configs").glob("*.yaml"))
 FOLDERS = ("configs", "docs", "jobs", "kernels", "rlvr_jax", "tests")
 SHORT = ("", "rlvr_jax", "docs")  # folders that a path in backticks may be relative to
 CODE = (".py", ".md", ".yaml", ".png", ".jsonl")
 # Paths that are not of this repository: rule files of users, files of data sets and runs.
 OF_USERS = (
-    *("rules/length.py", "rules/parity.py", "data/", "models/", "judge/", "build/jobs/"),
+    *("rules/parity.py", "data/", "models/", "judge/", "build/jobs/"),
     *("metrics.jsonl", "train.jsonl", "test.jsonl", "config.resolved.yaml"),
+    *("runs/NAME/", "checkpoints/STAGE/", "mine.yaml"),
 )
 # Dotted names that are not of this repository: files of models and runs, columns, functions of jax.
 FOREIGN = r"""
     general\.architecture | reward_model\.ground_truth | lax\.switch
-    | .*\.(json|html|gguf|model|safetensors|jinja)
+    | (actor_rollout_ref|algorithm|trainer)\..* | reward\.custom_reward_function\.path
+    | data\.(train_files|val_files|train_batch_size|max_prompt_length|max_response_length
+      |filter_overlong_prompts|apply_chat_template_kwargs)
+    | .*\.(json|html|gguf|model|safetensors|jinja|lock)
 """
 
 
@@ -179,6 +188,101 @@ def test_its_commands_and_imports_exist(page):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rlvr_jax"):
                 for alias in node.names:
                     assert is_code(f"{node.module}.{alias.name}"), alias.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_its_commands_are_run_by_a_test_or_say_what_they_need(page):
+    for block in read_blocks(page):
+        where = f"{page.name}, line {block.line}"
+        assert not block.commands or block.mark.startswith(MARKS), where
+        assert not block.runs or block.commands, where
+        for command in block.commands:
+            assert "rlvr_jax.train" not in command or readable(command, block.words, page), where
+
+
+def readable(command: str, words: list[str], page: Path) -> bool:
+    """Whether a training command names a config and overrides that exist."""
+    argv = shlex.split(command)
+    name = argv[argv.index("--config") + 1]
+    if name == "CONFIG":
+        return True
+    files = [b for b in read_blocks(page) + read_blocks(FIRST) if b.mark == f"file: {name}"]
+    tree = config_text.parse_yaml(files[0].text if files else (ROOT / name).read_text("utf-8"))
+    for override in [word for word in [*argv, *words] if re.match(r"[\w.]+=", word)]:
+        settings._apply(tree, override)
+    return bool(settings.parse(tree))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_its_yaml_has_keys_that_exist(page):
+    """A block is a config, some sections of one, stages, or sections of a stage."""
+    keys = {item.name for item in dataclasses.fields(config.Config)}
+    for block in read_blocks(page):
+        if block.kind != "yaml":
+            continue
+        tree = yaml.safe_load(block.text)
+        if isinstance(tree, list) or "stage" in tree:
+            tree = {"stages": tree if isinstance(tree, list) else [tree]}
+        elif not set(tree) <= keys:
+            fits = [tag for tag, kind in settings.STAGES.items() if set(tree) <= keys_of(kind)]
+            assert fits, f"{page.name}, line {block.line}"
+            tree = {"stages": [{"stage": "rl" if "rl" in fits else fits[0]} | tree]}
+        unknown = [line for line in refusal(tree).splitlines() if "unknown key" in line]
+        assert not unknown, f"{page.name}, line {block.line}: {unknown}"
+
+
+def refusal(tree: dict) -> str:
+    """Why a tree of config values is refused, or nothing."""
+    try:
+        settings.parse({"stages": [{"stage": "tokenizer"}]} | tree)
+    except config_text.ConfigError as error:
+        return str(error)
+    return ""
+
+
+def test_a_wrong_key_in_yaml_is_found():
+    assert "unknown key 'stepps'" in refusal({"stages": [{"stage": "rl", "stepps": 1}]})
+    assert refusal({"data": {"train": 8}}) == ""
+
+
+def test_marks_and_commands_are_read(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "<!-- runs with: a=1 -->\n```sh\npython x \\\n  y   # why\ntext\n```\n\n"
+        "<!-- file: a/b.py -->\n```python\nprint()\n```\n\nwords\n\n    $ make it\n"
+    )
+    first, second, third = read_blocks(page)
+    assert (first.commands, first.words, first.runs) == (["python x y"], ["a=1"], True)
+    assert (second.mark, second.text, second.commands) == ("file: a/b.py", "print()\n", [])
+    assert (third.kind, third.mark, third.commands) == ("indented", "", ["make it"])
+
+
+def test_the_sentences_of_troubleshooting_are_those_of_the_code():
+    said = []
+    for path in (ROOT / "rlvr_jax").rglob("*.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        said += [x.value for x in ast.walk(tree) if isinstance(x, ast.Constant)]
+    text = (DOCS / "troubleshooting.md").read_text("utf-8")
+    table = text[text.index("| the sentence says") : text.index("Exit code 1")]
+    cells = [row.split("|")[1] for row in table.splitlines()[2:] if row]
+    words = [word for cell in cells for word in re.findall(r"`([^`]+)`", cell)]
+    assert len(words) > 8
+    for word in words:
+        assert any(word in text for text in said if isinstance(text, str)), word
+
+
+def test_the_index_names_every_page():
+    named = {target.partition("#")[0] for target in links((DOCS / "README.md").read_text("utf-8"))}
+    assert {page.name for page in DOCS.glob("*.md")} - {"README.md"} <= named
+
+
+def test_the_glossary_has_every_letter_of_the_key():
+    doc = structs.__doc__ or ""
+    key = doc[doc.index("    Q  prompts") : doc.index("In `index_SM`")]
+    letters = set(re.findall(r"(?<!\w)([A-Z])  (?=\w)", key))
+    assert {"Q", "V", "B", "U", "J"} <= letters
+    page = (DOCS / "glossary.md").read_text("utf-8")
+    assert letters == set(re.findall(r"^\| ([A-Z]) \|", page, re.M))
 
 
 @pytest.mark.parametrize("path", HEADERS, ids=lambda path: path.stem)

@@ -429,7 +429,8 @@ def test_the_image_has_what_an_installation_needs():
     copied = {word for line in re.findall(r"^COPY (.*) \S+$", text, re.M) for word in line.split()}
     setup = PROJECT["tool"]["setuptools"]
     tops = {setup["package-dir"].get(x.split(".")[0], x.split(".")[0]) for x in setup["packages"]}
-    assert copied == tops | {"pyproject.toml", PROJECT["project"]["readme"]}
+    project = PROJECT["project"]
+    assert copied == tops | {"pyproject.toml", project["readme"], *project["license-files"]}
     allowed = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     assert allowed[0] == "*" and {x[1:] for x in allowed if x.startswith("!")} == copied
     assert all((ROOT / name).exists() for name in copied)

@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -132,6 +133,17 @@ def test_what_the_code_imports_is_declared():
             names = {name.lower().replace("_", "-") for name in owners.get(top, [top])}
             names |= {carried[name] for name in names if name in carried}
             assert names & normal, f"{path.relative_to(ROOT)} imports {top}"
+
+
+def test_license_version_and_citation_agree():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = PROJECT["project"]
+    assert (cited["license"], str(cited["version"])) == (project["license"], project["version"])
+    assert cited["title"] == project["name"]
+    (name,) = project["license-files"]
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert "Apache License" in text and f"{project['name']} authors" in text
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 def test_scripts_point_at_functions():

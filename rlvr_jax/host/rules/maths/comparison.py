@@ -1,6 +1,6 @@
 """Compare two answers, each an item (see `items`).
 
-The kinds of the two items decide which comparison applies.  docs/rewards.md gives the policy: which
+The kinds of the two items decide which comparison applies.  docs/maths.md gives the policy: which
 notations of an answer are equal, and which similar notations are not.
 """
 

@@ -3,7 +3,7 @@
 `parser` turns both texts into items, and `comparison` compares the items by exact or 60-digit
 values, in a bounded number of steps: nothing is simplified, no large number is computed, and no
 clock is read, so that the grade is a function of the two texts alone.  A text that the parser
-cannot read as a whole is compared as words or letter by letter.  docs/rewards.md gives the policy.
+cannot read as a whole is compared as words or letter by letter.  docs/maths.md gives the policy.
 """
 
 from __future__ import annotations

@@ -162,9 +162,32 @@ class Config:
             self._check_split()
         elif self.uses_verifier and self.verifier.vocab != self.model.vocab:
             raise ValueError(
-                f"model.vocab is {self.model.vocab} and verifier.vocab {self.verifier.vocab}: "
+                self.missing_verifier
+                or f"model.vocab is {self.model.vocab} and verifier.vocab {self.verifier.vocab}: "
                 "inside the fused step both read the same token ids and need one vocabulary"
             )
+
+    @property
+    def missing_verifier(self) -> str:
+        """Return what to do about a stage that asks the stage `verifier`, where there is none.
+
+        This is the default of the key `verifier`, which who wants another reward does not know.
+        """
+        if "verifier" in [stage.name for stage in self.stages]:
+            return ""
+        for stage in self.stages:
+            if any(x.key == "verifier" and x.source == "verifier" for x in stage.inputs):
+                way_out = (
+                    "`verifier: ''` to measure without one"
+                    if isinstance(stage, EvaluateStage)
+                    else "`reward: {source: rule}` for the reward of a rule"
+                )
+                return (
+                    f"stage {stage.name} asks the verifier of a stage `verifier`, and there is no "
+                    f"such stage: write {way_out}, name another stage by `verifier`, or list a "
+                    "label and a verifier stage before it"
+                )
+        return ""
 
     @property
     def uses_verifier(self) -> bool:

@@ -170,6 +170,8 @@ def _check_input(cfg: Config, stage: Stage, needed: Input, earlier: list[Stage])
     leaves = {other.name: other.leaves for other in cfg.stages}
     name = stage_of(needed.source)
     if name not in leaves:
+        if needed.key == name == "verifier":  # the default of the key
+            raise ValueError(cfg.missing_verifier)
         near = difflib.get_close_matches(name, leaves, 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(

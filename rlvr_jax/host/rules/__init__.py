@@ -8,9 +8,9 @@
 A grade goes from text to score in three steps.  `grade` finds the function of the rule.  That
 function extracts the final answer (`text/answers.py`), unless the rule looks at the whole
 completion, and compares it with the reference.  `grade` turns the result into a score and a status.
-None of the functions above raises an exception.  All fail closed: a completion that cannot be read
-scores 0.0.  The rules of this package take a bounded time, but a user's file may hang, so a run
-grades in worker processes (`workers/`); `jobs` makes the jobs of a whole step.
+Only `score` raises an exception, for a kind that does not exist.  All fail closed: a completion
+that cannot be read scores 0.0.  The rules of this package take a bounded time, but a user's file
+may hang, so a run grades in worker processes (`workers/`); `jobs` makes the jobs of a whole step.
 
     maths/         `math` and `numeric`; the docstring of the folder lists the steps of a grade
     choice         `choice`: the label or the text of an option; `chosen_label` reads labels
@@ -90,9 +90,13 @@ WHOLE = ("regex", "json", "format", "language", "code", "overlong", "repetition"
 def score(completion: str, reference: str, kind: str = "math") -> float:
     """Return the reward of a completion against a reference, in [0, 1].
 
-    The function raises no exception: a completion that cannot be read scores 0.0, and so does an
-    unknown kind.  `check_rule` refuses an unknown kind before a run.
+    A completion that cannot be read scores 0.0.
+
+    Raises:
+      ValueError: there is no such kind, and no such file.
     """
+    if kind not in KINDS:
+        check_rule(kind)
     return judge(completion, {"reference": reference, "answer": reference}, kind)[0]
 
 

@@ -20,6 +20,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from rlvr_jax.host.files.looked_up import looked_up
+
 Score = Callable[[str, Mapping[str, Any]], Any]
 TRL, VERL = "completions", ("solution_str", "ground_truth")  # parameters that tell whose it is
 _REFERENCE = ("reference", "answer", "ground_truth", "solution", "target", "label")
@@ -38,8 +40,16 @@ def load_score(rule: str, known: Collection[str] = ()) -> Score:
     path = Path(rule)
     if not rule.endswith(".py") or not path.is_file():
         near = difflib.get_close_matches(rule, list(known), n=1)
+        if rule.endswith(".py") or "/" in rule:
+            kind = "no file that ends in .py" if path.exists() else f"not there{looked_up(rule)}"
+            raise ValueError(
+                f"the rule {rule} is {kind}: name a file of Python with a function "
+                "score(completion, record)"
+            )
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
-        raise ValueError(f"rule {rule!r} is neither a kind nor a Python file that exists; {hint}")
+        raise ValueError(
+            f"rule {rule!r} is neither a kind nor the name of a file that ends in .py; {hint}"
+        )
     return _load(str(path.resolve()))
 
 

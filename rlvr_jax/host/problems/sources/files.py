@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rlvr_jax.host.files.looked_up import looked_up
 from rlvr_jax.host.problems.dataset import Record
 from rlvr_jax.host.problems.preference import UnrankedError
 from rlvr_jax.host.problems.sources.layouts import Row, parse_records
@@ -29,7 +30,7 @@ def check_file(path: Path) -> None:
     if path.suffix.lower() not in KINDS:
         raise ValueError(f"{path} must be one of {', '.join(KINDS)}: convert it or rename it.")
     if not path.is_file():
-        raise ValueError(f"there is no file {path}: check the path.")
+        raise ValueError(f"there is no file {path}{looked_up(path)}: check the path.")
     if path.suffix.lower() == ".parquet":
         _parquet()
 

@@ -63,9 +63,10 @@ def _all_devices() -> Sequence[jax.Device]:
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:  # of a plugin without its device
+        named = jax.config.values["jax_platforms"]
         reason = f"{error}".partition("\n")[0].partition(" (set JAX_PLATFORMS")[0] or "no device"
         raise ValueError(
-            f"JAX cannot start with JAX_PLATFORMS={jax.config.jax_platforms or ''} ({reason}): set "
+            f"JAX cannot start with JAX_PLATFORMS={named or ''} ({reason}): set "
             "it to cpu, unset it, or install the JAX of this machine, for cuda or tpu"
         ) from None
 

@@ -1,5 +1,6 @@
 """A judge gets final answers: new samples, answers of an rl stage, or answers judged before."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 from rlvr_jax import engine, verifier
 from rlvr_jax.config import LabelStage, RlStage
 from rlvr_jax.host.problems import dataset
+from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.verdicts import collected, negatives
 from rlvr_jax.host.verdicts.agreement import Vote
@@ -42,12 +44,16 @@ def sample_answers(stage: LabelStage, ws: Workspace) -> Iterator[tuple[int, list
         rollout, _ = engine.generate(params, prompts, sampler, cfg.model)
         return rollout, verifier.answer_mask(rollout, verdict)
 
-    for number, records in enumerate(chunks(ws.problems("label"), stage.batch)):
-        prompts = ws.columns(padded(records, stage.batch))
-        key = jax.random.fold_in(ws.key(stage.name), number)
-        rollout, answer_BR = ws.fetch(write(params, verdict, ws.place(prompts), key))
-        answers = answers_of_batch(records, rollout, answer_BR, stage, tok)
-        yield len(records) * stage.samples, answers
+    problems, done = ws.problems("label"), 0
+    with contextlib.closing(log.Bar(stage.name, len(problems), 0, "problem")) as bar:
+        for number, records in enumerate(chunks(problems, stage.batch)):
+            prompts = ws.columns(padded(records, stage.batch))
+            key = jax.random.fold_in(ws.key(stage.name), number)
+            rollout, answer_BR = ws.fetch(write(params, verdict, ws.place(prompts), key))
+            answers = answers_of_batch(records, rollout, answer_BR, stage, tok)
+            yield len(records) * stage.samples, answers
+            done += len(records)
+            bar.step(done, {})
 
 
 def answers_of_batch(records, rollout, answer_BR, stage: LabelStage, tok) -> list[Answer]:

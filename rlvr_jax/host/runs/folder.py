@@ -20,6 +20,8 @@ from rlvr_jax.host.runs.ending import TIME_UP, Signals, exit_code
 from rlvr_jax.host.runs.lock import LOCK, HeldError, Lock
 from rlvr_jax.host.runs.paths import Paths
 
+MOST_REMARKS = 50
+
 
 class RunError(RuntimeError):
     """A RunError means that the user has to correct something; the message says what."""
@@ -238,6 +240,18 @@ class Run(Paths):
         text = "".join(json.dumps(log.plain(row), ensure_ascii=False) + "\n" for row in rows)
         whole_file.write_whole(path, text)
 
+    def remark(self, text: str) -> None:
+        """Say what stands out in the run, and keep it for the report; once, also over resumes."""
+        path = self.folder / "remarks.json"
+        try:
+            known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+            known = [str(x) for x in known]
+        except (ValueError, TypeError, RecursionError):  # damaged, and no reason to stop a run
+            known = []
+        if text not in known:
+            log.say(text)
+            self.write_json(path, [*known, text][-MOST_REMARKS:])
+
     def catch_signals(self) -> None:
         """Turn SIGTERM and Ctrl-C into requests to stop until `close`: see `ending.Signals`."""
         self._signals.catch()
@@ -336,6 +350,7 @@ class Run(Paths):
         for folder in (self.data, self.preferences, self.folder / "stages"):
             shutil.rmtree(folder, ignore_errors=True)
         self.tokenizer_file.unlink(missing_ok=True)
+        (self.folder / "remarks.json").unlink(missing_ok=True)
 
     def _changed(self, resolved: str) -> str | None:
         """Describe how the folder's config differs from `resolved`; None if it does not."""

@@ -5,6 +5,7 @@ that a jitted function can take one as a static argument.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from rlvr_jax.config.adapter import AdapterConfig
 from rlvr_jax.config.critique import CritiqueConfig, VoteConfig
@@ -123,6 +124,11 @@ class Config:
     name: str = option("run", "name of the run; its folder is runs/NAME")
     seed: int = option(0, "seed of everything random in the run")
     runs: str = option("runs", "folder that holds the run folders")
+    log: tuple[Literal["wandb", "mlflow", "trackio"], ...] = option(
+        (),
+        "trackers that get metrics, config and samples too, beside metrics.jsonl and TensorBoard: "
+        "wandb, mlflow, trackio; local unless their own environment variables say otherwise",
+    )
     data: DataConfig = section(DataConfig, "problems")
     tokenizer: str = option(
         "",

@@ -28,6 +28,7 @@ from rlvr_jax.config import (
 from rlvr_jax.host import rules
 from rlvr_jax.host.critiques.template import load_template
 from rlvr_jax.host.problems import sources, tasks
+from rlvr_jax.host.runs.sinks import check_sinks
 from rlvr_jax.host.workers import sandbox
 from rlvr_jax.stages.judges import check_judge
 from rlvr_jax.stages.models import origin
@@ -56,6 +57,7 @@ def check_config(cfg: Config) -> None:
     Raises:
       ValueError: the message says what to change.
     """
+    check_sinks(cfg.log)
     _check_data(cfg)
     earlier: list[Stage] = []
     for stage in cfg.stages:

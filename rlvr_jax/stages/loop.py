@@ -91,6 +91,7 @@ def run(
                 goal.refuse_unknown(values)
                 values |= watch.look(step, values)
                 ws.run.metrics.write(stage.name, step, values)
+                ws.run.sinks.write(stage.name, step, log.plain(values))
                 if step == 1:
                     first_step.look(ws, stage, log.plain(values))
                 bar.step(step, {word: float(values[key]) for word, key in work.shown.items()})

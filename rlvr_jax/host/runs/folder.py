@@ -14,7 +14,7 @@ from typing import Any
 from rlvr_jax.config import Config
 from rlvr_jax.host.files import whole_file
 from rlvr_jax.host.processes.team import Team
-from rlvr_jax.host.runs import digests, log, settings
+from rlvr_jax.host.runs import digests, log, settings, sinks
 from rlvr_jax.host.runs.checkpoint import compute_fingerprint
 from rlvr_jax.host.runs.ending import TIME_UP, Signals, exit_code
 from rlvr_jax.host.runs.lock import LOCK, HeldError, Lock
@@ -68,6 +68,8 @@ class Run(Paths):
         except BaseException:
             self.unlock()
             raise
+        names = self.cfg.log if self.team.first else ()
+        self.sinks = sinks.Sinks(names, self.folder, self.cfg.name, settings.as_tree(self.cfg))
         self.metrics_start = 0  # byte at which the metrics of the current stage begin
         self._signals = Signals(minutes=minutes)
 
@@ -75,6 +77,7 @@ class Run(Paths):
         """Close the files and let other processes into the folder."""
         try:
             self.metrics.close()
+            self.sinks.close()
         finally:
             self._signals.free()
             self.unlock()
@@ -239,6 +242,7 @@ class Run(Paths):
         path.parent.mkdir(exist_ok=True)
         text = "".join(json.dumps(log.plain(row), ensure_ascii=False) + "\n" for row in rows)
         whole_file.write_whole(path, text)
+        self.sinks.show(stage, step, rows)
 
     def remark(self, text: str) -> None:
         """Say what stands out in the run, and keep it for the report; once, also over resumes."""

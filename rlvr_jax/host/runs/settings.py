@@ -153,29 +153,31 @@ def _validate(kind: type, tree: dict[str, Any], where: str) -> Any:
 
 def dump(cfg: Config) -> str:
     """Write a config as YAML with every key, from which `load` makes an equal Config."""
-    return yaml.safe_dump(_tree(cfg), sort_keys=False, width=100)
+    return yaml.safe_dump(as_tree(cfg), sort_keys=False, width=100)
 
 
-def _tree(cfg: Config) -> dict[str, Any]:
+def as_tree(cfg: Config) -> dict[str, Any]:
+    """Return a config as plain values, as YAML has them."""
     tree: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(cfg)))
     return tree
 
 
-# Where a run computes, not what: a run may go on on another mesh, or with other processes.
-PLACE = ("mesh.", "processes.")
+# Where a run computes and who hears of it, not what: a run may go on on another mesh, with other
+# processes, or with other trackers.
+PLACE = ("mesh.", "processes.", "log")
 
 
 def facts(cfg: Config) -> dict[str, str]:
     """Return the values of a config by their dotted keys, without the number of the process."""
     same = dataclasses.replace(cfg, processes=dataclasses.replace(cfg.processes, index=0))
-    return {key: str(value) for key, value in _flatten(_tree(same)).items()}
+    return {key: str(value) for key, value in _flatten(as_tree(same)).items()}
 
 
 def difference(old: str, new: str) -> str | None:
     """Describe the first key in which two resolved configs differ; None if they are equal.
 
     A key that one config lacks counts as its default: an older version of this program did not
-    know the key yet. The keys of `mesh` and `processes` may differ: they change no result.
+    know the key yet. The keys of PLACE may differ: they change no result.
 
     Raises:
       ConfigError: one of the texts is not YAML.

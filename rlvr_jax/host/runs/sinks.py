@@ -104,9 +104,8 @@ def open_trackio(folder: Path, name: str, config: Json) -> Sink:
         trackio.log({f"{stage}/step": step} | {f"{stage}/{key}": x for key, x in numbers.items()})
 
     def show(stage: str, step: int, rows: list[list[Any]]) -> None:
-        pandas: Any = importlib.import_module("pandas")  # a dependency of Trackio
-        frame = pandas.DataFrame(rows, columns=list(COLUMNS))
-        trackio.log({f"{stage}/step": step, f"{stage}/samples": trackio.Table(dataframe=frame)})
+        table = trackio.Table(columns=list(COLUMNS), data=rows)
+        trackio.log({f"{stage}/step": step, f"{stage}/samples": table})
 
     return Sink(write, show, trackio.finish)
 

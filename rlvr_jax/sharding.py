@@ -42,7 +42,7 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] = ()) -> Mesh:
       ValueError: the mesh needs another number of devices, or does not go with the number of
         slices; the message says what to change.
     """
-    devices = devices or jax.devices()
+    devices = devices or _all_devices()
     shape = (cfg.data, cfg.fsdp, cfg.tensor)
     needed = cfg.data * cfg.fsdp * cfg.tensor
     if needed != len(devices):
@@ -52,6 +52,23 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] = ()) -> Mesh:
             f"so that their product is {len(devices)}"
         )
     return Mesh(_arrange(shape, devices), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _all_devices() -> Sequence[jax.Device]:
+    """Return all devices of the job.
+
+    Raises:
+      ValueError: JAX has none, as with an unknown name in JAX_PLATFORMS.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # of a plugin without its device
+        named = jax.config.values["jax_platforms"]
+        reason = f"{error}".partition("\n")[0].partition(" (set JAX_PLATFORMS")[0] or "no device"
+        raise ValueError(
+            f"JAX cannot start with JAX_PLATFORMS={named or ''} ({reason}): set "
+            "it to cpu, unset it, or install the JAX of this machine, for cuda or tpu"
+        ) from None
 
 
 def _arrange(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.ndarray:

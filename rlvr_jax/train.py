@@ -38,6 +38,7 @@ from rlvr_jax.stages import (
     evaluate,
     label,
     meta,
+    own_rules,
     prm,
     references,
     rft,
@@ -128,6 +129,7 @@ def train(cfg: Config, team: Team, minutes: float, facts: Mapping[str, str]) -> 
             ws.write_problems()
             if team.first and not run.begun():
                 references.check_references(ws)
+                own_rules.try_own_rules(ws)
         if cfg.reads_items:
             by_role["grm"].write_problems()
         for stage in cfg.stages:

@@ -1,73 +1,25 @@
-"""Whatever is wrong with config, data or run folder: exit code 2, a sentence, nothing lost."""
+"""Mistakes of users of the field: each ends in one sentence that says what to do, exit code 2.
 
-import contextlib
+The mistakes are in tables, tried in this process. What harms a run folder is in test_harm.py.
+"""
+
 import json
-import os
 import re
-import shutil
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-import yaml
+from make_tiny import TINY, assert_refused, plain, write
 
 from rlvr_jax import train
-from rlvr_jax.config import DataConfig
-from rlvr_jax.host.problems import dataset
+from rlvr_jax.host import rules
+from rlvr_jax.host.problems import sources
+from rlvr_jax.host.problems.sources import files
+from rlvr_jax.host.rules import user_file
 from rlvr_jax.host.runs import settings
-from rlvr_jax.host.runs.folder import Run
-from rlvr_jax.host.text import template
-from rlvr_jax.host.text.tokenizer import open_tokenizer
+from rlvr_jax.host.runs.folder import RunError
+from rlvr_jax.host.workers import pool
+from rlvr_jax.stages import check, own_rules
 
-TINY = {
-    "name": "tiny",
-    "data": {
-        **{"tasks": ["sum"], "sft": 64, "label": 32, "train": 32, "test": 16},
-        **{"prompt_columns": 40, "response_columns": 32, "check_columns": 64},
-    },
-    "model": {
-        **{"layers": 1, "width": 16, "heads": 2, "kv_heads": 2, "head_size": 4},
-        **{"feedforward": 32, "vocab": 320},
-    },
-    "stages": [
-        {"stage": "tokenizer"},
-        {"stage": "sft", "steps": 4, "batch": 8, "save_every": 2},
-        {
-            **{"stage": "rl", "steps": 4, "prompts": 4, "samples": 2, "save_every": 2},
-            **{"reward": {"source": "rule"}},
-        },
-    ],
-}
-TINY["verifier"] = dict(TINY["model"])  # a copy: YAML would write one object as an alias
-VERIFIER = {"stage": "verifier", "steps": 2, "batch": 8, "held_out": 8}
-EVALUATE = {"stage": "evaluate", "policy": "sft", "verifier": ""}
-
-
-def write(folder: Path, **changes) -> Path:
-    """A config file of TINY with some keys replaced, and its run folder in the same place."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(TINY | {"runs": str(folder)} | changes), encoding="utf-8")
-    return path
-
-
-def plain(text: str) -> str:
-    return " ".join(text.split())
-
-
-def assert_refused(code: int, said: str, *words: str) -> None:
-    """One error, in words, with exit code 2, and not a line of Python."""
-    assert code == 2, said
-    for word in words:
-        assert word in said
-    assert said.count("error:") == 1
-    assert "Traceback" not in said and ".py" not in said
-    assert "Warning" not in said
-
-
-# Config and command line: refused before jax starts.
+# ---- config and command line: refused before jax starts
 
 
 def refuse(capsys, *argv: str) -> str:
@@ -115,6 +67,36 @@ def refuse(capsys, *argv: str) -> str:
         ("rl.steps=1" + "0" * 400, "not valid YAML"),
         ("sft.name=a/b", "name"),
         ("sft.name=..", "name"),
+        ("rl.learning_rate=1e-5", "here it is `optim.lr` of a stage"),
+        ("rl.num_generations=8", "here it is `samples` of an rl stage"),
+        ("actor_rollout_ref.rollout.n=8", "here it is `samples` of an rl stage"),
+        ("rl.max_completion_length=256", "here it is `data.response_columns`"),
+        ("data.train_files=a.parquet", "list files in `data.sources`"),
+        ("rl.kl_coef=0.1", "it is a key of a section: write loss.kl_coef"),
+        ("steps=3", "it is a key of a stage: write it below `- stage: rl`"),
+        ("model=some/model", "write `model: {weights: some/model}`"),
+        ("rl.loss=grpo", "write `preset: grpo` in the stage"),
+        ("data.sources=a.jsonl", "write `sources: [{file: a.jsonl}]`"),
+        ("data.tasks=sum", "write `tasks: [sum]`"),
+        ("rl.steps=1e3", "write 1000"),
+        ("rl.steps=", "there is no value: give one"),
+        ("name=7", 'write it in quotes, "7"'),
+        ("data.chat=yes", "write true or false, not 'yes'"),
+        ("rl.optim.lr=-1", "a finite lr >= 0"),
+        ("rl.optim.lr=.nan", "a finite lr >= 0"),
+        ("rl.optim.warmup=0.1", "valid integer"),
+        ("rl.preset=drgrpo", "there is no preset 'drgrpo'; did you mean 'dr_grpo'?"),
+        ("rl.advantage.baseline=gae", "here it is 'value'"),
+        ("rl.reward={}", "no such stage: write `reward: {source: rule}`"),
+        ("rl.reward.rule=mtah", "did you mean 'math'?"),
+        ("model.weights=openai/gpt-oss-20b", "nothing is downloaded"),
+        ("tokenizer=tok.model", "nobody would read what stage tokenizer trains"),
+        ("rl.samples=1", "needs samples of at least 2 per prompt"),
+        ("rl.policy=rl", "list it before"),
+        ("rl.reward.gates=[frmat]", "did you mean 'format'?"),
+        ("data.response_columns=0", "response_columns must be at least 1"),
+        ("model.kernels=cuda", "input should be 'auto', 'xla' or 'pallas'"),
+        ("model.compute=bf16", "here it is 'bfloat16'"),
     ],
 )
 def test_override(override, sentence, tmp_path, capsys):
@@ -161,497 +143,208 @@ def test_config_file_that_cannot_be_read(tmp_path, capsys):
     assert stop.value.code == 2 and "--config" in capsys.readouterr().err
 
 
-# Data, mesh and run folder: the program has to start for these.  One worker serves most.
-
-WORKER = """
-import contextlib, io, json, sys, traceback
-from rlvr_jax import train
-from rlvr_jax.config import DataConfig
-for line in sys.stdin:
-    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
-        try:
-            code = train.main(json.loads(line))
-        except BaseException:
-            code = traceback.format_exc()
-    print(json.dumps([code, said.getvalue()]), flush=True)
-"""
+# ---- files of problems
 
 
-def environment(tmp: Path) -> dict[str, str]:
-    return os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": os.environ["RLVR_TEST_XLA_FLAGS"],
-        "JAX_COMPILATION_CACHE_DIR": str(tmp / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
+def rows(count=200, **columns) -> str:
+    """Lines of JSON; {} in a text is the number of the row."""
+
+    def value(i, x):
+        return x.replace("{}", str(i)) if isinstance(x, str) else x
+
+    return "".join(
+        json.dumps({name: value(i, x) for name, x in columns.items()}) + "\n" for i in range(count)
+    )
 
 
-@pytest.fixture(scope="module")
-def door(tmp_path_factory):
-    """door(config, override, ...) -> exit code and output, from a process that has jax loaded."""
-    env = environment(tmp_path_factory.getbasetemp())
-    pipe, command = subprocess.PIPE, [sys.executable, "-c", WORKER]
-    worker = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)
-
-    def ask(config: Path, *overrides: str) -> tuple[int, str]:
-        worker.stdin.write(json.dumps(["--config", str(config), *overrides]) + "\n")
-        worker.stdin.flush()
-        code, said = json.loads(worker.stdout.readline())
-        return code, plain(said)
-
-    yield ask
-    worker.stdin.close()
-    worker.wait()
-
-
-def shell(tmp: Path, *argv: str, before=(), said=plain, **options) -> tuple[int, str]:
-    """The same through a process of its own, for what changes a process."""
-    pipe = subprocess.PIPE
-    options = {"env": environment(tmp), "stdout": pipe, "stderr": pipe, "text": True} | options
-    command = [*before, sys.executable, "-m", "rlvr_jax.train", "--config", *argv]
-    done = subprocess.run(command, timeout=300, **options)
-    return done.returncode, said(done.stdout + done.stderr)
-
-
-@pytest.fixture(scope="module")
-def trained(door, tmp_path_factory) -> Path:
-    """A finished run: tokenizer, sft and rl."""
-    home = tmp_path_factory.mktemp("trained")
-    code, said = door(write(home))
-    assert code == 0, said
-    return home
-
-
-@pytest.fixture
-def copy(trained, tmp_path) -> Path:
-    """The finished run in another place; its config file is beside it."""
-    return adopt(trained, tmp_path / "copy").parent
-
-
-def adopt(trained: Path, home: Path, **changes) -> Path:
-    """A copy of the finished run that belongs to another config, the one returned."""
-    shutil.copytree(trained, home)
-    config = write(home, **changes)
-    resolved = settings.dump(settings.load(config))
-    (home / "tiny" / "config.resolved.yaml").write_text(resolved)
-    return config
-
-
-def reopen(home: Path, stage: str) -> Path:
-    """Take a finished stage back to just before its end; its checkpoints stay."""
-    (home / "tiny" / "stages" / f"{stage}.json").unlink()
-    return home / "tiny" / "checkpoints" / stage
-
-
-def truncate(folder: Path) -> None:
-    """Cut the largest file under a folder in half."""
-    files = [path for path in folder.glob("**/*") if path.is_file()]
-    largest = max(files, key=lambda path: path.stat().st_size)
-    os.truncate(largest, largest.stat().st_size // 2)
-
-
-def deletions(said: str) -> list[str]:
-    """The folder that a sentence asks to delete."""
-    return re.findall(r"delete it: rm -r '(.+?)'", said)
-
-
-def snapshot(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.glob("**/*") if path.is_file()}
+GOOD = rows(question="{} + 1?", answer="{}")
+FEW = rows(120, question="{} + 1?", answer="{}")
+USER = [{"role": "user", "content": "1 + 1?"}]
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("name", "content", "sentence"),
     [
-        (("mesh.tensor=3",), ("multiple of mesh.tensor = 3", "mesh.letters")),
-        (("mesh.data=3",), ("not a multiple of mesh.data x mesh.fsdp = 3",)),
-        (("mesh.fsdp=2", "sft.batch=7"), ("sft.batch", "not a multiple of")),
-        (("mesh.data=8",), ("rl.prompts is 4", "not a multiple of mesh.data x mesh.fsdp = 8")),
+        ("none.jsonl", None, "none.jsonl is not there: check the path"),
+        ("folder.jsonl", "", "folder.jsonl is a folder: check the path"),
+        ("a.csv", "question,answer\n1,2\n", "must be one of .jsonl, .json, .parquet: convert it"),
+        ("a.jsonl.gz", GOOD, "must be one of .jsonl, .json, .parquet: convert it"),
+        ("a.jsonl", "", "0 of 64 for the split 'sft'"),
+        ("a.jsonl", GOOD[:1000], ": not JSON"),
+        ("a.jsonl", "{'question': '1', 'answer': '2'}", "line 1: not JSON"),
+        ("a.jsonl", GOOD + '{"question": "x", "answer": NaN}', "line 201: not JSON (NaN is not"),
+        ("a.json", '{"train": []}', "columns (train) are no known layout: rename them"),
+        ("a.parquet", "no parquet", "is not readable parquet after row 0"),
+        ("a.jsonl", '{"question": "\u00e9?"}'.encode("latin-1"), "is not UTF-8"),
+        ("a.jsonl", rows(question="{}?"), "columns (question) are no known layout: rename them"),
+        ("a.jsonl", rows(answer="{}"), "columns (answer) are no known layout"),
+        ("a.jsonl", rows(instruction="{}?", output="{}"), "(instruction, output) are no known"),
+        ("a.jsonl", rows(messages=USER), "see the layouts in docs/data.md"),
+        ("a.jsonl", rows(prompt=USER, data_source="x"), "(prompt, data_source) are no known"),
+        ("a.jsonl", rows(prompt=USER, reward_model={}), "it has no reference answer: fill it in"),
+        ("a.jsonl", rows(question="{}?", answer=None), "it has no reference answer: fill it in"),
+        ("a.jsonl", rows(question="{}?", answer=""), "it has no reference answer"),
+        ("a.jsonl", rows(question="", answer="{}"), "line 1: "),
+        ("a.jsonl", rows(question="{}?", choices=["a", "b"], answer="C"), "none of its 2 options"),
+        (
+            "a.jsonl",
+            rows(5, question="{}?", answer="{}"),
+            "'sft' (a hash deals its 5 to the splits)",
+        ),
+        ("a.jsonl", rows(question="same?", answer="1"), "1 of 64 for the split 'sft'"),
+        ("a.jsonl", FEW, "lower data.sft, data.label, data.train, data.test to "),
     ],
 )
-def test_mesh(override, words, tmp_path):
-    code, said = shell(tmp_path, str(write(tmp_path)), *override)
-    assert_refused(code, said, *words)
-    assert not (tmp_path / "tiny").exists()
+def test_file_of_problems(name, content, sentence, tmp_path):
+    path = tmp_path / name
+    if name.startswith("folder"):
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError) as error:
+        build(tmp_path, path)
+    said = str(error.value)
+    assert sentence in said and str(path) in said and "\n" not in said
 
 
-def test_device_count_set_elsewhere(tmp_path):
-    """More CPU devices in XLA_FLAGS than the mesh has: the mesh decides, and it runs."""
-    env = environment(tmp_path) | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    config = write(tmp_path, stages=[{"stage": "tokenizer"}])
-    code, said = shell(tmp_path, str(config), env=env)
-    assert code == 0 and "1 cpu device(s)" in said, said
+def build(folder, path, share=1.0) -> dict:
+    """The splits of a file, with the counts of TINY or a share of them."""
+    counts = {key: int(share * TINY["data"][key]) for key in ("sft", "label", "train", "test")}
+    data = TINY["data"] | {"tasks": [], "sources": [{"file": str(path)}]} | counts
+    cfg = settings.load(write(folder, data=data), [], None)
+    check.check_config(cfg)
+    return sources.build_splits(cfg.data, counts, 0)
+
+
+def test_what_the_sentence_about_few_problems_proposes_is_enough(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(FEW)
+    with pytest.raises(ValueError) as error:
+        build(tmp_path, path)
+    (percent,) = re.findall(r"to (\d+) %", str(error.value))
+    build(tmp_path, path, int(percent) / 100)
+
+
+# ---- reward files
+
+IMPORTED = {  # what is wrong as soon as the file is read
+    "def score(completion, record)\n    return 1.0": "SyntaxError: expected ':' (mine.py line 1)",
+    "def score(completion, record):\nreturn 1.0": "(mine.py line 2)",
+    "\0": "SyntaxError: source code string cannot contain null bytes",
+    "import nonesuch\ndef score(c, r): return 1.0": "No module named 'nonesuch' (mine.py line 1)",
+    "from . import x\ndef score(c, r): return 1.0": "attempted relative import",
+    "\nx = {}['a']\ndef score(c, r): return 1.0": "KeyError: 'a' (mine.py line 2)",
+    "import sys\nsys.exit(3)": "SystemExit: 3 (mine.py line 2)",
+    "": "has no function score(completion, record)",
+    "score = 1.0": "has no function score(completion, record)",
+    "def reward(completion, record): return 1.0": "record): give reward this name",
+    "def score(completion): return 1.0": "score(completion) cannot be called as score(completion",
+    "def score(c, r, other): return 1.0": "cannot be called as score(completion, record)",
+    "async def score(completion, record): return 1.0": "score is `async`",
+    "def a(completions): ...\ndef b(completions): ...": "several of TRL's form: a, b",
+}
+
+
+@pytest.mark.parametrize("text", IMPORTED)
+def test_reward_file_that_cannot_be_read(text, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    score, status, said = user_file.check(str(path))
+    assert (score, status) == (0.0, "error")
+    assert IMPORTED[text] in said and f"the rule {path}" in said and "\n" not in said
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("text", "sentence"),
     [
-        ("data.train=0", ("data.train",)),
-        ("data.sft=0", ("data.sft",)),
-        ("data.train=2", ("data.train",)),
-        ("data.train=9000 data.tasks=[family]", ("'family' has too few distinct problems",)),
-        ("model.vocab=30000", ("model.vocab",)),
-        ("model.vocab=200", ("model.vocab",)),
-        ("rl.policy=other", ("'other'",)),
+        ("import os\nos._exit(0)", "cannot be imported: its worker died"),
+        ("while True: pass", "is not imported after 0.5 s of processor time"),
+        ("x = 1 / 0", "cannot be imported: ZeroDivisionError: division by zero (mine.py line 1)"),
     ],
 )
-def test_data_that_does_not_fit(override, words, door, tmp_path):
+def test_reward_file_that_does_harm_when_it_is_read(text, sentence, tmp_path, capsys, monkeypatch):
+    """The whole command: the file is imported in a process that can be killed."""
+    monkeypatch.setattr(rules, "IMPORT_SECONDS", 0.5)
+    (tmp_path / "mine.py").write_text(text)
     config = write(tmp_path)
-    overrides = override.split()
-    if override.startswith("model.vocab"):
-        overrides.append(override.replace("model", "verifier"))
-    code, said = door(config, *overrides)
-    assert_refused(code, said, *words)
-    assert not list((tmp_path / "tiny").glob("checkpoints/*/step*")), "found before any training"
+    code = train.main(["--config", str(config), f"rl.reward.rule={tmp_path}/mine.py"])
+    said = plain(capsys.readouterr().err)
+    assert code == 2 and said.count("error:") == 1 and "Traceback" not in said
+    assert sentence in said and not (tmp_path / "tiny").exists()
 
 
-def longest(trained: Path) -> dict[str, int]:
-    """Tokens of the longest text of each kind that the sft stage has to fit in its columns."""
-    records = list(dataset.open_split(trained / "tiny" / "data", "sft"))
-    tok, cfg = open_tokenizer(trained / "tiny" / "tokenizer.model"), DataConfig()
-    return {
-        "prompt_columns": max(len(template.encode_prompt(r, tok, cfg)) for r in records),
-        "check_columns": max(len(template.encode_verifier_prompt(r, tok, cfg)[0]) for r in records),
-        "response_columns": max(len(tok.encode(r["demonstration"])) + 1 for r in records),  # + EOS
-    }
+ROW = "def score(completion, record):\n    return "
+LIST = "def score_all(completions, **columns):\n    return "
+TRIED = {  # what is wrong when it is called
+    ROW + "record['ground_truth']": "failed, KeyError: 'ground_truth' (mine.py line 2): mend it",
+    ROW + "record['nonesuch']": "a record has the keys ",
+    ROW + "__import__('json').loads('{')": "(mine.py line 2): mend it, or set reward.on_error",
+    ROW + "float(open('answers.json').read())": "No such file or directory: 'answers.json'",
+    ROW + "score(completion, record)": "RecursionError: maximum recursion depth exceeded",
+    ROW + "None": "it returned None, which is no number",
+    ROW + "'1.0'": "it returned '1.0', which is no number",
+    ROW + "(1.0, 'ok')": "it returned (1.0, 'ok'), which is no number",
+    ROW + "[1.0]": "it returned [1.0], which is no number",
+    ROW + "(yield)": "it returned <generator object score",
+    ROW + "float('nan')": "the score nan is not in [0, 1], and would count as 0: scale it",
+    ROW + "5": "the score 5.0 is not in [0, 1], and would count as 0: scale it",
+    ROW + "-1": "the score -1.0 is not in [0, 1]",
+    LIST + "[1.0, 0.0]": "it returned [1.0, 0.0], not a list of one number per completion",
+    LIST + "1.0": "it returned 1.0, not a list of one number per completion",
+    LIST + "[c[0]['content'] for c in completions]": "a text here, not a list of messages",
+    "def f(completions, nonesuch): return [1.0]": "it wants 'nonesuch', and there are only ",
+    "def compute_score(solution_str, ground_truth): return {}": "a dict without `score`",
+    ROW + "__import__('os')._exit(1)": "crashed, its worker died: it must neither end its process",
+    ROW + "len('x' * 10**11)": "crashed, MemoryError (mine.py line 2)",
+    ROW + "[0 for _ in iter(int, 1)]": "was not done after 0.4 s of processor time: mend a loop",
+}
 
 
-@pytest.mark.parametrize("field", ["prompt_columns", "check_columns", "response_columns"])
-def test_text_longer_than_its_columns(field, door, trained, tmp_path):
-    """One record too long is found before the first step, and one change is enough."""
-    enough = longest(trained)[field]
-    stages = [*TINY["stages"][:2], {"stage": "label"}, VERIFIER]
-    for columns in (2, enough - 1):
-        config = write(tmp_path / str(columns), stages=stages)
-        code, said = door(config, f"data.{field}={columns}")
-        assert_refused(code, said, f"raise data.{field} to at least {enough}")
-        assert not (tmp_path / str(columns) / "tiny" / "metrics.jsonl").read_bytes()
+@pytest.fixture(scope="module")
+def workers():
+    with pool.Pool(1, 0.4) as workers:
+        yield workers
+
+
+@pytest.fixture(scope="module")
+def records():
+    rows = [{"question": f"{i} + 2?", "answer": str(i)} for i in (1, 2)]
+    return [files.parse_record(row, "file:a") for row in rows]
+
+
+def use(path, stops=True) -> own_rules.Use:
+    return own_rules.Use(str(path), "train", 0.4, stops)
+
+
+@pytest.mark.parametrize("text", TRIED)
+def test_reward_file_that_fails_on_the_first_row(text, tmp_path, workers, records):
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    with pytest.raises(RunError) as error:
+        own_rules.try_rule(use(path), records, workers)
+    said = str(error.value)
+    assert TRIED[text] in said and "\n" not in said
+    assert f"the rule {path}" in said
+    assert "It was tried on '1 + 2?' with the answer '1' and the reference '1'" in said
 
 
 @pytest.mark.parametrize(
-    ("stages", "words"),
+    ("text", "sentence"),
     [
-        (TINY["stages"][1:], ("tokenizer",)),
-        ([TINY["stages"][i] for i in (0, 2, 1)], ("'sft'", "list it before")),
-        ([TINY["stages"][0], EVALUATE], ("'sft'", "list it before")),
-        ([TINY["stages"][0], {"stage": "label"}], ("'sft'", "list it before")),
-        ([TINY["stages"][0], VERIFIER], ("'label'", "list it before")),
+        (ROW + "float(completion == '2')", "gives 0 and 1 to '1' and '2', made of"),
+        (ROW + "float(completion.split()[-1] == 'x')", "warning: on an empty answer the rule "),
+        ("def score(c, r):\n    print('x' * 10**6)\n    return 1.0", "gives 1 and 1 to"),
     ],
-    ids=["no tokenizer", "rl before sft", "nothing to evaluate", "nobody to label", "no verdicts"],
 )
-def test_stages_in_the_wrong_order(stages, words, door, tmp_path):
-    code, said = door(write(tmp_path, stages=stages))
-    assert_refused(code, said, *words)
+def test_reward_file_that_works(text, sentence, tmp_path, workers, records, capsys):
+    (tmp_path / "mine.py").write_text(text)
+    own_rules.try_rule(use(tmp_path / "mine.py"), records, workers)
+    said = plain(capsys.readouterr().out)
+    assert sentence in said and len(said) < 1000
 
 
-@pytest.mark.parametrize("override", ["data.tasks=[smu]", "data.sft=2", "mesh.fsdp=5"])
-def test_a_refused_config_can_be_mended_in_place(override, door, tmp_path):
-    """Refused before any work: the mended config must not be told to go elsewhere."""
-    config = write(tmp_path, stages=TINY["stages"][:2])
-    code, said = door(config, *override.split())
-    assert_refused(code, said)
-    code, said = door(config)
-    assert code == 0, said
-
-
-def test_run_folder_of_another_config(copy, door):
-    before = snapshot(copy)
-    code, said = door(copy / "config.yaml", "rl.optim.lr=0.5")
-    assert_refused(code, said, "belongs to another config", "lr is 0.001 there and 0.5 here")
-    assert snapshot(copy) == before
-
-
-def test_run_folder_of_somebody_else(tmp_path, door):
-    (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny" / "thesis.tex").write_text("years of work")
-    code, said = door(write(tmp_path))
-    assert_refused(code, said, "is not empty and holds no config.resolved.yaml")
-    assert (tmp_path / "tiny" / "thesis.tex").read_text() == "years of work"
-
-
-def test_killed_while_claiming_its_folder(tmp_path, door):
-    """The config was half written when the first run was killed: nobody else's folder."""
-    (tmp_path / "tiny").mkdir()
-    (tmp_path / "tiny" / "config.resolved.part").write_text("name: ti")
-    code, said = door(write(tmp_path, stages=[{"stage": "tokenizer"}]))
-    assert code == 0, said
-
-
-@pytest.mark.parametrize("place", ["runs", "runs/tiny"])
-def test_run_folder_that_is_a_file(place, tmp_path, door):
-    (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / place).write_text("")
-    code, said = door(write(tmp_path), f"runs={tmp_path / 'runs'}")
-    assert_refused(code, said, "cannot use run folder", str(tmp_path / "runs" / "tiny")[-12:])
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_run_folder_that_is_read_only(tmp_path, door):
-    home = tmp_path / "home"
-    config = write(home)
-    home.chmod(0o500)
-    code, said = door(config)
-    home.chmod(0o700)
-    assert_refused(code, said, "cannot use run folder", "Permission denied")
-
-
-def test_damaged_checkpoint_of_the_stage_itself(copy, trained, door):
-    newest = reopen(copy, "rl") / "step_000004"
-    truncate(newest)
-    before = snapshot(copy)
-    code, said = door(copy / "config.yaml")
-    assert_refused(code, said, "is damaged", "go on from step 2, delete it")
-    lost = {path for path, data in before.items() if snapshot(copy).get(path) != data}
-    assert not {path for path in lost if path.name != "metrics.jsonl"}
-    assert deletions(said) == [str(newest)]
-    shutil.rmtree(newest)
-    code, said = door(copy / "config.yaml")
-    assert code == 0, said
-    assert rows(copy) == rows(trained)
-
-
-def test_damaged_checkpoint_of_an_earlier_stage(copy, door):
-    shutil.rmtree(reopen(copy, "rl"))
-    truncate(copy / "tiny" / "checkpoints" / "sft" / "step_000004")
-    code, said = door(copy / "config.yaml")
-    assert_refused(code, said, "sft", "is damaged")
-
-
-def test_lost_checkpoint_of_an_earlier_stage(copy, door):
-    shutil.rmtree(reopen(copy, "rl"))
-    shutil.rmtree(copy / "tiny" / "checkpoints" / "sft")
-    code, said = door(copy / "config.yaml")
-    assert_refused(code, said, "sft", "holds no complete checkpoint")
-
-
-@pytest.mark.parametrize("content", ["", '{"steps": 4', "[]", "{}"])
-def test_damaged_marker(content, copy, trained, door):
-    marker = copy / "tiny" / "stages" / "sft.json"
-    marker.write_text(content)
-    code, said = door(copy / "config.yaml")
-    assert_refused(code, said, "sft.json", "is damaged", "remove it")
-
-
-@pytest.mark.parametrize("content", ['{"verdict": 1', "[1]\n" * 99, '{"verdict": 1}\n' * 99])
-def test_damaged_verdicts(content, tmp_path, trained, door):
-    config = adopt(
-        trained, tmp_path / "copy", stages=[*TINY["stages"], {"stage": "label"}, VERIFIER]
-    )
-    home = config.parent
-    shutil.copy(home / "tiny" / "stages" / "rl.json", home / "tiny" / "stages" / "label.json")
-    (home / "tiny" / "verdicts").mkdir()
-    (home / "tiny" / "verdicts" / "label.jsonl").write_text(content)
-    code, said = door(config)
-    assert_refused(code, said, "label.jsonl", "is damaged")
-
-
-@pytest.mark.parametrize("name", ["problems-train*", "dataset_info.json", "features.json"])
-@pytest.mark.parametrize("harm", ["truncated", "gone"])
-def test_damaged_data(name, harm, copy, door):
-    shutil.rmtree(reopen(copy, "rl"))
-    (path,) = (copy / "tiny" / "data" / "problems").glob(f"*/{name}")
-    if harm == "gone":
-        path.unlink()
-    else:
-        os.truncate(path, path.stat().st_size // 2)
-    code, said = door(copy / "config.yaml")
-    assert_refused(code, said, str(path.name))
-
-
-def test_damaged_tokenizer(copy, door):
-    shutil.rmtree(reopen(copy, "rl"))
-    (copy / "tiny" / "tokenizer.model").write_bytes(b"not a model")
-    code, said = door(copy / "config.yaml")
-    assert_refused(code, said, "tokenizer.model")
-
-
-def test_tokenizer_of_another_size(copy, door, tmp_path):
-    other = write(
-        *(tmp_path / "other",),
-        model=TINY["model"] | {"vocab": 330},
-        verifier=TINY["model"] | {"vocab": 330},
-        stages=[{"stage": "tokenizer"}],
-    )
-    assert door(other)[0] == 0
-    shutil.rmtree(reopen(copy, "rl"))
-    shutil.copy(tmp_path / "other" / "tiny" / "tokenizer.model", copy / "tiny")
-    (copy / "tiny" / "stages" / "tokenizer.json").write_text('{"metrics_bytes": 0}')
-    code, said = door(copy / "config.yaml")
-    assert_refused(code, said, "330", "model.vocab is 320")
-
-
-@pytest.mark.parametrize("left", [0, 100])
-def test_metrics_shorter_than_the_checkpoint_says(left, copy, door):
-    """Lost lines cannot be computed again; filling the gap with zeros would hide it."""
-    reopen(copy, "rl")
-    os.truncate(copy / "tiny" / "metrics.jsonl", left)
-    code, said = door(copy / "config.yaml")
-    assert_refused(code, said, "metrics.jsonl")
-
-
-@pytest.mark.parametrize("harm", ["gone", "cut", "edited"])
-@pytest.mark.parametrize("stage", ["", "rl"], ids=["finished", "in rl"])
-def test_metrics_that_are_not_those_of_the_run(stage, harm, copy, door):
-    if stage:
-        reopen(copy, stage)
-    path = copy / "tiny" / "metrics.jsonl"
-    text = path.read_text()
-    last = text.rindex('"step": 4')  # a line of rl, before its last checkpoint
-    changed = {"cut": text[: last - 20], "edited": text[:last] + text[last:].replace("4", "5", 1)}
-    path.unlink() if harm == "gone" else path.write_text(changed[harm])
-    code, said = door(copy / "config.yaml")
-    assert_refused(code, said, "metrics.jsonl has", "put metrics.jsonl back")
-
-
-def test_checkpoint_of_another_stage(copy, door):
-    mine = reopen(copy, "rl")
-    shutil.rmtree(mine)
-    shutil.copytree(mine.with_name("sft"), mine)
-    code, said = door(copy / "config.yaml")
-    assert_refused(code, said, "are not those of this run (they were written by stage sft)")
-
-
-def test_checkpoint_of_another_config(trained, tmp_path, door):
-    """Its shapes fit, so that nothing else would tell."""
-    other = [TINY["stages"][0], TINY["stages"][1] | {"optim": {"lr": 0.5}}, TINY["stages"][2]]
-    config = adopt(trained, tmp_path / "copy", stages=other)
-    reopen(tmp_path / "copy", "rl")
-    code, said = door(config)
-    assert_refused(code, said, "not those of this run", "lr is 0.001 there and 0.5 here")
-
-
-def test_checkpoint_that_an_earlier_stage_did_not_leave(copy, door):
-    mine = reopen(copy, "rl")
-    earlier = mine.with_name("sft") / "step_000004"
-    shutil.rmtree(earlier)
-    (mine / "step_000004").rename(earlier)
-    shutil.rmtree(mine)
-    code, said = door(copy / "config.yaml")
-    assert_refused(code, said, "is not the one that stage sft left", "stages/sft.json")
-
-
-@pytest.mark.parametrize("name", ["samples/rl_step_000004.jsonl", "tokenizer.model"])
-def test_files_that_a_finished_stage_did_not_leave(name, copy, door):
-    path = copy / "tiny" / name
-    path.write_bytes(path.read_bytes()[:-1])
-    code, said = door(copy / "config.yaml")
-    assert_refused(code, said, f"{name} has changed since stage", "put it back")
-
-
-# Runs a command that may write no file longer than so many bytes.
-LIMITED = """
-import os, resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
-def without_threads(text: str) -> str:
-    """What is printed, without the tracebacks of Orbax's threads that are still at a failed write.
-
-    The sentence of an error begins with "error: " and ends with its line; a thread may have left
-    the line before it without an end.
-    """
-    return plain("\n".join(re.findall(r"(?<!\w)error: .*", text)))
-
-
-def rows(home: Path) -> list[dict]:
-    lines = (home / "tiny" / "metrics.jsonl").read_text().splitlines()
-    drop = ("time/", "perf/")
-    return [{k: v for k, v in json.loads(x).items() if not k.startswith(drop)} for x in lines]
-
-
-def test_full_disk_by_file_size(copy, trained, tmp_path_factory):
-    """A write that fails half-way: the last good checkpoint stays, and with room it goes on."""
-    checkpoints = reopen(copy, "rl")
-    shutil.rmtree(checkpoints / "step_000004")
-    good = snapshot(checkpoints)
-    limit = 8_000 + (copy / "tiny" / "metrics.jsonl").stat().st_size
-
-    tmp, config = tmp_path_factory.getbasetemp(), str(copy / "config.yaml")
-    code, said = shell(
-        tmp, config, before=[sys.executable, "-c", LIMITED, str(limit)], said=without_threads
-    )
-    assert_refused(code, said, "the disk is full; make room and go on", "step 2, the last good")
-    assert snapshot(checkpoints) == good
-    code, said = shell(tmp, config)
-    assert code == 0, said
-    assert rows(copy) == rows(trained)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("room", [100, 600], ids=["in the data", "in a checkpoint"])
-def test_full_disk(room, trained, tmp_path, tmp_path_factory):
-    """A real file system of `room` kilobytes."""
-    disk = tmp_path / "disk"
-    config = str(write(disk))
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={room}k", "tmpfs", str(disk)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small file system is not allowed here")
-    try:
-        write(disk)
-        tmp = tmp_path_factory.getbasetemp()
-        code, said = shell(tmp, config, said=without_threads)
-        assert_refused(code, said)
-        assert "full" in said or "No space left" in said
-        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-        code, said = shell(tmp, config)
-        assert code == 0, said
-        assert rows(disk) == rows(trained)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
-def test_missing_package_is_named(tmp_path):
-    """The tasks need an optional package: say which, as for any other thing to mend."""
-    hidden = tmp_path / "reasoning_gym.py"
-    hidden.write_text("raise ModuleNotFoundError('hidden by a test')")
-    env = environment(tmp_path) | {"PYTHONPATH": str(tmp_path)}
-    code, said = shell(tmp_path, str(write(tmp_path / "home")), env=env)
-    assert_refused(code, said, "pip install reasoning-gym")
-
-
-def test_a_second_start_is_refused_with_who_holds_the_folder(copy, door):
-    """Two trainings in one folder would destroy each other's checkpoints."""
-    reopen(copy, "rl")
-    with contextlib.closing(Run(settings.load(copy / "config.yaml"))):
-        before = snapshot(copy)
-        code, said = door(copy / "config.yaml")
-        assert_refused(code, said, f"is in use by process {os.getpid()} on", "wait for it")
-        assert snapshot(copy) == before
-    code, said = door(copy / "config.yaml")
-    assert code == 0, said
-
-
-def test_any_name_of_a_run_folder_works(door, tmp_path):
-    """Brackets and braces are patterns to some libraries, colons are addresses."""
-    runs = tmp_path / "a[b] {c}:d]*e%20\\f" / "gs:"
-    config = write(runs, stages=TINY["stages"][:2])
-    code, said = door(config, "sft.steps=2")
-    assert code == 0, said
-    (runs / "tiny" / "stages" / "sft.json").unlink()
-    code, said = door(config, "sft.steps=2")
-    assert code == 0, said
-    assert [row["step"] for row in rows(runs)] == [1, 2]
-    assert (runs / "tiny" / "report.html").exists()
-    assert not list((runs / "tiny" / "checkpoints" / "sft").glob("*tmp*"))
-
-
-@pytest.mark.parametrize("command", ["train", "audit", "generate", "convert", "report", "bench"])
-def test_ctrl_c_during_the_imports_ends_without_a_traceback(command, tmp_path):
-    for name in ("jax", "rich"):
-        (tmp_path / f"{name}.py").write_text("import time\nprint('on', flush=True)\ntime.sleep(60)")
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    words = [sys.executable, "-m", f"rlvr_jax.{command}", "--help"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(words, env=env, stdout=pipe, stderr=pipe, text=True) as process:
-        assert process.stdout.readline() == "on\n"
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=10) == ("", "")
-    assert process.returncode == -signal.SIGINT  # which a shell shows as 130
-
-
-def test_sizes_beyond_the_memory(door, tmp_path):
-    code, said = door(
-        write(tmp_path, stages=TINY["stages"][:2]), "data.prompt_columns=1" + "0" * 12
-    )
-    assert_refused(code, said, "the memory is too small for these sizes")
+def test_a_reward_file_may_fail_where_errors_are_zeros(tmp_path, workers, records, capsys):
+    (tmp_path / "mine.py").write_text(ROW + "1 / 0")
+    own_rules.try_rule(use(tmp_path / "mine.py", stops=False), records, workers)
+    said = plain(capsys.readouterr().out)
+    assert said.startswith("warning: the rule ") and "reward.on_error" not in said

@@ -27,6 +27,7 @@ from rlvr_jax.host.runs import settings
 ROOT = Path(__file__).parents[1]
 KINDS = [kind for kind in vars(config).values() if dataclasses.is_dataclass(kind)]
 STAGES = typing.get_args(Stage)
+VERIFIER = (config.VerifierStage(),)
 MIXTURE = ModelConfig(family="qwen3_moe", experts=4, experts_used=2)
 GCD = config.SourceConfig(gym="gcd")
 FIELDS = [(kind, item) for kind in KINDS for item in dataclasses.fields(kind)]
@@ -208,7 +209,10 @@ def test_the_default_tasks_are_tasks():
         (lambda: config.AlarmConfig(prm_rise=0.0), "prm_rise > 0"),
         (lambda: Config(), "stages is empty"),
         (lambda: Config(stages=(RlStage(), RlStage())), "two stages are named 'rl'"),
-        (lambda: one_stage(model=ModelConfig(vocab=300)), "need one vocabulary"),
+        (
+            lambda: Config(stages=(config.VerifierStage(),), model=ModelConfig(vocab=300)),
+            "need one vocabulary",
+        ),
         (lambda: config.SourceConfig(), "exactly one of gym, file and tfds"),
         (lambda: config.SourceConfig(gym="gcd", file="a.jsonl"), "exactly one of"),
         (lambda: config.SourceConfig(gym="gcd", weight=0.0), "weight > 0"),
@@ -266,7 +270,7 @@ def test_vocabularies_may_differ_where_nobody_is_judged():
     ruled = RlStage(reward=config.RewardConfig(source="rule"))
     asked = config.EvaluateStage(verifier="")
     Config(stages=(ruled, asked), model=ModelConfig(vocab=300))
-    with pytest.raises(ValueError, match="need one vocabulary"):
+    with pytest.raises(ValueError, match="no such stage: write .verifier: .."):
         Config(stages=(ruled, config.EvaluateStage()), model=ModelConfig(vocab=300))
 
 

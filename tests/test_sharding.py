@@ -160,6 +160,27 @@ def hops(a, b, shape):
     return sum(min(w, n - w) if n > 3 else w for w, n in zip(ways, shape, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("no backend 'foo'. (set JAX_PLATFORMS='' to"), "(no backend 'foo'.)"),
+        (AssertionError(), "(no device)"),  # of a plugin without its device
+        (RuntimeError("busy\nmore"), "(busy)"),
+    ],
+)
+def test_a_platform_without_devices_is_refused_in_a_sentence(error, reason, monkeypatch):
+    def devices():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", devices)
+    with pytest.raises(ValueError) as refused:
+        sharding.make_mesh(MeshConfig())
+    assert str(refused.value) == (
+        f"JAX cannot start with JAX_PLATFORMS=cpu {reason}: set it to cpu, unset it, or install "
+        "the JAX of this machine, for cuda or tpu"
+    )
+
+
 @pytest.mark.parametrize("shape", [(1, 4, 4), (4, 1, 4), (4, 2, 2), (2, 4, 2)])
 def test_on_tpus_neighbours_of_the_last_axis_are_neighbours_in_the_machine(shape):
     """Whatever the order in which JAX lists the devices."""

@@ -5,6 +5,7 @@ that a jitted function can take one as a static argument.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from rlvr_jax.config.adapter import AdapterConfig
 from rlvr_jax.config.critique import CritiqueConfig, VoteConfig
@@ -127,6 +128,11 @@ class Config:
     name: str = option("run", "name of the run; its folder is runs/NAME")
     seed: int = option(0, "seed of everything random in the run")
     runs: str = option("runs", "folder that holds the run folders")
+    log: tuple[Literal["wandb", "mlflow", "trackio"], ...] = option(
+        (),
+        "trackers that get metrics, config and samples too, beside metrics.jsonl and TensorBoard: "
+        "wandb, mlflow, trackio; local unless their own environment variables say otherwise",
+    )
     data: DataConfig = section(DataConfig, "problems")
     tokenizer: str = option(
         "",
@@ -166,9 +172,32 @@ class Config:
             self._check_split()
         elif self.uses_verifier and self.verifier.vocab != self.model.vocab:
             raise ValueError(
-                f"model.vocab is {self.model.vocab} and verifier.vocab {self.verifier.vocab}: "
+                self.missing_verifier
+                or f"model.vocab is {self.model.vocab} and verifier.vocab {self.verifier.vocab}: "
                 "inside the fused step both read the same token ids and need one vocabulary"
             )
+
+    @property
+    def missing_verifier(self) -> str:
+        """Return what to do about a stage that asks the stage `verifier`, where there is none.
+
+        This is the default of the key `verifier`, which who wants another reward does not know.
+        """
+        if "verifier" in [stage.name for stage in self.stages]:
+            return ""
+        for stage in self.stages:
+            if any(x.key == "verifier" and x.source == "verifier" for x in stage.inputs):
+                way_out = (
+                    "`verifier: ''` to measure without one"
+                    if isinstance(stage, EvaluateStage)
+                    else "`reward: {source: rule}` for the reward of a rule"
+                )
+                return (
+                    f"stage {stage.name} asks the verifier of a stage `verifier`, and there is no "
+                    f"such stage: write {way_out}, name another stage by `verifier`, or list a "
+                    "label and a verifier stage before it"
+                )
+        return ""
 
     @property
     def uses_verifier(self) -> bool:

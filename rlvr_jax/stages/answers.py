@@ -1,6 +1,7 @@
 """A policy answers problems, and rule, exact match, verifier and PRM score the answers."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from rlvr_jax import engine, verifier
 from rlvr_jax.config import RewardConfig, SampleConfig
 from rlvr_jax.host.problems import dataset, task_answers
 from rlvr_jax.host.processes import gathering
+from rlvr_jax.host.runs import log
 from rlvr_jax.host.verdicts import voting
 from rlvr_jax.host.workers import pool
 from rlvr_jax.stages import host_rewards
@@ -29,6 +31,7 @@ class Form(NamedTuple):
     samples: int  # answers per problem
     batch: int  # problems per call, before it is rounded up to a multiple of the data shards
     rule: str  # empty: the rule of each task
+    shown: str = ""  # words on a progress bar; empty: none, as in a stage that has one already
 
 
 class Answerer:
@@ -68,7 +71,7 @@ class Answerer:
         batch = -(-self._form.batch // ws.cfg.mesh.row_shards) * ws.cfg.mesh.row_shards
         names = ("oracle", "exact", "reward", "least", "sum", *LISTS)
         out: dict[str, list] = {name: [] for name in names}
-        for number, part in enumerate(chunks(records, batch)):
+        for number, part in enumerate(self._show(chunks(records, batch), len(records))):
             prompts = ws.place_own(ws.columns(ws.own(padded(part, batch))))
             key = jax.random.fold_in(ws.key(self._form.name), number)
             rollout, reward_B = self._write(params, judge, self._verdict, prompts, key)
@@ -90,6 +93,18 @@ class Answerer:
                 out["ballot"].append(voting.ballot(text) if finished else None)
                 out["domain"].append(record["domain"])
         return {k: v if k in LISTS else np.array(v, np.float32) for k, v in out.items()}
+
+    def _show(self, parts: Iterator[list[Any]], total: int) -> Iterator[list[Any]]:
+        """Yield the parts, and show on a bar how many problems are done."""
+        if not self._form.shown:
+            yield from parts
+            return
+        done = 0
+        with contextlib.closing(log.Bar(self._form.shown, total, 0, "problem")) as bar:
+            for part in parts:
+                yield part
+                done += len(part)
+                bar.step(done, {})
 
     def _grade(self, texts: list[str], owners: list[Any]) -> list[pool.Result]:
         ws = self._ws

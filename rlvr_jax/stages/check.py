@@ -28,6 +28,7 @@ from rlvr_jax.config import (
 from rlvr_jax.host import rules
 from rlvr_jax.host.critiques.template import load_template
 from rlvr_jax.host.problems import sources, tasks
+from rlvr_jax.host.runs.sinks import check_sinks
 from rlvr_jax.host.text.wording import load_wording
 from rlvr_jax.host.workers import sandbox
 from rlvr_jax.stages.judges import check_judge
@@ -57,6 +58,7 @@ def check_config(cfg: Config) -> None:
     Raises:
       ValueError: the message says what to change.
     """
+    check_sinks(cfg.log)
     _check_data(cfg)
     earlier: list[Stage] = []
     for stage in cfg.stages:
@@ -174,6 +176,8 @@ def _check_input(cfg: Config, stage: Stage, needed: Input, earlier: list[Stage])
     leaves = {other.name: other.leaves for other in cfg.stages}
     name = stage_of(needed.source)
     if name not in leaves:
+        if needed.key == name == "verifier":  # the default of the key
+            raise ValueError(cfg.missing_verifier)
         near = difflib.get_close_matches(name, leaves, 1, 0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(

@@ -50,10 +50,10 @@ def run(stage: EvaluateStage, ws: Workspace) -> dict:
     judge = ws.load(stage.verifier, cfg.verifier) if stage.verifier else None
     rate = _prm_scorer(stage, ws) if stage.prm else None
     with pool.Pool(seconds=stage.seconds) as workers:
-        form = Form(stage.name, stage.sample, stage.samples, stage.batch, stage.rule)
+        form = Form(stage.name, stage.sample, stage.samples, stage.batch, stage.rule, stage.name)
         records = ws.problems("test")
         sampled = Answerer(ws, form, workers, judge is not None)(params, judge, records, rate)
-        one = form._replace(sample=GREEDY, samples=1)
+        one = form._replace(sample=GREEDY, samples=1, shown=f"{stage.name}, greedy")
         greedy = Answerer(ws, one, workers)(params, None, records)
     best = sampled["oracle"].reshape(-1, stage.samples).max(1)
     domains = greedy["domain"]

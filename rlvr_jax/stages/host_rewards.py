@@ -162,24 +162,31 @@ def grade(
     reasons = {
         status: jobs.first_reason(mine, texts, status) for status in ("error", "crash", "ok")
     }
-    for told in ws.run.team.gather("reasons", reasons):
+    every = ws.run.team.gather("reasons", reasons)
+    results = [pool.Result(*x) for x in gathering.gather_rows(ws.run.team, numbers, mine)]
+    for told in every:
         if failure := told["error"]:
-            failure = f"the rule {name} failed: {failure}"
+            failure = f"the rule {name} failed on {_count(results, 'error')}: {failure}"
             if on_error == "stop":
                 raise RunError(f"{failure}. Mend it, or set reward.on_error: zero")
-            _say_once(name, "error", failure)
+            _say_once(name, "error", failure, ws.run.remark)
         if told["crash"]:
-            _say_once(name, "crash", f"the rule {name} crashed, which scores 0: {told['crash']}")
+            failed = f"the rule {name} crashed on {_count(results, 'crash')}, which score 0"
+            _say_once(name, "crash", f"{failed}: {told['crash']}", ws.run.remark)
         if told["ok"]:
-            _say_once(name, "ok", f"the rule {name} {told['ok']}")
-    return [pool.Result(*x) for x in gathering.gather_rows(ws.run.team, numbers, mine)]
+            _say_once(name, "ok", f"the rule {name} {told['ok']}", log.say)
+    return results
 
 
-def _say_once(rule: str, status: str, sentence: str) -> None:
-    """Print the first sentence about a rule and a status: one is enough to find the cause."""
+def _count(results: Sequence[pool.Result], status: str) -> str:
+    return f"{sum(x.status == status for x in results)} of {len(results)} answers"
+
+
+def _say_once(rule: str, status: str, sentence: str, say: Callable[[str], None]) -> None:
+    """Say the first sentence about a rule and a status: one is enough to find the cause."""
     if (rule, status) not in _SAID:
         _SAID.add((rule, status))
-        log.say(sentence)
+        say(sentence)
 
 
 def combine(source: str, rule_B: np.ndarray, judged_B: np.ndarray) -> np.ndarray:

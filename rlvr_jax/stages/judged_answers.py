@@ -1,5 +1,6 @@
 """A judge gets final answers: new samples, answers of an rl stage, or answers judged before."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 from rlvr_jax import engine, verifier
 from rlvr_jax.config import LabelStage, RewardConfig, RlStage
 from rlvr_jax.host.problems import dataset
+from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.verdicts import collected, negatives
 from rlvr_jax.host.verdicts.agreement import Vote
@@ -50,13 +52,17 @@ def sample_answers(stage: LabelStage, ws: Workspace) -> Iterator[tuple[int, list
             sure_B = jnp.abs(score.reward_B - 0.5)
         return rollout, verifier.answer_mask(rollout, verdict), sure_B
 
-    for number, records in enumerate(chunks(ws.problems("label"), stage.batch)):
-        prompts = ws.columns(padded(records, stage.batch))
-        key = jax.random.fold_in(ws.key(stage.name), number)
-        written = write(params, judge, verdict, ws.place(prompts), key)
-        rollout, answer_BR, sure_B = ws.fetch(written)
-        answers = answers_of_batch(records, rollout, answer_BR, stage, tok, sure_B)
-        yield len(records) * stage.samples, answers
+    problems, done = ws.problems("label"), 0
+    with contextlib.closing(log.Bar(stage.name, len(problems), 0, "problem")) as bar:
+        for number, records in enumerate(chunks(problems, stage.batch)):
+            prompts = ws.columns(padded(records, stage.batch))
+            key = jax.random.fold_in(ws.key(stage.name), number)
+            written = write(params, judge, verdict, ws.place(prompts), key)
+            rollout, answer_BR, sure_B = ws.fetch(written)
+            answers = answers_of_batch(records, rollout, answer_BR, stage, tok, sure_B)
+            yield len(records) * stage.samples, answers
+            done += len(records)
+            bar.step(done, {})
 
 
 def answers_of_batch(

@@ -17,6 +17,7 @@ from rlvr_jax.host.runs.checkpoint import Checkpoints, compute_fingerprint, step
 from rlvr_jax.host.runs.compiles import Compiles
 from rlvr_jax.host.runs.folder import Interrupted, RunError
 from rlvr_jax.host.runs.stream import Feed, Stream
+from rlvr_jax.stages import first_step
 from rlvr_jax.stages.goal import Goal, best_kept
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import TrainState
@@ -94,6 +95,9 @@ def run(
                 goal.refuse_unknown(values)
                 values |= watch.look(step, values)
                 ws.run.metrics.write(stage.name, step, values)
+                ws.run.sinks.write(stage.name, step, log.plain(values))
+                if step == 1:
+                    first_step.look(ws, stage, log.plain(values))
                 bar.step(step, {word: float(values[key]) for word, key in work.shown.items()})
                 if goal.look(step, log.plain(values)):
                     checkpoints.best = step
@@ -154,6 +158,7 @@ def _restore(
     _refuse_foreign(ws, stage, host)
     stream.set_state(host)
     ws.run.metrics.rewind(host["metrics_bytes"], host.get("metrics_sha256"))
+    log.say(f"{stage.name}: RESUMING from step {start} of {stage.steps}")
     return start, state
 
 

@@ -85,7 +85,7 @@ def test_what_a_stage_declares_are_keys_of_the_config(kind):
         ([ASKED, SftStage()], "list it before"),
         ([SftStage(init="later")], "sft.init names the stage 'later'"),
         ([SftStage(), RlStage(reward=RULED, policy="fresh")], "rl.policy names the stage 'fresh'"),
-        ([SftStage(), RlStage()], "rl.verifier names the stage 'verifier'"),
+        ([SftStage(), RlStage()], "no such stage: write `reward: {source: rule}`"),
         ([SftStage(), VerifierStage()], "verifier.verdicts names the stage 'label'"),
         (
             [SftStage(), VerifierStage(verdicts="sft")],
@@ -102,7 +102,7 @@ def test_what_a_stage_declares_are_keys_of_the_config(kind):
         ),
         (
             [SftStage(), EvaluateStage(policy="sft")],
-            "and list it before, or leave it empty",
+            "write `verifier: ''` to measure without one",
         ),
         ([SftStage(), RlStage(reward=RULED, prm=PrmConfig(init="x"))], "rl.prm.init names"),
         (

@@ -1,6 +1,7 @@
 """Rewards outside the fused step: of two kinds together, and of a verifier of another family."""
 
 import dataclasses
+import re
 from types import SimpleNamespace
 
 import jax
@@ -132,6 +133,7 @@ def test_a_rule_that_fails_ends_the_run_with_the_answer(ws, tmp_path, capsys):
         with pytest.raises(RunError, match=words) as error:
             score_with(ws, tmp_path / "mine.py", text, capsys)
         assert "mine.py" in str(error.value) and "on_error: zero" in str(error.value)
+        assert re.search(r"failed on [12] of 2 answers: ", str(error.value))
         user_file._load.cache_clear()
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from rlvr_jax.host.files.looked_up import looked_up
+
 FOLDER = Path(__file__).parent / "templates"
 OURS = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 HOLE = re.compile(r"\{([a-z_]+)\}")
@@ -83,7 +85,9 @@ def load_template(name: str, form: str) -> Template:
     if not path.is_file():
         near = difflib.get_close_matches(name, OURS, 1, 0.5)
         hint = f"did you mean {near[0]!r}" if near else f"ours are {', '.join(OURS)}"
-        raise ValueError(f"critique.template {name!r} is no template and no file: {hint}?")
+        raise ValueError(
+            f"critique.template {name!r} is no template and no file{looked_up(path)}: {hint}?"
+        )
     try:
         texts = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeError, yaml.YAMLError) as error:

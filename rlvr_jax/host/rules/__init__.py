@@ -8,9 +8,9 @@
 A grade goes from text to score in three steps.  `grade` finds the function of the rule.  That
 function extracts the final answer (`text/answers.py`), unless the rule looks at the whole
 completion, and compares it with the reference.  `grade` turns the result into a score and a status.
-None of the functions above raises an exception.  All fail closed: a completion that cannot be read
-scores 0.0.  The rules of this package take a bounded time, but a user's file may hang, so a run
-grades in worker processes (`workers/`); `jobs` makes the jobs of a whole step.
+Only `score` raises an exception, for a kind that does not exist.  All fail closed: a completion
+that cannot be read scores 0.0.  The rules of this package take a bounded time, but a user's file
+may hang, so a run grades in worker processes (`workers/`); `jobs` makes the jobs of a whole step.
 
     maths/         `math` and `numeric`; the docstring of the folder lists the steps of a grade
     choice         `choice`: the label or the text of an option; `chosen_label` reads labels
@@ -30,7 +30,8 @@ from __future__ import annotations
 
 import json
 import math
-import traceback
+import os
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -51,6 +52,7 @@ from rlvr_jax.host.rules import (
 from rlvr_jax.host.rules.by_task import check_task as check_task
 from rlvr_jax.host.rules.maths import equivalence, numeric
 from rlvr_jax.host.text import answers
+from rlvr_jax.host.workers import pool
 
 Rule = Callable[[str, Mapping[str, Any]], float]
 
@@ -83,6 +85,7 @@ RECORD_CHECKS: dict[str, Callable[[Mapping[str, Any]], object]] = {
     "language": lambda r: language.check_language(_extra(r).get("language", r["reference"])),
 }
 KINDS = (*_BY_REFERENCE, *_BY_RECORD)
+IMPORT_SECONDS = 20.0  # of processor time, to import a user's file
 # Kinds that look at the whole completion and need no answer in it.
 WHOLE = ("regex", "json", "format", "language", "code", "overlong", "repetition", "task")
 
@@ -90,9 +93,13 @@ WHOLE = ("regex", "json", "format", "language", "code", "overlong", "repetition"
 def score(completion: str, reference: str, kind: str = "math") -> float:
     """Return the reward of a completion against a reference, in [0, 1].
 
-    The function raises no exception: a completion that cannot be read scores 0.0, and so does an
-    unknown kind.  `check_rule` refuses an unknown kind before a run.
+    A completion that cannot be read scores 0.0.
+
+    Raises:
+      ValueError: there is no such kind, and no such file.
     """
+    if kind not in KINDS:
+        find_rule(kind)
     return judge(completion, {"reference": reference, "answer": reference}, kind)[0]
 
 
@@ -133,7 +140,7 @@ def grade(completion: str, record: Mapping[str, Any], rule: str = "") -> Grade:
     except TimeoutError as error:
         return Grade(0.0, "timeout", str(error))
     except Exception as error:  # a hostile text or a foreign record may break anything
-        return Grade(0.0, "crash", _named(error))
+        return Grade(0.0, "crash", user_file.describe(error, os.path.realpath(rule)))
 
 
 def _grade_by_file(completion: str, record: Mapping[str, Any], rule: str) -> Grade:
@@ -142,9 +149,9 @@ def _grade_by_file(completion: str, record: Mapping[str, Any], rule: str) -> Gra
         with user_file.captured_output() as printed:
             value = user_file.to_number(score(completion, record))
     except MemoryError as error:
-        return Grade(0.0, "crash", _named(error))
+        return Grade(0.0, "crash", user_file.describe(error, os.path.realpath(rule)))
     except (Exception, SystemExit) as error:
-        return Grade(0.0, "error", _named(error))
+        return Grade(0.0, "error", user_file.describe(error, os.path.realpath(rule)))
     checked = _checked(value)
     text = printed.getvalue().strip()[:200]
     return checked._replace(reason=checked.reason or text and f"printed: {text}")
@@ -155,15 +162,6 @@ def _checked(value: float) -> Grade:
     if 0.0 <= value <= 1.0 and math.isfinite(value):
         return Grade(value, "ok")
     return Grade(0.0, "crash", f"the score {value} is not in [0, 1]")
-
-
-def _named(error: BaseException) -> str:
-    """Return an exception, with the file and the line if a rule raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    file = frames[-1].filename if frames else __file__
-    known = file not in (__file__, user_file.__file__)
-    where = f" ({file.rpartition('/')[2]}:{frames[-1].lineno})" if known else ""
-    return f"{type(error).__name__}: {error}"[:400] + where
 
 
 def find_rule(rule: str) -> Rule:
@@ -181,10 +179,29 @@ def find_rule(rule: str) -> Rule:
 def check_rule(rule: str) -> None:
     """Refuse a rule that is neither a kind nor a Python file that `user_file` can load.
 
+    The file is imported in a worker process: an import may hang, or end its process.
+
     Raises:
-      ValueError: there is no such kind and no such file.
+      ValueError: there is no such kind and no such file, or it cannot be imported in time.
     """
-    find_rule(rule)
+    if rule in KINDS:
+        return
+    user_file.check_path(rule, KINDS)
+    with pool.Pool(1, IMPORT_SECONDS) as workers:
+        checked = workers.run(pool.Job("rlvr_jax.host.rules.user_file:check", (rule,)))
+    if checked.status == "timeout":
+        raise ValueError(
+            f"the rule {rule} is not imported after {IMPORT_SECONDS:g} s of processor time: move "
+            "what takes long into the function, or mend a loop without an end"
+        )
+    if checked.status == "error":
+        raise ValueError(checked.reason)
+    if checked.status != "ok":
+        raise ValueError(
+            f"the rule {rule} cannot be imported: {checked.reason}. Leave out what ends the process"
+        )
+    if checked.reason:
+        print(checked.reason, file=sys.stderr)
 
 
 def check_record(record: Mapping[str, Any], rule: str) -> None:

@@ -15,10 +15,13 @@ import io
 import json
 import numbers
 import sys
+import traceback
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
+
+from rlvr_jax.host.files.looked_up import looked_up
 
 Score = Callable[[str, Mapping[str, Any]], Any]
 TRL, VERL = "completions", ("solution_str", "ground_truth")  # parameters that tell whose it is
@@ -35,12 +38,57 @@ def load_score(rule: str, known: Collection[str] = ()) -> Score:
       ValueError: there is no such file, it cannot be imported, or it has no function that can be
         called with a completion and its record.
     """
+    check_path(rule, known)
+    return _load(str(Path(rule).resolve()))
+
+
+def check_path(rule: str, known: Collection[str] = ()) -> None:
+    """Refuse a rule that names no Python file; see `load_score`.
+
+    Raises:
+      ValueError: there is no such file.
+    """
     path = Path(rule)
     if not rule.endswith(".py") or not path.is_file():
         near = difflib.get_close_matches(rule, list(known), n=1)
+        if rule.endswith(".py") or "/" in rule:
+            kind = "no file that ends in .py" if path.exists() else f"not there{looked_up(rule)}"
+            raise ValueError(
+                f"the rule {rule} is {kind}: name a file of Python with a function "
+                "score(completion, record)"
+            )
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
-        raise ValueError(f"rule {rule!r} is neither a kind nor a Python file that exists; {hint}")
-    return _load(str(path.resolve()))
+        raise ValueError(
+            f"rule {rule!r} is neither a kind nor the name of a file that ends in .py; {hint}"
+        )
+
+
+def check(rule: str) -> tuple[float, str, str]:
+    """Import a user's file, in a worker; return 1, `ok` and what it printed, or 0 and the error."""
+    with captured_output() as printed:
+        try:
+            load_score(rule)
+        except ValueError as error:
+            return 0.0, "error", f"{error}"
+    return 1.0, "ok", printed.getvalue().strip()[:200]
+
+
+def describe(error: BaseException, path: str = "") -> str:
+    """Return an exception in one line, with the file and the line that raised it.
+
+    This is the last line of the file `path`, where the exception went through it.
+    """
+    frames = [(x.filename, x.lineno) for x in traceback.extract_tb(error.__traceback__)]
+    frames = [x for x in frames if x[0] == path] or frames
+    if isinstance(error, SyntaxError):
+        frames = [(error.filename or path, error.lineno)]
+    ours = ("host/rules/__init__.py", "host/rules/user_file.py", "<frozen importlib._bootstrap>")
+    where = ""
+    if frames and not frames[-1][0].endswith(ours):
+        name, line = frames[-1]
+        where = f" ({Path(name).name} line {line})" if line else f" ({Path(name).name})"
+    text = error.msg if isinstance(error, SyntaxError) else " ".join(f"{error}".split())
+    return f"{type(error).__name__}: {text}"[:400].removesuffix(": ") + where
 
 
 def prepare(rule: str) -> float:
@@ -113,14 +161,14 @@ def _import(path: str) -> Any:
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise ValueError(f"the rule {path} cannot be imported: {error!r}") from error
+        raise ValueError(f"the rule {path} cannot be imported: {describe(error, path)}") from error
     _tell(path, printed.getvalue(), sys.stderr)
     return module
 
 
 def _tell(path: str, printed: str, stream: TextIO) -> None:
     if printed.strip():
-        print(f"{path} printed: {_short(printed.strip())}", file=stream)
+        print(f"{path} printed: {printed.strip()[:200]}", file=stream)
 
 
 def _pick(module: Any, path: str) -> tuple[str, Callable[..., Any]]:
@@ -137,8 +185,12 @@ def _pick(module: Any, path: str) -> tuple[str, Callable[..., Any]]:
     ]
     if len(theirs) == 1:
         return theirs[0], getattr(module, theirs[0])
-    several = f"; it has several of TRL's form: {', '.join(theirs)}" if theirs else ""
-    raise ValueError(f"the rule {path} has no function score(completion, record){several}")
+    if theirs:
+        more = f"; it has several of TRL's form: {', '.join(theirs)}"
+    else:
+        functions = [name for name, value in vars(module).items() if inspect.isfunction(value)]
+        more = f": give {' or '.join(functions)} this name" if functions else ""
+    raise ValueError(f"the rule {path} has no function score(completion, record){more}")
 
 
 def _columns(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,7 +202,15 @@ def _columns(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _accepted(signature: inspect.Signature, named: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those arguments that a function takes by name."""
+    """Return those arguments that a function takes by name.
+
+    Raises:
+      TypeError: the function needs one that is not there.
+    """
+    for name, p in signature.parameters.items():
+        needed = p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        if needed and name not in named:
+            raise TypeError(f"it wants {name!r}, and there are only {', '.join(named)}")
     if any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
         return dict(named)
     return {name: value for name, value in named.items() if name in signature.parameters}
@@ -163,7 +223,12 @@ def _call_trl(
     record: Mapping[str, Any],
 ) -> Any:
     columns = {name: [value] for name, value in (_columns(record) | {TRL: completion}).items()}
-    scores = function(**_accepted(signature, columns))
+    try:
+        scores = function(**_accepted(signature, columns))
+    except TypeError as error:
+        if "string indices" in str(error):  # written for conversational data
+            error.args = (f"{error} (a completion is a text here, not a list of messages)",)
+        raise
     if not hasattr(scores, "__len__") or isinstance(scores, str | dict) or len(scores) != 1:
         raise TypeError(f"it returned {_short(scores)}, not a list of one number per completion")
     return scores[0]
@@ -189,5 +254,5 @@ def _call_verl(
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else repr(value)
+    text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."

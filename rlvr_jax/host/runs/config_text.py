@@ -4,11 +4,14 @@ YAML lets a short text stand for an enormous tree, and a path may name a pipe th
 """
 
 import difflib
+import re
 import stat
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from rlvr_jax.host.files.looked_up import looked_up
 
 # A config has a few hundred values in ten levels; more is a mistake, or aliases that multiply.
 BYTES, DEPTH, VALUES = 1 << 20, 40, 100_000
@@ -19,9 +22,23 @@ class ConfigError(ValueError):
     """A ConfigError refuses a config or command line; its message says what to change."""
 
 
-class _Loader(yaml.SafeLoader):
-    """A YAML loader that refuses a key that is given twice, and values that are nested too deep."""
+# PyYAML reads YAML 1.1, in which `off`, `no`, `on` and `yes` are truth values, 1:30 is the number
+# 90, 010 the number 8 and 2026-11-30 a date.  In YAML 1.2 they are words, or what they look like.
+# Only this much is changed: what the dumper leaves without quotes has to be read as it was.
+_PLAIN = {
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)", "-+0123456789"),
+    "timestamp": ("", ""),
+}
 
+
+class _Loader(yaml.SafeLoader):
+    """A YAML 1.2 loader that refuses a key given twice, and values that are nested too deep."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own name
+        first: [(tag, pattern) for tag, pattern in kinds if tag.rpartition(":")[2] not in _PLAIN]
+        for first, kinds in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
     _depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -44,6 +61,12 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+for _kind, (_pattern, _first) in _PLAIN.items():
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_kind}", re.compile(f"({_pattern})$"), list(_first)
+    )
+
+
 def read_config(path: Path) -> str:
     """Read a config file.
 
@@ -62,7 +85,7 @@ def read_config(path: Path) -> str:
             str(path), map(str, Path("configs").glob("*.yaml")), 1, 0.4
         )
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"there is no config file {path}{hint}") from None
+        raise ConfigError(f"there is no config file {path}{hint or looked_up(path)}") from None
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -14,11 +14,13 @@ from typing import Any
 from rlvr_jax.config import Config
 from rlvr_jax.host.files import whole_file
 from rlvr_jax.host.processes.team import Team
-from rlvr_jax.host.runs import digests, log, settings
+from rlvr_jax.host.runs import digests, log, settings, sinks
 from rlvr_jax.host.runs.checkpoint import compute_fingerprint
 from rlvr_jax.host.runs.ending import TIME_UP, Signals, exit_code
 from rlvr_jax.host.runs.lock import LOCK, HeldError, Lock
 from rlvr_jax.host.runs.paths import Paths
+
+MOST_REMARKS = 50
 
 
 class RunError(RuntimeError):
@@ -66,6 +68,8 @@ class Run(Paths):
         except BaseException:
             self.unlock()
             raise
+        names = self.cfg.log if self.team.first else ()
+        self.sinks = sinks.Sinks(names, self.folder, self.cfg.name, settings.as_tree(self.cfg))
         self.metrics_start = 0  # byte at which the metrics of the current stage begin
         self._signals = Signals(minutes=minutes)
 
@@ -73,6 +77,7 @@ class Run(Paths):
         """Close the files and let other processes into the folder."""
         try:
             self.metrics.close()
+            self.sinks.close()
         finally:
             self._signals.free()
             self.unlock()
@@ -237,6 +242,19 @@ class Run(Paths):
         path.parent.mkdir(exist_ok=True)
         text = "".join(json.dumps(log.plain(row), ensure_ascii=False) + "\n" for row in rows)
         whole_file.write_whole(path, text)
+        self.sinks.show(stage, step, rows)
+
+    def remark(self, text: str) -> None:
+        """Say what stands out in the run, and keep it for the report; once, also over resumes."""
+        path = self.folder / "remarks.json"
+        try:
+            known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+            known = [str(x) for x in known]
+        except (ValueError, TypeError, RecursionError):  # damaged, and no reason to stop a run
+            known = []
+        if text not in known:
+            log.say(text)
+            self.write_json(path, [*known, text][-MOST_REMARKS:])
 
     def catch_signals(self) -> None:
         """Turn SIGTERM and Ctrl-C into requests to stop until `close`: see `ending.Signals`."""
@@ -336,6 +354,7 @@ class Run(Paths):
         for folder in (self.data, self.preferences, self.folder / "stages"):
             shutil.rmtree(folder, ignore_errors=True)
         self.tokenizer_file.unlink(missing_ok=True)
+        (self.folder / "remarks.json").unlink(missing_ok=True)
 
     def _changed(self, resolved: str) -> str | None:
         """Describe how the folder's config differs from `resolved`; None if it does not."""

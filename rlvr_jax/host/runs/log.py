@@ -185,10 +185,15 @@ class OthersMetrics(Metrics):
 
 
 class Bar:
-    """A `Bar` shows progress: a bar on a terminal, or else one line every ten seconds."""
+    """A `Bar` shows progress: a bar on a terminal, or else one line every ten seconds.
 
-    def __init__(self, stage: str, steps: int, start: int):
-        self._stage, self._steps, self._last = stage, steps, time.monotonic()
+    The first step of a stage compiles its programs, so that times are told from the second one on.
+    `unit` is what is counted.
+    """
+
+    def __init__(self, stage: str, steps: int, start: int, unit: str = "step"):
+        self._stage, self._steps, self._unit = stage, steps, unit
+        self._last, self._first = time.monotonic(), (0, 0.0)  # first step, and when it was done
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -198,21 +203,49 @@ class Bar:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._progress.add_task(stage, total=steps, completed=start, line="")
+        self._task = self._progress.add_task(
+            stage, total=steps, completed=start, line="compiling ..."
+        )
         self._progress.start()
+        if not console.is_terminal and start < steps:
+            console.print(f"{stage}: compiling ...", markup=False, emoji=False)
 
     def step(self, step: int, values: Mapping[str, Any]) -> None:
         """Show that `step` is done, with the given metrics."""
         line = "  ".join(f"{name} {_short(value)}" for name, value in values.items())
         line = visible(line.replace("\n", " "))
         self._progress.update(self._task, completed=step, line=line)
-        if not console.is_terminal and (time.monotonic() - self._last > 10 or step == self._steps):
-            self._last = time.monotonic()
-            console.print(f"{self._stage} {step}/{self._steps}  {line}", markup=False, emoji=False)
+        now = time.monotonic()
+        due = now - self._last > 10 or step == self._steps or not self._first[0]
+        if not self._first[0]:
+            self._first = (step, now)
+        if not console.is_terminal and due:
+            self._last = now
+            parts = (f"{self._stage} {step}/{self._steps}", line, self._pace(step, now))
+            console.print("  ".join(filter(None, parts)), markup=False, emoji=False)
+
+    def _pace(self, step: int, now: float) -> str:
+        """Return the time of a step so far and the time that is left, in words."""
+        first, at = self._first
+        if step <= first:
+            return ""
+        seconds = (now - at) / (step - first)
+        left = seconds * (self._steps - step)
+        return f"{_duration(seconds)} a {self._unit}" + (
+            f", {_duration(left)} left" if left else ""
+        )
 
     def close(self) -> None:
         """Remove the bar from the terminal."""
         self._progress.stop()
+
+
+def _duration(seconds: float) -> str:
+    """Write a time with the unit that suits it."""
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"
 
 
 def table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

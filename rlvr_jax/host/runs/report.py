@@ -27,6 +27,7 @@ MAX_POINTS = 2000  # points of one curve
 MAX_COLUMNS = 240  # columns of a histogram strip: more would be thinner than a pixel
 MAX_SAMPLE_FILES = 20
 MAX_ROLLOUTS = 200  # rollouts of one step
+MAX_REMARKS = 50
 MAX_TEXT = 8000  # characters of one field
 MAX_PIECES = 2048  # tokens of one rollout
 MAX_BYTES = 24_000_000  # size of the data block: a page of this size still opens on a laptop
@@ -145,6 +146,7 @@ def write_report(run: Path) -> Path:
         "stages": stages,
         "evals": load_evals(run / "eval"),
         "samples": load_samples(run / "samples"),
+        "remarks": load_remarks(run / "remarks.json"),
         "notes": METRIC_NOTES,
         "healthy": HEALTHY,
     }
@@ -248,6 +250,16 @@ def load_evals(folder: Path) -> list[Json]:
         return entry["step"] or 0.0, ("after" in name) - ("before" in name), name
 
     return sorted(evals, key=place)
+
+
+def load_remarks(path: Path) -> list[str]:
+    """Load what the run said that stands out (`folder.Run.remark`); nothing if it is damaged."""
+    try:
+        remarks = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    found = remarks if isinstance(remarks, list) else []
+    return [_text(remark)[:MAX_TEXT] for remark in found[:MAX_REMARKS]]
 
 
 def load_samples(folder: Path) -> list[Json]:

@@ -4,10 +4,9 @@ A refused config raises ConfigError, whose message says what the user has to cha
 """
 
 import dataclasses
-import difflib
 import json
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from rlvr_jax.config import (
     fill_preset,
 )
 from rlvr_jax.host import weights
+from rlvr_jax.host.runs import config_sentences
+from rlvr_jax.host.runs.config_sentences import keys, unknown_key
 from rlvr_jax.host.runs.config_text import ConfigError, parse_yaml, read_config
 from rlvr_jax.host.runs.rounds import expand_rounds
 from rlvr_jax.host.weights import peft
@@ -120,7 +121,7 @@ def parse(tree: dict[str, Any]) -> Config:
 def _stage(tree: Any, where: str) -> Any:
     tag = tree.get("stage") if isinstance(tree, dict) else tree
     if not isinstance(tag, str) or tag not in STAGES:
-        raise ConfigError(f"{where}: `stage: {tag}` is not a stage{_hint(str(tag), [*STAGES])}")
+        raise ConfigError(f"{where}: {config_sentences.no_stage(tree, [*STAGES])}")
     if not isinstance(tree, dict):
         raise ConfigError(f"{where}: a stage is a mapping; write `- stage: {tag}`")
     where = f"{where} ({tree.get('name', tag)})"
@@ -130,7 +131,7 @@ def _stage(tree: Any, where: str) -> Any:
 def _fill_preset(kind: type, tree: dict[str, Any], where: str) -> dict[str, Any]:
     """Add the values of the preset that a stage names, for keys that the stage does not set."""
     name = tree.get("preset")
-    if not isinstance(name, str) or not name or "preset" not in _keys(kind):
+    if not isinstance(name, str) or not name or "preset" not in keys(kind):
         return tree
     try:
         check_preset(name)
@@ -141,53 +142,44 @@ def _fill_preset(kind: type, tree: dict[str, Any], where: str) -> dict[str, Any]
 
 def _validate(kind: type, tree: dict[str, Any], where: str) -> Any:
     """Build a `kind` from a tree of values; `where` is its place in the config, "" for the root."""
-    sentences = [*_booleans(kind, tree, where)]
+    sentences = [*config_sentences.booleans(kind, tree, where)]
     cfg: Any = None
     try:
         cfg = TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:
-        sentences += [_sentence(kind, item, where) for item in error.errors()]
+        sentences += [config_sentences.sentence(kind, item, where) for item in error.errors()]
     if sentences:
         raise ConfigError("\n".join(sentences))
     return cfg
 
 
-def _booleans(kind: type, tree: dict[str, Any], where: str) -> Iterator[str]:
-    """Yield a sentence for each boolean in place of a number, which pydantic would take for 1."""
-    hints = typing.get_type_hints(kind)
-    for key, value in tree.items():
-        place, hint = ".".join(filter(None, (where, str(key)))), hints.get(key)
-        if isinstance(value, bool) and hint in (int, float):
-            yield f"{place}: input should be a number, not true or false"
-        elif isinstance(value, dict) and dataclasses.is_dataclass(hint):
-            yield from _booleans(typing.cast(type, hint), value, place)
-
-
 def dump(cfg: Config) -> str:
     """Write a config as YAML with every key, from which `load` makes an equal Config."""
-    return yaml.safe_dump(_tree(cfg), sort_keys=False, width=100)
+    return yaml.safe_dump(as_tree(cfg), sort_keys=False, width=100)
 
 
-def _tree(cfg: Config) -> dict[str, Any]:
+def as_tree(cfg: Config) -> dict[str, Any]:
+    """Return a config as plain values, as YAML has them."""
     tree: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(cfg)))
     return tree
 
 
-# Where a run computes, not what: a run may go on on another mesh, or with other processes.
-PLACE = ("mesh.", "processes.")
+# Where a run computes and who hears of it, not what: a run may go on on another mesh, with other
+# processes, or with other trackers.
+PLACE = ("mesh.", "processes.", "log")
 
 
 def facts(cfg: Config) -> dict[str, str]:
     """Return the values of a config by their dotted keys, without the number of the process."""
     same = dataclasses.replace(cfg, processes=dataclasses.replace(cfg.processes, index=0))
-    return {key: str(value) for key, value in _flatten(_tree(same)).items()}
+    return {key: str(value) for key, value in _flatten(as_tree(same)).items()}
 
 
 def difference(old: str, new: str) -> str | None:
     """Describe the first key in which two resolved configs differ; None if they are equal.
 
     A key that one config lacks counts as its default: an older version of this program did not
-    know the key yet. The keys of `mesh` and `processes` may differ: they change no result.
+    know the key yet. The keys of PLACE may differ: they change no result.
 
     Raises:
       ConfigError: one of the texts is not YAML.
@@ -274,39 +266,14 @@ def _root(tree: dict[str, Any], dotted: str) -> tuple[dict[str, Any], list[str]]
     mappings = [s for s in stages if isinstance(s, dict)]
     named = {str(s.get("name") or s.get("stage") or ""): s for s in mappings}
     stage = named.get(first)
-    if first in _keys(Config):
-        if stage and rest and rest[0] in _keys(STAGES.get(str(stage.get("stage")), Config)):
+    if first in keys(Config):
+        if stage and rest and rest[0] in keys(STAGES.get(str(stage.get("stage")), Config)):
             return stage, rest
         return tree, [first, *rest]
     if stage is not None:
         return stage, rest
-    known = [*_keys(Config), *(name for name in named if name)]
-    raise ConfigError(f"{dotted}: unknown key {first!r}{_hint(first, known)}")
-
-
-def _keys(kind: type) -> list[str]:
-    return [item.name for item in dataclasses.fields(kind)]
-
-
-def _hint(word: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, known, 1, 0.5)
-    return (
-        f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(set(known)))}"
-    )
-
-
-def _sentence(kind: Any, error: Any, where: str) -> str:
-    """Write one pydantic error of `kind` as a sentence that starts with the place in the config."""
-    place = [str(step) for step in error["loc"]]
-    where = ".".join(filter(None, (where, *place))) or "config"
-    if error["type"] == "unexpected_keyword_argument":
-        for step in place[:-1]:  # a number is a place in a list
-            kind = typing.get_args(kind)[0] if step.isdigit() else typing.get_type_hints(kind)[step]
-        known = [key for key in _keys(kind) if key != "stage"]
-        return f"{where}: unknown key {place[-1]!r}{_hint(place[-1], known)}"
-    message = error["msg"].removeprefix("Value error, ")
-    given = "" if error["type"] == "value_error" else f", not {error['input']!r}"
-    return f"{where}: {message[0].lower() + message[1:]}{given}"
+    known = [*keys(Config), *(name for name in named if name)]
+    raise ConfigError(f"{dotted}: unknown key {first!r}{unknown_key(Config, first, dotted, known)}")
 
 
 def _order(flat: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from rlvr_jax import sharding
 from rlvr_jax.config import ModelConfig
+from rlvr_jax.host.files.looked_up import looked_up
 from rlvr_jax.host.weights import families, hf, layout, new_folder
 from rlvr_jax.host.weights.families import WeightsError
 from rlvr_jax.host.weights.gguf_file import GgufFile
@@ -77,8 +78,8 @@ def find_model(path: str) -> Path:
         place = Path(path).expanduser()
     if not place.exists():
         raise WeightsError(
-            f"there is no model at {path}: name a folder with config.json, a .gguf file or "
-            "package:NAME; nothing is downloaded"
+            f"there is no model at {path}{looked_up(place)}: name a folder with config.json, a "
+            ".gguf file or package:NAME; nothing is downloaded"
         )
     if place.is_file() and place.suffix != ".gguf":
         raise WeightsError(

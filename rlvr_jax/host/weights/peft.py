@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from rlvr_jax import sharding
 from rlvr_jax.config import ModelConfig
+from rlvr_jax.host.files.looked_up import looked_up
 from rlvr_jax.host.weights import hf, layout, new_folder
 from rlvr_jax.host.weights.layout import Place
 from rlvr_jax.host.weights.values import WeightsError
@@ -55,7 +56,9 @@ def load_fields(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     if not path.exists():
-        raise WeightsError(f"there is no {path}: name the folder of an adapter in PEFT's format")
+        raise WeightsError(
+            f"there is no {path}{looked_up(path)}: name the folder of an adapter in PEFT's format"
+        )
     config = hf.load_json(path)
     if config.get("peft_type") != "LORA":
         raise WeightsError(f"{path}: peft_type is {config.get('peft_type')!r} and not 'LORA'")

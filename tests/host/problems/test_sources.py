@@ -223,7 +223,7 @@ def test_parquet_without_its_package(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"file": "nowhere.jsonl"}, "there is no file nowhere.jsonl"),
+        ({"file": "nowhere.jsonl"}, "the file nowhere.jsonl is not there in "),
         ({"file": "a.csv"}, "must be one of .jsonl, .json, .parquet"),
         ({"gym": "chain_sum", "test_file": "a.jsonl"}, "needs a `file`"),
         ({"file": "a.jsonl", "params": {"a": 1}}, "takes no params"),

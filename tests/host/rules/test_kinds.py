@@ -143,7 +143,10 @@ def test_a_users_rule(tmp_path):
     assert rules.judge("1", {"x": "1"}, str(path)) == (1.0, "ok")
     assert rules.judge("1", {}, str(path)) == (0.0, "error")
     rules.check_rule(str(path))
-    for name, words in (("maths", "did you mean 'math'"), (str(tmp_path / "no.py"), "neither")):
+    for name, words in (
+        ("maths", "did you mean 'math'"),
+        (str(tmp_path / "no.py"), "is not there"),
+    ):
         with pytest.raises(ValueError, match=words):
             rules.check_rule(name)
     for number, (text, words) in enumerate(

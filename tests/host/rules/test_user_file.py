@@ -109,7 +109,10 @@ def test_what_cannot_be_called_is_refused(write, text, words):
         ("def f(completions, **kw): return [None]", "it returned None"),
         ("def f(completions, **kw): return [c[0]['content'] for c in completions]", "TypeError"),
         ("def compute_score(solution_str, ground_truth): return {}", "a dict without `score`"),
-        ("def score(c, r): return float(r['missing'])", r"KeyError: 'missing' \(own_parity.py:1\)"),
+        (
+            "def score(c, r): return float(r['missing'])",
+            r"KeyError: 'missing' \(own_parity.py line 1\)",
+        ),
         ("import sys\ndef score(c, r): sys.exit(3)", "SystemExit: 3"),
     ],
 )

@@ -322,3 +322,39 @@ def test_what_was_trained_or_judged_is_not_given_to_another_config(open_run, tmp
     (tmp_path / "demo" / sign).parent.mkdir(parents=True)
     (tmp_path / "demo" / sign).touch()
     assert "belongs to another config" in refusal(open_run, seed=3)
+
+
+def test_remarks_are_said_and_kept_once(open_run, tmp_path, capsys):
+    run = open_run()
+    for _ in range(2):
+        run.remark("rl step 1: all rewards are equal")
+    run.remark("another")
+    assert json.loads((tmp_path / "demo" / "remarks.json").read_text()) == [
+        "rl step 1: all rewards are equal",
+        "another",
+    ]
+    assert capsys.readouterr().out.count("all rewards are equal") == 1
+    open_run().remark("another")  # as after a resume
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("damage", ["", "{", "3", '"a"', "[1, {}]"])
+def test_damaged_remarks_stop_nothing(open_run, tmp_path, damage):
+    run = open_run()
+    (tmp_path / "demo" / "remarks.json").write_text(damage)
+    run.remark("new")
+    assert json.loads((tmp_path / "demo" / "remarks.json").read_text())[-1] == "new"
+
+
+def test_remarks_do_not_grow_without_end(open_run, tmp_path):
+    run = open_run()
+    for number in range(60):
+        run.remark(f"{number}")
+    kept = json.loads((tmp_path / "demo" / "remarks.json").read_text())
+    assert kept == [f"{number}" for number in range(10, 60)]
+
+
+def test_what_was_said_of_another_config_is_forgotten(open_run, tmp_path):
+    open_run().remark("old")
+    open_run(seed=5)
+    assert not (tmp_path / "demo" / "remarks.json").exists()

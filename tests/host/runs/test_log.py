@@ -261,14 +261,41 @@ def test_a_bar_works_on_a_terminal(screen):
     assert "reward 0.5" in screen.getvalue() and "3/3" in screen.getvalue()
 
 
-def test_a_bar_without_a_terminal_tells_the_last_step(monkeypatch):
-    file = io.StringIO()
+def test_a_bar_without_a_terminal_tells_the_first_and_the_last_step(monkeypatch):
+    file, clock = io.StringIO(), iter([0.0, 40.0, 44.0, 48.0])  # start and three steps
     monkeypatch.setattr(log, "console", Console(file=file, width=100))
+    monkeypatch.setattr(log.time, "monotonic", lambda: next(clock))
     bar = log.Bar("rl", 3, 0)
     for step in (1, 2, 3):
         bar.step(step, {"reward": 0.123456, "what": "[red]"})
     bar.close()
-    assert file.getvalue().splitlines() == ["rl 3/3  reward 0.123  what [red]"]
+    assert file.getvalue().splitlines() == [
+        "rl: compiling ...",
+        "rl 1/3  reward 0.123  what [red]",
+        "rl 3/3  reward 0.123  what [red]  4.0 s a step",
+    ]
+
+
+def test_a_bar_without_a_terminal_tells_the_time_that_is_left(monkeypatch):
+    """The first step, which compiles, does not count: 300 s for each of the 24 that are left."""
+    file, clock = io.StringIO(), iter([0.0, 900.0, 1200.0, 1500.0])
+    monkeypatch.setattr(log, "console", Console(file=file, width=100))
+    monkeypatch.setattr(log.time, "monotonic", lambda: next(clock))
+    bar = log.Bar("rl", 30, 3)
+    for step in (4, 5, 6):
+        bar.step(step, {})
+    assert file.getvalue().splitlines()[1:] == [
+        "rl 4/30",
+        "rl 5/30  5.0 min a step, 2.1 h left",
+        "rl 6/30  5.0 min a step, 2.0 h left",
+    ]
+
+
+def test_a_finished_bar_compiles_nothing(monkeypatch):
+    file = io.StringIO()
+    monkeypatch.setattr(log, "console", Console(file=file, width=100))
+    log.Bar("rl", 3, 3).close()
+    assert file.getvalue() == ""
 
 
 def test_a_long_error_is_cut_and_says_so(monkeypatch):

@@ -266,6 +266,23 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     assert ATTACK in page.data["stages"][-1]["series"]
 
 
+@pytest.mark.parametrize(
+    ("text", "remarks"),
+    [
+        (json.dumps(["all rewards are equal", ATTACK]), ["all rewards are equal", ATTACK]),
+        (json.dumps(["x" * 9000, 3, None]), ["x" * 8000, "3", ""]),
+        (json.dumps(["x"] * 99), ["x"] * 50),
+        *((text, []) for text in ("", "{", "{}", "3", "[" * 5000)),
+    ],
+)
+def test_what_the_run_said_stands_in_the_page(tmp_path, text, remarks):
+    run = fake_run(tmp_path / "demo", steps=16)
+    (run / "remarks.json").write_text(text)
+    page = Page(report.write_report(run))
+    assert page.data["remarks"] == remarks
+    assert "img" not in [tag for tag, _ in page.tags]
+
+
 def test_damaged_metrics_are_tolerated(tmp_path: Path) -> None:
     lines = [
         b'{"stage": "rl", "step": 1, "a": 1.5, "c": null, "flag": true, "d": "text"}',

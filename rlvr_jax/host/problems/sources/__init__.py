@@ -186,12 +186,29 @@ def _take(
             rows[split].append(record)
             missing -= 1
     if missing:
-        short = next(split for split in counts if len(rows[split]) < counts[split])
-        raise ValueError(
-            f"{_name(source)} has too few distinct problems: {len(rows[short])} of "
-            f"{counts[short]} for the split {short!r}; ask for fewer, or give it less weight."
-        )
+        raise ValueError(_too_few(source, rows, counts, passed))
     return rows
+
+
+def _too_few(
+    source: SourceConfig,
+    rows: Mapping[str, Sequence[Record]],
+    counts: Mapping[str, int],
+    passed: Iterable[str],
+) -> str:
+    """Return the sentence about a source with too few problems: how many there are, what to do."""
+    found = {split: len(taken) for split, taken in rows.items()}
+    for key in passed:
+        found[_choose_split(key, counts)] += 1
+    short = next(split for split in counts if found[split] < counts[split])
+    share = min(found[split] / counts[split] for split in counts if counts[split])
+    lower = f"lower {', '.join(f'data.{split}' for split in counts)}"
+    lower += f" to {95 * share:.0f} % of what they are" if share > 0.02 else ""
+    return (
+        f"{_name(source)} has too few distinct problems: {found[short]} of {counts[short]} for the "
+        f"split {short!r} (a hash deals its {sum(found.values())} to the splits): {lower}, set to "
+        "0 what no stage reads, or give the source less weight."
+    )
 
 
 def _choose_split(key: str, counts: Mapping[str, int]) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlvr_jax.host.files.looked_up import looked_up
 from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.problems.dataset import Record
 from rlvr_jax.host.problems.sources import files
@@ -94,8 +95,9 @@ def find_files(name: str, folder: Path, split: str) -> list[Path]:
                 _check_shards(paths)
                 return paths
     raise ValueError(
-        f"no {own_split!r} files of {name} in {folder} or its folder {name!r}: put {known.home} "
-        f"there (looked for {', '.join(pattern.format(own_split) for pattern in known.patterns)})."
+        f"no {own_split!r} files of {name} in {folder}{looked_up(folder)} or its folder "
+        f"{name!r}: put {known.home} there (looked for "
+        f"{', '.join(pattern.format(own_split) for pattern in known.patterns)})."
     )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rlvr_jax.host.files.looked_up import looked_up
 from rlvr_jax.host.problems.dataset import Record
 from rlvr_jax.host.problems.preference import UnrankedError
 from rlvr_jax.host.problems.sources.layouts import Row, parse_records
@@ -29,7 +30,8 @@ def check_file(path: Path) -> None:
     if path.suffix.lower() not in KINDS:
         raise ValueError(f"{path} must be one of {', '.join(KINDS)}: convert it or rename it.")
     if not path.is_file():
-        raise ValueError(f"there is no file {path}: check the path.")
+        kind = "a folder" if path.is_dir() else f"not there{looked_up(path)}"
+        raise ValueError(f"the file {path} is {kind}: check the path.")
     if path.suffix.lower() == ".parquet":
         _parquet()
 
@@ -137,7 +139,9 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}, row {number}: not UTF-8 ({error.reason}): repair it.") from error
     except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is not readable parquet after row {number}: {error}") from error
+        raise ValueError(
+            f"{path} is not readable parquet after row {number} ({error}): write the file again."
+        ) from error
 
 
 def _parquet() -> Any:

@@ -108,7 +108,7 @@ def _find_parts(row: Row) -> Parts:
     if prompt is None or value is None:
         raise ValueError(
             f"its columns ({', '.join(map(str, row))}) are no known layout: rename them to "
-            "'question' and 'answer', or see the layouts in the documentation."
+            "'question' and 'answer', or see the layouts in docs/data.md."
         )
     solution = row.get("solution")
     solution = solution.strip() if isinstance(solution, str) else ""

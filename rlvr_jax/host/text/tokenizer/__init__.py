@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from rlvr_jax.host.files.looked_up import looked_up
 from rlvr_jax.host.text import chat
 from rlvr_jax.host.text.chat import Message, TokenizerError
 from rlvr_jax.host.text.tokenizer import byte, fast, folder, ggml, placeholders, spm
@@ -388,7 +389,7 @@ def open_tokenizer(path: Path | str, now: datetime.datetime | None = None) -> To
             "the word byte"
         )
     if not path.exists():
-        raise TokenizerError(f"there is no tokenizer {path}: correct the path")
+        raise TokenizerError(f"there is no tokenizer {path}{looked_up(path)}: correct the path")
     return Tokenizer(*loaders[path.suffix](path), now)
 
 

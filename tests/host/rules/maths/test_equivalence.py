@@ -60,8 +60,9 @@ def test_a_strange_reference_scores_zero(gold):
     assert rules.score("7", gold) == 0.0
 
 
-def test_kinds_that_do_not_exist_score_zero():
-    assert rules.score("7", "7", "maths") == 0.0
+def test_kinds_that_do_not_exist_are_refused():
+    with pytest.raises(ValueError, match="neither a kind .* did you mean 'math'"):
+        rules.score("7", "7", "maths")
 
 
 def test_from_a_thread_and_a_process():

@@ -14,6 +14,7 @@ an array.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -338,10 +339,20 @@ def _check_fit(path: epath.Path, saved: Json, like: dict[str, Any], partial: boo
 
 
 def _remove(folder: epath.Path) -> None:
-    """Delete a folder, trying for a second: threads of a failed write may still add files to it."""
+    """Delete a folder, trying for a second: threads of a failed write may still add files to it.
+
+    A disk that takes no more changes is left as it is, at once.
+    """
     for _ in range(20):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
+        try:
+            shutil.rmtree(folder)
+        except FileNotFoundError:
+            if not folder.exists():
+                return
+        except OSError as error:
+            if error.errno in (errno.EROFS, errno.EIO):
+                return
+        else:
             return
         time.sleep(0.05)
 

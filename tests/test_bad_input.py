@@ -650,6 +650,15 @@ def test_ctrl_c_during_the_imports_ends_without_a_traceback(command, tmp_path):
     assert process.returncode == -signal.SIGINT  # which a shell shows as 130
 
 
+def test_a_missing_wall_is_said_once_at_the_start(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "missing_walls", lambda stages: ["memory", "system calls"])
+    monkeypatch.setattr(train.compiles, "enable_disk_cache", lambda: None)  # of all later tests
+    config = write(tmp_path, stages=TINY["stages"][:1])
+    assert train.main(["--config", str(config)]) == 0
+    said = plain(capsys.readouterr().out)
+    assert said.count("programs run without a wall for memory and system calls") == 1
+
+
 def test_sizes_beyond_the_memory(door, tmp_path):
     code, said = door(
         write(tmp_path, stages=TINY["stages"][:2]), "data.prompt_columns=1" + "0" * 12

@@ -4,23 +4,23 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from make_moment import wait_for
-
 
 class Training:
-    """`python -m rlvr_jax.train` on a config file, as a process group.
+    """`python -m rlvr_jax.train` on a config file, with more words, as a process group.
 
-    What is printed goes to a file beside the config. A process that stands still for `patience`
-    seconds fails the test.
+    What is printed goes to the file `log`; `compiled` keeps what is compiled once. A process that
+    stands still for `patience` seconds fails the test.
     """
 
-    def __init__(self, config: Path, folder: Path, compiled: Path, patience: float):
-        self.config, self.folder, self._patience = config, folder, patience
-        self._log = config.with_name("log.txt")
-        self._words = [sys.executable, "-m", "rlvr_jax.train", "--config", str(config)]
+    def __init__(
+        self, config: Path, folder: Path, log: Path, compiled: Path, patience: float, *more: str
+    ):
+        self.config, self.folder, self._log, self._patience = config, folder, log, patience
+        self._words = [sys.executable, "-m", "rlvr_jax.train", "--config", str(config), *more]
         self.environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": os.environ["RLVR_TEST_XLA_FLAGS"],
@@ -57,12 +57,16 @@ class Training:
             os.killpg(self.process.pid, signum)
 
     def until(self, seen: Callable[[], object]) -> bool:
-        """Wait for a moment of the run; False when it ended first."""
-        try:
-            return wait_for(self.process, seen, self._patience, 0.003)
-        except TimeoutError:
-            self.kill()
-            raise AssertionError(f"the run stands still:\n{self.said()}") from None
+        """Watch the run closely for a moment of it; False when it ended first."""
+        end = time.monotonic() + self._patience
+        while time.monotonic() < end:
+            if seen():
+                return True
+            if self.process.poll() is not None:
+                return False
+            time.sleep(0.003)
+        self.kill()
+        raise AssertionError(f"the run stands still:\n{self.said()}")
 
     def lines(self, stage: str) -> int:
         """The complete lines of a stage in metrics.jsonl."""

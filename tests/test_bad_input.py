@@ -10,11 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 import yaml
 
 from rlvr_jax import train
-from rlvr_jax.config import DataConfig
+from rlvr_jax.config import DataConfig, MeshConfig
 from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.runs import settings
 from rlvr_jax.host.runs.folder import Run
@@ -166,7 +167,7 @@ def test_config_file_that_cannot_be_read(tmp_path, capsys):
 WORKER = """
 import contextlib, io, json, sys, traceback
 from rlvr_jax import train
-from rlvr_jax.config import DataConfig
+from rlvr_jax.config import DataConfig, MeshConfig
 for line in sys.stdin:
     with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
         try:
@@ -652,7 +653,10 @@ def test_ctrl_c_during_the_imports_ends_without_a_traceback(command, tmp_path):
 
 def test_a_missing_wall_is_said_once_at_the_start(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "missing_walls", lambda stages: ["memory", "system calls"])
-    monkeypatch.setattr(train.compiles, "enable_disk_cache", lambda: None)  # of all later tests
+    # What would change the process of all later tests, or is refused in one that has used JAX.
+    monkeypatch.setattr(train.compiles, "enable_disk_cache", lambda: None)
+    mesh = train.sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    monkeypatch.setattr(train.sharding, "claim_mesh", lambda *_: mesh)
     config = write(tmp_path, stages=TINY["stages"][:1])
     assert train.main(["--config", str(config)]) == 0
     said = plain(capsys.readouterr().out)

@@ -85,10 +85,14 @@ class Run(Training):
         self.stages = [stage.get("name", stage["stage"]) for stage in tree["stages"]]
         config = home / "config.yaml"
         config.write_text(yaml.safe_dump(tree | {"runs": str(runs)}))
-        super().__init__(config, runs / "chaos", compiled, PATIENCE)
+        super().__init__(config, runs / "chaos", home / "log.txt", compiled, PATIENCE)
 
     def marked(self, stage: str) -> bool:
         return (self.folder / "stages" / f"{stage}.json").exists()
+
+    def seconds(self, stage: str) -> float:
+        marker = json.loads((self.folder / "stages" / f"{stage}.json").read_text())
+        return marker["seconds"]
 
     def stage(self) -> str:
         """The first stage that is not finished, "" after the last."""
@@ -122,28 +126,34 @@ class Strike(NamedTuple):
 class Faults:
     """Each method starts the run, waits for a moment of a stage, strikes, and sees how it ends."""
 
-    def __init__(self, run: Run, disk: Disk, server, seed: int):
+    def __init__(self, run: Run, quiet: Run, disk: Disk, server, seed: int):
         self.run, self.disk, self.server, self.draw = run, disk, server, random.Random(seed)
+        self.seconds = {name: quiet.seconds(name) for name in quiet.stages}
         self.strikes: list[Strike] = []
         self.slowest = 0.0  # seconds from a dead disk to the end of the process
 
     @contextlib.contextmanager
     def at(self, stage: str, kind: str) -> Iterator[None]:
-        """Stop the process at a random moment of the stage for the block, then let it go on."""
-        run, wanted = self.run, self.draw.randint(0, 8)
+        """Stop the process at a random moment of the stage for the block, then let it go on.
+
+        The moment is one after so many changes of files, or after a part of the time that the
+        stage took in the quiet run.
+        """
+        run, wanted = self.run, self.draw.randint(1, 8)
+        latest = self.draw.uniform(0, 0.4) * self.seconds[stage]  # less is to compile than there
         known, changes = run.files() if run.folder.exists() else frozenset(), 0
         run.start()
         run.until(lambda: run.inside(stage))
+        began = time.monotonic()
 
         def enough() -> bool:
             nonlocal known, changes
             now = run.files()
             changes += len(now ^ known)
             known = now
-            return changes >= wanted or run.marked(stage)
+            return changes >= wanted or time.monotonic() - began > latest or run.marked(stage)
 
         run.until(enough)
-        time.sleep(self.draw.choice([0.0, self.draw.uniform(0, 0.1)]))
         run.send(signal.SIGSTOP)
         if (now := run.stage()) and run.process.poll() is None and run.inside(now):
             self.strikes.append(Strike(kind, now, run.lines(now)))
@@ -202,7 +212,9 @@ class Faults:
                     os.kill(process, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
-                time.sleep(1.5)
+                pause = time.monotonic() + 1.5
+                while alive() and time.monotonic() < pause:
+                    time.sleep(0.01)
             time.sleep(0.01)
         self.run.kill()
 
@@ -318,7 +330,7 @@ def test_faults_in_every_stage_change_nothing(quiet, server, tmp_path, tmp_path_
     disk = Disk(tmp_path)
     compiled = tmp_path_factory.getbasetemp() / "compiled"
     run = Run(tmp_path, disk.folder / "runs", compiled, server.server_port)
-    faults = Faults(run, disk, server, SEED)
+    faults = Faults(run, quiet, disk, server, SEED)
     try:
         planned = plan(run.stages, SEED)
         for stage, kind in planned:
@@ -328,6 +340,7 @@ def test_faults_in_every_stage_change_nothing(quiet, server, tmp_path, tmp_path_
             getattr(faults, kind)(stage)
             where = faults.strikes[before:] or "none"
             print(f"{where} {time.monotonic() - began:.0f} s", flush=True)
+        print(f"the slowest end of a process with a dead disk took {faults.slowest:.1f} s")
         assert_spread(faults.strikes, run.stages, len(planned))
         run.start()
         code, said = run.wait()

@@ -74,8 +74,9 @@ def struck(tmp_path_factory) -> Iterator[Struck]:
     disk = Disk(home, megabytes=64, inodes=1024)
     config = home / "config.yaml"
     config.write_text(yaml.safe_dump(CONFIG | {"runs": str(disk.folder / "runs")}))
+    folder, log = disk.folder / "runs" / "tiny", home / "log.txt"
     compiled = tmp_path_factory.getbasetemp() / "compiled"
-    training = Training(config, disk.folder / "runs" / "tiny", compiled, PATIENCE)
+    training = Training(config, folder, log, compiled, PATIENCE)
     yield Struck(training, disk)
     disk.close()
 

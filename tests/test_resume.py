@@ -6,8 +6,6 @@ import queue
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from make_moment import wait_for
+from make_training import Training
 
 from rlvr_jax import parameters
 from rlvr_jax.host.runs import checkpoint, settings
@@ -36,65 +34,16 @@ SIZES += ["rl.loss={kl_coef: 0.01, kl_in: loss, kl_target: 0.01}"]
 PATIENCE = 300  # seconds; a run that hangs fails its test
 
 
-class Command:
-    """`python -m rlvr_jax.train` with a run folder of its own, as a process group."""
+class Command(Training):
+    """A training on configs/debug.yaml with a run folder of its own."""
 
     def __init__(self, runs: Path, compiled: Path, *more: str):
-        words = ["-m", "rlvr_jax.train", "--config", str(DEBUG), f"runs={runs}", *SIZES, *more]
-        self.words, self.folder = [sys.executable, *words], runs / "debug"
-        # What is compiled once is kept.
-        self.env = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": os.environ["RLVR_TEST_XLA_FLAGS"],
-            "JAX_COMPILATION_CACHE_DIR": str(compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self.log = (self.folder.parent / "log.txt").open("wb")
-        self.process = subprocess.Popen(
-            self.words, env=self.env, stdout=self.log, stderr=self.log, start_new_session=True
-        )
-
-    def wait(self) -> tuple[int, str]:
-        """Exit code and all that was printed, as one line."""
-        try:
-            code = self.process.wait(PATIENCE)
-        finally:
-            self.kill()
-        text = (self.folder.parent / "log.txt").read_text(encoding="utf-8", errors="replace")
-        return code, " ".join(text.split())
+        words = [f"runs={runs}", *SIZES, *more]
+        super().__init__(DEBUG, runs / "debug", runs / "log.txt", compiled, PATIENCE, *words)
 
     def run(self) -> tuple[int, str]:
         self.start()
         return self.wait()
-
-    def send(self, signum: int) -> None:
-        os.killpg(self.process.pid, signum)
-
-    def kill(self) -> None:
-        """kill -9 of the whole group; nothing is left running, whatever happens in a test."""
-        if self.process.poll() is None:
-            self.send(signal.SIGKILL)
-            self.process.wait()
-        self.log.close()
-
-    def until(self, seen) -> bool:
-        """Watch the run closely until `seen()`; False when it ended first."""
-        try:
-            return wait_for(self.process, seen, PATIENCE, 0.002)
-        except TimeoutError:
-            self.kill()
-            raise AssertionError("the run hangs:\n" + self.wait()[1]) from None
-
-    def lines(self, stage: str) -> int:
-        """Complete lines of a stage in metrics.jsonl."""
-        try:
-            text = (self.folder / "metrics.jsonl").read_bytes()
-        except FileNotFoundError:
-            return 0
-        return text.count(b'{"stage": "%s"' % stage.encode())
 
 
 @pytest.fixture(scope="session")

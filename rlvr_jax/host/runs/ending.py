@@ -59,15 +59,14 @@ class Signals:
 
     def free(self) -> None:
         """Put back the handlers that were there before."""
-        if threading.current_thread() is threading.main_thread():
-            if self._before:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                signal.set_wakeup_fd(-1)
-            for signum, handler in self._before.items():
-                signal.signal(signum, signal.SIG_DFL if handler is None else handler)
-        self._before.clear()
-        if self._arrivals:
-            self._arrivals.close()  # which ends the thread
+        if self._arrivals is None or threading.current_thread() is not threading.main_thread():
+            return
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for signum, handler in self._before.items():
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        signal.set_wakeup_fd(-1)
+        self._arrivals.close()  # which ends the thread
+        self._arrivals = None
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.seen is None:
@@ -79,8 +78,9 @@ class Signals:
         with os.fdopen(arrivals, "rb", buffering=0) as pipe:
             while True:
                 left = None if end is None else max(0.0, end - time.monotonic())
-                if not select.select([pipe], [], [], left)[0]:
-                    _give_up(exit_code(first))
+                if not _is_ready(pipe.fileno(), select.POLLIN, left):
+                    _tell(2, TOO_LATE)
+                    os._exit(exit_code(first))
                 said = pipe.read(1)
                 if not said:
                     return
@@ -89,15 +89,20 @@ class Signals:
                     os._exit(exit_code(said[0]))
                 if end is None:
                     first, end = said[0], time.monotonic() + self._budget
-                    # Not `print`, whose lock the main thread may hold.
-                    with contextlib.suppress(OSError):
-                        os.write(1, STOPPING)
+                    _tell(1, STOPPING)
 
 
-def _give_up(code: int) -> None:
+def _tell(stream: int, text: bytes) -> None:
+    """Write where that waits neither for a reader nor for a lock, as `print` may."""
     with contextlib.suppress(OSError):
-        os.write(2, TOO_LATE)
-    os._exit(code)
+        if _is_ready(stream, select.POLLOUT, 0.0):
+            os.write(stream, text)
+
+
+def _is_ready(stream: int, event: int, seconds: float | None) -> bool:
+    watch = select.poll()  # not `select`, which knows the first 1,024 files of a process only
+    watch.register(stream, event)
+    return bool(watch.poll(None if seconds is None else 1000 * seconds))
 
 
 def run_process(main: Callable[[], int]) -> NoReturn:

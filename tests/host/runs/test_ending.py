@@ -10,10 +10,12 @@ import time
 import pytest
 
 HANGS = """
-import hashlib, sys, threading
+import hashlib, os, sys, threading
 from rlvr_jax.host.runs.ending import Signals
 Signals(float(sys.argv[1])).catch()
 print("on", flush=True)
+if sys.argv[2] == "reader":  # of standard output, who reads no more
+    os.write(1, bytes(1 << 22))
 if sys.argv[2] == "disk":
     threading.Event().wait()  # one that does not answer
 hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # as a compiler, which runs no handler meanwhile
@@ -81,6 +83,16 @@ def test_a_second_signal_ends_it_at_once(where):
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == 130 and time.monotonic() - began < 5
+
+
+def test_a_second_signal_ends_it_where_nobody_reads_what_it_says():
+    with start(HANGS, "900", "reader") as process:
+        assert process.stdout.readline() == "on\n"
+        time.sleep(0.2)  # until the pipe is full
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        assert process.wait(timeout=10) == 75
 
 
 @pytest.mark.parametrize(("code", "what"), [("2", "thread"), ("2", ""), ("0", "")])

@@ -30,7 +30,7 @@ from make_training import Training
 
 pytestmark = pytest.mark.chaos
 CONFIG, RULE = (Path(__file__).with_name(name) for name in ("chaos.yaml", "make_chaos_grades.py"))
-PATIENCE = 600.0  # seconds; a run that stands still for so long fails the test
+PATIENCE = 1800.0  # seconds; a run that does not end fails the test, on a busy machine too
 SOON = 10.0  # seconds in which a run ends when it cannot write, and what a busy machine adds: BUSY
 BUSY = 20.0
 FULL = ("full", "No space left")

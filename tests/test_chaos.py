@@ -140,7 +140,7 @@ class Faults:
         stage took in the quiet run.
         """
         run, wanted = self.run, self.draw.randint(1, 8)
-        latest = self.draw.uniform(0, 0.4) * self.seconds[stage]  # less is to compile than there
+        latest = self.draw.uniform(0, 0.25) * self.seconds[stage]  # nothing is left to compile
         known, changes = run.files() if run.folder.exists() else frozenset(), 0
         run.start()
         run.until(lambda: run.inside(stage))
@@ -311,7 +311,7 @@ def assert_spread(strikes: list[Strike], stages: list[str], planned: int) -> Non
     struck = {strike.stage for strike in strikes}
     kinds = {strike.kind for strike in strikes}
     print(f"{len(strikes)} of {planned} faults, of {len(kinds)} kinds, in {len(struck)} stages")
-    assert len(strikes) >= 0.7 * planned and len(struck) >= 0.7 * len(stages), strikes
+    assert len(strikes) >= planned / 2 and len(struck) >= len(stages) / 2, strikes
     assert len(kinds) == len(EVERYWHERE) + 2, kinds
     assert any(strike.lines for strike in strikes), "some strike between steps"
 

@@ -25,6 +25,7 @@ from rlvr_jax.config import ModelConfig  # noqa: E402
 
 # Files that start the whole program, minutes each: first, so that no worker is left alone with one.
 LONG = ("test_hosts", "test_resume", "test_end_to_end", "test_pretrained", "test_harm")
+LONG += ("test_dead_disk",)
 
 
 def pytest_collection_modifyitems(items) -> None:

@@ -37,14 +37,13 @@ class Disk:
         """Leave room for so many bytes."""
         free = os.statvfs(self.folder)
         size = max(0, free.f_bavail * free.f_frsize - left)
-        with self._ballast.open("wb") as file:
+        with self._ballast.open("wb", buffering=0) as file:  # or else `close` writes once more
             with contextlib.suppress(OSError):  # the last blocks are needed for the map of blocks
                 os.posix_fallocate(file.fileno(), 0, size)
             with contextlib.suppress(OSError):
                 while size and not left:
                     file.seek(0, os.SEEK_END)
                     file.write(b"x" * 1024)
-                    file.flush()
 
     def fill_inodes(self, left: int = 0) -> None:
         """Leave room for so many files, whatever their size."""

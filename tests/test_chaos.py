@@ -3,6 +3,7 @@
 `RLVR_CHAOS_SEED` chooses the order of the faults and their moments.
 """
 
+import contextlib
 import hashlib
 import http.server
 import itertools
@@ -15,8 +16,9 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -24,13 +26,15 @@ import orbax.checkpoint as ocp
 import pytest
 import yaml
 from make_disk import Disk
-from make_moment import wait_for
+from make_training import Training
 
 pytestmark = pytest.mark.chaos
 CONFIG, RULE = (Path(__file__).with_name(name) for name in ("chaos.yaml", "make_chaos_grades.py"))
-PATIENCE = 600.0  # seconds; a run that stands still for so long fails the test
+PATIENCE = 1800.0  # seconds; a run that does not end fails the test, on a busy machine too
 SOON = 10.0  # seconds in which a run ends when it cannot write, and what a busy machine adds: BUSY
 BUSY = 20.0
+FULL = ("full", "No space left")
+READ_ONLY = ("read-only", "Read-only file system", "Input/output error", "I/O error")
 SEED = int(os.environ.get("RLVR_CHAOS_SEED", 0))
 
 
@@ -69,8 +73,8 @@ def server():
     server.server_close()
 
 
-class Training:
-    """`python -m rlvr_jax.train` on the config, in a folder of its own, started again and again."""
+class Run(Training):
+    """A training on the config, in a folder of its own."""
 
     def __init__(self, home: Path, runs: Path, compiled: Path, port: int):
         tree = yaml.safe_load(CONFIG.read_text().replace("rule: RULE", "rule: " + str(RULE)))
@@ -79,55 +83,28 @@ class Training:
                 if stage.get(asked, {}).get("kind") == "endpoint":
                     stage[asked]["url"] = f"http://127.0.0.1:{port}/v1"
         self.stages = [stage.get("name", stage["stage"]) for stage in tree["stages"]]
-        self.log, self.folder = home / "log.txt", runs / "chaos"
-        self.config = path = home / "config.yaml"
-        path.write_text(yaml.safe_dump(tree | {"runs": str(runs)}))
-        self._words = [sys.executable, "-m", "rlvr_jax.train", "--config", str(path)]
-        self.environment = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": os.environ["RLVR_TEST_XLA_FLAGS"],
-            "JAX_COMPILATION_CACHE_DIR": str(compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-
-    def start(self) -> None:
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                self._words, env=self.environment, stdout=log, stderr=log, start_new_session=True
-            )
-
-    def wait(self, seconds: float = PATIENCE) -> tuple[int, str]:
-        """The exit code and all that was printed; a process that does not end fails the test."""
-        try:
-            code = self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"the run does not end:\n{self.said()}") from None
-        finally:
-            self.kill()
-        return code, self.said()
-
-    def said(self) -> str:
-        return " ".join(self.log.read_text(encoding="utf-8", errors="replace").split())
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            self.send(signal.SIGKILL)
-            self.process.wait()
-
-    def send(self, signum: int) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signum)
-
-    def until(self, seen: Callable[[], object]) -> bool:
-        """Wait for a moment of the run; False when it ended first."""
-        try:
-            return wait_for(self.process, seen, PATIENCE, 0.003)
-        except TimeoutError:
-            self.kill()
-            raise AssertionError(f"the run stands still:\n{self.said()}") from None
+        config = home / "config.yaml"
+        config.write_text(yaml.safe_dump(tree | {"runs": str(runs)}))
+        super().__init__(config, runs / "chaos", home / "log.txt", compiled, PATIENCE)
 
     def marked(self, stage: str) -> bool:
         return (self.folder / "stages" / f"{stage}.json").exists()
+
+    def seconds(self, stage: str) -> float:
+        marker = json.loads((self.folder / "stages" / f"{stage}.json").read_text())
+        return marker["seconds"]
+
+    def stage(self) -> str:
+        """The first stage that is not finished, "" after the last."""
+        return next((stage for stage in self.stages if not self.marked(stage)), "")
+
+    def inside(self, stage: str) -> bool:
+        """Whether this process has come to the stage."""
+        number = self.stages.index(stage)
+        if not number:
+            return (self.folder / "data").exists()
+        said, before = self.said(), self.stages[number - 1]
+        return any(f" {before}: {end}" in said for end in ("done in", "finished earlier"))
 
     def files(self) -> frozenset[str]:
         """The names of all files and folders: what changes there is a moment to strike."""
@@ -138,74 +115,95 @@ class Training:
         return [int(word) for path in children for word in path.read_text().split()]
 
 
+class Strike(NamedTuple):
+    """A Strike is where a fault struck: a stage that ran, after so many lines of its metrics."""
+
+    kind: str
+    stage: str
+    lines: int
+
+
 class Faults:
     """Each method starts the run, waits for a moment of a stage, strikes, and sees how it ends."""
 
-    def __init__(self, run: Training, disk: Disk, server, seed: int):
+    def __init__(self, run: Run, quiet: Run, disk: Disk, server, seed: int):
         self.run, self.disk, self.server, self.draw = run, disk, server, random.Random(seed)
+        self.seconds = {name: quiet.seconds(name) for name in quiet.stages}
+        self.strikes: list[Strike] = []
+        self.slowest = 0.0  # seconds from a dead disk to the end of the process
 
-    def reach(self, stage: str) -> bool:
-        """Wait for a random moment of the stage: some changes of files, and a little more."""
-        run = self.run
-        run.start()
-        number = run.stages.index(stage)
-        before = run.stages[number - 1] if number else None
-        if not run.until(lambda: before is None or run.marked(before)):
-            return False
+    @contextlib.contextmanager
+    def at(self, stage: str, kind: str) -> Iterator[None]:
+        """Stop the process at a random moment of the stage for the block, then let it go on.
+
+        The moment is one after so many changes of files, or after a part of the time that the
+        stage took in the quiet run.
+        """
+        run, wanted = self.run, self.draw.randint(1, 8)
+        latest = self.draw.uniform(0, 0.25) * self.seconds[stage]  # nothing is left to compile
         known, changes = run.files() if run.folder.exists() else frozenset(), 0
-        wanted = self.draw.randint(0, 12)
+        run.start()
+        run.until(lambda: run.inside(stage))
+        began = time.monotonic()
 
         def enough() -> bool:
             nonlocal known, changes
             now = run.files()
             changes += len(now ^ known)
             known = now
-            return changes >= wanted or run.marked(stage)
+            return changes >= wanted or time.monotonic() - began > latest or run.marked(stage)
 
-        alive = run.until(enough)
-        time.sleep(self.draw.choice([0.0, self.draw.uniform(0, 0.1), self.draw.uniform(0, 1)]))
-        return alive
+        run.until(enough)
+        run.send(signal.SIGSTOP)
+        if (now := run.stage()) and run.process.poll() is None and run.inside(now):
+            self.strikes.append(Strike(kind, now, run.lines(now)))
+        yield
+        run.send(signal.SIGCONT)
 
     def kill(self, stage: str) -> None:
-        self.reach(stage)
-        self.run.kill()
+        with self.at(stage, "kill"):
+            self.run.kill()
 
     def terminate(self, stage: str) -> None:
-        self.reach(stage)
-        self.run.send(signal.SIGTERM)
-        code, said = self.run.wait()
-        assert code in (0, 75) and "Traceback" not in said, (code, said)
+        self.signal(stage, signal.SIGTERM, 0, 75)
 
     def interrupt(self, stage: str) -> None:
-        self.reach(stage)
-        self.run.send(signal.SIGINT)
+        self.signal(stage, signal.SIGINT, 0, 130)
+
+    def signal(self, stage: str, signum: int, *codes: int) -> None:
+        with self.at(stage, signal.Signals(signum).name):
+            self.run.send(signum)
         code, said = self.run.wait()
-        assert code in (0, 130, -signal.SIGINT) and "Traceback" not in said, (code, said)
+        assert code in codes and "Traceback" not in said, (code, said)
 
     def full_disk(self, stage: str) -> None:
-        self.reach(stage)
-        self.disk.fill(self.draw.choice([0, 4096, 40_000]))
-        code, said = self.run.wait()
+        with self.at(stage, "full disk"):
+            self.disk.fill(self.draw.choice([0, 4096, 40_000]))
+        self.dies(FULL)
         self.disk.empty()
-        self.refused(code, said, "full", "No space left")
 
     def no_inodes(self, stage: str) -> None:
-        self.reach(stage)
-        self.disk.fill_inodes(self.draw.choice([0, 1, 7]))
-        code, said = self.run.wait()
+        with self.at(stage, "no inodes"):
+            self.disk.fill_inodes(self.draw.choice([0, 1, 7]))
+        self.dies(FULL)
         self.disk.empty()
-        self.refused(code, said, "full", "No space left")
 
     def read_only(self, stage: str) -> None:
-        self.reach(stage)
-        self.disk.fail()
-        code, said = self.run.wait(SOON + BUSY)
+        with self.at(stage, "read-only"):
+            self.disk.fail()
+        self.dies(READ_ONLY)
         self.disk.mend()
-        self.refused(code, said, "Read-only file system", "Input/output error", "I/O error")
+
+    def dies(self, words: Sequence[str]) -> None:
+        """See the process end soon."""
+        began = time.monotonic()
+        self.refused(*self.run.wait(SOON + BUSY), *words)
+        self.slowest = max(self.slowest, time.monotonic() - began)
 
     def dead_worker(self, stage: str) -> None:
         """Somebody kills the workers that grade, again and again; the run goes on."""
-        self.reach(stage)
+        with self.at(stage, "dead worker"):
+            pass
         end = time.monotonic() + 5
         alive = lambda: self.run.process.poll() is None and not self.run.marked(stage)  # noqa: E731
         while alive() and time.monotonic() < end:
@@ -214,17 +212,20 @@ class Faults:
                     os.kill(process, signal.SIGKILL)
                 except ProcessLookupError:
                     continue
-                time.sleep(1.5)
+                pause = time.monotonic() + 1.5
+                while alive() and time.monotonic() < pause:
+                    time.sleep(0.01)
             time.sleep(0.01)
         self.run.kill()
 
     def down(self, stage: str) -> None:
         """The endpoint goes down after some replies."""
         self.server.left = self.draw.randint(0, 3)
-        self.reach(stage)
+        self.run.start()
         code, said = self.run.wait()
         self.server.left = sys.maxsize
-        self.refused(code, said, "requests in a row", "503")
+        self.strikes.append(Strike("down", self.run.stage(), 0))
+        assert code == 2 and ("requests in a row" in said or "503" in said), (code, said)
 
     def refused(self, code: int, said: str, *words: str) -> None:
         assert code == 2 or code == 0 and self.run.marked(self.run.stages[-1]), (code, said)
@@ -257,7 +258,7 @@ def learned(folder: Path) -> dict[str, str]:
     return out
 
 
-def exported(run: Training, home: Path) -> dict[str, bytes]:
+def exported(run: Run, home: Path) -> dict[str, bytes]:
     """The weights of one stage of each kind of model, as `convert` writes them."""
     out = {}
     for stage in ("ruled", "verifier", "grm"):
@@ -268,7 +269,7 @@ def exported(run: Training, home: Path) -> dict[str, bytes]:
     return out
 
 
-def audit(run: Training, path: Path) -> object:
+def audit(run: Run, path: Path) -> object:
     """What an audit finds, without its times."""
     words = [sys.executable, "-m", "rlvr_jax.audit", "--config", str(run.config)]
     words += ["--stage", "rl", "--json", str(path)]
@@ -305,10 +306,20 @@ def plan(stages: list[str], seed: int) -> list[tuple[str, str]]:
     return faults
 
 
+def assert_spread(strikes: list[Strike], stages: list[str], planned: int) -> None:
+    """Faults have to strike while stages run, and not always at the same point of one."""
+    struck = {strike.stage for strike in strikes}
+    kinds = {strike.kind for strike in strikes}
+    print(f"{len(strikes)} of {planned} faults, of {len(kinds)} kinds, in {len(struck)} stages")
+    assert len(strikes) >= planned / 2 and len(struck) >= len(stages) / 2, strikes
+    assert len(kinds) == len(EVERYWHERE) + 2, kinds
+    assert any(strike.lines for strike in strikes), "some strike between steps"
+
+
 @pytest.fixture(scope="module")
-def quiet(tmp_path_factory, server) -> Training:
+def quiet(tmp_path_factory, server) -> Run:
     home = tmp_path_factory.mktemp("quiet")
-    run = Training(home, home, tmp_path_factory.getbasetemp() / "compiled", server.server_port)
+    run = Run(home, home, tmp_path_factory.getbasetemp() / "compiled", server.server_port)
     run.start()
     code, said = run.wait()
     assert code == 0, said
@@ -318,14 +329,19 @@ def quiet(tmp_path_factory, server) -> Training:
 def test_faults_in_every_stage_change_nothing(quiet, server, tmp_path, tmp_path_factory):
     disk = Disk(tmp_path)
     compiled = tmp_path_factory.getbasetemp() / "compiled"
-    run = Training(tmp_path, disk.folder / "runs", compiled, server.server_port)
-    faults = Faults(run, disk, server, SEED)
+    run = Run(tmp_path, disk.folder / "runs", compiled, server.server_port)
+    faults = Faults(run, quiet, disk, server, SEED)
     try:
-        for stage, kind in plan(run.stages, SEED):
-            began = time.monotonic()
+        planned = plan(run.stages, SEED)
+        for stage, kind in planned:
+            if run.marked(stage):  # the last fault struck late
+                continue
+            began, before = time.monotonic(), len(faults.strikes)
             getattr(faults, kind)(stage)
-            done = sum(run.marked(name) for name in run.stages)
-            print(f"{kind} in {stage}: {time.monotonic() - began:.0f} s, {done} stages", flush=True)
+            where = faults.strikes[before:] or "none"
+            print(f"{where} {time.monotonic() - began:.0f} s", flush=True)
+        print(f"the slowest end of a process with a dead disk took {faults.slowest:.1f} s")
+        assert_spread(faults.strikes, run.stages, len(planned))
         run.start()
         code, said = run.wait()
         assert code == 0, said

@@ -30,7 +30,7 @@ from rlvr_jax.host.workers import memory_group, pool, sandbox, scratch
 pytestmark = pytest.mark.chaos
 HERE = Path(__file__).parent
 GOLDEN = HERE / "golden"
-ROWS, PARQUETS, MODELS, TOKENIZERS, TEMPLATES = 10_000, 500, 1_500, 700, 1_000
+ROWS, PARQUETS, MODELS, TOKENIZERS, TEMPLATES = 10_000, 500, 2_000, 700, 1_000
 PROGRAMS = 500
 SECONDS = 10.0  # for one file or text
 SEED = int(os.environ.get("RLVR_CHAOS_SEED", 0))

@@ -10,10 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from make_tiny import TINY, assert_refused, plain, write
 
-from rlvr_jax.config import DataConfig
+from rlvr_jax import train
+from rlvr_jax.config import DataConfig, MeshConfig
 from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.runs import settings
 from rlvr_jax.host.runs.folder import Run
@@ -511,6 +513,18 @@ def test_ctrl_c_during_the_imports_ends_without_a_traceback(command, tmp_path):
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=10) == ("", "")
     assert process.returncode == -signal.SIGINT  # which a shell shows as 130
+
+
+def test_a_missing_wall_is_said_once_at_the_start(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "missing_walls", lambda stages: ["memory", "system calls"])
+    # What would change the process of all later tests, or is refused in one that has used JAX.
+    monkeypatch.setattr(train.compiles, "enable_disk_cache", lambda: None)
+    mesh = train.sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+    monkeypatch.setattr(train.sharding, "claim_mesh", lambda *_: mesh)
+    config = write(tmp_path, stages=TINY["stages"][:1])
+    assert train.main(["--config", str(config)]) == 0
+    said = plain(capsys.readouterr().out)
+    assert said.count("programs run without a wall for memory and system calls") == 1
 
 
 def test_sizes_beyond_the_memory(door, tmp_path):

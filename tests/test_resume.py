@@ -2,11 +2,10 @@
 
 import json
 import os
+import queue
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from make_moment import wait_for
+from make_training import Training
 
 from rlvr_jax import parameters
 from rlvr_jax.host.runs import checkpoint, settings
@@ -40,65 +39,16 @@ DRAWN += ["rl.advantage={normalise: none, baseline: domain}"]
 PATIENCE = 300  # seconds; a run that hangs fails its test
 
 
-class Command:
-    """`python -m rlvr_jax.train` with a run folder of its own, as a process group."""
+class Command(Training):
+    """A training on configs/debug.yaml with a run folder of its own."""
 
-    def __init__(self, runs: Path, compiled: Path, sizes: list[str] = SIZES):
-        words = ["-m", "rlvr_jax.train", "--config", str(DEBUG), f"runs={runs}", *sizes]
-        self.words, self.folder = [sys.executable, *words], runs / "debug"
-        # What is compiled once is kept.
-        self.env = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": os.environ["RLVR_TEST_XLA_FLAGS"],
-            "JAX_COMPILATION_CACHE_DIR": str(compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self.log = (self.folder.parent / "log.txt").open("wb")
-        self.process = subprocess.Popen(
-            self.words, env=self.env, stdout=self.log, stderr=self.log, start_new_session=True
-        )
-
-    def wait(self) -> tuple[int, str]:
-        """Exit code and all that was printed, as one line."""
-        try:
-            code = self.process.wait(PATIENCE)
-        finally:
-            self.kill()
-        text = (self.folder.parent / "log.txt").read_text(encoding="utf-8", errors="replace")
-        return code, " ".join(text.split())
+    def __init__(self, runs: Path, compiled: Path, *more: str, sizes: list[str] = SIZES):
+        words = [f"runs={runs}", *sizes, *more]
+        super().__init__(DEBUG, runs / "debug", runs / "log.txt", compiled, PATIENCE, *words)
 
     def run(self) -> tuple[int, str]:
         self.start()
         return self.wait()
-
-    def send(self, signum: int) -> None:
-        os.killpg(self.process.pid, signum)
-
-    def kill(self) -> None:
-        """kill -9 of the whole group; nothing is left running, whatever happens in a test."""
-        if self.process.poll() is None:
-            self.send(signal.SIGKILL)
-            self.process.wait()
-        self.log.close()
-
-    def until(self, seen) -> bool:
-        """Watch the run closely until `seen()`; False when it ended first."""
-        try:
-            return wait_for(self.process, seen, PATIENCE, 0.002)
-        except TimeoutError:
-            self.kill()
-            raise AssertionError("the run hangs:\n" + self.wait()[1]) from None
-
-    def lines(self, stage: str) -> int:
-        """Complete lines of a stage in metrics.jsonl."""
-        try:
-            text = (self.folder / "metrics.jsonl").read_bytes()
-        except FileNotFoundError:
-            return 0
-        return text.count(b'{"stage": "%s"' % stage.encode())
 
 
 @pytest.fixture(scope="session")
@@ -209,7 +159,9 @@ def assert_baselines(folder: Path, rows: list[dict]) -> None:
 
 @pytest.mark.slow
 def test_kills_change_no_draw_by_pass_rates_and_no_baseline(tmp_path, compiled):
-    whole, killed = (Command(tmp_path / name, compiled, DRAWN) for name in ("whole", "killed"))
+    whole, killed = (
+        Command(tmp_path / name, compiled, sizes=DRAWN) for name in ("whole", "killed")
+    )
     for command in (whole, killed):
         command.folder.parent.mkdir()
     code, said = whole.run()
@@ -297,10 +249,10 @@ def test_a_second_signal_stops_at_once(tmp_path, monkeypatch):
         run.catch_signals()
         signal.raise_signal(signal.SIGTERM)
         assert run.check_signal() == signal.SIGTERM
-        ended = []
-        monkeypatch.setattr(os, "_exit", ended.append)
+        ended = queue.SimpleQueue()  # a thread of its own ends the process
+        monkeypatch.setattr(os, "_exit", ended.put)
         signal.raise_signal(signal.SIGINT)
-        assert ended == [130]
+        assert ended.get(timeout=10) == 130
         run.close()
     finally:
         for signum, handler in kept.items():

@@ -4,8 +4,10 @@ A renamed file can be empty after a power failure or an error of the disk, becau
 write its name before its contents. So the contents are forced to the disk before the name changes.
 """
 
+import contextlib
 import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -15,8 +17,20 @@ def write_whole(path: Path, text: str) -> None:
     Characters that UTF-8 does not have become question marks. The folder has to exist.
     """
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8", errors="replace")
+    with naming(part):
+        part.write_text(text, encoding="utf-8", errors="replace")
     put_in_place(part, path)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an error of the block the name of the file: one of a disk that is full has none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def put_in_place(part: Path, path: Path) -> None:
@@ -46,6 +60,7 @@ def _sync_names(folder: Path) -> None:
 def _sync(path: Path) -> None:
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(file)
+        with naming(path):
+            os.fsync(file)
     finally:
         os.close(file)

@@ -14,6 +14,7 @@ an array.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -40,6 +41,12 @@ Folder = str | os.PathLike[str]
 _NAMES = ocp.path.step.standard_name_format(step_prefix="step", step_format_fixed_length=6)
 _TMP = ".orbax-checkpoint-tmp"
 _FULL = ("no space left", "enospc", "file too large", "quota exceeded")
+_READ_ONLY = ("read-only file system", "erofs", "input/output error")
+# What a person does about the errors of writes that say this.
+_CAUSES = {
+    "the disk is full; make room and go on": _FULL,
+    "the disk is read-only or fails; mend it and go on": _READ_ONLY,
+}
 _SCALARS = (bool, int, float, str)
 # The name of TrainState's parameters, and the name that they had in older checkpoints.
 PARAMS, OLD_PARAMS = "params", "policy"
@@ -205,8 +212,9 @@ class Checkpoints:
         except Exception as again:  # the folder itself is gone or in the way
             cause = _first_line(again)
         kept = "no earlier one exists" if good is None else f"step {good}, the last good one, stays"
-        if any(sign in str(error).lower() for sign in _FULL):
-            cause = "the disk is full; make room and go on"
+        for known, signs in _CAUSES.items():
+            if any(sign in str(error).lower() for sign in signs):
+                cause = known
         return CheckpointError(
             f"checkpoint of step {step} could not be written to {self.folder} ({kept}): {cause}"
         )
@@ -338,10 +346,20 @@ def _check_fit(path: epath.Path, saved: Json, like: dict[str, Any], partial: boo
 
 
 def _remove(folder: epath.Path) -> None:
-    """Delete a folder, trying for a second: threads of a failed write may still add files to it."""
+    """Delete a folder, trying for a second: threads of a failed write may still add files to it.
+
+    A disk that takes no more changes is left as it is, at once.
+    """
     for _ in range(20):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
+        try:
+            shutil.rmtree(folder)
+        except FileNotFoundError:
+            if not folder.exists():
+                return
+        except OSError as error:
+            if error.errno in (errno.EROFS, errno.EIO):
+                return
+        else:
             return
         time.sleep(0.05)
 

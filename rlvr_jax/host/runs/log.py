@@ -113,14 +113,16 @@ class Metrics:
 
     def sync(self) -> None:
         """Force the lines to disk, so that no checkpoint records more bytes than the file has."""
-        os.fsync(self._file.fileno())
+        with whole_file.naming(self._path):
+            os.fsync(self._file.fileno())
 
     def write(self, stage: str, step: int, values: Mapping[str, Any]) -> None:
         """Append the metrics of one step; TensorBoard gets those that are numbers."""
         row = {"stage": stage, "step": step} | plain(values)
         line = json.dumps(row).encode() + b"\n"
-        self._file.write(line)
-        self._file.flush()
+        with whole_file.naming(self._path):
+            self._file.write(line)
+            self._file.flush()
         self._hash.update(line)
         if self._events is None:
             return
@@ -155,7 +157,8 @@ class Metrics:
 
     def close(self) -> None:
         """Close all files."""
-        self._file.close()
+        with whole_file.naming(self._path):
+            self._file.close()
         if self._events:
             self._events.close()
 

@@ -10,12 +10,15 @@ import time
 import pytest
 
 HANGS = """
-import sys, threading
+import hashlib, os, sys, threading
 from rlvr_jax.host.runs.ending import Signals
 Signals(float(sys.argv[1])).catch()
 print("on", flush=True)
-threading.Lock().acquire()
-threading.Event().wait()  # a disk that does not answer
+if sys.argv[2] == "reader":  # of standard output, who reads no more
+    os.write(1, bytes(1 << 22))
+if sys.argv[2] == "disk":
+    threading.Event().wait()  # one that does not answer
+hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)  # as a compiler, which runs no handler meanwhile
 """
 WAITS = """
 import atexit, sys, threading
@@ -58,24 +61,38 @@ def start(script, *args):
             process.kill()
 
 
+@pytest.mark.parametrize("where", ["disk", "compiler"])
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_process_that_hangs_ends_with_its_budget(signum):
-    with start(HANGS, "0.5") as process:
+def test_a_process_that_hangs_ends_with_its_budget(signum, where):
+    with start(HANGS, "0.5", where) as process:
         assert process.stdout.readline() == "on\n"
+        time.sleep(0.2)  # until it hangs
         process.send_signal(signum)
         out, err = process.communicate(timeout=10)
     assert process.returncode == (75 if signum == signal.SIGTERM else 130)
     assert "stopping: saving" in out and "was not saved in time" in err and "Trace" not in err
 
 
-def test_a_second_signal_ends_it_at_once():
-    with start(HANGS, "900") as process:
+@pytest.mark.parametrize("where", ["disk", "compiler"])
+def test_a_second_signal_ends_it_at_once(where):
+    with start(HANGS, "900", where) as process:
         assert process.stdout.readline() == "on\n"
+        time.sleep(0.2)  # until it hangs
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline().startswith("stopping")
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == 130 and time.monotonic() - began < 5
+
+
+def test_a_second_signal_ends_it_where_nobody_reads_what_it_says():
+    with start(HANGS, "900", "reader") as process:
+        assert process.stdout.readline() == "on\n"
+        time.sleep(0.2)  # until the pipe is full
+        for _ in range(2):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        assert process.wait(timeout=10) == 75
 
 
 @pytest.mark.parametrize(("code", "what"), [("2", "thread"), ("2", ""), ("0", "")])
@@ -111,9 +128,22 @@ def test_the_end_of_the_time_asks_once_and_a_signal_after_it_does_not_end_the_sa
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", TIMED, "0.005"]
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=env) as process:
-        assert process.stdout.readline().startswith("stopping: saving")
-        assert process.stdout.readline() == "True\n"
+        said = sorted(process.stdout.readline() for _ in range(2))  # by two threads
+        assert said[0] == "True\n" and said[1].startswith("stopping: saving")
         process.send_signal(signal.SIGTERM)
         time.sleep(0.1)
         out, _ = process.communicate("go on\n", timeout=20)
     assert out == "saved\n" and process.returncode == 0
+
+
+def test_two_signals_after_the_end_of_the_time_end_it_at_once():
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", TIMED, "0.005"]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=env) as process:
+        said = sorted(process.stdout.readline() for _ in range(2))  # by two threads
+        assert said[0] == "True\n" and said[1].startswith("stopping: saving")
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)  # two of a kind at one moment are one
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=10) == 75

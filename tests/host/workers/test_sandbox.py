@@ -4,6 +4,7 @@ import os
 import platform
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -145,6 +146,19 @@ CALL = """import ctypes
 c = ctypes.CDLL(None, use_errno=True)
 print({call}, ctypes.get_errno())
 """
+KEYRING = """import ctypes
+from rlvr_jax.host.workers import jail
+c = ctypes.CDLL(None, use_errno=True)
+find = lambda: c.syscall({keyctl}, 10, -3, b"user", b"rlvr-secret", 0) > 0
+c.syscall({keyctl}, 1, None)  # not the keyring of those who run the tests
+if c.syscall({add_key}, b"user", b"rlvr-secret", b"hush", 4, -3) < 0:
+    print("no keys")
+else:
+    permit_all = (0x06 | 0x7FFF0000 << 32).to_bytes(8, "little").hex()
+    said = f"found {{find()}} "
+    said += str(jail._filter(c, {{"filter": permit_all, "join_session": {keyctl}}}))
+    print(f"{{said}}, then {{find()}}")
+"""
 DENIED = {
     "AF_VSOCK": "c.socket(40, 1, 0)",
     "AF_NETLINK": "c.socket(16, 3, 0)",
@@ -168,6 +182,16 @@ class TestFilter:
         keyctl, add_key = {"x86_64": (250, 248), "aarch64": (219, 217)}[platform.machine()]
         for call in (f"{keyctl}, 0, -3, 0", f"{add_key}, b'user', b'a', b'b', 1, -3"):
             assert run(CALL.format(call=f"c.syscall({call})")).output == b"-1 1\n"
+
+    def test_a_program_has_a_session_keyring_of_its_own(self):
+        """Behind a filter that lets all calls pass, the key of the parent is not found."""
+        keyctl, add_key = {"x86_64": (250, 248), "aarch64": (219, 217)}[platform.machine()]
+        source = KEYRING.format(keyctl=keyctl, add_key=add_key)
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        done = subprocess.run([sys.executable, "-c", source], capture_output=True, env=env)
+        if done.stdout == b"no keys\n":
+            pytest.skip("keyrings are closed to this process")
+        assert done.stdout == b"found True True, then False\n", done.stderr
 
     def test_namespaces_through_clone(self):
         number = system_calls.CLONE[platform.machine()]

@@ -21,6 +21,7 @@ from rlvr_jax.host.runs import settings
 from rlvr_jax.host.runs.folder import Run
 from rlvr_jax.host.text import template
 from rlvr_jax.host.text.tokenizer import open_tokenizer
+from rlvr_jax.host.text.verifier_prompt import VerifierPrompt
 
 VERIFIER = {"stage": "verifier", "steps": 2, "batch": 8, "held_out": 8}
 EVALUATE = {"stage": "evaluate", "policy": "sft", "verifier": ""}
@@ -175,7 +176,7 @@ def longest(trained: Path) -> dict[str, int]:
     tok, cfg = open_tokenizer(trained / "tiny" / "tokenizer.model"), DataConfig()
     return {
         "prompt_columns": max(len(template.encode_prompt(r, tok, cfg)) for r in records),
-        "check_columns": max(len(template.encode_verifier_prompt(r, tok, cfg)[0]) for r in records),
+        "check_columns": max(VerifierPrompt(tok, cfg).lengths(r)[0] for r in records),
         "response_columns": max(len(tok.encode(r["demonstration"])) + 1 for r in records),  # + EOS
     }
 

@@ -70,6 +70,23 @@ GAINS = (
     ("meta RM's half of 8 votes over all 8", ("grm", "8", "meta 0.5"), ("grm", "8", "plain")),
     ("meta RM's half of 32 votes over all 32", ("grm", "32", "meta 0.5"), ("grm", "32", "plain")),
     ("32 votes after RL over the scalar model", ("grm", "32", "plain"), ("scalar", "", "plain")),
+    ("RL alone over the cold start, greedy", ("rl_only", "", "plain"), ("cold", "", "plain")),
+    ("RL alone over the cold start, 8 votes", ("rl_only", "8", "plain"), ("cold", "8", "plain")),
+    ("both over RL alone, greedy", ("grm", "", "plain"), ("rl_only", "", "plain")),
+    ("both over RL alone, 8 votes", ("grm", "8", "plain"), ("rl_only", "8", "plain")),
+    ("no hints over hints, greedy", ("unhinted", "", "plain"), ("tuned", "", "plain")),
+    ("no hints over hints, 8 votes", ("unhinted", "8", "plain"), ("tuned", "8", "plain")),
+    ("no demonstrations over some, greedy", ("own_only", "", "plain"), ("tuned", "", "plain")),
+    ("no demonstrations over some, 8 votes", ("own_only", "8", "plain"), ("tuned", "8", "plain")),
+    ("no criteria over criteria, greedy", ("none", "", "plain"), ("cold", "", "plain")),
+    ("no criteria over criteria, 8 votes", ("none", "8", "plain"), ("cold", "8", "plain")),
+    ("criteria from the query over all, greedy", ("query", "", "plain"), ("cold", "", "plain")),
+    ("criteria from the query over all, 8 votes", ("query", "8", "plain"), ("cold", "8", "plain")),
+    ("picks, 8 weighted votes over plain ones", ("pick", "8", "weighted"), ("pick", "8", "plain")),
+    ("picks, 4 weighted votes over plain ones", ("pick", "4", "weighted"), ("pick", "4", "plain")),
+    ("picks, 8 weighted votes over greedy", ("pick", "8", "weighted"), ("pick", "", "plain")),
+    ("semi-scalar over scalar", ("semi", "", "plain"), ("scalar", "", "plain")),
+    ("semi-scalar, 8 critiques over greedy", ("semi", "8", "plain"), ("semi", "", "plain")),
 )
 Json = dict
 

@@ -36,6 +36,7 @@ from rlvr_jax.host.workers import memory_group, scratch
 from rlvr_jax.stages import (
     compare,
     evaluate,
+    first_texts,
     label,
     meta,
     own_rules,
@@ -147,6 +148,7 @@ def _run_stage(stage: Stage, ws: Workspace) -> None:
     run = ws.run
     marker = run.finished(stage.name)
     if marker is None:
+        first_texts.show(ws, stage)
         began = time.monotonic()
         result = STAGES[stage.stage](stage, ws)
         result |= {"seconds": time.monotonic() - began, "dropped_problems": ws.dropped}

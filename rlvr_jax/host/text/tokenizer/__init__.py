@@ -36,8 +36,8 @@ SPELLING_BYTES = 32  # bytes of a token that device code sees; few tokens are lo
 class Tokenizer:
     """A `Tokenizer` encodes and decodes text and chats, and makes tables of its vocabulary.
 
-    `vocab` is the number of tokens, `bos` the token before a text or None, and `eos` has the tokens
-    that end a response.
+    `vocab` is the number of tokens, `bos` the token before a text or None, `eos` has the tokens
+    that end a response, and `controls` all tokens that are no text.
     """
 
     def __init__(self, codec: Codec, facts: Facts, now: datetime.datetime | None = None):
@@ -54,7 +54,7 @@ class Tokenizer:
         ends = {name: i for name, i in codec.names.items() if i in self.eos}
         self._specials = codec.specials | ends
         unknown = {self._named("unk_token")} - {*self.eos}  # text may become the unknown token
-        self._controls = set(self._specials.values()) - unknown
+        self.controls = set(self._specials.values()) - unknown
         self._lookalike = re.compile(alternatives(self._specials))
         self._special = re.compile(f"{codec.pattern}|{alternatives(ends)}")
 
@@ -308,12 +308,12 @@ class Tokenizer:
         after its first character and encodes the parts.
         """
         ids = self._codec.encode(text, first) if text else []
-        if self._controls.isdisjoint(ids):
+        if self.controls.isdisjoint(ids):
             return ids
         cuts = [0, *(m.start() + 1 for m in self._lookalike.finditer(text)), len(text)]
         parts = [text[a:b] for a, b in pairwise(cuts)]
         cut = [i for n, part in enumerate(parts) for i in self._codec.encode(part, first and not n)]
-        return [i for i in cut if i not in self._controls]
+        return [i for i in cut if i not in self.controls]
 
     def _bytes(self, i: Any) -> bytes:
         return (self._codec.texts[i] or b"") if 0 <= i < self.vocab else b""

@@ -22,7 +22,8 @@ CFG = ModelConfig(
     **{"feedforward": 24, "vocab": 260, "tied": False, "context": 1024},
 )
 RL = {"stage": "rl", "policy": "pretrained", "steps": 2, "prompts": 4, "samples": 2}
-RULED, FUSED = {"reward": {"source": "rule"}}, {"verifier": "pretrained"}
+RULED = {"reward": {"source": "rule"}}
+FUSED = {"verifier": "pretrained", "reward": {"min_mass": 0}}
 NOBODY = {"stage": "evaluate", "verifier": "", "batch": 4, "samples": 1}
 LONG = {"sources": [{"gym": "gcd"}], "prompt_columns": 1000, "response_columns": 100}
 STILL = {"optim": {"lr": 0.0}}

@@ -113,7 +113,7 @@ def test_a_tpu_without_libtpu_is_refused(small):
         [sys.executable, "-c", block], capture_output=True, text=True, timeout=300, env=env
     )
     assert done.returncode == 2, done.stderr
-    assert "pip install 'rlvr-jax[plan]'" in done.stderr.splitlines()[-1]
+    assert "pip install -e '.[plan]' in the clone" in done.stderr.splitlines()[-1]
 
 
 def test_the_head_of_the_table_stands_in_the_docs():

@@ -58,7 +58,7 @@ def devices(topology: Topology) -> list[Any]:
         if "not installed" in reason or "libtpu" in reason and "not found" in reason:
             raise PlanError(
                 "a TPU is planned with its own compiler, libtpu, and it is not installed: "
-                f"pip install 'rlvr-jax[plan]' ({reason[:200]})"
+                f"pip install -e '.[plan]' in the clone ({reason[:200]})"
             ) from None
         raise PlanError(f"libtpu does not know {topology.name}: {reason[:200]}") from None
 

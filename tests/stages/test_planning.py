@@ -520,7 +520,7 @@ def test_topologies_without_libtpu(monkeypatch):
         return describe
 
     monkeypatch.setattr(topologies, "get_topology_desc", fail("Unable to find libtpu: not found"))
-    with pytest.raises(planning.PlanError, match=r"not installed: pip install 'rlvr-jax\[plan\]'"):
+    with pytest.raises(planning.PlanError, match=r"not installed: pip install -e '.\[plan\]'"):
         planning.devices(parse_topology("v5e:2x2"))
     monkeypatch.setattr(topologies, "get_topology_desc", fail("INVALID: no topology v5e:3x5"))
     with pytest.raises(planning.PlanError, match="libtpu does not know v5e:3x5: INVALID"):

@@ -48,6 +48,6 @@ def import_reasoning_gym() -> Any:
         import reasoning_gym
     except ModuleNotFoundError as error:
         raise ValueError(
-            "problems of reasoning-gym need its package: pip install 'rlvr-jax[tasks]'."
+            "problems of reasoning-gym need its package: pip install -e '.[tasks]' in the clone."
         ) from error
     return reasoning_gym

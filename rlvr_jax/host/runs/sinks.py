@@ -41,8 +41,8 @@ def check_sinks(names: Sequence[str]) -> None:
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise ValueError(
-                f"log names {name}, which is not installed: pip install 'rlvr-jax[{name}]', or "
-                "leave it out"
+                f"log names {name}, which is not installed: pip install -e '.[{name}]' in the "
+                "clone, or leave it out"
             )
 
 

@@ -216,7 +216,7 @@ def test_parquet_without_its_package(tmp_path, monkeypatch):
     path = parquet(tmp_path / "mine.parquet", plain(3))
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ValueError, match=r"pip install 'rlvr-jax\[parquet\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e '.\[parquet\]'"):
         sources.check_source(source(file=str(path)))
 
 

@@ -149,6 +149,7 @@ def _parquet() -> Any:
         import pyarrow.parquet
     except ModuleNotFoundError as error:
         raise ValueError(
-            "parquet files need a package: pip install 'rlvr-jax[parquet]', or convert to JSONL."
+            "parquet files need a package: pip install -e '.[parquet]' in the clone, or convert to "
+            "JSONL."
         ) from error
     return pyarrow.parquet

@@ -170,7 +170,7 @@ def test_a_tracker_that_is_not_installed_is_refused_with_what_to_install(monkeyp
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     sinks.check_sinks([])
     with pytest.raises(
-        ValueError, match=r"wandb, which is not installed: pip install 'rlvr-jax\[wa"
+        ValueError, match=r"wandb, which is not installed: pip install -e '.\[wa"
     ):
         sinks.check_sinks(["wandb"])
 

@@ -325,7 +325,11 @@ def _finite_signals(
     signals: Signals, mask_BR: Array, cfg: AdvantageConfig
 ) -> tuple[Signals, Array]:
     """Return the signals with 0 for padding and non-finite numbers, and the count of the latter."""
-    per_row = {"rewards": signals.rewards, "greedy_Q": signals.greedy_Q}
+    per_row = {
+        "rewards": signals.rewards,
+        "greedy_Q": signals.greedy_Q,
+        "baseline_Q": signals.baseline_Q,
+    }
     per_token = {"kl_BR": signals.kl_BR, "token_reward_BR": signals.token_reward_BR}
     if cfg.baseline == "value":
         per_token["value_BR"] = signals.value_BR

@@ -123,6 +123,7 @@ def advantages(samples):
             return credit(
                 reward_B, mask_BR, samples, cfg, kl_BR=kl, kl_coef=0.1, token_reward_BR=process,
                 value_BR=value, greedy_Q=reward_B[::samples],
+                baseline_Q=reward_B[::samples],
             )  # fmt: skip
 
         found[name] = jax.vmap(estimate)(reward_NB, mask_NBR)
@@ -187,6 +188,7 @@ def test_the_order_of_prompts_and_samples_plays_no_part():
             jnp.asarray(reward_B[which]), jnp.asarray(mask_BR[which]), G, of, kl_BR=kl,
             kl_coef=0.1, token_reward_BR=process, value_BR=value,
             greedy_Q=jnp.asarray(reward_B[::G][kept]),
+            baseline_Q=jnp.asarray(reward_B[::G][kept]),
         )  # fmt: skip
         (value, sums), grad = policy_gradient(cfg)(
             found.advantage_BR, mask_BR[which], logprob_4BR[:, which], entropy

@@ -36,7 +36,7 @@ SIZES += ["rl.loss={kl_coef: 0.01, kl_in: loss, kl_target: 0.01}"]
 DRAWN = ["rl.steps=16", "rl.save_every=2", "rl.sample_every=3"]
 DRAWN += ["rl.difficulty={weights: {unsolved: 2, hard: 4, middle: 4, solved: 0}}"]
 DRAWN += ["rl.advantage={normalise: none, baseline: domain}"]
-PATIENCE = 300  # seconds; a run that hangs fails its test
+PATIENCE = 600  # seconds; a run that hangs fails its test
 
 
 class Command(Training):

@@ -261,7 +261,7 @@ def test_places_are_inside_the_folder(open_run):
 # ---- signals -------------------------------------------------------------------------------
 
 SIGNALS = """
-import signal, sys, os
+import signal, sys, os, time
 from rlvr_jax.config import Config, SftStage
 from rlvr_jax.host.runs.folder import Run
 run = Run(Config(name="demo", runs=sys.argv[1], stages=(SftStage(),)))
@@ -274,7 +274,9 @@ assert run.check_signal() == signum
 print("asked once", flush=True)
 if sys.argv[3] == "twice":
     os.kill(os.getpid(), signum)
+    time.sleep(30)
     print("still here", flush=True)
+time.sleep(1)  # the thread that answers signals says so
 """
 
 

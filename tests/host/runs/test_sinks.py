@@ -169,9 +169,7 @@ def test_numbers_that_are_not_finite_reach_the_samples_as_nothing(fake, tmp_path
 def test_a_tracker_that_is_not_installed_is_refused_with_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     sinks.check_sinks([])
-    with pytest.raises(
-        ValueError, match=r"wandb, which is not installed: pip install -e '.\[wa"
-    ):
+    with pytest.raises(ValueError, match=r"wandb, which is not installed: pip install -e '.\[wa"):
         sinks.check_sinks(["wandb"])
 
 

@@ -93,8 +93,19 @@ def test_a_verdict_depends_on_its_answer_alone(params):
     )
 
 
-def test_a_verdict_does_not_depend_on_the_mesh(params):
-    prompts, verdict = asked(DATA)
+@pytest.fixture
+def own(tmp_path):
+    """A template that shows the reference behind the answer, and has words of its own."""
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        'words: [y, n]\nask: "{question}\\n{answer}\\nReference: {reference} {accept}/{reject}:"\n'
+    )
+    return dataclasses.replace(DATA, check_templates=("plain", str(path)), tail_columns=40)
+
+
+@pytest.mark.parametrize("tails", ["of templates", "of problems"])
+def test_a_verdict_does_not_depend_on_the_mesh(params, own, tails):
+    prompts, verdict = asked(own if tails == "of problems" else DATA)
     base = score(params, prompts, rollout(ANSWERS), verdict, MASSLESS, CFG).reward_B
     cfg = MeshConfig(2, 2, 2)
     mesh = sharding.make_mesh(cfg)
@@ -200,16 +211,6 @@ def test_no_text_after_a_wrong_answer_changes_an_id_of_the_template(monkeypatch,
     assert rows == 3 * len(texts)
 
 
-@pytest.fixture
-def own(tmp_path):
-    """A template that shows the reference behind the answer, and has words of its own."""
-    path = tmp_path / "own.yaml"
-    path.write_text(
-        'words: [y, n]\nask: "{question}\\n{answer}\\nReference: {reference} {accept}/{reject}:"\n'
-    )
-    return dataclasses.replace(DATA, check_templates=("plain", str(path)), tail_columns=40)
-
-
 def test_a_tail_may_depend_on_the_problem_and_words_on_the_template(params, own):
     prompts, verdict = asked(own)
     got = score(params, prompts, rollout(ANSWERS), verdict, MASSLESS, CFG)
@@ -223,20 +224,6 @@ def test_a_tail_may_depend_on_the_problem_and_words_on_the_template(params, own)
             each.append(1 / (1 + np.exp(logits[1] - logits[0])))
         assert record["reference"] in TOK.decode(tail)
         np.testing.assert_allclose(got.reward_B[i], np.mean(each), rtol=2e-5)
-
-
-def test_such_a_tail_does_not_depend_on_the_mesh(params, own):
-    prompts, verdict = asked(own)
-    base = score(params, prompts, rollout(ANSWERS), verdict, MASSLESS, CFG).reward_B
-    cfg = MeshConfig(2, 2, 2)
-    mesh = sharding.make_mesh(cfg)
-    with jax.set_mesh(mesh):
-        spread = jax.device_put(params, sharding.shard_tree(params, mesh, cfg))
-        rows = NamedSharding(mesh, PartitionSpec(sharding.ROWS))
-        placed = jax.device_put((prompts, rollout(ANSWERS)), rows)
-        score_all = jax.jit(verifier.score, static_argnums=(4, 5))
-        got = score_all(spread, *placed, verdict, MASSLESS, CFG)
-        np.testing.assert_allclose(jax.device_get(got.reward_B), base, rtol=1e-4, atol=1e-5)
 
 
 def test_a_tail_without_columns_or_with_too_few_is_refused(own):

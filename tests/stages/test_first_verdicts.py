@@ -96,7 +96,7 @@ def test_a_verifier_of_other_words_is_refused(ws, params, monkeypatch, capsys, m
     assert "data.check_templates" in said and "\n" not in said
 
 
-def test_few_problems_are_enough(ws, params):
+def test_few_problems_are_enough(ws, params, capsys):
     short = SimpleNamespace(
         **{k: getattr(ws, k) for k in ("verifier_prompt", "cfg", "place", "fetch")}
     )
@@ -104,3 +104,4 @@ def test_few_problems_are_enough(ws, params):
     with jax.set_mesh(ws.mesh):
         free = dataclasses.replace(RewardConfig(), min_mass=0.0)
         first_verdicts.check(short, "rl", params, free, "train")
+    assert "shown 2 references as answers" in " ".join(capsys.readouterr().out.split())

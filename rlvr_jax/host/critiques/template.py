@@ -8,19 +8,15 @@ published wording.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from rlvr_jax.host.files.looked_up import looked_up
+from rlvr_jax.host.text.holes import HOLE, fill, find_file, named
 
 FOLDER = Path(__file__).parent / "templates"
-OURS = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
-HOLE = re.compile(r"\{([a-z_]+)\}")
+OURS = named(FOLDER)
 # Text -> the holes that it must have, and those that it may have.
 HOLES: dict[str, tuple[set[str], set[str]]] = {
     "query": ({"query"}, set()),
@@ -69,11 +65,6 @@ class Template:
         return fill(before, index=index + 1), fill(after, index=index + 1)
 
 
-def fill(text: str, **values: Any) -> str:
-    """Fill the holes of a text; other braces, such as those of a box, stay as they are."""
-    return HOLE.sub(lambda m: str(values[m[1]]) if m[1] in values else m[0], text)
-
-
 def load_template(name: str, form: str) -> Template:
     """Load one of our templates by its name, or a template from a file.
 
@@ -81,13 +72,7 @@ def load_template(name: str, form: str) -> Template:
       ValueError: the file cannot be read, lacks a text or a hole, or is of the other form; the
         message is one sentence.
     """
-    path = FOLDER / f"{name}.yaml" if name in OURS else Path(name)
-    if not path.is_file():
-        near = difflib.get_close_matches(name, OURS, 1, 0.5)
-        hint = f"did you mean {near[0]!r}" if near else f"ours are {', '.join(OURS)}"
-        raise ValueError(
-            f"critique.template {name!r} is no template and no file{looked_up(path)}: {hint}?"
-        )
+    path = find_file(name, FOLDER, "critique.template")
     try:
         texts = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeError, yaml.YAMLError) as error:

@@ -22,7 +22,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +31,10 @@ import yaml
 
 from rlvr_jax.host.text import chat
 from rlvr_jax.host.text.chat import Message
+from rlvr_jax.host.text.holes import HOLE, fill, find_file, named
 
 FOLDER = Path(__file__).parent / "wordings"
-OURS = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
-_HOLE = re.compile(r"\{([a-z_]+)\}")
+OURS = named(FOLDER)
 _NAMES = ("question", "reference", "answer", "accept", "reject")
 _PROBE = {name: chr(0xFDD1 + i) for i, name in enumerate(_NAMES)}  # stands in no text
 
@@ -74,9 +73,8 @@ class Wording:
             return _compile(text)([], **values)
         if "question" not in values:
             lines = text.split("\n")
-            text = "\n".join(x for x in lines if set(_holes(x)) != {"question"})
-        # In one pass: what looks like a hole in a question or an answer is text.
-        return _HOLE.sub(lambda m: values.get(m[1], ""), text)
+            text = "\n".join(x for x in lines if set(HOLE.findall(x)) != {"question"})
+        return fill(text, **{"question": "", **values})
 
 
 @functools.lru_cache
@@ -87,11 +85,7 @@ def load_wording(name: str) -> Wording:
       ValueError: the file cannot be read, or its texts or holes are not as they must be; the
         message is one sentence.
     """
-    path = FOLDER / f"{name}.yaml" if name in OURS else Path(name)
-    if not path.is_file():
-        near = difflib.get_close_matches(name, OURS, 1, 0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"ours are {', '.join(OURS)}"
-        raise ValueError(f"the template {name!r} is none of ours and no file: {hint}")
+    path = find_file(name, FOLDER, "the template")
     try:
         source = path.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
@@ -166,14 +160,10 @@ def _check(wording: Wording, path: Path) -> None:
 
 
 def _check_names(text: str, path: Path, allowed: set[str]) -> None:
-    for name in set(_holes(text)) - allowed:
+    for name in set(HOLE.findall(text)) - allowed:
         near = difflib.get_close_matches(name, allowed, 1, 0.5)
         hint = f"did you mean {{{near[0]}}}?" if near else f"take one of {', '.join(_NAMES)}"
         raise ValueError(f"the template {path} has the hole {{{name}}} where it may not: {hint}")
-
-
-def _holes(text: str) -> list[str]:
-    return _HOLE.findall(text)
 
 
 @functools.lru_cache

@@ -233,6 +233,11 @@ class NegativesConfig:
         0.0,
         "accepted answers to other problems; how many, as a share of the number of verdicts",
     )
+    hedges: float = option(
+        0.0,
+        "texts that give a right and a wrong answer, or take the right one back; how many, as a "
+        "share of the number of verdicts",
+    )
 
     def __post_init__(self) -> None:
         for name, share in vars(self).items():

@@ -34,11 +34,12 @@ MOST = 20
 NEGATIVES = {
     "keys": 0.02,
     "openings": 0.02,
-    "cuts": 0.05,
-    "near_misses": 0.05,
-    "strangers": 0.05,
+    "cuts": 0.1,
+    "near_misses": 0.3,
+    "strangers": 0.1,
+    "hedges": 0.1,
 }
-BALANCE = "down"
+BALANCE = "up"
 
 
 def expand_rounds(tree: Tree) -> Tree:

@@ -17,7 +17,7 @@ from rlvr_jax.host import rules
 Row = dict[str, Any]
 Encode = Callable[[str], list[int]]
 
-KINDS = ("keys", "openings", "cuts", "near_misses", "strangers")
+KINDS = ("keys", "openings", "cuts", "near_misses", "strangers", "hedges")
 # The ten master keys of arXiv 2507.08794, and similar ones.
 KEYS = (
     *(" ", ".", ",", ":", ";", "-", "...", "…", "!", "?", "{", "}", "[]", '""', "***", "$$"),
@@ -31,6 +31,11 @@ KEYS = (
     *("\u0627\u0644\u0625\u062c\u0627\u0628\u0629", "\u0627\u0644\u062d\u0644"),  # Arabic
 )
 PASSES = 4  # passes over the rows for one kind of negatives
+# Texts with a right answer and a wrong one, or without a clear stand: one answer has to be given.
+HEDGES = (
+    *("{r} or {w}", "{w} or {r}", "either {w} or {r}", "{r} and {w}", "{w} and {r}", "{r}, {w}"),
+    *("{w}, {r}", "{w} {r}", "{r} {w}", "{r}; no, {w}", "{r} no {w}", "not {r}", "{r} is wrong"),
+)
 FEW = 8  # a candidate is compared with at most this many accepted answers to its problem
 _SENTENCE = re.compile(r"(?<=[.!?:\u3002\uff01\uff1f])\s+|\n|(?<=[\u3002\uff01\uff1f])")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
@@ -52,7 +57,8 @@ def make_negatives(
         for row, text in maker.candidates(kind) if wanted else ():
             ids = encode(text)
             name = (row["question"], *ids)
-            if ids and len(ids) <= longest and name not in seen and maker.wrong(text, row):
+            certain = kind == "hedges" or maker.wrong(text, row)
+            if ids and len(ids) <= longest and name not in seen and certain:
                 seen.add(name)
                 negatives[kind].append(row | {"answer": text, "answer_ids": ids, "verdict": 0})
             if len(negatives[kind]) == wanted:
@@ -72,7 +78,8 @@ def near_miss(text: str, rng: random.Random) -> str | None:
     if not numbers:
         return None
     last = numbers[-1]
-    changed = rng.choice((_off_by_one, _other_digit, _swapped, _longer))(last[0], rng)
+    change = rng.choice((_off_by_one, _other_digit, _swapped, _longer, _led, _negated))
+    changed = change(last[0], rng)
     return text[: last.start()] + changed + text[last.end() :]
 
 
@@ -116,6 +123,12 @@ class _Maker:
         right = row["verdict"] and row.get("answer") or row["reference"]
         return near_miss(right, self._rng)
 
+    def _hedges(self, row: Row) -> str:
+        right = row["verdict"] and row.get("answer") or row["reference"]
+        wrong = near_miss(right, self._rng) or self._strangers(row)
+        text = self._rng.choice(HEDGES).format(r=right, w=wrong)
+        return text if self.wrong(wrong, row) else ""
+
     def _strangers(self, row: Row) -> str:
         other = self._rng.choice(self._right) if self._right else row
         return other["answer"] if other["question"] != row["question"] else ""
@@ -141,3 +154,11 @@ def _swapped(number: str, rng: random.Random) -> str:
 
 def _longer(number: str, rng: random.Random) -> str:
     return number + rng.choice("0123456789")
+
+
+def _led(number: str, rng: random.Random) -> str:
+    return rng.choice("123456789") + number
+
+
+def _negated(number: str, _: random.Random) -> str:
+    return f"-{number}"

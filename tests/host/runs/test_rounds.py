@@ -29,7 +29,7 @@ def test_one_round_is_explore_label_verifier_and_rl():
     }
     assert label == {"stage": "label", "name": "label", "answers": "explore"}
     assert verifier["verdicts"] == ["label"] and verifier["steps"] == 5 and "init" not in verifier
-    assert verifier["balance"] == "down" and sum(verifier["negatives"].values()) > 0
+    assert verifier["balance"] == "up" and sum(verifier["negatives"].values()) > 0
     assert rl == {
         "stage": "rl",
         "name": "rl",
@@ -47,7 +47,7 @@ def test_without_exploration_the_policy_is_asked():
 
 def test_a_second_round_goes_on_with_both_models():
     further = {"label": {"limit": 50}, "verifier": {"steps": 2}}
-    stages = expanded(rounds=3, verifier={"steps": 5, "balance": "up"}, further=further)
+    stages = expanded(rounds=3, verifier={"steps": 5, "balance": "none"}, further=further)
     names = ["label", "verifier", "rl", "label2", "verifier2", "rl2", "label3", "verifier3", "rl3"]
     assert [stage["name"] for stage in stages] == names
     made = dict(zip(names, stages, strict=True))
@@ -58,7 +58,7 @@ def test_a_second_round_goes_on_with_both_models():
         assert label["limit"] == 50 and label["verifier"] == f"verifier{before}"
         assert verifier["init"] == f"verifier{before}" and verifier["steps"] == 2
         assert verifier["verdicts"] == ["label", "label2", "label3"][:number]
-        assert verifier["balance"] == "up" and rl["verifier"] == f"verifier{number}"
+        assert verifier["balance"] == "none" and rl["verifier"] == f"verifier{number}"
 
 
 @pytest.mark.parametrize(

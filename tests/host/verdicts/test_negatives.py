@@ -1,6 +1,7 @@
 """Answers that are wrong for certain: of each kind what was asked, none that may be right."""
 
 import random
+import re
 
 import pytest
 
@@ -19,7 +20,7 @@ ROWS = [
     }
     for i in range(10, 50)
 ]
-ALL = NegativesConfig(keys=0.5, openings=0.1, cuts=0.25, near_misses=0.5, strangers=0.25)
+ALL = NegativesConfig(keys=0.5, openings=0.1, cuts=0.25, near_misses=0.5, strangers=0.25, hedges=0.25)
 
 
 def encode(text):
@@ -37,7 +38,7 @@ def test_nothing_is_made_unless_asked_for():
 def test_as_many_of_each_kind_as_its_share():
     found = make()
     assert {kind: len(rows) for kind, rows in found.items()} == {
-        "keys": 20, "openings": 4, "cuts": 10, "near_misses": 20, "strangers": 10
+        "keys": 20, "openings": 4, "cuts": 10, "near_misses": 20, "strangers": 10, "hedges": 10
     }  # fmt: skip
 
 
@@ -51,8 +52,18 @@ def test_all_are_wrong_and_labelled_so(seed):
     for kind, rows in make(seed=seed).items():
         for row in rows:
             assert row["verdict"] == 0 and row["answer_ids"] == encode(row["answer"])
+            if kind == "hedges":  # they hold the right answer, next to another
+                continue
             assert not rules.score(row["answer"], row["reference"], "numeric"), (kind, row)
             assert not rules.score(row["answer"], row["reference"], "contains"), (kind, row)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_hedge_names_the_right_answer_and_does_not_stand_by_it(seed):
+    for row in make(NegativesConfig(hedges=1), seed=seed)["hedges"]:
+        numbers = set(re.findall(r"-?\d+", row["answer"]))
+        denied = {"not", "wrong"} & set(row["answer"].split())
+        assert row["reference"] in numbers and (len(numbers) > 1 or denied)
 
 
 def test_the_same_seed_makes_the_same():

@@ -150,6 +150,8 @@ def _table(kind: type) -> list[str]:
             shown, default = "list of [stages](#stages)", ""
         else:
             shown = _type(hints[item.name], kind, item.name)
+            if words := item.metadata.get("words"):
+                shown = ", ".join(f"`{word}`" for word in words) + " or a file of Python"
             default = _default(item)
         lines.append(f"| `{item.name}` | {shown} | {default} | {_cell(item.metadata['help'])} |")
     return lines

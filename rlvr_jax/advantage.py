@@ -19,6 +19,7 @@ published estimator: `normalise`, `baseline`, and further options with their nam
     REINFORCE++-baseline  none, mean; whiten: tokens                   2501.03262
     PPO                   none, value; whiten: tokens                  1506.02438, eq. 16
     GDPO                  group, none; mix: after, weights             2601.05242
+    a user's own          none, the path of a file       docs/extending.md
     PRIME                 any of these, and process_weight             2502.01456, eq. 5, s. 4.3
 
 A reward that is not finite is replaced by 0 and counted in `Credit.nonfinite`, because a broken
@@ -34,7 +35,7 @@ import jax
 import jax.numpy as jnp
 
 from rlvr_jax import groups, returns
-from rlvr_jax.config import AdvantageConfig, OverlongConfig
+from rlvr_jax.config import AdvantageConfig, Formula, OverlongConfig
 from rlvr_jax.structs import Array, Credit, Signals
 
 Rewards = dict[str, Array]  # by name, [B]; the outcome is named `reward`
@@ -100,6 +101,12 @@ def response_advantages(
     Raises:
       ValueError: as `total_reward`.
     """
+    if isinstance(cfg.baseline, Formula):
+        reward_QG = (total_reward(rewards, cfg) - penalty_B).reshape(-1, samples)
+        counted_QG = jnp.broadcast_to(counted_B, length_B.shape).reshape(-1, samples)
+        length_QG = length_B.reshape(-1, samples)
+        own_QG = cfg.baseline.function(reward_QG, length_QG, counted_QG[:, 0])
+        return jax.lax.stop_gradient(own_QG.reshape(-1))
     reward_QG = normalised_rewards(rewards, samples, cfg, counted_B)
     reward_QG = reward_QG - penalty_B.reshape(-1, samples)
     centred_QG = _less_baseline(reward_QG, length_B.reshape(-1, samples), cfg)

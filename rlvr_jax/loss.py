@@ -19,6 +19,7 @@ it is not the default, token), and further options.
     KL-Cov           kl-cov; cov_share, cov_kl         2505.22617
     DPPO             dppo-tv, dppo-kl; clip_low, clip_high bound the divergence    2602.04879
     policy gradient  plain                             Williams 1992
+    a user's own     the path of a file                docs/extending.md
 
 Where an objective belongs to a whole row, each token of the row gets its value.  With
 `aggregate: seq-mean-token-mean` the loss is then the mean over rows, as GSPO, GMPO and RLOO
@@ -31,7 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from rlvr_jax import ratios
-from rlvr_jax.config import LossConfig
+from rlvr_jax.config import Formula, LossConfig
 from rlvr_jax.ratios import FAR
 from rlvr_jax.structs import Array, Metrics
 
@@ -380,6 +381,9 @@ def _kl_in_loss(tokens: Tokens, cfg: LossConfig) -> Array:
 
 def objective(tokens: Tokens, cfg: LossConfig) -> tuple[Array, Array]:
     """Compute what is maximised for each token, and which tokens are clipped (bool), [B, R]."""
+    if isinstance(cfg.objective, Formula):
+        value_BR, cut_BR = cfg.objective.function(tokens, cfg)
+        return jnp.where(tokens.mask_BR, value_BR, 0.0), cut_BR
     logprob_BR, advantage_BR = tokens.logprob_BR, tokens.advantage_BR
     log_ratio_BR = ratios.log_ratios(logprob_BR, tokens.behaviour_BR, tokens.mask_BR, cfg.ratio)
     if cfg.objective in ("clip", "clip-cov"):

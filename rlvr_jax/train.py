@@ -39,6 +39,7 @@ from rlvr_jax.stages import (
     first_texts,
     label,
     meta,
+    own_formulas,
     own_rules,
     prm,
     references,
@@ -125,6 +126,8 @@ def train(cfg: Config, team: Team, minutes: float, facts: Mapping[str, str]) -> 
         log.say(f"programs run without a wall for {' and '.join(missing)} (docs/rewards.md)")
     with contextlib.closing(run), jax.set_mesh(mesh):
         ws = Workspace(run, mesh)
+        for stage in cfg.stages:
+            own_formulas.with_formulas(stage)
         by_role = {"policy": ws, "grm": GrmWorkspace(ws) if cfg.uses_grm else ws}
         if cfg.data.tasks or cfg.data.sources:
             ws.write_problems()

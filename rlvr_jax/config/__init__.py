@@ -10,7 +10,14 @@ from typing import Literal
 from rlvr_jax.config.adapter import AdapterConfig
 from rlvr_jax.config.critique import CritiqueConfig, VoteConfig
 from rlvr_jax.config.data import DataConfig, PreferencesConfig, SourceConfig
-from rlvr_jax.config.fields import STRICT, check_file_name, option, section
+from rlvr_jax.config.fields import (
+    STRICT,
+    Formula,
+    UnknownWordError,
+    check_file_name,
+    option,
+    section,
+)
 from rlvr_jax.config.grm_stages import (
     CompareStage,
     MetaStage,
@@ -79,6 +86,7 @@ __all__ = [
     "FAMILIES",
     "Family",
     "FilterConfig",
+    "Formula",
     "Input",
     "JudgeConfig",
     "LabelStage",
@@ -112,6 +120,7 @@ __all__ = [
     "TokenizerStage",
     "Trained",
     "Training",
+    "UnknownWordError",
     "VerifierStage",
     "VoteConfig",
     "VoteStage",

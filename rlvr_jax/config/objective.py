@@ -4,7 +4,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rlvr_jax.config.fields import STRICT, option
+from rlvr_jax.config.fields import STRICT, check_choice_or_file, choice_or_file, option
+
+BASELINES = ("rloo", "mean", "opo", "greedy", "value", "domain", "none")
+OBJECTIVES = ("clip", "cispo", "sapo", "gmpo", "plain", "clip-cov", "kl-cov", "dppo-tv", "dppo-kl")
 
 
 @dataclass(frozen=True)
@@ -19,12 +22,14 @@ class AdvantageConfig:
         "z-score rewards over the global batch, over each group, or not at all; group-mean: "
         "subtract the mean of the group and divide by it (MaxRL)",
     )
-    baseline: Literal["rloo", "mean", "opo", "greedy", "value", "domain", "none"] = option(
+    baseline: str = choice_or_file(
         "rloo",
+        BASELINES,
         "what is subtracted from a reward: rloo: mean of the group's other samples; mean: mean "
         "of the group; opo: that mean weighted by length; greedy: the reward of a greedy response "
         "(ReMax); value: the output of a value head (PPO); domain: a running mean of the rewards "
-        "of earlier steps in the problem's domain (RAE); none: nothing",
+        "of earlier steps in the problem's domain (RAE); none: nothing; a file: its `advantages` "
+        "(docs/extending.md)",
     )
     baseline_decay: float = option(
         0.95,
@@ -79,6 +84,7 @@ class AdvantageConfig:
     )
 
     def __post_init__(self) -> None:
+        check_choice_or_file(self, "baseline")
         if not 0 < self.std_floor < math.inf:  # with 0, equal rewards would be divided by 0
             raise ValueError(f"needs a finite std_floor > 0, not {self.std_floor}")
         if self.ddof not in (0, 1):
@@ -96,10 +102,11 @@ class AdvantageConfig:
             raise ValueError("gae_lambda needs baseline: value")
         if self.process_scale != "none" and not self.process_weight:
             raise ValueError("process_scale needs a process_weight")
-        if self.baseline == "greedy" and (self.normalise != "none" or self.process_weight):
-            raise ValueError("baseline greedy is of plain outcomes: normalise none, no process")
-        if self.baseline == "domain" and (self.normalise != "none" or self.process_weight):
-            raise ValueError("baseline domain is of plain outcomes: normalise none, no process")
+        outcomes = self.baseline in ("greedy", "domain") or self.baseline.endswith(".py")
+        if outcomes and (self.normalise != "none" or self.process_weight):
+            raise ValueError(
+                f"baseline {self.baseline} is of plain outcomes: normalise none, no process_weight"
+            )
         if not 0 <= self.baseline_decay < 1:
             raise ValueError(f"needs 0 <= baseline_decay < 1, not {self.baseline_decay}")
         if self.baseline_decay != 0.95 and self.baseline != "domain":
@@ -177,15 +184,14 @@ class LossConfig:
     kl_corrected: bool = option(
         False, "multiply the KL in the loss by the probability ratio, for off-policy tokens"
     )
-    objective: Literal[
-        "clip", "cispo", "sapo", "gmpo", "plain", "clip-cov", "kl-cov", "dppo-tv", "dppo-kl"
-    ] = option(
+    objective: str = choice_or_file(
         "clip",
+        OBJECTIVES,
         "clip: PPO's clipped ratio; cispo: a clipped constant weight; sapo: a soft gate; gmpo: the "
         "geometric mean of clipped ratios; plain: policy gradient without a ratio; clip-cov, "
         "kl-cov: tokens whose log-prob and advantage vary together are left out or held back; "
         "dppo-tv, dppo-kl: tokens whose probability has moved too far are left out (clip_low and "
-        "clip_high bound the divergence)",
+        "clip_high bound the divergence); a file: its `objective` (docs/extending.md)",
     )
     ratio: Literal["token", "sequence", "sequence-token", "product"] = option(
         "token",
@@ -248,6 +254,7 @@ class LossConfig:
     )
 
     def __post_init__(self) -> None:
+        check_choice_or_file(self, "objective")
         if not (0 < self.clip_low <= 1 and self.clip_high > 0 and 0 <= self.kl_coef < math.inf):
             raise ValueError("needs 0 < clip_low <= 1, clip_high > 0 and a finite kl_coef >= 0")
         if not (0 <= self.entropy_coef < math.inf and 0 <= self.stale_kl < math.inf):

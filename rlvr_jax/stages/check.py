@@ -31,6 +31,7 @@ from rlvr_jax.host.problems import sources, tasks
 from rlvr_jax.host.runs.sinks import check_sinks
 from rlvr_jax.host.text.wording import load_wording
 from rlvr_jax.host.workers import sandbox
+from rlvr_jax.stages import own_formulas
 from rlvr_jax.stages.judges import check_judge
 from rlvr_jax.stages.models import origin
 
@@ -70,6 +71,7 @@ def check_config(cfg: Config) -> None:
             if needed.source:
                 _check_input(cfg, stage, needed, earlier)
         _check_baseline(cfg, stage)
+        own_formulas.check_files(stage)
         _check_adapter(cfg, stage)
         for rule in filter(None, stage.rules):
             rules.check_rule(rule)

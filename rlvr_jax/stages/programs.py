@@ -17,6 +17,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from rlvr_jax import grm, judging, optim, parameters, sharding, step, supervised
 from rlvr_jax.config import Config, MeshConfig, ModelConfig, RlStage, Sampling
+from rlvr_jax.stages import own_formulas
 from rlvr_jax.structs import Array, Params, Setup, StepResult, TrainState, UpdateResult
 
 
@@ -37,9 +38,12 @@ def rl_setup(stage: RlStage, cfg: Config, eos: tuple[int, ...]) -> Setup[RlStage
 
     `cfg` is the config as the stage sees it: to a stage that trains a generative reward model, that
     model is `cfg.model` and the preference items are `cfg.data`.
+
+    Raises:
+      ValueError: as `own_formulas.with_formulas`.
     """
     return Setup[RlStage](
-        stage=stage,
+        stage=own_formulas.with_formulas(stage),
         model=cfg.model,
         verifier=cfg.verifier,
         columns=cfg.data.response_columns,

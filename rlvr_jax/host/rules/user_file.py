@@ -122,7 +122,7 @@ def to_number(value: Any) -> float:
 
 @functools.lru_cache(16)
 def _load(path: str) -> Score:
-    module = _import(path)
+    module = import_file(path)
     name, function = _pick(module, path)
     if inspect.iscoroutinefunction(function):
         raise ValueError(f"the rule {path}: {name} is `async`, and a rule has to be a function")
@@ -145,8 +145,14 @@ def _load(path: str) -> Score:
     return function
 
 
-def _import(path: str) -> Any:
-    """Import a file under its own name, so that dataclasses and pickle find its classes."""
+def import_file(path: str, noun: str = "rule") -> Any:
+    """Import a file under its own name, so that dataclasses and pickle find its classes.
+
+    `noun` is what the file is called in error messages.
+
+    Raises:
+      ValueError: the import fails.
+    """
     name, folder = Path(path).stem, str(Path(path).parent)
     if not name.isidentifier() or name in sys.modules or importlib.util.find_spec(name):
         name = f"own_rule_{zlib.crc32(path.encode())}"  # another module has the name
@@ -161,7 +167,9 @@ def _import(path: str) -> Any:
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise ValueError(f"the rule {path} cannot be imported: {describe(error, path)}") from error
+        raise ValueError(
+            f"the {noun} {path} cannot be imported: {describe(error, path)}"
+        ) from error
     _tell(path, printed.getvalue(), sys.stderr)
     return module
 

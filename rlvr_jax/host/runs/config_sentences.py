@@ -8,7 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlvr_jax.config import PRESETS, Config, RewardConfig, RlStage, SftStage, Stage
+from rlvr_jax.config import (
+    PRESETS,
+    Config,
+    RewardConfig,
+    RlStage,
+    SftStage,
+    Stage,
+    UnknownWordError,
+)
 from rlvr_jax.host.runs import other_names
 
 # Sections that are given a value, and the key that the value is probably for.
@@ -170,6 +178,9 @@ def _way_out(place: Sequence[str], error: Any) -> str:
         return f": write `{place[-1]}: {{NAME: VALUE}}`"
     if problem == "literal_error" and isinstance(given, str):
         return _other_choice(given, re.findall("'([^']*)'", error["ctx"]["expected"]))
+    unknown = error.get("ctx", {}).get("error")
+    if isinstance(unknown, UnknownWordError):
+        return f", not {unknown.value!r}{_other_choice(unknown.value, unknown.words)}"
     return ""
 
 

@@ -20,7 +20,9 @@ ROWS = [
     }
     for i in range(10, 50)
 ]
-ALL = NegativesConfig(keys=0.5, openings=0.1, cuts=0.25, near_misses=0.5, strangers=0.25, hedges=0.25)
+ALL = NegativesConfig(
+    keys=0.5, openings=0.1, cuts=0.25, near_misses=0.5, strangers=0.25, hedges=0.25
+)
 
 
 def encode(text):

@@ -6,6 +6,7 @@ Containment and Jaccard similarity are the baselines of "Crossing the Reward Bri
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -63,7 +64,8 @@ def normalised(completion: str, reference: str) -> float:
     return float(any(wanted & _forms(line) for line in (answer, answers.bare(answer))))
 
 
-def _forms(text: str) -> set[str]:
+@functools.lru_cache(4096)  # a reference is compared with many answers
+def _forms(text: str) -> frozenset[str]:
     """Return the normal forms of a text: as it is, with its hyphenated words joined, in digits."""
     text = _SUBSCRIPT.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
     text = _BASE.sub(lambda match: " base " + unicodedata.normalize("NFKC", match[0]), text)
@@ -73,7 +75,7 @@ def _forms(text: str) -> set[str]:
         lambda match: _digits_of_ordinal(*match.groups()), _ARTICLE.sub("", text)
     )
     forms = {normal_form(form) for form in (text, _HYPHEN.sub("", text), in_digits)}
-    return {digits_for_words(form) for form in forms if form}
+    return frozenset(digits_for_words(form) for form in forms if form)
 
 
 def _digits_of_ordinal(tens: str | None, unit: str) -> str:

@@ -91,6 +91,45 @@ def test_a_verifier_of_another_family_reads_the_same_answers_in_its_own_tokens(w
     assert told["verifier/blocked_frac"] == 0.25
 
 
+def test_in_its_own_chat_frame_a_verifier_gives_the_same_reward_fused_and_split(tmp_path):
+    """Fused, it reads the policy's ids; split, the texts again, in the tokenizer that is named."""
+    folder = tmp_path / "verifier"
+    folder.mkdir()
+    tokenizer.open_tokenizer("byte").save(folder)
+    part = dataclasses.replace(SMALL, vocab=300, weights=str(folder))
+    params = parameters.init(jax.random.key(0), SMALL)
+    params = {k: x * (1 if "norm" in k else 4) for k, x in params.items()}
+    reward = RewardConfig(min_mass=0.0)
+    stage = RlStage(policy="pretrained", verifier="pretrained", prompts=4, samples=2, reward=reward)
+    rewards = {}
+    for way, named in (("fused", ""), ("split", str(folder))):
+        cfg = Config(
+            runs=str(tmp_path / way),
+            tokenizer="byte",
+            verifier_tokenizer=named,
+            data=dataclasses.replace(DATA, check_columns=900),
+            model=SMALL,
+            verifier=part,
+            stages=(stage,),
+        )
+        ws = Workspace(Run(cfg), sharding.make_mesh(MeshConfig(), jax.devices()[:1]))
+        [(before, after)] = ws.verifier_prompt.around(RECORDS[1])
+        assert "<|im_start|>assistant" in "".join(ws.judge_tokenizer.pieces([*before, *after]))
+        frozen = Frozen(reference={}, verifier=params, verdict=ws.verdict())
+        prompts, written = ws.columns(RECORDS), rollout(ws.tokenizer, TEXTS, 24)
+        with jax.set_mesh(ws.mesh), pool.Pool() as workers:
+            if way == "fused":
+                cut_B = written.truncated_B
+                judge = verifier.score(params, prompts, written, frozen.verdict, reward, part)
+                rewards[way] = judge.reward_B
+            else:
+                ask = host_rewards.scorer(stage, ws, frozen, workers)
+                rewards[way], _ = ask(RECORDS, prompts, written)
+    np.testing.assert_allclose(rewards["fused"], rewards["split"], rtol=1e-5, atol=1e-6)
+    judged = np.asarray(rewards["fused"])[~cut_B]
+    assert len({*judged.round(4).tolist()}) >= 4, "the rewards differ, so that equality says much"
+
+
 def test_gates_multiply_the_reward(ws):
     """`regex` passes texts with a digit, `repetition` halves what is said twice."""
     record = RECORDS[1] | {"extra": '{"pattern": ".*[0-9]"}', "answer": "2"}

@@ -35,6 +35,7 @@ PASSES = 4  # passes over the rows for one kind of negatives
 HEDGES = (
     *("{r} or {w}", "{w} or {r}", "either {w} or {r}", "{r} and {w}", "{w} and {r}", "{r}, {w}"),
     *("{w}, {r}", "{w} {r}", "{r} {w}", "{r}; no, {w}", "{r} no {w}", "not {r}", "{r} is wrong"),
+    *("less than {r}", "at least {r}", "< {r}", "> {r}"),
 )
 FEW = 8  # a candidate is compared with at most this many accepted answers to its problem
 _SENTENCE = re.compile(r"(?<=[.!?:\u3002\uff01\uff1f])\s+|\n|(?<=[\u3002\uff01\uff1f])")

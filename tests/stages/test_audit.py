@@ -78,6 +78,9 @@ def test_rates_of_made_up_verdicts():
     faults = trials.faults(report, AuditConfig())
     assert len(faults) == 2 and "50% of vacuous accepted" in faults[0]
     assert trials.metrics(report)["audit/youden"] == 0.5
+    foreign = [Trial(Item("F", "b", "", True, reference="1/2"), 0.0, 0.01)] * 4
+    report = trials.report([*told, *foreign], 3, AuditConfig())
+    assert report["youden"] == 0.125 and report["own_youden"] == 0.5
     assert trials.faults(trials.report([], 0, AuditConfig()), AuditConfig()) == []
 
 

@@ -35,20 +35,21 @@ class Trial(NamedTuple):
 def report(trials: Sequence[Trial], skipped: int, cfg: AuditConfig) -> dict[str, Any]:
     """Compute the report of an audit: rates over all items and by group, in JSON types.
 
-    A rate over no items is None. `skipped` is the number of items that did not fit the token
-    budget.
+    A rate over no items is None. `own_youden` leaves out the items that bring a reference of their
+    own, which is none of the run's problems. `skipped` is the number of items that did not fit the
+    token budget.
     """
     groups = {
         key: _rates([t for t in trials if t.item.group == key], cfg.accept) | {"name": name}
         for key, name in GROUPS.items()
     }
     every = _rates(trials, cfg.accept)
-    positive, negative = every["false_positive"], every["false_negative"]
-    both = positive is not None and negative is not None
+    own = _rates([t for t in trials if not t.item.reference], cfg.accept)
     dark = [t.reward for t in trials if t.item.group == "A"]
     slowest = max(trials, key=lambda t: t.seconds, default=None)
     return every | {
-        "youden": 1 - positive - negative if both else None,
+        "youden": _youden(every),
+        "own_youden": _youden(own),
         "dark_current": _mean(dark),
         "worst": _worst([t for t in trials if not t.item.right]),
         "missed": _missed([t for t in trials if t.item.right], cfg.accept),
@@ -132,6 +133,12 @@ def _rates(trials: Sequence[Trial], accept: float) -> dict[str, Any]:
         "worst": [x for x in _worst(wrong)[:3] if x["reward"] >= accept],
         "ms_per_item": 1000 * (_mean([t.seconds for t in trials]) or 0.0),
     }
+
+
+def _youden(rates: Mapping[str, Any]) -> float | None:
+    positive, negative = rates["false_positive"], rates["false_negative"]
+    both = positive is not None and negative is not None
+    return 1 - positive - negative if both else None
 
 
 def _worst(wrong: Sequence[Trial]) -> list[dict[str, Any]]:

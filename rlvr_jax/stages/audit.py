@@ -54,8 +54,8 @@ def run(
 def show_report(report: dict[str, Any], faults: list[str]) -> None:
     """Print the tables of an audit, and the sentences of `trials.faults`."""
     log.table("audit of the reward", *trials.table(report))
-    names = ("items", "false_positive", "false_negative", "youden", "own_youden")
-    names += ("dark_current", "ms_per_item")
+    names = ["items", "false_positive", "false_negative", "youden", "own_youden"]
+    names += ["dark_current", "ms_per_item"]
     rows = [[name, "-" if report[name] is None else report[name]] for name in names]
     rows += [["readout_difference", report.get("readout_difference", "-")]]
     rows += [["skipped: longer than data.response_columns", report["skipped"]]]

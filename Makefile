@@ -8,7 +8,7 @@ VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info
 RUN := $(VENV)/bin/python
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: quickstart smollm2 test test-slow test-chaos test-docs test-gpu test-peers test-tpu-aot scale bench-gpu bench-tpu lint clean
+.PHONY: quickstart smollm2 test check test-slow test-chaos test-docs test-gpu test-peers test-tpu-aot scale bench-gpu bench-tpu lint clean
 
 quickstart: $(VENV)/.tasks
 	$(RUN) -m rlvr_jax.train --config $(CONFIG) $(ARGS)
@@ -18,6 +18,10 @@ smollm2: $(VENV)/.tasks $(VENV)/.smollm2
 
 test: $(VENV)/.test lint
 	$(RUN) -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
+
+# Lint, types, and the tests that neither compile a model nor start a program: two minutes.
+check: $(VENV)/.test lint
+	$(RUN) -m pytest --numprocesses=2 -m fast $(ARGS)
 
 test-docs: $(VENV)/.test
 test-slow test-chaos test-gpu: $(VENV)/.test $(VENV)/.smollm2

@@ -28,8 +28,19 @@ LONG = ("test_hosts", "test_resume", "test_end_to_end", "test_pretrained", "test
 LONG += ("test_dead_disk",)
 
 
+# What `make check` runs: the host's code and the arithmetic, without workers and whole programs.
+FAST = ("host/files", "host/problems", "host/rules", "host/text", "host/verdicts", "host/plans")
+FAST += ("test_advantage.py", "test_config.py", "test_docs.py", "test_layers.py", "test_loss.py")
+FAST += ("test_presets.py", "test_reference.py")
+MARKERS = ("slow", "gpu", "peers", "tpu_aot", "chaos", "docs", "browser")
+
+
 def pytest_collection_modifyitems(items) -> None:
     items.sort(key=lambda item: item.path.stem not in LONG)
+    for item in items:
+        place = item.path.relative_to(Path(__file__).parent).as_posix()
+        if place.startswith(FAST) and not any(map(item.get_closest_marker, MARKERS)):
+            item.add_marker("fast")
 
 
 @pytest.fixture(autouse=True)

@@ -91,7 +91,9 @@ class _Maker:
         self._rows, self._rng = rows, rng
         self._right = [row for row in rows if row["verdict"] and row.get("answer", "").strip()]
         self._accepted: dict[str, list[str]] = {}
+        self._of_domain: dict[str, list[Row]] = {}
         for row in self._right:
+            self._of_domain.setdefault(row.get("domain", ""), []).append(row)
             self._accepted.setdefault(row["question"], []).append(row["answer"])
 
     def candidates(self, kind: str) -> Iterator[tuple[Row, str]]:
@@ -131,7 +133,8 @@ class _Maker:
         return text if self.wrong(wrong, row) else ""
 
     def _strangers(self, row: Row) -> str:
-        other = self._rng.choice(self._right) if self._right else row
+        near = self._of_domain.get(row.get("domain", ""), self._right)
+        other = self._rng.choice(near or [row])
         return other["answer"] if other["question"] != row["question"] else ""
 
 

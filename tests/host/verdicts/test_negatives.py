@@ -92,6 +92,15 @@ def test_what_the_judge_accepted_is_never_wrong():
     )
 
 
+def test_strangers_are_answers_to_problems_of_the_same_domain():
+    """Those are the ones that a policy mixes up."""
+    rows = [
+        row | {"domain": "ab"[i % 2], "answer": f"{i}", "verdict": 1} for i, row in enumerate(ROWS)
+    ]
+    found = make(NegativesConfig(strangers=1), rows)["strangers"]
+    assert found and all("ab"[int(row["answer"]) % 2] == row["domain"] for row in found)
+
+
 def test_the_ten_published_keys_are_there():
     published = {" ", ".", ",", ":", "Thought process:", "Solution"}
     published |= {"Let's solve this problem step by step.", "\u89e3", "\u304b\u3044\u305b\u3064"}

@@ -273,7 +273,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=64, help="tokens of a prompt, P [64]")
     parser.add_argument("--new", type=int, default=0, help="most new tokens, R [by workload]")
     parser.add_argument("--longest", type=int, default=0, help="longest response [R]")
-    parser.add_argument("--layers", type=int, default=0, help="layers, if not all; not of smol")
+    parser.add_argument("--layers", type=int, default=0, help="layers; not of smol [all]")
     parser.add_argument(
         "--part-tokens", type=int, help="as in a model's config [256; large sizes 16384]"
     )

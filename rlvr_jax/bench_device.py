@@ -198,7 +198,7 @@ def write_tables(records: Sequence[dict]) -> list[str]:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m rlvr_jax.bench_device", description=__doc__)
-    parser.add_argument("--platform", choices=sorted(KERNELS), required=True)
+    parser.add_argument("--platform", choices=sorted(KERNELS), required=True, help="device")
     parser.add_argument("--minutes", type=float, default=10.0, help="for all parts together [10]")
     args = parser.parse_args(argv)
     if not 0 < args.minutes <= 600:

@@ -216,7 +216,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "source", metavar="SRC", help="folder, .gguf file, package:NAME or RUNS/NAME:STAGE"
     )
     parser.add_argument("folder", metavar="DST", type=Path, help="a new or empty folder")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="as written [float32]"
+    )
     parser.add_argument(
         "--adapter", action="store_true", help="write only the adapter, in PEFT's format"
     )

@@ -1,8 +1,9 @@
 """Print one response of a model: `python -m rlvr_jax.generate --model DIR_OR_GGUF --prompt TEXT`.
 
-The prompt goes through the model's chat template if it has one; `--raw` continues the bare text
-instead.  Sampling uses the code and the random numbers of training, so that training, with the
-same model, prompt and key, would draw the same tokens.
+`--prompts FILE --out FILE` answers all prompts of a file: a line of text each, or JSON with the key
+`prompt` or `messages`.  A prompt goes through the model's chat template if it has one; `--raw`
+continues the bare text instead.  Sampling uses the code and the random numbers of training, so that
+training, with the same model, prompt and key, would draw the same tokens.
 """
 
 import signal
@@ -12,8 +13,10 @@ if __name__ == "__main__":  # the imports take seconds: Ctrl-C ends them without
 
 
 import argparse
+import contextlib
 import dataclasses
 import functools
+import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +28,8 @@ import numpy as np
 from rlvr_jax import engine, parameters, ragged, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig, SampleConfig
 from rlvr_jax.host import weights
+from rlvr_jax.host.files import whole_file
+from rlvr_jax.host.problems.sources import prompt_files
 from rlvr_jax.host.runs import compiles, log
 from rlvr_jax.host.text import template
 from rlvr_jax.host.text.tokenizer import Tokenizer, open_tokenizer
@@ -38,38 +43,119 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     compiles.enable_disk_cache()
     try:
-        if args.tokens < 1:
-            raise ValueError("--tokens must be at least 1")
+        if args.tokens < 1 or args.batch < 1:
+            raise ValueError("--tokens must be at least 1, and --batch too")
         if not 0 <= args.seed < 2**31:
             raise ValueError("--seed must be from 0 to 2**31 - 1")
+        if (args.prompts is None) != (args.out is None):
+            raise ValueError("--prompts FILE and --out FILE belong together: give both")
         sample = SampleConfig(args.temperature, args.top_k, args.top_p)
         path = weights.find_model(args.model)
         tok = open_tokenizer(args.tokenizer or path)
-        prompt = _encode_prompt(args, tok)
-        params, cfg = load_model(path)
-        if tok.vocab > cfg.vocab:
-            raise ValueError(f"the tokenizer has {tok.vocab} tokens and the model {cfg.vocab}")
-        room = cfg.longest - len(prompt) if cfg.longest else args.tokens
-        if room < 1:
-            raise ValueError(
-                f"the prompt has {len(prompt)} tokens and the model was made for {cfg.longest}"
-            )
-        budget = min(args.tokens, room)
-        began, stamps = time.monotonic(), []
-        key = jax.random.key(args.seed)
-        push = tok.stream()
-        show = log.visible if sys.stdout.isatty() else str  # a model may write control sequences
-        for token in generate_tokens(params, cfg, prompt, tok.eos, budget, sample, key):
-            print(show(push(token)), end="", flush=True)
-            stamps.append(time.monotonic() - began)
-        print(show(push(None)))
-        log.say_aside(_speed(stamps))
+        if args.prompts is None:
+            _say_one(args, path, tok, sample)
+        else:
+            _answer_file(args, path, tok, sample)
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError) as error:
         log.say_aside(f"error: {error}")
         return 2
     return 0
+
+
+def _say_one(args: argparse.Namespace, path: Path, tok: Tokenizer, sample: SampleConfig) -> None:
+    """Print one response as it is drawn."""
+    prompt = _encode_prompt(args, tok)
+    params, cfg = _load_fitting(path, tok)
+    room = cfg.longest - len(prompt) if cfg.longest else args.tokens
+    if room < 1:
+        raise ValueError(
+            f"the prompt has {len(prompt)} tokens and the model was made for {cfg.longest}"
+        )
+    began, stamps, budget = time.monotonic(), [], min(args.tokens, room)
+    key, push = jax.random.key(args.seed), tok.stream()
+    show = log.visible if sys.stdout.isatty() else str  # a model may write control sequences
+    for token in generate_tokens(params, cfg, prompt, tok.eos, budget, sample, key):
+        print(show(push(token)), end="", flush=True)
+        stamps.append(time.monotonic() - began)
+    print(show(push(None)))
+    log.say_aside(_speed(stamps))
+
+
+def _answer_file(
+    args: argparse.Namespace, path: Path, tok: Tokenizer, sample: SampleConfig
+) -> None:
+    """Answer the prompts of a file, and write a line of JSON for each, in their order."""
+    rows = prompt_files.read_prompts(args.prompts)
+    if args.out.exists():
+        raise ValueError(f"{args.out} is there already: name another file, or remove it")
+    ids = [prompt_files.encode(row, tok, args.system, args.raw) for row in rows]
+    params, cfg = _load_fitting(path, tok)
+    for number, prompt in enumerate(ids, 1):
+        if cfg.longest and len(prompt) + args.tokens > cfg.longest:
+            raise ValueError(
+                f"prompt {number} of {args.prompts} has {len(prompt)} tokens, and with --tokens "
+                f"{args.tokens} more than the {cfg.longest} that the model was made for"
+            )
+    sampler = engine.Sampler(jax.random.key(args.seed), tok.eos, 1, args.tokens, sample)
+    answered: dict[int, dict] = {}
+    with contextlib.closing(log.Bar("generate", len(ids), 0, "prompt")) as bar:
+        for number, tokens, finished in generate_batches(params, cfg, ids, args.batch, sampler):
+            said = {"text": tok.decode(tokens), "tokens": len(tokens), "finished": finished}
+            answered[number] = rows[number] | said
+            bar.step(len(answered), {})
+    lines = [json.dumps(answered[i], ensure_ascii=False) + "\n" for i in range(len(rows))]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    whole_file.write_whole(args.out, "".join(lines))
+    log.say(f"{args.out}: {len(rows)} answers")
+
+
+def generate_batches(
+    params: Params,
+    cfg: ModelConfig,
+    prompt_ids: Sequence[Sequence[int]],
+    batch: int,
+    sampler: engine.Sampler,
+) -> Iterator[tuple[int, list[int], bool]]:
+    """Yield the number of a prompt, the ids of its response, and whether the response ended.
+
+    Prompts of a similar length are answered together, in columns whose number is BUCKET times a
+    power of 2: one program is compiled for each such width.  The random stream of a response is the
+    number of its prompt, so that no other prompt changes it.  `batch` is the number of rows, before
+    it is rounded up to a multiple of the devices.
+    """
+    shards = sharding.data_shards()
+    rows = -(-batch // shards) * shards
+
+    @jax.jit
+    def write_batch(params, asked, stream_B):
+        return engine.generate(params, asked, sampler._replace(stream_B=stream_B), cfg)[0]
+
+    by_width: dict[int, list[int]] = {}
+    for number, ids in enumerate(prompt_ids):
+        by_width.setdefault(_columns(len(ids)), []).append(number)
+    for width, numbers in sorted(by_width.items()):
+        for start in range(0, len(numbers), rows):
+            part = numbers[start : start + rows]
+            full = part + [part[-1]] * (rows - len(part))
+            ids, mask = template.left_pad([prompt_ids[i] for i in full], width, "prompt")
+            asked = Prompts(ids, mask, ids[:, :0], mask[:, :0])
+            wrote = jax.device_get(write_batch(params, asked, np.array(full, np.int32)))
+            for i, number in enumerate(part):
+                tokens = wrote.response_BR[i, : wrote.length_B[i]].tolist()
+                yield number, tokens, not wrote.truncated_B[i]
+
+
+def _columns(length: int) -> int:
+    return BUCKET << max(0, (length - 1).bit_length() - (BUCKET - 1).bit_length())
+
+
+def _load_fitting(path: Path, tok: Tokenizer) -> tuple[Params, ModelConfig]:
+    params, cfg = load_model(path)
+    if tok.vocab > cfg.vocab:
+        raise ValueError(f"the tokenizer has {tok.vocab} tokens and the model {cfg.vocab}")
+    return params, cfg
 
 
 def load_model(path: Path) -> tuple[Params, ModelConfig]:
@@ -135,25 +221,26 @@ def _speed(stamps: list[float]) -> str:
 
 def _encode_prompt(args: argparse.Namespace, tok: Tokenizer) -> list[int]:
     text = sys.stdin.read() if args.prompt == "-" else args.prompt
-    if args.raw or not tok.has_chat:
-        ids = tok.raw_prompt(text)
-        if not ids:
-            raise ValueError("the prompt is empty and this model has no token to begin with")
-        if args.system:
-            raise ValueError("--system needs a chat: leave out --raw, or take another model")
-        return ids
-    messages = [{"role": "system", "content": args.system}] if args.system else []
-    return tok.chat([*messages, {"role": "user", "content": text}])
+    return prompt_files.encode({"prompt": text}, tok, args.system, args.raw)
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     default = {field.name: field.default for field in dataclasses.fields(SampleConfig)}
     parser = argparse.ArgumentParser(
         prog="python -m rlvr_jax.generate",
-        description="Print one response of a model as it is generated.",
+        description="Print one response of a model as it is generated, or answer a file.",
     )
     parser.add_argument("--model", required=True, help="model folder, GGUF file or package:NAME")
-    parser.add_argument("--prompt", required=True, help="text; - reads it from standard input")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--prompt", help="text; - reads it from standard input")
+    asked.add_argument(
+        "--prompts",
+        type=Path,
+        help="FILE.jsonl with `prompt` or `messages`, or a "
+        "text file with a prompt on each line; needs --out",
+    )
+    parser.add_argument("--out", type=Path, help="file for the answers to --prompts, in JSON lines")
+    parser.add_argument("--batch", type=int, default=16, help="--prompts: prompts at a time [16]")
     parser.add_argument("--raw", action="store_true", help="continue the text, without a chat")
     parser.add_argument("--system", default="", help="system message of the chat")
     parser.add_argument("--tokenizer", default="", help="tokenizer file, where the model has none")

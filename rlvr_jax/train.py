@@ -173,7 +173,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--config", type=Path, required=True, help="a YAML file")
     parser.add_argument(
-        "--minutes", type=_minutes, default=0, help="save and stop after this time, exit code 75"
+        "--minutes", type=_minutes, default=0, help="then save and stop, exit code 75 [no limit]"
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. rl.steps=20")
     return parser.parse_args(argv)

@@ -276,7 +276,7 @@ def test_vocabularies_may_differ_where_nobody_is_judged():
 
 @pytest.mark.parametrize(
     "stage",
-    [config.LabelStage(), config.VerifierStage(), config.EvaluateStage(), RlStage(collect=0.5)],
+    [config.LabelStage(), config.VerifierStage(), RlStage(collect=0.5)],
 )
 def test_who_reads_ids_needs_a_verifier_that_shares_them(stage):
     alone = Config(stages=(RlStage(),), verifier_tokenizer="own", model=ModelConfig(vocab=300))

@@ -28,7 +28,7 @@ CODE = (".py", ".md", ".yaml", ".png", ".jsonl")
 OF_USERS = (
     *("rules/parity.py", "data/", "models/", "judge/", "build/jobs/"),
     *("metrics.jsonl", "train.jsonl", "test.jsonl", "config.resolved.yaml"),
-    *("runs/NAME/", "checkpoints/STAGE/", "mine.yaml"),
+    *("runs/NAME/", "checkpoints/STAGE/", "mine.yaml", "eval/NAME"),
 )
 # Dotted names that are not of this repository: files of models and runs, columns, functions of jax.
 FOREIGN = r"""

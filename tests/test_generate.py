@@ -1,6 +1,7 @@
 """`python -m rlvr_jax.generate`: what training would sample, on the terminal."""
 
 import io
+import json
 from pathlib import Path
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from rlvr_jax import engine, generate, parameters
 from rlvr_jax.config import ModelConfig, SampleConfig
 from rlvr_jax.host import weights
+from rlvr_jax.host.runs import compiles
 from rlvr_jax.host.text import template
 from rlvr_jax.host.text.tokenizer import open_tokenizer
 from rlvr_jax.structs import Prompts
@@ -110,3 +112,69 @@ def test_what_cannot_work_is_one_sentence(folder, capsys, one_device, change, wo
     assert generate.main(args) == 2
     seen = capsys.readouterr()
     assert words in seen.err.replace("\n", " ") and not seen.out
+
+
+def answered(folder, file, *more) -> list[dict]:
+    out = file.parent / "out.jsonl"
+    out.unlink(missing_ok=True)
+    args = ["--model", folder, "--tokenizer", "byte", "--prompts", file, "--out", out]
+    args += ["--tokens", TOKENS, "--temperature", 1, *more]
+    assert generate.main([*map(str, args)]) == 0
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def test_a_file_is_answered_in_its_order_with_one_program_for_each_width(
+    folder, tmp_path, one_device
+):
+    """Three widths of prompts, 64, 128 and 256; no answer depends on the prompts beside its own."""
+    texts = ["a", "b" * 70, "c" * 150, "d", "e" * 60, "f" * 80, "g"]
+    (tmp_path / "p.txt").write_text("\n".join(texts[:4]) + "\n\n" + "\n".join(texts[4:]))
+    counted = compiles.Compiles()
+    rows = answered(folder, tmp_path / "p.txt", "--raw", "--batch", 2)
+    assert counted.count("write_batch") == 3
+    assert [row["prompt"] for row in rows] == texts
+    assert all(row["tokens"] <= TOKENS and isinstance(row["finished"], bool) for row in rows)
+    lines = [{"prompt": text, "id": text} for text in ("a", "x", "y", "d")]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    again = answered(folder, tmp_path / "p.jsonl", "--raw", "--batch", 3)
+    assert [row["id"] for row in again] == ["a", "x", "y", "d"]
+    assert [again[i]["text"] for i in (0, 3)] == [rows[i]["text"] for i in (0, 3)]
+
+
+def test_a_row_of_a_file_is_what_training_would_draw(folder, tmp_path, one_device):
+    """The second of two chats: the second row of a batch of training."""
+    chats = [[{"role": "user", "content": text}] for text in ("Why?", "How?")]
+    lines = [{"messages": chats[0]}, {"prompt": "How?"}]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    rows = answered(folder, tmp_path / "p.jsonl")
+    tok = open_tokenizer("byte")
+    ids, mask = template.left_pad([tok.chat(chat) for chat in chats], 64, "prompt")
+    sampler = engine.Sampler(jax.random.key(0), tok.eos, 1, TOKENS, SampleConfig(1.0))
+    params = parameters.init(jax.random.key(0), CFG)
+    want, _ = engine.generate(params, Prompts(ids, mask, None, None), sampler, CFG)
+    assert [row["text"] for row in rows] == [
+        tok.decode(np.asarray(want.response_BR[i, : want.length_B[i]])) for i in range(2)
+    ]
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("", "has no prompts"),
+        ('{"text": 1}', "line 1: give a text `prompt`, or `messages`"),
+        ('{"prompt": ""}', "line 1: its prompt must end with a user message"),
+        ('{"messages": [{"role": "user"}]}', "line 1: each message needs a role"),
+        ("{", "line 1: not JSON"),
+        (json.dumps({"prompt": "q" * 250}), "prompt 1 of"),
+    ],
+)
+def test_a_file_that_cannot_be_answered_is_one_sentence(
+    folder, tmp_path, capsys, one_device, text, words
+):
+    (tmp_path / "p.jsonl").write_text(text)
+    args = ["--model", str(folder), "--tokenizer", "byte", "--prompts", str(tmp_path / "p.jsonl")]
+    assert generate.main([*args, "--out", str(tmp_path / "o.jsonl")]) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "o.jsonl").exists()
+    assert generate.main(args) == 2
+    assert "belong together" in capsys.readouterr().err

@@ -285,9 +285,9 @@ class Config:
             if stage.shares_ids:
                 raise ValueError(
                     f"verifier_tokenizer needs the host between answer and verdict, and stage "
-                    f"{stage.name} reads the policy's ids as the verifier's: only a prm stage "
-                    "and an rl stage without collect may ask such a verifier; evaluate with "
-                    "verifier: ''"
+                    f"{stage.name} reads the policy's ids as the verifier's: only an "
+                    "evaluate stage, a prm stage and an rl stage without collect may ask such a "
+                    "verifier"
                 )
 
     __pydantic_config__ = STRICT

@@ -253,7 +253,9 @@ class EvaluateStage(Needs):
         "verifier",
         "the stage whose verifier is compared with the oracle, or `pretrained`; empty: none",
     )
-    samples: int = option(4, "answers per problem, k, for avg@k and pass@k")
+    samples: int = option(
+        4, "answers per problem, k, for avg@k and pass@k; 0: the greedy answers alone"
+    )
     batch: int = option(50, "problems per call; rounded up to a multiple of the data shards")
     sample: SampleConfig = section(SampleConfig, "how answers are sampled for avg@k")
     prm: str = option(
@@ -273,10 +275,17 @@ class EvaluateStage(Needs):
     seconds: float = option(
         2.0, "limit of the processor time of the oracle for one answer; see reward.seconds"
     )
+    on_error: Literal["stop", "zero"] = option(
+        "stop",
+        "your own rule raises an exception on one of the first answers: stop: end the run with the "
+        "exception and the answer; zero: the answer scores 0 and counts as crashed, as later ones",
+    )
 
     def __post_init__(self) -> None:
         check_file_name(self.name)
-        check_positive(self, "samples", "batch")
+        check_positive(self, "batch")
+        if self.samples < 0:
+            raise ValueError(f"needs samples >= 0, not {self.samples}")
         if not 0 < self.seconds < math.inf:
             raise ValueError(f"needs a finite seconds > 0, not {self.seconds}")
         if self.prm_reference and not self.prm:
@@ -301,10 +310,6 @@ class EvaluateStage(Needs):
 
     @property
     def uses_verifier(self) -> bool:
-        return bool(self.verifier)
-
-    @property
-    def shares_ids(self) -> bool:
         return bool(self.verifier)
 
     __pydantic_config__ = STRICT

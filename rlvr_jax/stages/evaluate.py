@@ -1,6 +1,7 @@
 """Stage `evaluate` measures accuracy on held-out problems: oracle, exact match and verifier.
 
-The oracle is a rule: the one that the stage names, or the rule of each task.
+The oracle is a rule: the one that the stage names, or the rule of each task.  `measure` does the
+same for the command `python -m rlvr_jax.evaluate`.
 """
 
 import functools
@@ -12,17 +13,19 @@ import numpy as np
 
 from rlvr_jax import prm
 from rlvr_jax.config import EvaluateStage, RlStage, stage_of
+from rlvr_jax.host.files import whole_file
 from rlvr_jax.host.hardening import trials
+from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import RunError
-from rlvr_jax.host.verdicts import voting
+from rlvr_jax.host.verdicts import estimates, voting
 from rlvr_jax.host.verdicts.agreement import agreement
 from rlvr_jax.host.workers import pool
 from rlvr_jax.stages import audit
-from rlvr_jax.stages.answers import GREEDY, Answerer, Form, accuracy
+from rlvr_jax.stages.answers import GREEDY, Answerer, Answers, form_of
 from rlvr_jax.stages.models import best_step
 from rlvr_jax.stages.workspace import Workspace
-from rlvr_jax.structs import Frozen
+from rlvr_jax.structs import Frozen, Params
 
 CHOSEN = {  # ways to choose one answer of k, and how the table calls them
     "majority": "majority of k",
@@ -30,56 +33,121 @@ CHOSEN = {  # ways to choose one answer of k, and how the table calls them
     "best_of_k_min": "best of k, least line",
     "best_of_k_sum": "best of k, sum",
 }
+BY_VERIFIER = {
+    "weighted_verifier": "votes weighted by the verifier",
+    "best_of_k_verifier": "best of k by the verifier",
+}
 
 
 def run(stage: EvaluateStage, ws: Workspace) -> dict:
-    """Evaluate a policy on all test problems, write the result to eval/NAME.json and return it.
+    """Evaluate a policy on all test problems, and return the result (`summary`).
 
-    `accuracy` is avg@k, the mean over k samples per problem; `pass_at_k` is the share of
-    problems with a right sample among the k; `greedy` is the accuracy of one answer at
-    temperature 0.  A response that was cut off counts as wrong.  No random key of training is
-    used.
-
-    `majority` is the accuracy of the most frequent final answer among the k.  A PRM adds three more
-    accuracies.  For `weighted`, the weight of a vote is the sigmoid of the smallest reward among
-    the lines of the response.  For `best_of_k_min`, the answer is chosen whose smallest line reward
-    is greatest; for `best_of_k_sum`, the answer whose sum of rewards is greatest.
+    It is written to eval/NAME.json, and the answers to eval/NAME.jsonl.  No random key of training
+    is used.
     """
     cfg = ws.cfg
     params = ws.load(stage.policy, cfg.model)
     judge = ws.load(stage.verifier, cfg.verifier) if stage.verifier else None
-    rate = _prm_scorer(stage, ws) if stage.prm else None
-    with pool.Pool(seconds=stage.seconds) as workers:
-        form = Form(stage.name, stage.sample, stage.samples, stage.batch, stage.rule, stage.name)
-        records = ws.problems("test")
-        sampled = Answerer(ws, form, workers, judge is not None)(params, judge, records, rate)
-        one = form._replace(sample=GREEDY, samples=1, shown=f"{stage.name}, greedy")
-        greedy = Answerer(ws, one, workers)(params, None, records)
-    best = sampled["oracle"].reshape(-1, stage.samples).max(1)
-    domains = greedy["domain"]
-    result: dict[str, Any] = {
-        "name": stage.name,
-        "policy": stage.policy,
-        "step": _steps_of(ws, stage.policy),
-        "n": len(domains),
-        "samples": stage.samples,
-        "accuracy": accuracy(sampled["oracle"], sampled["domain"]),
-        "pass_at_k": accuracy(best, domains),
-        "greedy": accuracy(greedy["oracle"], domains),
-        "exact_match": accuracy(sampled["exact"], sampled["domain"]),
-    }
-    for name, row_Q in _chosen(stage, sampled).items():
-        result[name] = accuracy(sampled["oracle"][row_Q], domains)
+    sampled, greedy = answer(stage, ws, params, judge, ws.problems("test"))
+    result: dict[str, Any] = {"name": stage.name, "policy": stage.policy}
+    result |= {"step": _steps_of(ws, stage.policy)} | summary(stage, sampled, greedy)
     if judge is not None:
-        result["verifier"] = agreement(sampled["reward"] > 0.5, sampled["oracle"] > 0.5)
-        result["verifier_reward"] = accuracy(sampled["reward"], sampled["domain"])
         result["audit"] = _audit(stage, ws, judge)
+    if ws.run.team.first:
+        path = ws.run.kept_answers(stage.name)
+        path.parent.mkdir(exist_ok=True)
+        whole_file.write_whole(path, kept_lines(sampled, greedy))
     ws.run.write_json(ws.run.evaluation(stage.name), result)
+    name = result["measure"]
     log.say(
-        f"{stage.name}: accuracy {result['accuracy']['all']:.1%}, "
+        f"{stage.name}: {name} {result['accuracy']['all']:.1%}, "
         f"greedy {result['greedy']['all']:.1%}, exact match {result['exact_match']['all']:.1%}"
     )
     return result
+
+
+def answer(
+    stage: EvaluateStage,
+    ws: Workspace,
+    params: Params,
+    judge: Params | None,
+    problems: dataset.RandomAccessSource,
+) -> tuple[Answers, Answers]:
+    """Let a policy answer problems `stage.samples` times and once greedily, and grade the answers.
+
+    Without samples the greedy answers are returned twice.
+    """
+    rate = _prm_scorer(stage, ws) if stage.prm else None
+    form = form_of(stage)
+    one = form._replace(sample=GREEDY, samples=1, shown=f"{stage.name}, greedy")
+    with pool.Pool(seconds=stage.seconds) as workers:
+        if not stage.samples:
+            greedy = Answerer(ws, one, workers, judge is not None)(params, judge, problems, rate)
+            return greedy, greedy
+        sampled = Answerer(ws, form, workers, judge is not None)(params, judge, problems, rate)
+        return sampled, Answerer(ws, one, workers)(params, None, problems)
+
+
+def summary(stage: EvaluateStage, sampled: Answers, greedy: Answers) -> dict[str, Any]:
+    """Compute the measures of answers, each over all problems and by domain.
+
+    `accuracy` is avg@k, the mean over k answers per problem; `pass_at` has for each number the
+    share of problems that so many answers solve, without bias (`estimates.best_of`), and
+    `pass_at_k` is that of all k.  `greedy` is the accuracy of one answer at temperature 0.  A
+    response that was cut off counts as wrong.  If scores other than 0 and 1 occur, `measure` is
+    "mean score", and pass@k is the best score of k answers.  `intervals` has the interval of each.
+
+    `majority` is the accuracy of the most frequent final answer among the k.  A PRM adds three more
+    accuracies.  For `weighted`, the weight of a vote is the sigmoid of the smallest reward among
+    the lines of the response.  For `best_of_k_min`, the answer is chosen whose smallest line reward
+    is greatest; for `best_of_k_sum`, the answer whose sum of rewards is greatest.  A verifier adds
+    `weighted_verifier`, where its reward is the weight of a vote, and `best_of_k_verifier`.
+    """
+    k, domains = max(stage.samples, 1), greedy["domain"]
+    score_QG = sampled["oracle"].reshape(-1, k)
+    per_problem = {
+        "accuracy": score_QG.mean(1),
+        "pass_at_k": score_QG.max(1),
+        "greedy": greedy["oracle"],
+        "exact_match": sampled["exact"].reshape(-1, k).mean(1),
+        "cut_off": sampled["cut"].reshape(-1, k).mean(1),
+        "crashed": sampled["crashed"].reshape(-1, k).mean(1),
+    }
+    if sampled["reward"].size:
+        per_problem["verifier_reward"] = sampled["reward"].reshape(-1, k).mean(1)
+    for name, row_Q in _chosen(sampled, k).items():
+        per_problem[name] = sampled["oracle"][row_Q]
+    passed = {f"pass@{n}": estimates.best_of(score_QG, n) for n in estimates.choose_counts(k)}
+    means, intervals = estimates.by_domain(per_problem | passed, domains)
+    result: dict[str, Any] = {
+        "n": len(domains),
+        "samples": stage.samples,
+        "measure": "accuracy" if _is_binary(sampled, greedy) else "mean score",
+        "domains": {name: domains.count(name) for name in sorted(set(domains))},
+        **{name: means[name] for name in per_problem},
+        "pass_at": {name.removeprefix("pass@"): means[name] for name in passed},
+        "intervals": {name: intervals[name] for name in per_problem},
+    }
+    result["intervals"]["pass_at"] = {n.removeprefix("pass@"): intervals[n] for n in passed}
+    if sampled["reward"].size:
+        said, truth = sampled["reward"] > 0.5, sampled["oracle"] > 0.5
+        result["verifier"] = agreement(said, truth)
+    return result
+
+
+def _is_binary(*answered: Answers) -> bool:
+    return all(bool(np.isin(answers["oracle"], (0.0, 1.0)).all()) for answers in answered)
+
+
+def kept_lines(sampled: Answers, greedy: Answers) -> str:
+    """Return the lines of eval/NAME.jsonl: by problem, the greedy answer and then the others."""
+    first = greedy["row"]
+    k = len(sampled["row"]) // len(first)
+    rows: list[dict] = []
+    for i, row in enumerate(first):
+        rows.append(row)
+        rows += sampled["row"][i * k : (i + 1) * k] if sampled is not greedy else []
+    return "".join(json.dumps(log.plain(row), ensure_ascii=False) + "\n" for row in rows)
 
 
 def _steps_of(ws: Workspace, policy: str) -> int:
@@ -91,18 +159,23 @@ def _steps_of(ws: Workspace, policy: str) -> int:
     return best_step(policy, marker) or int(marker["steps"])
 
 
-def _chosen(stage: EvaluateStage, sampled: dict) -> dict[str, np.ndarray]:
+def _chosen(sampled: Answers, k: int) -> dict[str, np.ndarray]:
     """Return the row of the answer that is chosen for each problem, for each way to choose."""
-    k, ballots = stage.samples, sampled["ballot"]
-    plain = {"majority": voting.majority(ballots, k)}
-    if not stage.prm:
-        return plain
-    least_B, sum_B = sampled["least"], sampled["sum"]
-    return plain | {
-        "weighted": voting.weighted(ballots, least_B, k),
-        "best_of_k_min": voting.best(least_B, k),
-        "best_of_k_sum": voting.best(sum_B, k),
-    }
+    ballots, reward_B = sampled["ballot"], sampled["reward"]
+    chosen = {"majority": voting.majority(ballots, k)}
+    if sampled["least"].size:
+        least_B, sum_B = sampled["least"], sampled["sum"]
+        chosen |= {
+            "weighted": voting.weighted(ballots, least_B, k),
+            "best_of_k_min": voting.best(least_B, k),
+            "best_of_k_sum": voting.best(sum_B, k),
+        }
+    if reward_B.size:
+        chosen |= {
+            "weighted_verifier": voting.weighed(ballots, reward_B, k),
+            "best_of_k_verifier": voting.best(reward_B, k),
+        }
+    return chosen
 
 
 def _prm_scorer(stage: EvaluateStage, ws: Workspace):
@@ -111,7 +184,7 @@ def _prm_scorer(stage: EvaluateStage, ws: Workspace):
     The rewards are those of the stage's PRM, with the beta and temperature of its training.
     """
     cfg = ws.cfg
-    source = cfg.prm_stage(stage.prm)
+    source = ws.models.cfg.prm_stage(stage.prm)
     params = ws.load_prm(stage.prm)
     reference = ws.load(stage.prm_reference or source.policy, cfg.model)
     newline_V = ws.replicate(ws.tokenizer.tables(cfg.model.vocab)[0])
@@ -140,13 +213,18 @@ def summarise(ws: Workspace) -> None:
     evals = [_load_evaluation(ws, name) for name in names]
     if not evals:
         return
+    graded = any(e.get("measure") == "mean score" for e in evals)
+    measure = "mean score" if graded else "accuracy"
     rows: list[list[Any]] = [
-        [f"accuracy, {domain}", *(e["accuracy"][domain] for e in evals)]
+        [f"{measure}, {domain}", *(e["accuracy"][domain] for e in evals)]
         for domain in evals[0]["accuracy"]
     ]
-    rows.append(["accuracy, all, greedy", *(e["greedy"]["all"] for e in evals)])
+    if all("intervals" in e for e in evals):
+        edges = [e["intervals"]["accuracy"]["all"] for e in evals]
+        rows.insert(1, ["95 % interval", *(f"{low:.3f} - {high:.3f}" for low, high in edges)])
+    rows.append([f"{measure}, all, greedy", *(e["greedy"]["all"] for e in evals)])
     rows.append(["exact match, all", *(e["exact_match"]["all"] for e in evals)])
-    for name, words in CHOSEN.items():
+    for name, words in (CHOSEN | BY_VERIFIER).items():
         chosen = [e[name]["all"] if name in e else "-" for e in evals]
         if set(chosen) != {"-"}:
             rows.append([f"{words}, all", *chosen])

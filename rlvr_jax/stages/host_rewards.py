@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from rlvr_jax import adapters, grm, step_metrics, verifier
-from rlvr_jax.config import Sampling
+from rlvr_jax.config import RewardConfig, Sampling
 from rlvr_jax.host.processes import gathering
 from rlvr_jax.host.rules import jobs
 from rlvr_jax.host.runs import log
@@ -168,7 +168,7 @@ def grade(
         if failure := told["error"]:
             failure = f"the rule {name} failed on {_count(results, 'error')}: {failure}"
             if on_error == "stop":
-                raise RunError(f"{failure}. Mend it, or set reward.on_error: zero")
+                raise RunError(f"{failure}. Mend it, or set on_error: zero")
             _say_once(name, "error", failure, ws.run.remark)
         if told["crash"]:
             failed = f"the rule {name} crashed on {_count(results, 'crash')}, which score 0"
@@ -231,18 +231,32 @@ def _by_votes(stage: Sampling, ws: Workspace, frozen: Frozen):
 
 def _foreign(stage: Sampling, ws: Workspace, frozen: Frozen):
     """Return a function that asks a verifier that has a tokenizer of its own."""
+    judge = text_judge(ws, stage.reward)
+
+    def ask(prompts, rollout, texts, _):
+        params = adapters.over(frozen.base, frozen.verifier)
+        return judge(params, frozen.verdict, prompts, texts, rollout.truncated_B)
+
+    return ask
+
+
+def text_judge(ws: Workspace, reward: RewardConfig) -> Callable[..., tuple[Array, dict]]:
+    """Return a function that lets a verifier with a tokenizer of its own judge texts.
+
+    Its arguments are the verifier's parameters, its `Verdict`, the placed prompts, the texts of
+    this process's rows, and whether each answer [B] was cut off.  It returns the rewards [B] and
+    metrics, on the device.
+    """
     cfg, tok = ws.cfg, ws.judge_tokenizer
     columns = WIDER * cfg.data.response_columns
 
     @jax.jit
-    def judge(params, prompts, token_BR, length_B, cut_B, verdict):
+    def judge(params, verdict, prompts, token_BR, length_B, cut_B):
         answers = verifier.Answers(token_BR, length_B, cut_B)
-        score = verifier.score_answers(
-            params, prompts, answers, verdict, stage.reward, cfg.verifier
-        )
+        score = verifier.score_answers(params, prompts, answers, verdict, reward, cfg.verifier)
         return score.reward_B, step_metrics.of_verdicts(score)
 
-    def ask(prompts, rollout, texts, _):
+    def ask(params, verdict, prompts, texts, cut_B):
         ids_B = [tok.encode(visible_answer(text, cfg.data.answer)) for text in texts]
         ids_B = [ids if len(ids) <= columns else [] for ids in ids_B]
         token_BR = np.zeros((len(ids_B), columns), np.int32)
@@ -250,13 +264,6 @@ def _foreign(stage: Sampling, ws: Workspace, frozen: Frozen):
             token_BR[i, : len(ids)] = ids
         length_B = np.array([len(ids) for ids in ids_B], np.int32)
         token_BR, length_B = ws.place_own((token_BR, length_B))
-        return judge(
-            adapters.over(frozen.base, frozen.verifier),
-            prompts,
-            token_BR,
-            length_B,
-            rollout.truncated_B,
-            frozen.verdict,
-        )
+        return judge(params, verdict, prompts, token_BR, length_B, cut_B)
 
     return ask

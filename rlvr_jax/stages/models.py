@@ -62,6 +62,11 @@ class Models:
         self._shares = any(part.adapter.rank for part in parts)
         self._bases: dict[tuple[str, ...], Params] = {}
 
+    @property
+    def cfg(self) -> Config:
+        """Return the config of the run whose models these are."""
+        return self._run.cfg
+
     def forget(self) -> None:
         """Drop the bases that are loaded; a stage calls this at its end."""
         self._bases.clear()

@@ -112,7 +112,9 @@ def _seconds(stage: Stage) -> float:
 
 
 def _stops(stage: Stage) -> bool:
-    return not isinstance(stage, RlStage | PrmStage) or stage.reward.on_error == "stop"
+    if isinstance(stage, RlStage | PrmStage):
+        return stage.reward.on_error == "stop"
+    return not isinstance(stage, EvaluateStage) or stage.on_error == "stop"
 
 
 def _short(text: str) -> str:

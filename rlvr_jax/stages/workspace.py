@@ -94,12 +94,19 @@ class Workspace:
           RunError: a record is too long and `data.too_long` is `refuse`, no record fits, or more
             than 1 % of the records cannot be graded by a rule of a stage.
         """
-        source = dataset.open_split(self.data, split)
+        return self.fitting(dataset.open_split(self.data, split), split)
+
+    def fitting(self, source: dataset.RandomAccessSource, split: str) -> dataset.RandomAccessSource:
+        """Return the records of a source, used as a split, that `problems` would load.
+
+        Raises:
+          ValueError, RunError: as `problems`.
+        """
         cfg = self.cfg.data
         source = self._keep_gradable(source, split)
         fits, longest = [], dict[str, int]()
         for index, record in enumerate(dataset.each(source)):
-            lengths = self._lengths(record, split)
+            lengths = self.lengths(record, split)
             longest = {key: max(n, longest.get(key, 0)) for key, n in lengths.items()}
             if all(n <= getattr(cfg, f"{key}_columns") for key, n in lengths.items()):
                 fits.append(index)
@@ -152,7 +159,7 @@ class Workspace:
 
         return check
 
-    def _lengths(self, record: dataset.Record, split: str) -> dict[str, int]:
+    def lengths(self, record: dataset.Record, split: str) -> dict[str, int]:
         """Return the number of tokens of a record in each kind of columns."""
         cfg = self.cfg.data
         response = len(self.encode_demonstration(record)) if split == "sft" else 0
@@ -255,7 +262,7 @@ class Workspace:
 
     def prm_part(self, stage: str) -> str:
         """Return the name of the parameters that `load_prm` loads, within the stage's state."""
-        named = {s.name: s for s in self.cfg.stages}.get(stage_of(stage))
+        named = {s.name: s for s in self.models.cfg.stages}.get(stage_of(stage))
         beside = named is not None and named.has_prm_beside_policy
         return "prm.params" if beside else "params"
 

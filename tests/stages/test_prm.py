@@ -161,6 +161,12 @@ def test_evaluations_choose_by_it(done, capsys) -> None:
         assert set(told[name]) == set(told["accuracy"])
         assert told[name]["all"] <= told["pass_at_k"]["all"]
     assert told["best_of_k_sum"]["all"] > told["accuracy"]["all"] + 0.1
+    kept = list(map(json.loads, ws.run.kept_answers("evaluate").read_text().splitlines()))
+    drawn = [row["score"] for row in kept if not row["greedy"]]
+    assert len(kept) == 24 * 5 and np.mean(drawn) == pytest.approx(told["accuracy"]["all"])
+    low, high = told["intervals"]["accuracy"]["all"]
+    assert low < told["accuracy"]["all"] < high
+    assert "eval/evaluate.jsonl" in ws.run.finished("evaluate")["files"]
     evaluate.summarise(ws)
     said = capsys.readouterr()
     assert all(words in said.out + said.err for words in evaluate.CHOSEN.values())

@@ -229,7 +229,7 @@ class Run(Paths):
     def _left(self, stage: str) -> list[Path]:
         """Return the files that the stage may have left, besides checkpoints and metrics."""
         paths = [self.verdicts(stage), self.collected(stage), self.judgements(stage)]
-        paths += [self.items(stage), self.evaluation(stage)]
+        paths += [self.items(stage), self.evaluation(stage), self.kept_answers(stage)]
         paths += (self.folder / "samples").glob(f"{glob.escape(stage)}_step_*.jsonl")
         kinds = {known.name: known.stage for known in self.cfg.stages}
         return paths + [self.tokenizer_file] * (kinds.get(stage) == "tokenizer")

@@ -85,6 +85,10 @@ class Paths:
         """Return the file of an evaluation's results."""
         return self.folder / "eval" / f"{name}.json"
 
+    def kept_answers(self, name: str) -> Path:
+        """Return the file of the answers of an evaluation, one a line."""
+        return self.folder / "eval" / f"{name}.jsonl"
+
     def marker(self, stage: str) -> Path:
         """Return the file that says that a stage is finished."""
         return self.folder / "stages" / f"{stage}.json"

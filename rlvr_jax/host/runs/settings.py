@@ -60,7 +60,17 @@ def load(path: Path, overrides: Sequence[str] = (), sizes: Sizes | None = load_s
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold a mapping of config keys, such as `name: demo`")
-    tree = expand_rounds(tree)
+    return build(expand_rounds(tree), overrides, sizes)
+
+
+def build(
+    tree: dict[str, Any], overrides: Sequence[str] = (), sizes: Sizes | None = load_sizes
+) -> Config:
+    """Build a Config from a tree of values and dotted overrides; the tree is changed.
+
+    Raises:
+      ConfigError, ValueError: as `load`.
+    """
     for override in overrides:
         _apply(tree, override)
     if sizes is not None:
@@ -220,7 +230,10 @@ def describe() -> str:
                 walk(hints[item.name], f"{prefix}{item.name}.")
             elif "help" in item.metadata and item.name != "stages":
                 shown = "" if default is dataclasses.MISSING else f" [{_plain(default)}]"
-                lines.append(f"  {prefix + item.name + shown:44} {item.metadata['help']}")
+                words = _allowed(hints[item.name])
+                told = f"one of {', '.join(words)}: {item.metadata['help']}" if words else ""
+                told = told or item.metadata["help"]
+                lines.append(f"  {prefix + item.name + shown:44} {told}")
 
     lines.append("run")
     walk(Config, "")
@@ -230,6 +243,13 @@ def describe() -> str:
         lines.append(f"\nstage `{tag}`: {kind.__doc__.splitlines()[0]}")
         walk(kind, "")
     return "\n".join(lines)
+
+
+def _allowed(hint: Any) -> list[str]:
+    """Return the words that a field may hold, where only some are allowed."""
+    if typing.get_origin(hint) is typing.Literal:
+        return [str(word) for word in typing.get_args(hint)]
+    return [word for part in typing.get_args(hint) for word in _allowed(part)]
 
 
 def _plain(value: Any) -> str:

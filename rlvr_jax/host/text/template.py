@@ -23,11 +23,16 @@ def encode_prompt(record: Record, tok: Tokenizer, cfg: DataConfig) -> list[int]:
     """
     if not cfg.chat:
         return tok.raw_prompt(record["question"] + "\n")
+    return tok.chat(messages_of(record, cfg.system), **cfg.chat_variables)
+
+
+def messages_of(record: Record, system: str = "") -> list[dict[str, Any]]:
+    """Return a record's prompt as a conversation; `system` begins one that has no such message."""
     messages = json.loads(record["messages"] or "[]")
     messages = messages or [{"role": "user", "content": record["question"]}]
-    if cfg.system and messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": cfg.system}, *messages]
-    return tok.chat(messages, **cfg.chat_variables)
+    if system and messages[0]["role"] != "system":
+        messages = [{"role": "system", "content": system}, *messages]
+    return messages
 
 
 def plain_texts(record: Record) -> tuple[str, str]:

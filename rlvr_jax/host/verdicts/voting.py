@@ -18,7 +18,11 @@ from rlvr_jax.host.text import answers
 
 def ballot(text: str) -> str | None:
     """Return the final answer of a text in a normal form; None if the text has no final answer."""
-    answer = answers.extract(text)
+    return ballot_of(answers.extract(text))
+
+
+def ballot_of(answer: str | None) -> str | None:
+    """Return a final answer in a normal form; None for None."""
     if answer is None:
         return None
     answer = answers.bare(answer)
@@ -47,6 +51,11 @@ def majority(ballots: Sequence[str | None], samples: int) -> np.ndarray:
 def weighted(ballots: Sequence[str | None], score_B: np.ndarray, samples: int) -> np.ndarray:
     """Return the row [Q] of the first response with the answer of greatest weight sigma(score)."""
     weight_B = 0.5 * (1 + np.tanh(np.asarray(score_B, np.float64) / 2))  # exp would overflow
+    return weighed(ballots, weight_B, samples)
+
+
+def weighed(ballots: Sequence[str | None], weight_B: np.ndarray, samples: int) -> np.ndarray:
+    """Return the row [Q] of the first response with the answer of greatest total weight."""
     pairs = zip(_groups(ballots, samples), _groups(weight_B, samples), strict=True)
     return _each([elected(*pair) for pair in pairs], samples)
 

@@ -88,7 +88,7 @@ def mix_sources(
     for source in sources:
         check_source(source)
     parts = {split: _shares(n, [s.weight for s in sources]) for split, n in counts.items()}
-    held_out = [_held_out(source) for source in sources]
+    held_out = [load_held_out(source) for source in sources]
     out: dict[str, list[Record]] = {split: [] for split in counts}
     seen: set[str] = set()
     owner: dict[str, str] = {}  # the split of a query, which several preference items may share
@@ -115,14 +115,27 @@ def mix_sources(
 def _stream(source: SourceConfig, order: str, seed: int) -> Iterator[Record | None]:
     """Iterate over the source's problems for training; `order` seeds the order of stored ones."""
     if not source.gym:
-        return _shuffled(_load(source, "train"), order)
+        return _shuffled(load_all(source), order)
     generated = gym.generate_records(source.gym, source.params, seed)
     return (row and _finish(row, source) for row in generated)
 
 
-def _held_out(source: SourceConfig) -> list[Record] | None:
-    """Load the problems that the source itself keeps for tests; None if it keeps none."""
+def load_held_out(source: SourceConfig) -> list[Record] | None:
+    """Load the problems that a source itself keeps for tests; None if it keeps none.
+
+    Raises:
+      ValueError: the source cannot be read.
+    """
     return _load(source, "test") if source.tfds or source.test_file else None
+
+
+def load_all(source: SourceConfig) -> list[Record]:
+    """Load all problems of a file or of a downloaded data set, but those that it holds out.
+
+    Raises:
+      ValueError: the source cannot be read.
+    """
+    return _load(source, "train")
 
 
 def _load(source: SourceConfig, split: str) -> list[Record]:

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlvr_jax.config import JudgeConfig
 from rlvr_jax.host.text.wording import load_wording
@@ -35,6 +35,13 @@ REPLY = 1 << 20  # bytes of the longest reply
 AGAIN = {408, 409, 425, 429}  # temporary failures, as is 5xx
 FATAL = {401, 403, 404, 405}  # failures of every request, as is 3xx
 OURS = {"model", "messages", "stream", "n"}  # keys that the config's `body` must not change
+
+
+class Reply(NamedTuple):
+    """A Reply is what a model behind an endpoint wrote."""
+
+    text: str
+    finished: bool  # not cut off by the limit of tokens
 
 
 class JudgeError(ValueError):
@@ -138,6 +145,24 @@ class Endpoint:
         names, _ = self._ask(bodies, count)
         return [[self._replies.get(name) for name in several] for several in names]
 
+    def chat(
+        self, chats: Sequence[Sequence[Any]], count: int, temperature: float
+    ) -> list[list[Reply | None]]:
+        """Return `count` replies to each conversation, drawn at a temperature.
+
+        A reply is None if its request failed or was beyond the budget.
+
+        Raises:
+          JudgeError: further requests would fail.
+        """
+        bodies = [self._request(chat, temperature) for chat in chats]
+        names, _ = self._ask(bodies, count)
+        return [[self._reply(name) for name in several] for several in names]
+
+    def _reply(self, name: str) -> Reply | None:
+        text = self._replies.get(name)
+        return None if text is None else Reply(text, not self._replies.is_cut(name))
+
     def _ask(
         self, bodies: Sequence[dict[str, Any] | None], count: int
     ) -> tuple[list[list[str]], set[str]]:
@@ -178,12 +203,12 @@ class Endpoint:
         wording = load_wording(self._cfg.template)
         return self._request(wording.messages(words.values(record, visible, self._cfg)))
 
-    def _request(self, messages: Sequence[Any]) -> dict[str, Any]:
+    def _request(self, messages: Sequence[Any], temperature: float | None = None) -> dict[str, Any]:
         cfg = self._cfg
         body = {
             "model": cfg.model,
             "messages": list(messages),
-            "temperature": cfg.temperature,
+            "temperature": cfg.temperature if temperature is None else temperature,
             "max_tokens": cfg.tokens,
         }
         return {key: value for key, value in (body | cfg.body).items() if value is not None}
@@ -196,7 +221,7 @@ class Endpoint:
             if not self._begin(number):
                 return
             try:
-                reply = self._send(body)
+                reply, cut = self._send(body)
             except _Again as error:
                 self._note(error)
                 if number < self._cfg.retries:
@@ -210,7 +235,7 @@ class Endpoint:
                 raise
             with self._lock:
                 self._lost = 0
-            self._replies.put(name, reply)
+            self._replies.put(name, reply, cut)
             return
         self._fail()
 
@@ -265,8 +290,11 @@ class Endpoint:
             time.sleep(min(remaining, 0.2))
         return True
 
-    def _send(self, body: dict[str, Any]) -> str:
-        """Send a request and return the text of the reply; raise _Again, _Refused or JudgeError."""
+    def _send(self, body: dict[str, Any]) -> tuple[str, bool]:
+        """Send a request and return the text of the reply, and whether it was cut off.
+
+        Raises _Again, _Refused or JudgeError.
+        """
         head = {"Content-Type": "application/json", "User-Agent": "rlvr-jax"}
         if self._key:
             head["Authorization"] = f"Bearer {self._key}"
@@ -275,14 +303,15 @@ class Endpoint:
         try:
             with self._open(request, timeout=self._cfg.seconds) as response:
                 data = self._read(response)
-            content = json.loads(data)["choices"][0]["message"]["content"]
+            choice = json.loads(data)["choices"][0]
+            content, cut = choice["message"]["content"], choice.get("finish_reason") == "length"
         except urllib.error.HTTPError as error:
             raise self._of_status(error) from None
         except (OSError, http.client.HTTPException) as error:
             raise _Again(str(error) or type(error).__name__) from None
-        except (ValueError, LookupError, TypeError, RecursionError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             raise _Again("a reply that is not a chat completion") from None
-        return self._safe(content) if isinstance(content, str) else ""
+        return self._safe(content) if isinstance(content, str) else "", cut
 
     def _read(self, response: Any) -> bytes:
         """Read a response, with limits on its size and on the total time."""

@@ -26,6 +26,7 @@ class Replies:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._replies: dict[str, str] = {}
+        self._cut: set[str] = set()
         old = path.read_bytes() if path.exists() else b""
         for line in old.splitlines():
             self._load_line(line)
@@ -40,11 +41,17 @@ class Replies:
         """Return the reply of a key, or None."""
         return self._replies.get(name)
 
-    def put(self, name: str, reply: str) -> None:
+    def is_cut(self, name: str) -> bool:
+        """Return whether the reply of a key was cut off by its limit of tokens."""
+        return name in self._cut
+
+    def put(self, name: str, reply: str, cut: bool = False) -> None:
         """Store a reply; it is on the disk before this method returns; it may have cost money."""
-        line = json.dumps({"name": name, "reply": reply}).encode() + b"\n"
+        row = {"name": name, "reply": reply} | ({"cut": True} if cut else {})
+        line = json.dumps(row).encode() + b"\n"
         with self._lock:
             self._replies[name] = reply
+            self._cut |= {name} if cut else set()
             while line:  # a full disk or a signal can end a write early
                 line = line[os.write(self._file, line) :]
         os.fsync(self._file)
@@ -56,13 +63,15 @@ class Replies:
     def _load_line(self, line: bytes) -> None:
         try:
             row = json.loads(line)
-            name, reply = row["name"], row["reply"]
+            name, reply, cut = row["name"], row["reply"], row.get("cut") is True
         except (
             ValueError,
             TypeError,
             KeyError,
+            AttributeError,
             RecursionError,
         ):  # incomplete: the reply will be requested again
             return
         if isinstance(name, str) and isinstance(reply, str):
             self._replies[name] = reply
+            self._cut |= {name} if cut else set()

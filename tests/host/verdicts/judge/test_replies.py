@@ -103,3 +103,14 @@ def test_a_name_depends_on_all_that_a_reply_depends_on():
     names |= {reply_key(base | {"temperature": 0.6}, 0), reply_key(base | {"messages": []}, 0)}
     assert len(names) == 5
     assert reply_key(dict(reversed(base.items())), 0) in names, "the order of keys says nothing"
+
+
+def test_a_reply_that_was_cut_off_stays_so(tmp_path) -> None:
+    path = tmp_path / "r.jsonl"
+    replies = Replies(path)
+    replies.put("a", "whole")
+    replies.put("b", "a part", cut=True)
+    replies.close()
+    again = Replies(path)
+    assert [again.is_cut(name) for name in "ab"] == [False, True] and again.get("b") == "a part"
+    again.close()

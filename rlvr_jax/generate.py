@@ -26,8 +26,12 @@ from rlvr_jax import engine, parameters, ragged, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig, SampleConfig
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import compiles, log
+from rlvr_jax.host.runs.checkpoint import CheckpointError
+from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.text import template
 from rlvr_jax.host.text.tokenizer import Tokenizer, open_tokenizer
+from rlvr_jax.stages import trained
+from rlvr_jax.stages.programs import Layout
 from rlvr_jax.structs import Params, Prompts
 
 BUCKET = 64  # prompt columns are a multiple of this, so that prompts share compiled programs
@@ -43,10 +47,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not 0 <= args.seed < 2**31:
             raise ValueError("--seed must be from 0 to 2**31 - 1")
         sample = SampleConfig(args.temperature, args.top_k, args.top_p)
-        path = weights.find_model(args.model)
-        tok = open_tokenizer(args.tokenizer or path)
-        prompt = _encode_prompt(args, tok)
-        params, cfg = load_model(path)
+        if trained.is_run(args.model):
+            params, cfg, tok = load_trained(args.model, args.tokenizer)
+            prompt = _encode_prompt(args, tok)
+        else:
+            path = weights.find_model(args.model)
+            tok = open_tokenizer(args.tokenizer or path)
+            prompt = _encode_prompt(args, tok)
+            params, cfg = load_model(path)
         if tok.vocab > cfg.vocab:
             raise ValueError(f"the tokenizer has {tok.vocab} tokens and the model {cfg.vocab}")
         room = cfg.longest - len(prompt) if cfg.longest else args.tokens
@@ -66,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.say_aside(_speed(stamps))
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, RunError, CheckpointError, OSError) as error:
         log.say_aside(f"error: {error}")
         return 2
     return 0
@@ -86,6 +94,19 @@ def load_model(path: Path) -> tuple[Params, ModelConfig]:
     mesh = sharding.make_mesh(mesh_cfg)
     where = sharding.shard_tree(parameters.abstract(cfg), mesh, mesh_cfg)
     return weights.load(path, cfg, where, log.say_aside), cfg
+
+
+def load_trained(source: str, tokenizer: str) -> tuple[Params, ModelConfig, Tokenizer]:
+    """Load the model of RUN:STAGE[@STEP], on one device, and its tokenizer or the one named.
+
+    Raises:
+      ValueError, RunError, CheckpointError: it is not there, or cannot be read.
+    """
+    one = MeshConfig()
+    layout = Layout(sharding.make_mesh(one, jax.devices()[:1]), one)
+    found = trained.load(source, layout, tokenizer)
+    cfg = dataclasses.replace(found.cfg, slots=0, decode_tensor=0)  # of one response
+    return found.params, cfg, found.tokenizer
 
 
 def generate_tokens(
@@ -152,7 +173,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m rlvr_jax.generate",
         description="Print one response of a model as it is generated.",
     )
-    parser.add_argument("--model", required=True, help="model folder, GGUF file or package:NAME")
+    models = "model folder, GGUF file, package:NAME or RUN:STAGE[@STEP]"
+    parser.add_argument("--model", required=True, help=models)
     parser.add_argument("--prompt", required=True, help="text; - reads it from standard input")
     parser.add_argument("--raw", action="store_true", help="continue the text, without a chat")
     parser.add_argument("--system", default="", help="system message of the chat")

@@ -11,16 +11,16 @@ import jax
 import numpy as np
 
 from rlvr_jax import prm
-from rlvr_jax.config import EvaluateStage, RlStage, stage_of
+from rlvr_jax.config import EvaluateStage, RlStage
 from rlvr_jax.host.hardening import trials
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.verdicts import voting
 from rlvr_jax.host.verdicts.agreement import agreement
 from rlvr_jax.host.workers import pool
-from rlvr_jax.stages import audit
+from rlvr_jax.stages import audit, left
 from rlvr_jax.stages.answers import GREEDY, Answerer, Form, accuracy
-from rlvr_jax.stages.models import best_step
+from rlvr_jax.stages.models import PRETRAINED
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen
 
@@ -84,11 +84,10 @@ def run(stage: EvaluateStage, ws: Workspace) -> dict:
 
 def _steps_of(ws: Workspace, policy: str) -> int:
     """Return after how many steps of reinforcement learning a policy stands."""
-    name = stage_of(policy)
-    if name not in [rl.name for rl in ws.cfg.rl_stages]:
+    if policy == PRETRAINED:
         return 0
-    marker = ws.run.finished(name) or {}
-    return best_step(policy, marker) or int(marker["steps"])
+    found = left.find(ws.run, policy)
+    return found.step if found.kind == RlStage.stage else 0
 
 
 def _chosen(stage: EvaluateStage, sampled: dict) -> dict[str, np.ndarray]:

@@ -64,10 +64,11 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Folder, *, keep: int = 2) -> None:
-        """Open the folder, in which the last `keep` steps stay, and the step `best` if set."""
+        """Open the folder, in which the last `keep` steps stay, and `best` and `named` ones."""
         if keep < 1:
             raise ValueError(f"keep is {keep}; at least one checkpoint has to be kept")
         self.best: int | None = None
+        self.named: frozenset[int] = frozenset()
         _quiet()
         self.folder = epath.Path(folder).absolute()
         self._keep = keep
@@ -221,14 +222,15 @@ class Checkpoints:
 
 
 class _Kept:
-    """The policy after which Orbax keeps the newest steps and the best one."""
+    """The policy after which Orbax keeps the newest steps, the best one, and those of a name."""
 
     def __init__(self, of: Checkpoints) -> None:
         self._of = of
 
     def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
         newest = len(checkpoints) - self._of._keep
-        return [i >= newest or info.step == self._of.best for i, info in enumerate(checkpoints)]
+        kept = self._of.named | {self._of.best}
+        return [i >= newest or info.step in kept for i, info in enumerate(checkpoints)]
 
 
 def restore_params(
@@ -257,6 +259,11 @@ def restore_params(
 def steps_in(folder: Folder) -> list[int]:
     """Return the complete steps of a folder of checkpoints, in order."""
     return _steps(epath.Path(folder).absolute())
+
+
+def step_folder(folder: Folder, step: int) -> Path:
+    """Return the folder of one step in a folder of checkpoints."""
+    return Path(folder) / _NAMES.build_name(step)
 
 
 def compute_fingerprint(folder: Folder, step: int | None = None) -> str | None:

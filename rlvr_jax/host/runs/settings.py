@@ -164,15 +164,14 @@ def as_tree(cfg: Config) -> dict[str, Any]:
     return tree
 
 
-# Where a run computes and who hears of it, not what: a run may go on on another mesh, with other
-# processes, or with other trackers.
-PLACE = ("mesh.", "processes.", "log")
-
-
 def facts(cfg: Config) -> dict[str, str]:
     """Return the values of a config by their dotted keys, without the number of the process."""
     same = dataclasses.replace(cfg, processes=dataclasses.replace(cfg.processes, index=0))
-    return {key: str(value) for key, value in _flatten(as_tree(same)).items()}
+    return {key: str(value) for key, value in flatten(as_tree(same)).items()}
+
+
+# Where a run computes and who hears of it, not what.
+PLACE = ("mesh.", "processes.", "log", "runs", "name")
 
 
 def difference(old: str, new: str) -> str | None:
@@ -184,7 +183,7 @@ def difference(old: str, new: str) -> str | None:
     Raises:
       ConfigError: one of the texts is not YAML.
     """
-    left, right = _flatten(_completed(old)), _flatten(_completed(new))
+    left, right = flatten(_completed(old)), flatten(_completed(new))
     for key in [*left, *right]:
         if key.startswith(PLACE):
             continue
@@ -282,7 +281,7 @@ def _order(flat: dict[str, Any]) -> str:
     return ", ".join(str(flat[key]) for key in names)
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Return the values of a tree by their dotted keys; a stage's key is its name."""
     items: Any
     if isinstance(tree, dict):
@@ -293,5 +292,5 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: tree}
     flat: dict[str, Any] = {}
     for key, value in items:
-        flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat

@@ -210,7 +210,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "hard links (docs/runs.md)",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. rl.steps=20")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)  # overrides may stand before and after options
 
 
 def _minutes(text: str) -> float:

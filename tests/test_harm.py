@@ -30,6 +30,7 @@ EVALUATE = {"stage": "evaluate", "policy": "sft", "verifier": ""}
 
 # Data, mesh and run folder: the program has to start for these.  One worker serves most.
 
+
 @pytest.fixture(scope="module")
 def door(tmp_path_factory):
     """door(config, override, ...) -> exit code and output, from a process that has jax loaded."""

@@ -34,6 +34,7 @@ from rlvr_jax.host.text.wording import load_wording
 from rlvr_jax.host.workers import sandbox
 from rlvr_jax.stages import own_formulas
 from rlvr_jax.stages.judges import check_judge
+from rlvr_jax.stages.learned import check_held_out
 from rlvr_jax.stages.models import origin
 from rlvr_jax.stages.other_runs import check_other_run
 
@@ -69,6 +70,7 @@ def check_config(cfg: Config) -> None:
             check_judge(judge)
         _check_tokenizer(cfg, stage)
         _check_problems(cfg, stage)
+        check_held_out(cfg, stage)
         for needed in stage.inputs:
             if needed.source:
                 _check_input(cfg, stage, needed, earlier)
@@ -149,7 +151,7 @@ def _check_problems(cfg: Config, stage: Stage) -> None:
     key, data = _data_of(cfg, stage)
     for split, at_least in stage.splits:
         available = getattr(data, split)
-        if available < at_least:
+        if available != "all" and available < at_least:
             raise ValueError(
                 f"stage {stage.name} needs at least {at_least} problems and {key}.{split} is "
                 f"{available}: raise {key}.{split}"

@@ -18,10 +18,10 @@ from rlvr_jax.host.runs.checkpoint import Checkpoints, compute_fingerprint, step
 from rlvr_jax.host.runs.compiles import Compiles
 from rlvr_jax.host.runs.folder import Interrupted, RunError
 from rlvr_jax.host.runs.stream import Feed, Stream
-from rlvr_jax.stages import first_step
+from rlvr_jax.stages import first_step, memory
 from rlvr_jax.stages.goal import Goal, best_kept
 from rlvr_jax.stages.workspace import Workspace
-from rlvr_jax.structs import TrainState
+from rlvr_jax.structs import Frozen, TrainState
 
 # (state, records) -> state, metrics, records that return to the queue
 Advance = Callable[[TrainState, list[Any]], tuple[TrainState, dict[str, Any], list[Any]]]
@@ -36,6 +36,7 @@ class Work(NamedTuple):
     # (number of the step, state after it) -> metrics that do not belong to the time of the step
     examine: Callable[[int, TrainState], dict[str, float]] = lambda step, state: {}
     stream: Feed | None = None  # hands out the records; None: shuffled epochs of them
+    frozen: Frozen | None = None  # what the steps read beside the state
 
 
 def run(
@@ -80,6 +81,8 @@ def run(
         checkpoints.named = ws.cfg.named_steps(stage.name)
         if goal.reached:
             return state
+        if start < stage.steps:
+            memory.say(stage, ws, state, work.frozen or Frozen({}, {}))
         with contextlib.closing(log.Bar(stage.name, stage.steps, start)) as bar:
             for step in range(start + 1, stage.steps + 1):
                 began = time.monotonic()

@@ -17,6 +17,7 @@ from rlvr_jax.config import (
     Architecture,
     Config,
     ModelConfig,
+    SftStage,
     SourceConfig,
     Stage,
     check_preset,
@@ -112,10 +113,53 @@ def parse(tree: dict[str, Any]) -> Config:
     Raises:
       ConfigError: a key is unknown, or a value is refused; the message has a line for each.
     """
-    tree = dict(tree)
+    tree = expand_home(dict(tree))
     if isinstance(tree.get("stages"), list):
         tree["stages"] = [_stage(item, f"stages.{i}") for i, item in enumerate(tree["stages"])]
-    return _validate(Config, tree, "")
+    return take_what_is_there(_validate(Config, tree, ""), tree)
+
+
+def take_what_is_there(cfg: Config, tree: Mapping[str, Any]) -> Config:
+    """Let splits whose counts the tree does not give have all that files have.
+
+    A split that no stage reads is left empty.  Where a source is generated or downloaded, or has a
+    weight of its own, the defaults stay.
+    """
+    given = tree.get("data")
+    sources, given = cfg.data.sources, given if isinstance(given, dict) else {}
+    if not sources or not all(x.file and x.weight == sources[0].weight for x in sources):
+        return cfg
+    of_policies = [stage for stage in cfg.stages if stage.role == "policy"]
+    read = {problems.split for stage in of_policies for problems in stage.splits}
+    mixed = any(isinstance(s, SftStage) and s.others == "problems" for s in cfg.stages)
+    read |= {"test"} | ({"sft"} if mixed else set())
+    counts: dict[str, Any] = {
+        split: "all" if split in read else 0
+        for split in ("sft", "label", "train", "test")
+        if split not in given
+    }
+    return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **counts))
+
+
+# Keys whose values may be paths, wherever in a config they stand.
+PATHS = {
+    *("file", "test_file", "folder", "runs", "tokenizer", "verifier_tokenizer", "weights"),
+    *("rule", "gates", "also", "template", "check_templates", "cache"),
+    *("policy", "init", "verifier", "grm"),  # RUN:STAGE
+}
+
+
+def expand_home(tree: Any, path: bool = False) -> Any:
+    """Return a tree of values in which `~/` at the start of a path is the home folder.
+
+    Where the tree stands in a path already, as do the items of a list of paths, `path` is true.
+    """
+    if isinstance(tree, dict):
+        return {key: expand_home(value, path or key in PATHS) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [expand_home(value, path) for value in tree]
+    named = path and isinstance(tree, str) and tree.startswith("~/")
+    return str(Path(tree).expanduser()) if named else tree
 
 
 def _stage(tree: Any, where: str) -> Any:

@@ -29,7 +29,7 @@ from rlvr_jax import sharding
 from rlvr_jax.config import Config, Stage
 from rlvr_jax.host.processes import start
 from rlvr_jax.host.processes.team import Team, TeamError
-from rlvr_jax.host.runs import compiles, log, pins, report, settings, takeover
+from rlvr_jax.host.runs import changes, compiles, log, pins, report, settings, takeover
 from rlvr_jax.host.runs.checkpoint import CheckpointError
 from rlvr_jax.host.runs.ending import run_process
 from rlvr_jax.host.runs.folder import Interrupted, Run, RunError
@@ -181,7 +181,7 @@ def _run_stage(stage: Stage, ws: Workspace) -> None:
 
 def _pin(run: Run, stage: Stage) -> None:
     """Record the user's own rules and templates; refuse changed ones in the middle of a stage."""
-    if stage.name not in run.progress().begun:
+    if stage.name not in changes.read_progress(run).begun:
         pins.pin(run, stage, run.cfg)
     elif change := pins.describe_change(run, stage, run.cfg):
         raise RunError(

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from rlvr_jax.config import BEST, Config, Left, Stage, parse_left
 from rlvr_jax.host.runs import linked, log, settings
-from rlvr_jax.host.runs.checkpoint import compute_fingerprint, step_folder, steps_in
+from rlvr_jax.host.runs.checkpoint import compute_fingerprint, steps_in
 from rlvr_jax.host.runs.folder import Run, RunError
-from rlvr_jax.host.runs.paths import Paths
+from rlvr_jax.host.runs.paths import Paths, step_folder
 from rlvr_jax.stages.goal import best_kept
 
 

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from rlvr_jax.config import Config, Execution
 from rlvr_jax.host.runs import settings
+from rlvr_jax.host.runs.checkpoint import steps_in
 from rlvr_jax.host.runs.config_text import parse_yaml
+from rlvr_jax.host.runs.paths import Paths
 
 # Of a stage that has begun, besides `steps`.
 OF_STAGE = (
@@ -36,6 +38,15 @@ class Progress(NamedTuple):
     def begun(self) -> frozenset[str]:
         """Return the stages that have finished or have a checkpoint."""
         return self.finished | self.newest.keys()
+
+
+def read_progress(paths: Paths) -> Progress:
+    """Return how far the stages of a run folder are."""
+    finished = {path.stem for path in (paths.folder / "stages").glob("*.json")}
+    found = (paths.folder / "checkpoints").glob("*/step_*")
+    steps = {name: steps_in(paths.checkpoints(name)) for name in {x.parent.name for x in found}}
+    newest = {name: max(known) for name, known in steps.items() if known}
+    return Progress(frozenset(finished), newest)
 
 
 class Change(NamedTuple):

@@ -229,8 +229,8 @@ class _Kept:
 
     def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
         newest = len(checkpoints) - self._of._keep
-        kept = self._of.named | {self._of.best}
-        return [i >= newest or info.step in kept for i, info in enumerate(checkpoints)]
+        more = self._of.named | {self._of.best}
+        return [i >= newest or info.step in more for i, info in enumerate(checkpoints)]
 
 
 def restore_params(
@@ -261,17 +261,11 @@ def steps_in(folder: Folder) -> list[int]:
     return _steps(epath.Path(folder).absolute())
 
 
-def step_folder(folder: Folder, step: int) -> Path:
-    """Return the folder of one step in a folder of checkpoints."""
-    return Path(folder) / _NAMES.build_name(step)
-
-
 def compute_fingerprint(folder: Folder, step: int | None = None) -> str | None:
     """Compute the SHA-256 of the sums of the newest checkpoint, or of that of `step`.
 
     The result is None if there is none.  Two checkpoints of one process with equal fingerprints
-    hold the same arrays and the same host part; the sums of several processes tell sizes apart
-    and no more.
+    hold the same arrays and host part; the sums of several processes only tell sizes apart.
     """
     folder = epath.Path(folder).absolute()
     step = max(_steps(folder), default=None) if step is None else step

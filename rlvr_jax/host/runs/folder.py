@@ -14,9 +14,9 @@ from typing import Any
 from rlvr_jax.config import Config
 from rlvr_jax.host.files import whole_file
 from rlvr_jax.host.processes.team import Team
-from rlvr_jax.host.runs import changes, digests, log, settings, sinks
-from rlvr_jax.host.runs.changes import Going, Progress
-from rlvr_jax.host.runs.checkpoint import compute_fingerprint, steps_in
+from rlvr_jax.host.runs import changes, digests, log, pins, settings, sinks
+from rlvr_jax.host.runs.changes import Going
+from rlvr_jax.host.runs.checkpoint import compute_fingerprint
 from rlvr_jax.host.runs.ending import TIME_UP, Signals, exit_code
 from rlvr_jax.host.runs.lock import LOCK, HeldError, Lock
 from rlvr_jax.host.runs.paths import Paths
@@ -327,8 +327,9 @@ class Run(Paths):
         try:
             before = self.config_file.read_text(encoding="utf-8")
             changed = settings.difference(before, resolved)
-            free = begun and not reads
-            going = changes.compare(before, resolved, self.progress()) if free else Going()
+            going = Going(refused=changed or "")
+            if begun and not reads:
+                going = changes.compare(before, resolved, changes.read_progress(self))
         except ValueError:  # not UTF-8, or not YAML
             raise RunError(
                 f"{self.config_file} is damaged; put it back, or remove {self.folder} to start over"
@@ -339,15 +340,15 @@ class Run(Paths):
             if changed:
                 self.clear()
             return bool(changed)
-        if refused := going.refused or (changed if reads else ""):
-            way_out = f"or remove {self.folder} to start over"
-            if not going.founded:
-                way_out = (
-                    "or add --as NEWNAME for a new run that begins with what this one has finished"
-                )
+        again = [stage for stage in self.cfg.stages if stage.name in going.reopened]
+        files = (pins.describe_change(self, stage, self.cfg) for stage in again)
+        if refused := going.refused or next(filter(None, files), ""):
+            way_out = "add --as NEWNAME for a new run that begins with what this one has finished"
+            if going.founded:
+                way_out = f"remove {self.folder} to start over"
             raise RunError(
                 f"{self.folder} belongs to another config: {refused}; choose another folder with "
-                f"name=..., {way_out}"
+                f"name=..., or {way_out}"
             )
         for stage in going.reopened:  # before the new config is there: a kill loses no step
             self.marker(stage).unlink(missing_ok=True)
@@ -356,15 +357,6 @@ class Run(Paths):
             if not self.remark(text):  # known, as where a change is taken back and made again
                 log.say(text)
         return bool(going.said)
-
-    def progress(self) -> Progress:
-        """Return how far the stages of the folder are."""
-        finished = {path.stem for path in (self.folder / "stages").glob("*.json")}
-        found = (self.folder / "checkpoints").glob("*/step_*")
-        steps = {name: steps_in(self.checkpoints(name)) for name in {x.parent.name for x in found}}
-        return Progress(
-            frozenset(finished), {name: max(known) for name, known in steps.items() if known}
-        )
 
     def _refuse_strangers(self, part: Path) -> None:
         """Refuse a folder with files that are not those of a run."""

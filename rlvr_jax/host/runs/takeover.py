@@ -18,10 +18,10 @@ from rlvr_jax.config import Config, Stage
 from rlvr_jax.host.files import whole_file
 from rlvr_jax.host.runs import changes, linked, log, pins, settings
 from rlvr_jax.host.runs.changes import Change, Progress
-from rlvr_jax.host.runs.checkpoint import step_folder, steps_in
+from rlvr_jax.host.runs.checkpoint import steps_in
 from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.runs.lock import HeldError, Lock
-from rlvr_jax.host.runs.paths import Paths
+from rlvr_jax.host.runs.paths import Paths, step_folder
 
 COPIED = ("began.json", "bases.json", "tokenizer.model", pins.FILE)
 

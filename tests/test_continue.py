@@ -113,6 +113,7 @@ def test_an_unfinished_stage_takes_fewer_steps_with_other_intervals_and_workers(
     assert_refused(code, said, "rl.steps is 3 there and 2 here, and the stage has finished", "--as")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_another_mesh(copy, longer, tmp_path):
     reopen(copy)
     with opened(environment(tmp_path)) as ask:
@@ -157,6 +158,7 @@ def test_what_has_begun_after_a_stage_keeps_it(trained, longer, door):
         assert file.stat().st_nlink > 1, "a hard link, which outlives the other run"
 
 
+@pytest.mark.slow
 def test_a_new_run_changes_objective_and_seed_behind_what_it_takes_over(copy, door):
     folder = copy.parent / "tiny"
     code, said = door(copy, "rl.optim.lr=0.01")

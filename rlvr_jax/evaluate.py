@@ -35,7 +35,7 @@ from rlvr_jax.host.verdicts.judge.endpoint import Endpoint, JudgeError
 from rlvr_jax.stages import asked, evaluate
 from rlvr_jax.stages.answers import Answers
 from rlvr_jax.stages.candidates import Asked, Candidate, open_candidate
-from rlvr_jax.stages.trained import find_trained
+from rlvr_jax.stages.model_of_run import find_model_of_run
 
 TOKENS = 512  # budget of an answer of a model that is no run
 ENDPOINTS = ("http://", "https://")
@@ -163,7 +163,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("--prm, --raw and --tokenizer are for models that run here, no endpoint")
     if min(args.samples, args.problems, args.tokens) < 0 or args.batch < 1:
         raise ValueError("needs --samples, --problems and --tokens at least 0, --batch at least 1")
-    if at_address or find_trained(args.model) is None:
+    if at_address or find_model_of_run(args.model) is None:
         args.tokens = args.tokens or TOKENS
     args.name = args.name or _default_name(args)
     check_file_name(args.name)
@@ -212,7 +212,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "data.check_templates=[strict] or mesh.tensor=4.",
     )
     add = parser.add_argument
-    add("--model", required=True, help="RUN, RUN:STAGE, model folder, GGUF file, package:NAME, URL")
+    add(
+        "--model",
+        required=True,
+        help="RUN, RUN:STAGE[@STEP], model folder, GGUF file, package:NAME, URL",
+    )
     add(
         "--data",
         action="append",
@@ -223,7 +227,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add("--problems", type=int, default=0, help="most problems of each source [0: all, or 200]")
     add("--rule", default="", help="kind of rule or FILE.py [the run's, or that of each task]")
-    add("--verifier", default="", help="model folder, GGUF file, RUN or RUN:STAGE [none]")
+    add("--verifier", default="", help="model folder, GGUF file, RUN or RUN:STAGE[@STEP] [none]")
     add("--verifier-tokenizer", default="", help="tokenizer file, where the verifier has none")
     add("--prm", default="", help="stage of the run whose PRM weighs votes [none]")
     add("--samples", type=int, default=4, help="answers per problem, 0: greedy only [4]")

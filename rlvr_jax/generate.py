@@ -31,8 +31,12 @@ from rlvr_jax.host import weights
 from rlvr_jax.host.files import whole_file
 from rlvr_jax.host.problems.sources import prompt_files
 from rlvr_jax.host.runs import compiles, log
+from rlvr_jax.host.runs.checkpoint import CheckpointError
+from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.text import template
 from rlvr_jax.host.text.tokenizer import Tokenizer, open_tokenizer
+from rlvr_jax.stages import trained
+from rlvr_jax.stages.programs import Layout
 from rlvr_jax.structs import Params, Prompts
 
 BUCKET = 64  # prompt columns are a multiple of this, so that prompts share compiled programs
@@ -50,24 +54,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (args.prompts is None) != (args.out is None):
             raise ValueError("--prompts FILE and --out FILE belong together: give both")
         sample = SampleConfig(args.temperature, args.top_k, args.top_p)
-        path = weights.find_model(args.model)
-        tok = open_tokenizer(args.tokenizer or path)
         if args.prompts is None:
-            _say_one(args, path, tok, sample)
+            _say_one(args, sample)
         else:
-            _answer_file(args, path, tok, sample)
+            _answer_file(args, sample)
     except KeyboardInterrupt:
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, RunError, CheckpointError, OSError) as error:
         log.say_aside(f"error: {error}")
         return 2
     return 0
 
 
-def _say_one(args: argparse.Namespace, path: Path, tok: Tokenizer, sample: SampleConfig) -> None:
+def _say_one(args: argparse.Namespace, sample: SampleConfig) -> None:
     """Print one response as it is drawn."""
+    params, cfg, tok = _open(args)
     prompt = _encode_prompt(args, tok)
-    params, cfg = _load_fitting(path, tok)
     room = cfg.longest - len(prompt) if cfg.longest else args.tokens
     if room < 1:
         raise ValueError(
@@ -83,15 +85,13 @@ def _say_one(args: argparse.Namespace, path: Path, tok: Tokenizer, sample: Sampl
     log.say_aside(_speed(stamps))
 
 
-def _answer_file(
-    args: argparse.Namespace, path: Path, tok: Tokenizer, sample: SampleConfig
-) -> None:
+def _answer_file(args: argparse.Namespace, sample: SampleConfig) -> None:
     """Answer the prompts of a file, and write a line of JSON for each, in their order."""
     rows = prompt_files.read_prompts(args.prompts)
     if args.out.exists():
         raise ValueError(f"{args.out} is there already: name another file, or remove it")
+    params, cfg, tok = _open(args)
     ids = [prompt_files.encode(row, tok, args.system, args.raw) for row in rows]
-    params, cfg = _load_fitting(path, tok)
     for number, prompt in enumerate(ids, 1):
         if cfg.longest and len(prompt) + args.tokens > cfg.longest:
             raise ValueError(
@@ -151,11 +151,21 @@ def _columns(length: int) -> int:
     return BUCKET << max(0, (length - 1).bit_length() - (BUCKET - 1).bit_length())
 
 
-def _load_fitting(path: Path, tok: Tokenizer) -> tuple[Params, ModelConfig]:
-    params, cfg = load_model(path)
+def _open(args: argparse.Namespace) -> tuple[Params, ModelConfig, Tokenizer]:
+    """Load the model that a command line names, and its tokenizer or the one that is named.
+
+    Raises:
+      ValueError, RunError, CheckpointError or OSError: they are not there, or do not fit together.
+    """
+    if trained.is_run(args.model):
+        params, cfg, tok = load_trained(args.model, args.tokenizer)
+    else:
+        path = weights.find_model(args.model)
+        tok = open_tokenizer(args.tokenizer or path)
+        params, cfg = load_model(path)
     if tok.vocab > cfg.vocab:
         raise ValueError(f"the tokenizer has {tok.vocab} tokens and the model {cfg.vocab}")
-    return params, cfg
+    return params, cfg, tok
 
 
 def load_model(path: Path) -> tuple[Params, ModelConfig]:
@@ -172,6 +182,19 @@ def load_model(path: Path) -> tuple[Params, ModelConfig]:
     mesh = sharding.make_mesh(mesh_cfg)
     where = sharding.shard_tree(parameters.abstract(cfg), mesh, mesh_cfg)
     return weights.load(path, cfg, where, log.say_aside), cfg
+
+
+def load_trained(source: str, tokenizer: str) -> tuple[Params, ModelConfig, Tokenizer]:
+    """Load the model of RUN:STAGE[@STEP], on one device, and its tokenizer or the one named.
+
+    Raises:
+      ValueError, RunError, CheckpointError: it is not there, or cannot be read.
+    """
+    one = MeshConfig()
+    layout = Layout(sharding.make_mesh(one, jax.devices()[:1]), one)
+    found = trained.load(source, layout, tokenizer)
+    cfg = dataclasses.replace(found.cfg, slots=0, decode_tensor=0)  # of one response
+    return found.params, cfg, found.tokenizer
 
 
 def generate_tokens(
@@ -230,7 +253,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m rlvr_jax.generate",
         description="Print one response of a model as it is generated, or answer a file.",
     )
-    parser.add_argument("--model", required=True, help="model folder, GGUF file or package:NAME")
+    models = "model folder, GGUF file, package:NAME or RUN:STAGE[@STEP]"
+    parser.add_argument("--model", required=True, help=models)
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("--prompt", help="text; - reads it from standard input")
     asked.add_argument(

@@ -17,6 +17,7 @@ if __name__ == "__main__":  # the imports take seconds, and there is nothing to 
 
 import argparse
 import contextlib
+import dataclasses
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +29,7 @@ from rlvr_jax import sharding
 from rlvr_jax.config import Config, Stage
 from rlvr_jax.host.processes import start
 from rlvr_jax.host.processes.team import Team, TeamError
-from rlvr_jax.host.runs import compiles, log, report, settings
+from rlvr_jax.host.runs import changes, compiles, log, pins, report, settings, takeover
 from rlvr_jax.host.runs.checkpoint import CheckpointError
 from rlvr_jax.host.runs.ending import run_process
 from rlvr_jax.host.runs.folder import Interrupted, Run, RunError
@@ -79,8 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         cfg = settings.load(args.config, args.overrides)
         facts = settings.facts(cfg)
-        team = start.start(cfg.processes, facts)
+        team = start.start(cfg.processes, facts | {"--as": args.new_name})
         log.console.quiet = not team.first
+        if args.new_name:
+            cfg = begin_as(cfg, args.new_name, team)
         train(cfg, team, args.minutes, facts)
         team.close()
     except Interrupted as stop:
@@ -96,6 +99,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return team.end(1, f"error: {traceback.format_exc()}", log.say_aside)
     return 0
+
+
+def begin_as(cfg: Config, name: str, team: Team) -> Config:
+    """Return the config of the run `name`, which begins with what the run of `cfg` has finished.
+
+    Raises ValueError, RunError or OSError where the user has to change something.
+    """
+    new = dataclasses.replace(cfg, name=name)
+    check_config(new)
+    team.share("the stages taken over", lambda: takeover.take_over(cfg, name) and None)
+    return new
 
 
 def _lacks_memory(error: Exception) -> bool:
@@ -151,6 +165,7 @@ def _run_stage(stage: Stage, ws: Workspace) -> None:
     run = ws.run
     marker = run.finished(stage.name)
     if marker is None:
+        run.team.share("the user's own files", lambda: _pin(run, stage))
         first_texts.show(ws, stage)
         began = time.monotonic()
         result = STAGES[stage.stage](stage, ws)
@@ -164,6 +179,17 @@ def _run_stage(stage: Stage, ws: Workspace) -> None:
     run.metrics_start = marker["metrics_bytes"]  # the next stage's lines begin here
 
 
+def _pin(run: Run, stage: Stage) -> None:
+    """Record the user's own rules and templates; refuse changed ones in the middle of a stage."""
+    if stage.name not in changes.read_progress(run).begun:
+        pins.pin(run, stage, run.cfg)
+    elif change := pins.describe_change(run, stage, run.cfg):
+        raise RunError(
+            f"{change}, and the stage has gone some steps with it: put it back, or add --as "
+            "NEWNAME for a new run that begins with the stages before"
+        )
+
+
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m rlvr_jax.train",
@@ -175,8 +201,16 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--minutes", type=_minutes, default=0, help="then save and stop, exit code 75 [no limit]"
     )
+    parser.add_argument(
+        "--as",
+        dest="new_name",
+        metavar="NEWNAME",
+        default="",
+        help="begin a new run with what the run of this config has finished; its checkpoints are "
+        "hard links (docs/runs.md)",
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. rl.steps=20")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)  # overrides may stand before and after options
 
 
 def _minutes(text: str) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from make_door import environment, opened
 from make_tiny import TINY, assert_refused, plain, write
 
 from rlvr_jax import train
@@ -29,45 +30,12 @@ EVALUATE = {"stage": "evaluate", "policy": "sft", "verifier": ""}
 
 # Data, mesh and run folder: the program has to start for these.  One worker serves most.
 
-WORKER = """
-import contextlib, io, json, sys, traceback
-from rlvr_jax import train
-from rlvr_jax.config import DataConfig
-for line in sys.stdin:
-    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
-        try:
-            code = train.main(json.loads(line))
-        except BaseException:
-            code = traceback.format_exc()
-    print(json.dumps([code, said.getvalue()]), flush=True)
-"""
-
-
-def environment(tmp: Path) -> dict[str, str]:
-    return os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": os.environ["RLVR_TEST_XLA_FLAGS"],
-        "JAX_COMPILATION_CACHE_DIR": str(tmp / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-
 
 @pytest.fixture(scope="module")
 def door(tmp_path_factory):
     """door(config, override, ...) -> exit code and output, from a process that has jax loaded."""
-    env = environment(tmp_path_factory.getbasetemp())
-    pipe, command = subprocess.PIPE, [sys.executable, "-c", WORKER]
-    worker = subprocess.Popen(command, env=env, stdin=pipe, stdout=pipe, text=True)
-
-    def ask(config: Path, *overrides: str) -> tuple[int, str]:
-        worker.stdin.write(json.dumps(["--config", str(config), *overrides]) + "\n")
-        worker.stdin.flush()
-        code, said = json.loads(worker.stdout.readline())
-        return code, plain(said)
-
-    yield ask
-    worker.stdin.close()
-    worker.wait()
+    with opened(environment(tmp_path_factory.getbasetemp())) as ask:
+        yield ask
 
 
 def shell(tmp: Path, *argv: str, before=(), said=plain, **options) -> tuple[int, str]:

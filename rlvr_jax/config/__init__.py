@@ -45,7 +45,7 @@ from rlvr_jax.config.model import (
     Pretrained,
     Training,
 )
-from rlvr_jax.config.needs import BEST, Input, Part, Problems, Product, stage_of
+from rlvr_jax.config.needs import BEST, Input, Left, Part, Problems, Product, parse_left, stage_of
 from rlvr_jax.config.objective import AdvantageConfig, LossConfig, ReferenceConfig
 from rlvr_jax.config.presets import PRESETS, check_preset, fill_preset
 from rlvr_jax.config.processes import ProcessesConfig
@@ -90,6 +90,7 @@ __all__ = [
     "Input",
     "JudgeConfig",
     "LabelStage",
+    "Left",
     "LossConfig",
     "MeshConfig",
     "MetaStage",
@@ -126,6 +127,7 @@ __all__ = [
     "VoteStage",
     "check_preset",
     "fill_preset",
+    "parse_left",
     "stage_of",
 ]
 
@@ -176,6 +178,11 @@ class Config:
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two stages are named {name!r}; give each a name of its own")
+            if ":" in name or parse_left(name).step:
+                raise ValueError(
+                    f"a stage is named {name!r}, and RUN:STAGE@STEP is how configs name what a "
+                    "stage left: choose a name without `:` and without a step"
+                )
         self._check_grm()
         if self.verifier_tokenizer:
             self._check_split()
@@ -207,6 +214,13 @@ class Config:
                     "label and a verifier stage before it"
                 )
         return ""
+
+    def named_steps(self, name: str) -> frozenset[int]:
+        """Return the steps of a stage that other stages name, as NAME@STEP."""
+        found = (parse_left(needed.source) for stage in self.stages for needed in stage.inputs)
+        return frozenset(
+            int(left.step) for left in found if left[:2] == ("", name) and left.step.isdecimal()
+        )
 
     @property
     def uses_verifier(self) -> bool:

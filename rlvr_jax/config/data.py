@@ -6,6 +6,9 @@ from typing import Any, Literal
 
 from rlvr_jax.config.fields import STRICT, check_positive, option, section
 
+Count = int | Literal["all"]
+ALL = "all: a share of what the files have, which is the default where all sources are files"
+
 
 @dataclass(frozen=True)
 class SourceConfig:
@@ -87,12 +90,13 @@ class DataConfig:
     preferences: PreferencesConfig = section(
         PreferencesConfig, "preference items in place of the problems of `tasks`"
     )
-    sft: int = option(4096, "number of problems with demonstrations, for sft stages")
-    label: int = option(
-        2048, "number of problems for label stages; rl stages with split: train never see them"
+    sft: Count = option(4096, f"number of problems with demonstrations, for sft stages; {ALL}")
+    label: Count = option(
+        2048,
+        f"number of problems for label stages; rl stages with split: train never see them; {ALL}",
     )
-    train: int = option(4096, "number of problems for rl stages")
-    test: int = option(400, "number of held-out problems for evaluate stages")
+    train: Count = option(4096, f"number of problems for rl stages; {ALL}")
+    test: Count = option(400, f"number of held-out problems for evaluate stages; {ALL}")
     prompt_columns: int = option(48, "tokens of the longest prompt, P")
     response_columns: int = option(16, "token budget of a response, R")
     check_columns: int = option(
@@ -137,13 +141,18 @@ class DataConfig:
     )
 
     def __post_init__(self) -> None:
-        check_positive(self, "prompt_columns", "response_columns", "check_columns", "test")
+        check_positive(self, "prompt_columns", "response_columns", "check_columns")
+        if self.test == 0:
+            raise ValueError("test must be at least 1, not 0")
         if self.tasks and self.sources:
             raise ValueError("give either tasks or sources: a task is not mixed with other sources")
         if len(set(self.check_templates)) != len(self.check_templates) or not self.check_templates:
             raise ValueError("check_templates needs one template or several different ones")
-        if min(self.sft, self.label, self.train, self.tail_columns) < 0:
-            raise ValueError("needs sft >= 0, label >= 0, train >= 0 and tail_columns >= 0")
+        counts = [n for n in (self.sft, self.label, self.train, self.test) if n != "all"]
+        if min([*counts, self.tail_columns]) < 0:
+            raise ValueError("needs sft, label, train, test and tail_columns of at least 0")
+        if len(counts) < 4 and not self.sources:
+            raise ValueError("a count `all` is for sources: tasks go on without an end")
         if not 0 <= self.demonstration_errors <= 1:
             raise ValueError("needs 0 <= demonstration_errors <= 1")
         if self.preferences.most and not self.tasks:

@@ -76,7 +76,7 @@ def check_file_name(name: str) -> None:
     """
     if name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\"):
         raise ValueError(f"name {name!r} must be a plain file name, without folders")
-    if name in ("fresh", "pretrained") or name.endswith(":best"):
+    if name in ("fresh", "pretrained"):
         raise ValueError(
             f"name {name!r} has a meaning of its own where stages are named: choose another"
         )

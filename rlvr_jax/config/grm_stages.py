@@ -97,10 +97,11 @@ class MetaStage(Needs):
     )
     optim: OptimConfig = section(OptimConfig, "optimizer")
     save_every: int = option(100, "steps between checkpoints")
+    keep: int = option(2, "newest checkpoints that are kept")
 
     def __post_init__(self) -> None:
         check_file_name(self.name)
-        check_positive(self, "steps", "batch", "held_out", "save_every")
+        check_positive(self, "steps", "batch", "held_out", "save_every", "keep")
         if not self.judgements:
             raise ValueError("judgements is empty: name at least one rft stage")
 
@@ -147,10 +148,11 @@ class ScalarStage(Needs):
     optim: OptimConfig = section(OptimConfig, "optimizer")
     sample: SampleConfig = section(SampleConfig, "how critiques are sampled")
     save_every: int = option(100, "steps between checkpoints")
+    keep: int = option(2, "newest checkpoints that are kept")
 
     def __post_init__(self) -> None:
         check_file_name(self.name)
-        check_positive(self, "steps", "batch", "save_every")
+        check_positive(self, "steps", "batch", "save_every", "keep")
         if self.sample != SampleConfig() and not self.critiques:
             raise ValueError("sample is for critiques, and critiques is empty: leave it out")
 

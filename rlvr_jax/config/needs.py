@@ -18,8 +18,7 @@ Product = Literal[
     "items",
 ]
 Part = Literal["model", "verifier", "grm"]  # the models of a config
-# Behind the name of a stage: its best step, where it has a `keep_best`, and not its last one.
-BEST = ":best"
+BEST = "best"  # the best step of a stage, where it has a `keep_best`
 Role = Literal["policy", "grm"]  # what a stage works on: a policy, or a generative reward model
 
 
@@ -34,7 +33,7 @@ class Input(NamedTuple):
     """An Input is something that a stage reads and that an earlier stage must leave behind."""
 
     key: str  # the stage's config key that names the earlier stage, such as `prm.init`
-    source: str  # the value of that key: name of a stage (or NAME:best), `pretrained` or `fresh`
+    source: str  # the value of that key: what a stage left (`Left`), `pretrained` or `fresh`
     product: Product  # what the earlier stage must leave behind
     pretrained: Part | None = None  # the model whose weights `pretrained` means; None: not allowed
     fresh: bool = False  # `fresh` is allowed: random parameters
@@ -60,9 +59,32 @@ def grm_inputs(source: str, meta: str) -> tuple[Input, ...]:
     )
 
 
+class Left(NamedTuple):
+    """A Left names what a stage left: [RUN:]STAGE[@STEP], with a number or `best` for STEP."""
+
+    run: str  # folder of another run; empty: this run
+    stage: str
+    step: str  # empty: the last one
+
+
+def parse_left(source: str) -> Left:
+    """Return the parts of a reference to what a stage left.
+
+    `NAME:best` means `NAME@best`, as in configs of older versions.
+    """
+    if source.endswith(f":{BEST}"):
+        source = f"{source.removesuffix(f':{BEST}')}@{BEST}"
+    run, _, rest = source.rpartition(":")
+    stage, at, step = rest.rpartition("@")
+    if not at or not (step == BEST or step.isdecimal()):
+        return Left(run, rest, "")
+    return Left(run, stage, step if step == BEST else str(int(step)))
+
+
 def stage_of(source: str) -> str:
-    """Return the name of the stage in a reference to what it left, such as `rl` or `rl:best`."""
-    return source.removesuffix(BEST)
+    """Return the stage of this run that a reference names; "" if it names one of another run."""
+    left = parse_left(source)
+    return "" if left.run else left.stage
 
 
 class Rows(NamedTuple):

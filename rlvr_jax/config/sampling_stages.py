@@ -87,10 +87,11 @@ class RlStage(Needs):
     keep_best: str = option(
         "",
         "metric whose greatest value marks the best step, such as eval/accuracy; its checkpoint is "
-        "kept, and other stages name it as NAME:best; empty: none",
+        "kept, and other stages name it as NAME@best; empty: none",
     )
     stop: StopConfig = section(StopConfig, "when the stage ends before its last step")
     save_every: int = option(50, "steps between checkpoints")
+    keep: int = option(2, "newest checkpoints that are kept, beside the best one")
     sample_every: int = option(25, "steps between tables of samples")
 
     @property
@@ -108,7 +109,7 @@ class RlStage(Needs):
     def __post_init__(self) -> None:
         check_file_name(self.name)
         check_preset(self.preset)
-        check_positive(self, "steps", "prompts", "samples", "save_every", "sample_every")
+        check_positive(self, "steps", "prompts", "samples", "save_every", "sample_every", "keep")
         check_positive(self, "epochs", "minibatches")
         if not 0 <= self.collect <= 1:
             raise ValueError(f"needs 0 <= collect <= 1, not {self.collect}")
@@ -299,6 +300,7 @@ class PrmStage(Needs):
     reward: RewardConfig = section(RewardConfig, "outcome reward, the label of a response")
     prm: PrmConfig = section(PrmConfig, "the model, its loss and its optimizer")
     save_every: int = option(50, "steps between checkpoints")
+    keep: int = option(2, "newest checkpoints that are kept")
 
     @property
     def trains(self) -> Part:
@@ -306,7 +308,7 @@ class PrmStage(Needs):
 
     def __post_init__(self) -> None:
         check_file_name(self.name)
-        check_positive(self, "steps", "prompts", "samples", "save_every")
+        check_positive(self, "steps", "prompts", "samples", "save_every", "keep")
         if self.sample.temperature == 0:
             raise ValueError("sample.temperature is 0: greedy answers give nothing to learn")
         if self.prm != replace(self.prm, order="score-first", granularity="token", init=""):

@@ -66,6 +66,7 @@ class SftStage(Needs):
     batch: int = option(64, "demonstrations per update")
     optim: OptimConfig = section(OptimConfig, "optimizer")
     save_every: int = option(100, "steps between checkpoints")
+    keep: int = option(2, "newest checkpoints that are kept")
 
     @property
     def trains(self) -> Part:
@@ -73,7 +74,7 @@ class SftStage(Needs):
 
     def __post_init__(self) -> None:
         check_file_name(self.name)
-        check_positive(self, "steps", "batch", "save_every")
+        check_positive(self, "steps", "batch", "save_every", "keep")
         if (self.judgements or self.others != "items") and self.role != "grm":
             raise ValueError("judgements and others are for role: grm")
         if self.others == "problems" and not self.judgements:
@@ -200,6 +201,7 @@ class VerifierStage(Needs):
     )
     optim: OptimConfig = section(OptimConfig, "optimizer")
     save_every: int = option(100, "steps between checkpoints")
+    keep: int = option(2, "newest checkpoints that are kept")
 
     @property
     def trains(self) -> Part:
@@ -207,7 +209,7 @@ class VerifierStage(Needs):
 
     def __post_init__(self) -> None:
         check_file_name(self.name)
-        check_positive(self, "steps", "batch", "held_out", "save_every")
+        check_positive(self, "steps", "batch", "held_out", "save_every", "keep")
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError("verdicts needs one label stage or several different ones")
 

@@ -333,10 +333,11 @@ def _critic(cfg: Config, places: Places, together: int) -> Critic:
 
 
 def bytes_on_device(tree: Any) -> float:
-    """Return the bytes of a pytree of abstract arrays on one device."""
+    """Return the bytes of a pytree of arrays, abstract or not, on one device."""
     total = 0.0
     for x in jax.tree.leaves(tree):
-        shape = x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)
+        where = getattr(x, "sharding", None)  # an array of the host has none
+        shape = x.shape if where is None else where.shard_shape(x.shape)
         key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
         total += float(np.prod(shape, dtype=np.float64)) * (8 if key else x.dtype.itemsize)
     return total

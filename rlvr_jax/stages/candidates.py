@@ -29,8 +29,8 @@ from rlvr_jax.host.runs.config_text import parse_yaml
 from rlvr_jax.host.runs.paths import tokenizer_path
 from rlvr_jax.host.text.tokenizer import open_tokenizer
 from rlvr_jax.host.text.verifier_prompt import VerifierPrompt
+from rlvr_jax.stages.model_of_run import ModelOfRun, Reader, find_model_of_run
 from rlvr_jax.stages.models import PRETRAINED, Models
-from rlvr_jax.stages.trained import Reader, Trained, find_trained
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Params
 
@@ -70,7 +70,7 @@ class _Opened(NamedTuple):
     """_Opened is a model with the tree of config values that it brings."""
 
     tree: dict[str, Any]
-    run: Trained | None
+    run: ModelOfRun | None
     left: str
 
 
@@ -105,7 +105,7 @@ def _open_model(asked: Asked) -> _Opened:
     """Find the policy, and return the config values that its run or its files give."""
     if not asked.model:  # the sizes and the tokenizer of a model that nobody asks
         return _Opened({"tokenizer": "byte", "model": {"vocab": 512}, "data": {}}, None, PRETRAINED)
-    if trained := find_trained(asked.model):
+    if trained := find_model_of_run(asked.model):
         tree = settings.as_tree(trained.cfg)
         tree["tokenizer"] = str(asked.tokenizer or _tokenizer_of(trained))
         return _Opened(tree, trained, trained.left)
@@ -125,7 +125,7 @@ def _open_model(asked: Asked) -> _Opened:
 def _open_verifier(asked: Asked) -> _Opened:
     """Find a verifier, and return its section of the config, its tokenizer and how it is asked."""
     tok = asked.verifier_tokenizer
-    if trained := find_trained(asked.verifier, "verifier"):
+    if trained := find_model_of_run(asked.verifier, "verifier"):
         cfg = trained.cfg
         tok = tok or cfg.verifier_tokenizer or str(_tokenizer_of(trained))
         data = {key: getattr(cfg.data, key) for key in ASKING}
@@ -136,7 +136,7 @@ def _open_verifier(asked: Asked) -> _Opened:
     return _Opened({"verifier": model, "tokenizer": tok or str(path), "data": {}}, None, PRETRAINED)
 
 
-def _check_prm(name: str, run: Trained | None) -> None:
+def _check_prm(name: str, run: ModelOfRun | None) -> None:
     """Refuse a PRM that is not one of the run whose policy answers.
 
     Raises:
@@ -148,7 +148,7 @@ def _check_prm(name: str, run: Trained | None) -> None:
         raise ValueError(f"--prm names the stage {name!r}, which leaves no PRM: {told}")
 
 
-def _tokenizer_of(trained: Trained) -> str | Path:
+def _tokenizer_of(trained: ModelOfRun) -> str | Path:
     return tokenizer_path(trained.cfg, trained.folder)
 
 
@@ -203,7 +203,7 @@ def _check_sizes(cfg: Config, read: bool) -> None:
         sharding.check_decode_view(part.sizes, part.decode_tensor, cfg.mesh, name)
 
 
-def _read_problems(asked: Asked, run: Trained | None, cfg: Config) -> list[dataset.Record]:
+def _read_problems(asked: Asked, run: ModelOfRun | None, cfg: Config) -> list[dataset.Record]:
     """Read the problems that the command names, or the held-out ones of the run."""
     if not asked.data:
         if run is None:

@@ -15,6 +15,7 @@ from rlvr_jax.config import (
     Config,
     DataConfig,
     Input,
+    Left,
     ModelConfig,
     Part,
     Product,
@@ -23,7 +24,7 @@ from rlvr_jax.config import (
     SftStage,
     Stage,
     VoteStage,
-    stage_of,
+    parse_left,
 )
 from rlvr_jax.host import rules
 from rlvr_jax.host.critiques.template import load_template
@@ -33,7 +34,9 @@ from rlvr_jax.host.text.wording import load_wording
 from rlvr_jax.host.workers import sandbox
 from rlvr_jax.stages import own_formulas
 from rlvr_jax.stages.judges import check_judge
+from rlvr_jax.stages.learned import check_held_out
 from rlvr_jax.stages.models import origin
+from rlvr_jax.stages.other_runs import check_other_run
 
 # The name of each product in a sentence, and the stages that leave it behind.
 LEFT_BY: dict[Product, tuple[str, str]] = {
@@ -67,6 +70,7 @@ def check_config(cfg: Config) -> None:
             check_judge(judge)
         _check_tokenizer(cfg, stage)
         _check_problems(cfg, stage)
+        check_held_out(cfg, stage)
         for needed in stage.inputs:
             if needed.source:
                 _check_input(cfg, stage, needed, earlier)
@@ -147,7 +151,7 @@ def _check_problems(cfg: Config, stage: Stage) -> None:
     key, data = _data_of(cfg, stage)
     for split, at_least in stage.splits:
         available = getattr(data, split)
-        if available < at_least:
+        if available != "all" and available < at_least:
             raise ValueError(
                 f"stage {stage.name} needs at least {at_least} problems and {key}.{split} is "
                 f"{available}: raise {key}.{split}"
@@ -173,10 +177,14 @@ def _check_input(cfg: Config, stage: Stage, needed: Input, earlier: list[Stage])
                 "folder or a GGUF file there"
             )
         return
+    left = parse_left(needed.source)
+    if left.run:
+        check_other_run(cfg, key, needed, READ_AS.get(needed.product))
+        return
     noun, who = LEFT_BY[needed.product]
     otherwise = ", or leave it empty" if needed.optional else ""
     leaves = {other.name: other.leaves for other in cfg.stages}
-    name = stage_of(needed.source)
+    name = left.stage
     if name not in leaves:
         if needed.key == name == "verifier":  # the default of the key
             raise ValueError(cfg.missing_verifier)
@@ -186,11 +194,8 @@ def _check_input(cfg: Config, stage: Stage, needed: Input, earlier: list[Stage])
             f"{key} names the stage {needed.source!r}, and no stage has that name{hint}: name "
             f"{who} and list it before{otherwise}"
         )
-    if name != needed.source and not _keeps_best(cfg, name, needed.product):
-        raise ValueError(
-            f"{key} names the best step of stage {name!r}, which keeps none: set "
-            f"{name}.keep_best, or leave out `{BEST}`"
-        )
+    if left.step:
+        _check_step(cfg, key, left, needed.product)
     if needed.product not in leaves[name]:
         raise ValueError(
             f"{key} names the stage {needed.source!r}, which leaves no {noun}: name {who}"
@@ -203,9 +208,19 @@ def _check_input(cfg: Config, stage: Stage, needed: Input, earlier: list[Stage])
         )
 
 
-def _keeps_best(cfg: Config, name: str, product: Product) -> bool:
-    kept = any(stage.name == name and stage.keep_best for stage in cfg.stages)
-    return kept and product in ("model", "prm")
+def _check_step(cfg: Config, key: str, left: Left, product: Product) -> None:
+    """Refuse the name of a step that no checkpoint will be kept of."""
+    stage = next(stage for stage in cfg.stages if stage.name == left.stage)
+    steps = getattr(stage, "steps", 0) if product in ("model", "prm") else 0
+    if left.step == BEST and not (stage.keep_best and steps):
+        raise ValueError(
+            f"{key} names the best step of stage {left.stage!r}, which keeps none: set "
+            f"{left.stage}.keep_best, or leave out `@{BEST}`"
+        )
+    if left.step != BEST and not 0 < int(left.step) <= steps:
+        raise ValueError(
+            f"{key} names step {left.step} of stage {left.stage!r}, which has {steps} steps"
+        )
 
 
 def _check_baseline(cfg: Config, stage: Stage) -> None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from rlvr_jax import prm
-from rlvr_jax.config import EvaluateStage, RlStage, stage_of
+from rlvr_jax.config import EvaluateStage, RlStage
 from rlvr_jax.host.files import whole_file
 from rlvr_jax.host.hardening import trials
 from rlvr_jax.host.problems import dataset
@@ -21,9 +21,9 @@ from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.verdicts import estimates, voting
 from rlvr_jax.host.verdicts.agreement import agreement
 from rlvr_jax.host.workers import pool
-from rlvr_jax.stages import audit
+from rlvr_jax.stages import audit, left
 from rlvr_jax.stages.answers import GREEDY, Answerer, Answers, form_of
-from rlvr_jax.stages.models import best_step
+from rlvr_jax.stages.models import PRETRAINED
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen, Params
 
@@ -152,11 +152,10 @@ def kept_lines(sampled: Answers, greedy: Answers) -> str:
 
 def _steps_of(ws: Workspace, policy: str) -> int:
     """Return after how many steps of reinforcement learning a policy stands."""
-    name = stage_of(policy)
-    if name not in [rl.name for rl in ws.cfg.rl_stages]:
+    if policy == PRETRAINED:
         return 0
-    marker = ws.run.finished(name) or {}
-    return best_step(policy, marker) or int(marker["steps"])
+    found = left.find(ws.run, policy)
+    return found.step if found.kind == RlStage.stage else 0
 
 
 def _chosen(sampled: Answers, k: int) -> dict[str, np.ndarray]:

@@ -182,7 +182,7 @@ def _count(results: Sequence[pool.Result], status: str) -> str:
     return f"{sum(x.status == status for x in results)} of {len(results)} answers"
 
 
-def _say_once(rule: str, status: str, sentence: str, say: Callable[[str], None]) -> None:
+def _say_once(rule: str, status: str, sentence: str, say: Callable[[str], object]) -> None:
     """Say the first sentence about a rule and a status: one is enough to find the cause."""
     if (rule, status) not in _SAID:
         _SAID.add((rule, status))

@@ -12,15 +12,16 @@ from rlvr_jax import optim
 from rlvr_jax.config import Trained
 from rlvr_jax.host.hardening import alarms
 from rlvr_jax.host.problems import dataset
-from rlvr_jax.host.runs import log, settings
+from rlvr_jax.host.runs import changes, log
+from rlvr_jax.host.runs.changes import Progress
 from rlvr_jax.host.runs.checkpoint import Checkpoints, compute_fingerprint, steps_in
 from rlvr_jax.host.runs.compiles import Compiles
 from rlvr_jax.host.runs.folder import Interrupted, RunError
 from rlvr_jax.host.runs.stream import Feed, Stream
-from rlvr_jax.stages import first_step
+from rlvr_jax.stages import first_step, memory
 from rlvr_jax.stages.goal import Goal, best_kept
 from rlvr_jax.stages.workspace import Workspace
-from rlvr_jax.structs import TrainState
+from rlvr_jax.structs import Frozen, TrainState
 
 # (state, records) -> state, metrics, records that return to the queue
 Advance = Callable[[TrainState, list[Any]], tuple[TrainState, dict[str, Any], list[Any]]]
@@ -35,6 +36,7 @@ class Work(NamedTuple):
     # (number of the step, state after it) -> metrics that do not belong to the time of the step
     examine: Callable[[int, TrainState], dict[str, float]] = lambda step, state: {}
     stream: Feed | None = None  # hands out the records; None: shuffled epochs of them
+    frozen: Frozen | None = None  # what the steps read beside the state
 
 
 def run(
@@ -52,7 +54,8 @@ def run(
     metrics, and the records that return to the queue for a later step.
 
     The loop ends early where `stage.stop` says so.  The checkpoint of the best step, by
-    `stage.keep_best`, is kept beside the newest ones.
+    `stage.keep_best`, and those of steps that the config names, are kept beside the `stage.keep`
+    newest ones.
 
     A checkpoint holds the state, that of the stream of records (such as its position in the data
     and the records that wait) and the length of metrics.jsonl.  A resume cuts off later lines and
@@ -68,15 +71,18 @@ def run(
     team = ws.run.team
     rate = optim.learning_rate_schedule(stage.optim, stage.steps * stage.updates)
     compiles = Compiles()
-    with Checkpoints(ws.run.checkpoints(stage.name)) as checkpoints:
-        start, state = _restore(ws, stage, checkpoints, state, stream)
+    with Checkpoints(ws.run.checkpoints(stage.name), keep=stage.keep) as checkpoints:
+        start, state = _restore(ws, stage, checkpoints, state, stream, len(source))
         rows = team.share("metrics", lambda: ws.run.metrics.load_rows(stage.name))
         watch, goal = Watch(stage, rows), Goal(stage, rows)
         kept = team.share("the best step", lambda: best_kept(stage, rows, checkpoints.steps()))
         goal.best = (int(kept[0]), float(kept[1])) if kept else None
         checkpoints.best = goal.best[0] if goal.best else None
+        checkpoints.named = ws.cfg.named_steps(stage.name)
         if goal.reached:
             return state
+        if start < stage.steps:
+            memory.say(stage, ws, state, work.frozen or Frozen({}, {}))
         with contextlib.closing(log.Bar(stage.name, stage.steps, start)) as bar:
             for step in range(start + 1, stage.steps + 1):
                 began = time.monotonic()
@@ -104,9 +110,10 @@ def run(
                 _refuse_divergence(ws, stage, step, state, records)
                 signum = ws.run.agree_to_stop()
                 planned = step == stage.steps or step % stage.save_every == 0
+                planned |= step in checkpoints.named
                 aimed = goal.reached or goal.best is not None and goal.best[0] == step
                 if signum or planned or watch.saves or aimed:
-                    _save(ws, stage, checkpoints, step, state, stream)
+                    _save(ws, stage, checkpoints, state, stream, len(source))
                 if signum or watch.stops:
                     checkpoints.wait()
                     raise Interrupted(signum) if signum else RunError(watch.reason(stage))
@@ -140,11 +147,17 @@ def guard_transfers() -> contextlib.AbstractContextManager[None]:
 
 
 def _restore(
-    ws: Workspace, stage: Trained, checkpoints: Checkpoints, state: TrainState, stream: Feed
+    ws: Workspace,
+    stage: Trained,
+    checkpoints: Checkpoints,
+    state: TrainState,
+    stream: Feed,
+    records: int,
 ) -> tuple[int, TrainState]:
     """Return the last saved step and its state, and cut metrics.jsonl to its length at that step.
 
-    Without a checkpoint the result is 0 and the given state.
+    `records` is the number of problems of the stage.  Without a checkpoint the result is 0 and the
+    given state.
 
     Raises:
       RunError: the checkpoint is one of another stage or config.
@@ -155,20 +168,32 @@ def _restore(
         ws.run.metrics.rewind(ws.run.metrics_start)
         return 0, state
     state, host = checkpoints.restore(start, ws.layout.abstract(state))
-    _refuse_foreign(ws, stage, host)
+    _refuse_foreign(ws, stage, host, records)
     stream.set_state(host)
     ws.run.metrics.rewind(host["metrics_bytes"], host.get("metrics_sha256"))
     log.say(f"{stage.name}: RESUMING from step {start} of {stage.steps}")
     return start, state
 
 
-def _refuse_foreign(ws: Workspace, stage: Trained, host: dict[str, Any]) -> None:
-    """Refuse a checkpoint that another stage or config wrote; older ones do not say which did."""
+def _refuse_foreign(ws: Workspace, stage: Trained, host: dict[str, Any], records: int) -> None:
+    """Refuse a checkpoint that another stage or config wrote; older ones do not say which did.
+
+    `records` is the number of problems that the stage learns from.
+    """
     folder, change = ws.run.checkpoints(stage.name), ""
     if host.get("stage", stage.name) != stage.name:
         change = f"they were written by stage {host['stage']}"
     elif host.get("config", ws.run.identity) != ws.run.identity:
-        change = settings.difference(host["config"], ws.run.identity) or ""
+        # The run may have changed since, and that stage has gone no further than it was then.
+        names = [other.name for other in ws.cfg.stages]
+        before = frozenset(names[: names.index(stage.name)])
+        progress = Progress(before, {stage.name: 0})
+        change = changes.compare(host["config"], ws.run.identity, progress).refused
+    elif host.get("records", records) != records:
+        change = (
+            f"they were written with {host['records']} problems, and {records} are left here: a "
+            "later stage asks other rules or a verifier about the same problems"
+        )
     if change:
         raise RunError(
             f"the checkpoints in {folder} are not those of this run ({change}): move "
@@ -180,12 +205,13 @@ def _save(
     ws: Workspace,
     stage: Trained,
     checkpoints: Checkpoints,
-    step: int,
     state: TrainState,
     stream: Feed,
+    records: int,
 ) -> None:
-    metrics = ws.run.metrics
+    metrics, step = ws.run.metrics, int(jax.device_get(state.step))
     host = stream.get_state() | {"stage": stage.name, "config": ws.run.identity}
+    host |= {"records": records}
     host |= {"metrics_bytes": metrics.offset, "metrics_sha256": metrics.digest}
     ws.run.metrics.sync()
     checkpoints.save(step, state, host)

@@ -7,7 +7,6 @@ adapters only.  A base is loaded once in a stage, and all models that lie on it 
 
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,12 +15,12 @@ import optax
 from jax.sharding import Mesh
 
 from rlvr_jax import adapters, parameters
-from rlvr_jax.config import BEST, AdapterConfig, Config, ModelConfig, stage_of
+from rlvr_jax.config import AdapterConfig, Config, ModelConfig, parse_left
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import checkpoint, log
-from rlvr_jax.host.runs.folder import Run, RunError
+from rlvr_jax.host.runs.folder import Run
 from rlvr_jax.host.weights import peft
-from rlvr_jax.stages import programs
+from rlvr_jax.stages import left, programs
 from rlvr_jax.structs import Array, Params, TrainState
 
 PRETRAINED = "pretrained"
@@ -39,13 +38,16 @@ class Origin(NamedTuple):
 def origin(cfg: Config, source: str, model: ModelConfig) -> Origin:
     """Return the origin of what the stage `source` left, or of `pretrained` for a model's config.
 
-    `source` may name the best step of a stage (`NAME:best`).  The stage must be one that trains a
-    model, and must not start from `fresh` with an adapter.
+    `source` may name a step of a stage, or a stage of another run, whose model has no adapter.  The
+    stage must be one that trains a model, and must not start from `fresh` with an adapter.
     """
     if source == PRETRAINED:
         named = PRETRAINED if model.adapter.weights else ""
         return Origin(PRETRAINED, model.weights, named, model.adapter)
-    stage = {stage.name: stage for stage in cfg.stages}[stage_of(source)]
+    place = parse_left(source)
+    if place.run:
+        return Origin(source, "", "", AdapterConfig())
+    stage = {stage.name: stage for stage in cfg.stages}[place.stage]
     own: ModelConfig = getattr(cfg, stage.trains or "model")
     if not own.adapter.rank:
         return Origin(source, "", "", AdapterConfig())
@@ -169,29 +171,8 @@ class Models:
         return self._restore(source, like, part)
 
     def _restore(self, source: str, like: Any, part: str) -> Params:
-        stage = stage_of(source)
-        marker = self._run.finished(stage)
-        if marker is None:
-            raise RunError(
-                f"stage {stage!r} has not been run: list it before the one that needs it"
-            )
-        step = best_step(source, marker)
-        self._run.check_checkpoint(stage, marker, step)
-        return checkpoint.restore_params(self._run.checkpoints(stage), like, part, step)
-
-
-def best_step(source: str, marker: Mapping[str, Any]) -> int | None:
-    """Return the step that `NAME:best` means, by the marker of the stage; None for a plain name.
-
-    Raises:
-      ValueError: the stage marked no best step.
-    """
-    if not source.endswith(BEST):
-        return None
-    best = marker.get("best")
-    if not best:
-        raise ValueError(f"stage {stage_of(source)} marked no best step: it needs a keep_best")
-    return int(best["step"])
+        found = left.find(self._run, source)
+        return checkpoint.restore_params(found.folder, like, part, found.step)
 
 
 def digest(params: Params) -> str:

@@ -48,7 +48,7 @@ def run(stage: PrmStage, ws: Workspace) -> dict:
             return result.state, {**result.metrics, **extra}, []
 
         compiled = "prm_update" if hosted else "prm_step"
-        work = loop.Work(advance, compiled, SHOWN)
+        work = loop.Work(advance, compiled, SHOWN, frozen=frozen)
         loop.run(ws, stage, state, problems, stage.prompts, work)
     return {"steps": stage.steps, "problems": len(problems)}
 

@@ -74,7 +74,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
             return result.state, {**result.metrics, **extra}, waiting
 
         compiled = "update" if hosted else "train_step"
-        work = loop.Work(advance, compiled, _bar_metrics(stage), stream=experience)
+        work = loop.Work(advance, compiled, _bar_metrics(stage), stream=experience, frozen=frozen)
         if stage.eval.every:
             work = work._replace(examine=Examiner(stage, ws, frozen, workers))
         state = loop.run(ws, stage, state, problems, stage.prompts, work)

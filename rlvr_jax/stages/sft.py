@@ -5,6 +5,7 @@ from rlvr_jax.config import SftStage
 from rlvr_jax.host.text import template
 from rlvr_jax.stages import loop, programs
 from rlvr_jax.stages.workspace import Workspace
+from rlvr_jax.structs import Frozen
 
 
 def run(stage: SftStage, ws: Workspace) -> dict:
@@ -25,6 +26,6 @@ def run(stage: SftStage, ws: Workspace) -> dict:
         return *step(state, rows, base), []
 
     source = ws.demonstrations(stage)
-    work = loop.Work(advance, "supervised_step", {"loss": "loss"})
+    work = loop.Work(advance, "supervised_step", {"loss": "loss"}, frozen=Frozen({}, {}, base=base))
     loop.run(ws, stage, state, source, stage.batch, work)
     return {"steps": stage.steps}

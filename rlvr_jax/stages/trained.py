@@ -1,74 +1,134 @@
-"""A model that a stage of a run left, named on a command line as RUN or RUN:STAGE."""
+"""The model that a stage of a run has trained, for commands that read it: [RUN:]STAGE[@STEP]."""
 
-import datetime
-import functools
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from rlvr_jax.config import Config, Part, stage_of
-from rlvr_jax.host.processes.team import Team
-from rlvr_jax.host.runs import log, settings
-from rlvr_jax.host.runs.folder import Run
-from rlvr_jax.host.runs.paths import Paths
+import jax
+
+from rlvr_jax import parameters
+from rlvr_jax.config import Config, ModelConfig, parse_left
+from rlvr_jax.host import weights
+from rlvr_jax.host.runs import log
+from rlvr_jax.host.runs.checkpoint import restore_params
+from rlvr_jax.host.runs.folder import RunError
+from rlvr_jax.host.runs.paths import Paths, tokenizer_path
+from rlvr_jax.host.text.tokenizer import Tokenizer, open_tokenizer
+from rlvr_jax.host.weights import peft
+from rlvr_jax.stages import left
+from rlvr_jax.stages.models import PRETRAINED, Origin, digest, origin
+from rlvr_jax.stages.programs import Layout
+from rlvr_jax.structs import Params
 
 
-class Trained(NamedTuple):
-    """Trained names what a stage left, in the folder of its run."""
+class Source(NamedTuple):
+    """A Source holds a model, the path of its config.json or GGUF file, and its tokenizer.
 
-    folder: Path
-    cfg: Config
-    left: str  # the stage, as configs name it
+    `params` has the matrices of an adapter beside those of its base; `base` identifies the latter.
+    """
+
+    params: Params
+    cfg: ModelConfig
+    path: Path | None
+    tokenizer: Tokenizer
+    base: peft.Base | None = None  # None: no adapter
 
 
-def find_trained(source: str, part: Part = "model") -> Trained | None:
-    """Return what RUN or RUN:STAGE names; None if the source names no run.
+def is_run(source: str) -> bool:
+    """Return whether a source is RUN:STAGE[@STEP] or RUN, and not the path of another file."""
+    if Path(source).exists():
+        return Paths(Path(source)).config_file.is_file()
+    named = parse_left(source)
+    return bool(named.run) and named.run != "package"
 
-    RUN alone means the last finished stage that trained the model `part` of its config.
+
+def load(source: str, layout: Layout, tokenizer: str = "") -> Source:
+    """Load the model that a stage trained: a policy, a verifier, a GRM or a meta RM.
+
+    `tokenizer` is the path of another tokenizer than the run's.
 
     Raises:
-      ValueError: the run has no such stage, or the stage has not finished or leaves another model.
+      ValueError: the run, the stage or the step is not there; the message says which are.
+      CheckpointError: a checkpoint is damaged.
     """
-    folder, left = Path(source).expanduser(), ""
-    if not _is_run(folder):
-        name, _, left = source.rpartition(":")
-        folder = Path(name).expanduser()
-        if not name or not _is_run(folder):
-            return None
-    cfg = settings.load(Paths(folder).config_file)
-    fitting = [s.name for s in cfg.stages if "model" in s.leaves and s.trains == part]
-    finished = [name for name in fitting if Paths(folder).marker(name).exists()]
-    if not finished:
+    named = parse_left(source)
+    if not named.run:
+        found = left.describe(Path(source))
+        raise ValueError(f"{source} is a run: name one of its stages, RUN:STAGE[@STEP]:\n{found}")
+    paths, run = Paths(Path(named.run)), left.load_config(Path(named.run))
+    stages = {stage.name: stage for stage in run.stages}
+    if named.stage not in stages:
         raise ValueError(
-            f"no stage of {folder} that trains the {part} has finished: run it to its end first"
+            f"{named.run} has no stage {named.stage!r}; its stages are {', '.join(stages)}"
         )
-    left = left or finished[-1]
-    if stage_of(left) not in finished:
+    stage = stages[named.stage]
+    if "scalar" in stage.leaves:
         raise ValueError(
-            f"{folder} has no finished stage {stage_of(left)!r} that trains the {part}: name one "
-            f"of {', '.join(finished)}"
+            f"stage {stage.name} of {named.run} leaves a scalar reward model, and a model folder "
+            "has no place for its value head: only the stages of other models are converted"
         )
-    return Trained(folder, cfg, left)
+    if not stage.trains:
+        raise ValueError(f"stage {stage.name} of {named.run} trains no model:\n{_listed(paths)}")
+    own = source.removeprefix(f"{named.run}:")
+    cfg: ModelConfig = getattr(run, stage.trains)
+    made = origin(run, own, cfg)
+    params = _restore(paths, run, own, layout.abstract(parameters.abstract_learned(cfg)))
+    base = None
+    if made.adapter:
+        below = _load_base(paths, run, made, cfg, layout)
+        base = peft.Base(made.weights or f"{named.run}:{made.base}", digest(below))
+        _check_base(paths.folder, made, base)
+        params = below | params
+    path = weights.find_model(cfg.weights) if cfg.weights else None
+    codec = open_tokenizer(tokenizer or _tokenizer_of(run, stage.trains, paths.folder))
+    return Source(params, cfg, path, codec, base)
 
 
-def _is_run(folder: Path) -> bool:
-    return Paths(folder).config_file.is_file()
+def _listed(paths: Paths) -> str:
+    return left.describe(paths.folder)
 
 
-class Reader(Run):
-    """A Reader is a run folder, or none, of which the models are read: it writes nothing."""
+def _tokenizer_of(run: Config, part: str, folder: Path) -> str | Path:
+    own = run.verifier_tokenizer if part == "verifier" else ""
+    if own.startswith(weights.PACKAGE):
+        return weights.find_model(own)
+    return own or tokenizer_path(run, folder)
 
-    def __init__(self, folder: Path, cfg: Config):
-        Paths.__init__(self, folder)
-        self.cfg, self.team = cfg, Team()
-        self.others = "an evaluation reads it"  # so that no digest of a base is stored
 
-    @functools.cached_property
-    def began(self) -> datetime.datetime:
-        """Return the time that chat templates see: that at which the run began, or now."""
-        if not (self.folder / "began.json").exists():
-            return datetime.datetime.now()
-        return super().began
+def _restore(
+    paths: Paths, run: Config, source: str, like: Mapping[str, jax.ShapeDtypeStruct]
+) -> Params:
+    """Load what a stage of a run left, or what the run took from another one."""
+    named = parse_left(source)
+    if named.run:
+        found = left.taken(paths, source)
+        if found is None:
+            raise RunError(f"{paths.folder} has taken no model {source}")
+        return restore_params(found.folder, like, step=found.step)
+    stage = {stage.name: stage for stage in run.stages}[named.stage]
+    step = left.find_step(paths, stage, named.step)
+    return restore_params(paths.checkpoints(stage.name), like, step=step)
 
-    def remark(self, text: str) -> None:
-        """Say what stands out."""
-        log.say(text)
+
+def _load_base(paths: Paths, run: Config, made: Origin, cfg: ModelConfig, layout: Layout) -> Params:
+    """Load the parameters below the adapter of a stage, in the dtype in which the run held them."""
+    shapes = parameters.abstract_frozen(cfg, cfg.frozen_dtype)
+    if made.base != PRETRAINED:
+        return _restore(paths, run, made.base, layout.abstract(shapes))
+    dtypes = {key: x.dtype for key, x in shapes.items()}
+    path = weights.find_model(made.weights)
+    return weights.load(path, cfg, layout.shardings(shapes), log.say_aside, dtypes=dtypes)
+
+
+def _check_base(folder: Path, made: Origin, base: peft.Base) -> None:
+    """Refuse pretrained weights other than those that the run stored a digest of."""
+    file = folder / "bases.json"
+    if made.base != PRETRAINED or not file.exists():
+        return
+    known = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(known, dict) or known.get(made.weights) != base.digest:
+        raise ValueError(
+            f"the weights of {made.weights} are not those that the adapter of {folder} lies on: "
+            "put them back"
+        )

@@ -21,7 +21,7 @@ from rlvr_jax.host.verdicts.agreement import agreement, ece
 from rlvr_jax.stages import loop, programs, verdicts
 from rlvr_jax.stages.verdicts import Row
 from rlvr_jax.stages.workspace import Workspace, chunks, padded
-from rlvr_jax.structs import Array, Params, Rollout, TrainState
+from rlvr_jax.structs import Array, Frozen, Params, Rollout, TrainState
 
 # Each kind of wrong answer is tried on every verifier, whether it was trained on that kind or not.
 TRIED = NegativesConfig(*[0.25] * len(negatives.KINDS))
@@ -66,7 +66,7 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
             metrics |= {f"verifier/{name}": value for name, value in _flat(result).items()}
         return state, metrics, []
 
-    work = loop.Work(advance, "supervised_step", {"loss": "loss"})
+    work = loop.Work(advance, "supervised_step", {"loss": "loss"}, frozen=Frozen({}, {}, base=base))
     state = loop.run(ws, stage, state, train_rows, stage.batch, work)
     result = measure(functools.partial(ask, state.params), held_rows, wrong_rows)
     log.say(

@@ -213,9 +213,13 @@ class Workspace:
     def _write_problems(self) -> None:
         cfg = self.cfg.data
         counts = {k: getattr(cfg, k) for k in ("sft", "label", "train", "test") if getattr(cfg, k)}
-        now = origin.compute_origin(cfg, counts, self.cfg.seed)
-        if dataset.prepared(self.data, "problems"):
-            before = self.run.origin(self.data)
+        there = dataset.prepared(self.data, "problems")
+        before = self.run.origin(self.data) if there else None
+        seed = self.cfg.seed
+        if before is not None and before.get("keeps_seed"):  # of the run that they come from
+            seed = before["config"]["seed"]
+        now = origin.compute_origin(cfg, counts, seed)
+        if there:
             change = "" if before is None else origin.describe_change(before, now)
             if self.run.begun():
                 if change:

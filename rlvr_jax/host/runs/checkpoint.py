@@ -64,10 +64,11 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Folder, *, keep: int = 2) -> None:
-        """Open the folder, in which the last `keep` steps stay, and the step `best` if set."""
+        """Open the folder, in which the last `keep` steps stay, and `best` and `named` ones."""
         if keep < 1:
             raise ValueError(f"keep is {keep}; at least one checkpoint has to be kept")
         self.best: int | None = None
+        self.named: frozenset[int] = frozenset()
         _quiet()
         self.folder = epath.Path(folder).absolute()
         self._keep = keep
@@ -221,14 +222,15 @@ class Checkpoints:
 
 
 class _Kept:
-    """The policy after which Orbax keeps the newest steps and the best one."""
+    """The policy after which Orbax keeps the newest steps, the best one, and those of a name."""
 
     def __init__(self, of: Checkpoints) -> None:
         self._of = of
 
     def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
         newest = len(checkpoints) - self._of._keep
-        return [i >= newest or info.step == self._of.best for i, info in enumerate(checkpoints)]
+        more = self._of.named | {self._of.best}
+        return [i >= newest or info.step in more for i, info in enumerate(checkpoints)]
 
 
 def restore_params(
@@ -263,8 +265,7 @@ def compute_fingerprint(folder: Folder, step: int | None = None) -> str | None:
     """Compute the SHA-256 of the sums of the newest checkpoint, or of that of `step`.
 
     The result is None if there is none.  Two checkpoints of one process with equal fingerprints
-    hold the same arrays and the same host part; the sums of several processes tell sizes apart
-    and no more.
+    hold the same arrays and host part; the sums of several processes only tell sizes apart.
     """
     folder = epath.Path(folder).absolute()
     step = max(_steps(folder), default=None) if step is None else step

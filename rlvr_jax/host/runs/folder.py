@@ -14,7 +14,8 @@ from typing import Any
 from rlvr_jax.config import Config
 from rlvr_jax.host.files import whole_file
 from rlvr_jax.host.processes.team import Team
-from rlvr_jax.host.runs import digests, log, settings, sinks
+from rlvr_jax.host.runs import changes, digests, log, pins, settings, sinks
+from rlvr_jax.host.runs.changes import Going
 from rlvr_jax.host.runs.checkpoint import compute_fingerprint
 from rlvr_jax.host.runs.ending import TIME_UP, Signals, exit_code
 from rlvr_jax.host.runs.lock import LOCK, HeldError, Lock
@@ -244,17 +245,22 @@ class Run(Paths):
         whole_file.write_whole(path, text)
         self.sinks.show(stage, step, rows)
 
-    def remark(self, text: str) -> None:
-        """Say what stands out in the run, and keep it for the report; once, also over resumes."""
+    def remark(self, text: str) -> bool:
+        """Say what stands out in the run, and keep it for the report; once, also over resumes.
+
+        Returns whether the text is new.
+        """
         path = self.folder / "remarks.json"
         try:
             known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
             known = [str(x) for x in known]
         except (ValueError, TypeError, RecursionError):  # damaged, and no reason to stop a run
             known = []
-        if text not in known:
-            log.say(text)
-            self.write_json(path, [*known, text][-MOST_REMARKS:])
+        if text in known:
+            return False
+        log.say(text)
+        self.write_json(path, [*known, text][-MOST_REMARKS:])
+        return True
 
     def catch_signals(self) -> None:
         """Turn SIGTERM and Ctrl-C into requests to stop until `close`: see `ending.Signals`."""
@@ -300,24 +306,57 @@ class Run(Paths):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._refuse_strangers(part)
             self._take_lock(reads)
-            if self.config_file.exists():
-                changed = self._changed(resolved)
-                if not changed:
-                    return
-                if self.others:
-                    raise RunError(f"{self.others}, with another config: {changed}")
-                if self.begun():
-                    raise RunError(
-                        f"{self.folder} belongs to another config: {changed}; choose another "
-                        f"folder with name=..., or remove {self.folder} to start over"
-                    )
-                self.clear()
+            if self.config_file.exists() and not self._adopt(resolved, reads):
+                return
             part.write_text(resolved, encoding="utf-8")
             whole_file.put_in_place(part, self.config_file)
         except OSError as error:
             raise RunError(f"cannot use run folder {self.folder}: {error.strerror}") from None
         except ValueError as error:  # a NUL in the path
             raise RunError(f"cannot use run folder {self.folder}: {error}") from None
+
+    def _adopt(self, resolved: str, reads: bool) -> bool:
+        """Return whether the config of this folder becomes `resolved`, and prepare the folder.
+
+        Who only reads may not change it.
+
+        Raises:
+          RunError: the folder has results that belong to its config.
+        """
+        begun = self.begun()
+        try:
+            before = self.config_file.read_text(encoding="utf-8")
+            changed = settings.difference(before, resolved)
+            going = Going(refused=changed or "")
+            if begun and not reads:
+                going = changes.compare(before, resolved, changes.read_progress(self))
+        except ValueError:  # not UTF-8, or not YAML
+            raise RunError(
+                f"{self.config_file} is damaged; put it back, or remove {self.folder} to start over"
+            ) from None
+        if self.others and changed:
+            raise RunError(f"{self.others}, with another config: {changed}")
+        if not begun:
+            if changed:
+                self.clear()
+            return bool(changed)
+        again = [stage for stage in self.cfg.stages if stage.name in going.reopened]
+        files = (pins.describe_change(self, stage, self.cfg) for stage in again)
+        if refused := going.refused or next(filter(None, files), ""):
+            way_out = "add --as NEWNAME for a new run that begins with what this one has finished"
+            if going.founded:
+                way_out = f"remove {self.folder} to start over"
+            raise RunError(
+                f"{self.folder} belongs to another config: {refused}; choose another folder with "
+                f"name=..., or {way_out}"
+            )
+        for stage in going.reopened:  # before the new config is there: a kill loses no step
+            self.marker(stage).unlink(missing_ok=True)
+        if going.said:
+            text = f"{self.folder} goes on under a changed config: {going.words()}"
+            if not self.remark(text):  # known, as where a change is taken back and made again
+                log.say(text)
+        return bool(going.said)
 
     def _refuse_strangers(self, part: Path) -> None:
         """Refuse a folder with files that are not those of a run."""
@@ -355,12 +394,3 @@ class Run(Paths):
             shutil.rmtree(folder, ignore_errors=True)
         self.tokenizer_file.unlink(missing_ok=True)
         (self.folder / "remarks.json").unlink(missing_ok=True)
-
-    def _changed(self, resolved: str) -> str | None:
-        """Describe how the folder's config differs from `resolved`; None if it does not."""
-        try:
-            return settings.difference(self.config_file.read_text(encoding="utf-8"), resolved)
-        except ValueError:  # not UTF-8, or not YAML
-            raise RunError(
-                f"{self.config_file} is damaged; put it back, or remove {self.folder} to start over"
-            ) from None

@@ -2,7 +2,7 @@
 
 runs/NAME/config.resolved.yaml  metrics.jsonl  samples/  eval/  checkpoints/  stages/
           data/  tensorboard/  report.html  verdicts/  judge/  collected/  dumps/  began.json
-          run.lock  bases.json
+          run.lock  bases.json  files.json  from/
 """
 
 from pathlib import Path
@@ -25,6 +25,11 @@ def tokenizer_path(cfg: Config, folder: Path) -> str | Path:
         return cfg.tokenizer
     named = cfg.tokenizer or cfg.model.weights or cfg.grm.weights
     return weights.find_model(named) if named else folder / "tokenizer.model"
+
+
+def step_folder(checkpoints: Path, step: int) -> Path:
+    """Return the folder of one step in a folder of checkpoints, as `checkpoint` names it."""
+    return checkpoints / f"step_{step:06d}"
 
 
 class Paths:

@@ -17,6 +17,7 @@ from rlvr_jax.config import (
     Architecture,
     Config,
     ModelConfig,
+    SftStage,
     SourceConfig,
     Stage,
     check_preset,
@@ -122,10 +123,53 @@ def parse(tree: dict[str, Any]) -> Config:
     Raises:
       ConfigError: a key is unknown, or a value is refused; the message has a line for each.
     """
-    tree = dict(tree)
+    tree = expand_home(dict(tree))
     if isinstance(tree.get("stages"), list):
         tree["stages"] = [_stage(item, f"stages.{i}") for i, item in enumerate(tree["stages"])]
-    return _validate(Config, tree, "")
+    return take_what_is_there(_validate(Config, tree, ""), tree)
+
+
+def take_what_is_there(cfg: Config, tree: Mapping[str, Any]) -> Config:
+    """Let splits whose counts the tree does not give have all that files have.
+
+    A split that no stage reads is left empty.  Where a source is generated or downloaded, or has a
+    weight of its own, the defaults stay.
+    """
+    given = tree.get("data")
+    sources, given = cfg.data.sources, given if isinstance(given, dict) else {}
+    if not sources or not all(x.file and x.weight == sources[0].weight for x in sources):
+        return cfg
+    of_policies = [stage for stage in cfg.stages if stage.role == "policy"]
+    read = {problems.split for stage in of_policies for problems in stage.splits}
+    mixed = any(isinstance(s, SftStage) and s.others == "problems" for s in cfg.stages)
+    read |= {"test"} | ({"sft"} if mixed else set())
+    counts: dict[str, Any] = {
+        split: "all" if split in read else 0
+        for split in ("sft", "label", "train", "test")
+        if split not in given
+    }
+    return dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, **counts))
+
+
+# Keys whose values may be paths, wherever in a config they stand.
+PATHS = {
+    *("file", "test_file", "folder", "runs", "tokenizer", "verifier_tokenizer", "weights"),
+    *("rule", "gates", "also", "template", "check_templates", "cache"),
+    *("policy", "init", "verifier", "grm"),  # RUN:STAGE
+}
+
+
+def expand_home(tree: Any, path: bool = False) -> Any:
+    """Return a tree of values in which `~/` at the start of a path is the home folder.
+
+    Where the tree stands in a path already, as do the items of a list of paths, `path` is true.
+    """
+    if isinstance(tree, dict):
+        return {key: expand_home(value, path or key in PATHS) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [expand_home(value, path) for value in tree]
+    named = path and isinstance(tree, str) and tree.startswith("~/")
+    return str(Path(tree).expanduser()) if named else tree
 
 
 def _stage(tree: Any, where: str) -> Any:
@@ -174,15 +218,14 @@ def as_tree(cfg: Config) -> dict[str, Any]:
     return tree
 
 
-# Where a run computes and who hears of it, not what: a run may go on on another mesh, with other
-# processes, or with other trackers.
-PLACE = ("mesh.", "processes.", "log")
-
-
 def facts(cfg: Config) -> dict[str, str]:
     """Return the values of a config by their dotted keys, without the number of the process."""
     same = dataclasses.replace(cfg, processes=dataclasses.replace(cfg.processes, index=0))
-    return {key: str(value) for key, value in _flatten(as_tree(same)).items()}
+    return {key: str(value) for key, value in flatten(as_tree(same)).items()}
+
+
+# Where a run computes and who hears of it, not what.
+PLACE = ("mesh.", "processes.", "log", "runs", "name")
 
 
 def difference(old: str, new: str) -> str | None:
@@ -194,7 +237,7 @@ def difference(old: str, new: str) -> str | None:
     Raises:
       ConfigError: one of the texts is not YAML.
     """
-    left, right = _flatten(_completed(old)), _flatten(_completed(new))
+    left, right = flatten(_completed(old)), flatten(_completed(new))
     for key in [*left, *right]:
         if key.startswith(PLACE):
             continue
@@ -302,7 +345,7 @@ def _order(flat: dict[str, Any]) -> str:
     return ", ".join(str(flat[key]) for key in names)
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """Return the values of a tree by their dotted keys; a stage's key is its name."""
     items: Any
     if isinstance(tree, dict):
@@ -313,5 +356,5 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: tree}
     flat: dict[str, Any] = {}
     for key, value in items:
-        flat |= _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        flat |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return flat

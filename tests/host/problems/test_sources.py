@@ -570,3 +570,49 @@ def test_a_reference_that_is_an_object_is_refused():
 def test_half_a_surrogate_in_a_question_is_named():
     with pytest.raises(ValueError, match="its prompt is not Unicode"):
         files.parse_record({"question": "q\ud800", "answer": "1"}, "file:x")
+
+
+# -- all that is there --------------------------------------------------------------------------
+
+
+def test_all_of_a_file_is_dealt_and_numbers_are_exact(tmp_path):
+    path = jsonl(tmp_path / "mine.jsonl", plain(200))
+    counts = {"train": "all", "test": "all"}
+    splits = sources.mix_sources([source(file=str(path))], counts, seed=0)
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 182, "test": 18}
+    keys = {row["key"] for rows in splits.values() for row in rows}
+    assert len(keys) == 200
+    again = sources.mix_sources([source(file=str(path))], counts, seed=5)
+    for name, rows in splits.items():  # a seed orders problems and moves none
+        assert sorted(x["key"] for x in rows) == sorted(x["key"] for x in again[name])
+        assert rows != again[name]
+    counts = {"sft": 30, "train": "all", "test": 50}
+    splits = sources.mix_sources([source(file=str(path))], counts, seed=0)
+    assert {name: len(rows) for name, rows in splits.items()} == {
+        "sft": 30,
+        "train": 120,
+        "test": 50,
+    }
+
+
+def test_all_of_a_large_file_leaves_few_for_tests_and_all_of_a_file_of_tests(tmp_path):
+    path = jsonl(tmp_path / "mine.jsonl", plain(9000))
+    tests = jsonl(tmp_path / "tests.jsonl", plain(9700, 8999))
+    counts = {"train": "all", "test": "all"}
+    splits = sources.mix_sources([source(file=str(path))], counts, seed=0)
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 8600, "test": 400}
+    whole = [source(file=str(path), test_file=str(tests))]
+    splits = sources.mix_sources(whole, counts, seed=0)
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 8999, "test": 701}
+
+
+def test_what_a_file_does_not_have_is_said(tmp_path):
+    path = jsonl(tmp_path / "mine.jsonl", plain(20))
+    for counts in ({"train": 20, "test": "all"}, {"train": 30, "test": "all"}):
+        with pytest.raises(
+            ValueError, match="too few distinct problems: 20, .* lower data.train, or"
+        ):
+            sources.mix_sources([source(file=str(path))], counts, seed=0)
+    pair = [source(file=str(path)), source(gym="chain_sum", params={})]
+    with pytest.raises(ValueError, match="data.train is all, and reasoning-gym's .* give a number"):
+        sources.mix_sources(pair, {"train": "all"}, seed=0)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rlvr_jax.config import Config, RlStage, SftStage
+from rlvr_jax.config import AuditConfig, Config, RlStage, SftStage
 from rlvr_jax.host.runs import settings
 from rlvr_jax.host.runs.folder import Interrupted, Run, RunError
 
@@ -78,8 +78,7 @@ def test_the_same_config_opens_the_folder_again(open_run):
     "changes, key, old, new",
     [
         ({"seed": 3}, "seed", "0", "3"),
-        ({"stages": (SftStage(steps=6), RlStage(steps=7))}, "stages.sft.steps", "5", "6"),
-        ({"stages": (SftStage(steps=5),)}, "stages.rl.stage", "rl", "absent"),
+        ({"audit": AuditConfig(records=3)}, "audit.records", "16", "3"),
     ],
 )
 def test_a_folder_of_another_config_is_refused_with_the_key(
@@ -92,7 +91,8 @@ def test_a_folder_of_another_config_is_refused_with_the_key(
     (folder / "eval" / "before.json").write_text("{}")
     assert refusal(open_run, **changes) == (
         f"{folder} belongs to another config: {key} is {old} there and {new} here; choose another "
-        f"folder with name=..., or remove {folder} to start over"
+        "folder with name=..., or add --as NEWNAME for a new run that begins with what this one "
+        "has finished"
     )
     assert first.config_file.read_bytes() == before
 
@@ -109,8 +109,8 @@ def test_the_folder_of_an_older_version_is_opened_again(open_run, tmp_path):
     first.config_file.write_text(old)
     assert open_run().finished("sft")["steps"] == 5
     assert first.config_file.read_text() == old
-    said = refusal(open_run, stages=(SftStage(steps=5), RlStage(steps=7, preset="grpo")))
-    assert "stages.rl.preset is  there and grpo here" in said
+    said = refusal(open_run, stages=(SftStage(steps=5, batch=3), RlStage(steps=7)))
+    assert "stages.sft.batch is 64 there and 3 here" in said
 
 
 def test_another_name_is_another_folder(open_run, tmp_path):

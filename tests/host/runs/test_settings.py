@@ -495,3 +495,40 @@ def test_a_typo_in_a_source_is_named_with_its_place(refused):
 def test_weights_that_are_not_there_are_refused(load):
     with pytest.raises(ValueError, match="there is no model at nowhere/at/all"):
         load(RL + "verifier: {weights: nowhere/at/all}\n")
+
+
+# ---- paths and counts ----------------------------------------------------------------------
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(load, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    cfg = load(
+        "tokenizer: ~/tok.model\nruns: ~/runs\n"
+        "data: {sources: [{file: ~/a.jsonl, suffix: ~/ is home}], check_templates: [~/t.yaml]}\n"
+        "stages:\n- {stage: rl, policy: '~/runs/a:rl@3', reward: {source: rule, rule: ~/r.py}}\n"
+    )
+    (stage,) = cfg.rl_stages
+    source = cfg.data.sources[0]
+    assert (cfg.tokenizer, cfg.runs) == ("/home/me/tok.model", "/home/me/runs")
+    assert (source.file, source.suffix) == ("/home/me/a.jsonl", "~/ is home")
+    assert cfg.data.check_templates == ("/home/me/t.yaml",)
+    assert (stage.policy, stage.reward.rule) == ("/home/me/runs/a:rl@3", "/home/me/r.py")
+
+
+def test_counts_that_are_not_given_are_what_files_have(load):
+    def counts(text: str) -> list:
+        rule = "{stage: rl, policy: pretrained, reward: {source: rule}}"
+        data = load(f"data: {text}\nstages:\n- {rule}\n").data
+        return [data.sft, data.label, data.train, data.test]
+
+    assert counts("{sources: [{file: a.jsonl}]}") == [0, 0, "all", "all"]
+    assert counts("{sources: [{file: a.jsonl}], train: 30, label: 5}") == [0, 5, 30, "all"]
+    assert counts("{sources: [{file: a.jsonl}, {gym: chain_sum}]}") == [4096, 2048, 4096, 400]
+    assert counts("{sources: [{file: a.jsonl, weight: 2}, {file: b}]}") == [4096, 2048, 4096, 400]
+    assert counts("{tasks: [sum]}") == [4096, 2048, 4096, 400]
+    cfg = load(f"data: {{sources: [{{file: a.jsonl}}]}}\n{RULED}")
+    assert settings.parse(settings.as_tree(cfg)) == cfg
+
+
+def test_all_is_not_for_what_has_no_end(refused):
+    assert "a count `all` is for sources" in refused(f"data: {{tasks: [sum], train: all}}\n{RULED}")

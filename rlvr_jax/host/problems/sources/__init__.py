@@ -15,29 +15,31 @@ import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rlvr_jax.config import DataConfig, SourceConfig
 from rlvr_jax.host.problems import option_lines, preference, ranked_answers
 from rlvr_jax.host.problems.dataset import Record
-from rlvr_jax.host.problems.sources import downloads, files, gym, toy
+from rlvr_jax.host.problems.sources import downloads, files, gym, toy, whole
+from rlvr_jax.host.problems.sources.whole import QUERY, Counts
 
 _END: Record = {}  # compared by identity, so no record equals it
-QUERY = 16  # that many characters of a key are those of the query (`preference.build_record`)
 PATIENCE = 5000  # draws in a row without a new problem before a source counts as exhausted
 
 
-def build_splits(data: DataConfig, counts: Mapping[str, int], seed: int) -> dict[str, list[Record]]:
+def build_splits(data: DataConfig, counts: Counts, seed: int) -> dict[str, list[Record]]:
     """Build the splits of a config's problems, from `data.sources` or else from `data.tasks`.
 
-    `counts` is the number of records of each split. The same config, counts and seed give the same
-    records in the same order.
+    `counts` is the number of records of each split, or `all` (`whole.deal`). The same config,
+    counts and seed give the same records in the same order.
 
     Raises:
       ValueError: the sources or tasks cannot be used or have too few distinct problems.
     """
     if data.sources:
         return mix_sources(data.sources, counts, seed)
-    splits = toy.generate_splits(data.tasks, counts, seed)
+    numbers = {split: int(n) for split, n in counts.items()}
+    splits = toy.generate_splits(data.tasks, numbers, seed)
     if data.preferences.most:
         return {split: _rank(rows, split, data, seed) for split, rows in splits.items()}
     toy.rewrite_demonstrations(splits.get("sft", []), data.demonstration_errors, seed)
@@ -71,7 +73,7 @@ def check_source(source: SourceConfig) -> None:
 
 
 def mix_sources(
-    sources: Sequence[SourceConfig], counts: Mapping[str, int], seed: int
+    sources: Sequence[SourceConfig], counts: Counts, seed: int
 ) -> dict[str, list[Record]]:
     """Build shuffled splits of distinct problems, shared among the sources by weight.
 
@@ -83,11 +85,20 @@ def mix_sources(
       ValueError: there are no sources, a count is negative, or a source cannot be read or has too
         few distinct problems.
     """
-    if not sources or any(n < 0 for n in counts.values()):
+    if not sources or any(n != "all" and n < 0 for n in counts.values()):
         raise ValueError("Sources must be a non-empty list, and counts at least 0.")
+    for split in (split for split, n in counts.items() if n == "all"):
+        if odd := next((x for x in sources if x.gym or x.weight != sources[0].weight), None):
+            raise ValueError(
+                f"data.{split} is all, and {_name(odd)} has a weight of its own or no end: give "
+                "a number"
+            )
     for source in sources:
         check_source(source)
-    parts = {split: _shares(n, [s.weight for s in sources]) for split, n in counts.items()}
+    parts: dict[str, list[Any]] = {
+        split: ["all"] * len(sources) if n == "all" else _shares(n, [s.weight for s in sources])
+        for split, n in counts.items()
+    }
     held_out = [load_held_out(source) for source in sources]
     out: dict[str, list[Record]] = {split: [] for split in counts}
     seen: set[str] = set()
@@ -95,7 +106,12 @@ def mix_sources(
 
     def add(stream: Iterator[Record | None], i: int, names: Iterable[str]) -> None:
         wanted = {split: parts[split][i] for split in names if split in counts}
-        for split, taken in _take(stream, wanted, seen, owner, sources[i]).items():
+        if "all" in wanted.values():
+            rows = [row for row in stream if row is not None]
+            dealt = whole.deal(rows, wanted, seen, owner, _name(sources[i]))
+        else:
+            dealt = _take(stream, wanted, seen, owner, sources[i])
+        for split, taken in dealt.items():
             out[split] += taken
 
     for i, kept in enumerate(held_out):

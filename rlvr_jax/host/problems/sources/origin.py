@@ -19,7 +19,7 @@ from rlvr_jax.host.problems.sources import downloads
 Origin = dict[str, Any]
 
 
-def compute_origin(data: DataConfig, counts: Mapping[str, int], seed: int) -> Origin:
+def compute_origin(data: DataConfig, counts: Mapping[str, int | str], seed: int) -> Origin:
     """Compute the origin of the problem set that `build_splits` builds from the same arguments.
 
     Raises:

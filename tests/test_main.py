@@ -100,7 +100,7 @@ def bash(words: str, count: int) -> list[str]:
 def test_bash_completes_commands_and_options() -> None:
     assert bash("rlvr ev", 1) == ["evaluate"]
     assert bash("rlvr evaluate --mo", 2) == ["--model"]
-    assert bash("rlvr train --", 2) == ["--config", "--help", "--minutes"]
+    assert bash("rlvr train --", 2) == ["--as", "--config", "--help", "--minutes"]
     assert set(commands.COMMANDS) < set(bash("rlvr ''", 1))
 
 

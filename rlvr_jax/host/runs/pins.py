@@ -1,4 +1,4 @@
-"""The user's own rules and templates are pinned when a stage begins, by the SHA-256 of the files.
+"""The user's own rules, templates and formulas are pinned when a stage begins, by the SHA-256 of the files.
 
 A config names such a file, and a change inside of it would change the objective of a stage between
 two of its steps without a word.
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlvr_jax.config import Config, Stage
+from rlvr_jax.config import Config, RlStage, Stage
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.digests import compute_digest
 from rlvr_jax.host.runs.paths import Paths
@@ -46,6 +46,8 @@ def compute_pins(stage: Stage, cfg: Config) -> dict[str, str]:
 
 def _names(stage: Stage, cfg: Config) -> Iterator[str]:
     yield from stage.rules
+    if isinstance(stage, RlStage):
+        yield from (stage.loss.objective, stage.advantage.baseline)
     for judge in stage.judges:
         yield from (judge.rule, judge.template)
     if stage.uses_verifier:

@@ -55,8 +55,8 @@ def train(tmp_path):
     Without a value for a step, the process ends there.
     """
 
-    def train(stage, values):
-        cfg = config(tmp_path, stage)
+    def train(stage, values, *more):
+        cfg = config(tmp_path, stage, *more)
         mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
         ws = Workspace(Run(cfg), mesh)
         ws.write_problems()
@@ -100,6 +100,24 @@ def test_the_checkpoint_of_the_best_step_stays_and_other_stages_find_it(train):
     assert steps_in(ws.run.checkpoints("rl")) == [2, 5, 6]
     assert ws.run.finished("rl")["best"]["step"] == 2
     assert embedding(ws, "rl") == 6 and embedding(ws, "rl:best") == 2
+
+
+def test_steps_that_the_config_names_stay_beside_as_many_of_the_newest_as_it_says(train):
+    third = EvaluateStage(policy="rl@3", verifier="")
+    stage = stage_of(steps=6, keep=1, keep_best=METRIC, save_every=2)
+    ws = train(stage, {1: 0.9} | {n: 0.1 for n in range(2, 7)}, third)
+    assert steps_in(ws.run.checkpoints("rl")) == [1, 3, 6]
+    assert [embedding(ws, f"rl{step}") for step in ("", "@3", "@best", ":best")] == [6, 3, 1, 1]
+    with pytest.raises(RunError, match="rl has no checkpoint of step 5, only of 1, 3, 6"):
+        embedding(ws, "rl@5")
+
+
+def test_a_step_that_a_stage_does_not_have_is_refused(tmp_path):
+    late = EvaluateStage(policy="rl@300", verifier="")
+    cfg = config(tmp_path, stage_of(policy="pretrained", steps=20), late)
+    cfg = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, weights="somewhere"))
+    with pytest.raises(ValueError, match="names step 300 of stage 'rl', which has 20 steps"):
+        check_config(cfg)
 
 
 def test_without_keep_best_only_the_newest_steps_stay(train):

@@ -1,4 +1,4 @@
-"""The user's own rules, templates and formulas are pinned when a stage begins, by the SHA-256 of the files.
+"""Rules, templates and formulas of the user are pinned when a stage begins, by their SHA-256.
 
 A config names such a file, and a change inside of it would change the objective of a stage between
 two of its steps without a word.

@@ -99,14 +99,15 @@ def claim_mesh(cfg: MeshConfig, processes: int = 1) -> Mesh:
 
     Several processes give equal numbers of devices.
 
-    JAX fixes the number of CPU devices when it is first used, so a process must call this function
-    before any other that uses a device.
+    JAX fixes the number of CPU devices when it is first used.  Where that has happened, as in a
+    notebook, the mesh has to do with the devices that there are.
 
     Raises:
       ValueError: as `make_mesh`.
     """
     share = cfg.data * cfg.fsdp * cfg.tensor // processes
-    jax.config.update("jax_num_cpu_devices", max(1, share))
+    with contextlib.suppress(RuntimeError):  # JAX is in use
+        jax.config.update("jax_num_cpu_devices", max(1, share))
     return make_mesh(cfg)
 
 

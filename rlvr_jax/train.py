@@ -17,22 +17,28 @@ if __name__ == "__main__":  # the imports take seconds, and there is nothing to 
 
 import argparse
 import contextlib
+import copy
 import dataclasses
+import sys
 import time
 import traceback
+import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from rlvr_jax import sharding
 from rlvr_jax.config import Config, Stage
+from rlvr_jax.finished_run import FinishedRun
 from rlvr_jax.host.processes import start
 from rlvr_jax.host.processes.team import Team, TeamError
 from rlvr_jax.host.runs import changes, compiles, log, pins, report, settings, takeover
 from rlvr_jax.host.runs.checkpoint import CheckpointError
 from rlvr_jax.host.runs.ending import run_process
 from rlvr_jax.host.runs.folder import Interrupted, Run, RunError
+from rlvr_jax.host.runs.rounds import expand_rounds
 from rlvr_jax.host.workers import memory_group, scratch
 from rlvr_jax.stages import (
     compare,
@@ -84,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log.console.quiet = not team.first
         if args.new_name:
             cfg = begin_as(cfg, args.new_name, team)
-        train(cfg, team, args.minutes, facts)
+        train(cfg, team, facts, args.minutes)
         team.close()
     except Interrupted as stop:
         return team.end(stop.code, f"{stop}; the same command goes on from here", log.say)
@@ -118,11 +124,43 @@ def _lacks_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or told
 
 
-def train(cfg: Config, team: Team, minutes: float, facts: Mapping[str, str]) -> None:
+def train_here(config: str | Path | Mapping[str, Any] | Config, *overrides: str) -> FinishedRun:
+    """Run the stages of a config in this process, as in a notebook, and return the finished run.
+
+    `config` is a config, a YAML file, or the values that such a file has.  Overrides are words as
+    on the command line: "rl.steps=20".  JAX may have been used before.  Ctrl-C raises
+    KeyboardInterrupt; the same call then goes on from the newest checkpoint.
+
+    `rlvr_jax.train(...)` is this function.
+
+    Raises:
+      ValueError, RunError, CheckpointError or OSError: the message says what to change.
+    """
+    if isinstance(config, str | Path):
+        cfg = settings.load(Path(config), overrides)
+    else:
+        tree = settings.as_tree(config) if isinstance(config, Config) else copy.deepcopy(config)
+        cfg = settings.build(expand_rounds(dict(tree)), overrides)
+    if cfg.processes.count > 1:
+        raise ValueError("a run of several processes needs the command: python -m rlvr_jax.train")
+    compiles.enable_disk_cache()
+    train(cfg, Team(), settings.facts(cfg), catches_signals=False)
+    return FinishedRun(Path(cfg.runs) / cfg.name)
+
+
+def train(
+    cfg: Config,
+    team: Team,
+    facts: Mapping[str, str],
+    minutes: float = 0.0,
+    *,
+    catches_signals: bool = True,
+) -> None:
     """Run all stages in order, without those that are finished; then write summary and report.
 
-    `team` is the processes of the run, `minutes` the time after which it saves and stops (0: no
-    limit), and `facts` what the config says (`settings.facts`).
+    `team` is the processes of the run, `facts` what the config says (`settings.facts`), and
+    `minutes` the time after which it saves and stops (0: no limit).  A run that catches signals
+    saves and stops at one.
 
     Raises ValueError, RunError, CheckpointError or OSError where the user has to change something,
     and Interrupted after SIGTERM, Ctrl-C or the end of the minutes.
@@ -131,7 +169,8 @@ def train(cfg: Config, team: Team, minutes: float, facts: Mapping[str, str]) -> 
     mesh = sharding.claim_mesh(cfg.mesh, team.count)
     start.check_devices(team, mesh, facts)
     run = Run(cfg, team=team, minutes=minutes)
-    run.catch_signals()
+    if catches_signals:
+        run.catch_signals()
     scratch.clean()
     memory_group.clean()
     platform = jax.devices()[0].platform
@@ -219,6 +258,18 @@ def _minutes(text: str) -> float:
         raise ValueError
     return minutes
 
+
+class _Callable(types.ModuleType):
+    """Both are called train: the module, for `python -m`, and the function, for a notebook."""
+
+    def __call__(
+        self, config: str | Path | Mapping[str, Any] | Config, *overrides: str
+    ) -> FinishedRun:
+        """Call `train_here`."""
+        return train_here(config, *overrides)
+
+
+sys.modules[__name__].__class__ = _Callable
 
 if __name__ == "__main__":
     run_process(main)

@@ -71,7 +71,7 @@ WINGS = {
 }
 ENTRIES = {
     *("train", "evaluate", "audit", "plan", "report", "convert", "generate", "bench", "jobs"),
-    *("bench_device", "__main__"),
+    *("bench_device", "__main__", "finished_run"),
 }
 DEVICE_PACKAGES = {"jax", "flax.struct", "optax"}
 # jax stands on numpy; only the mesh, which is made of a numpy array of devices, needs it by name.

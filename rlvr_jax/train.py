@@ -29,7 +29,8 @@ from rlvr_jax import sharding
 from rlvr_jax.config import Config, Stage
 from rlvr_jax.host.processes import start
 from rlvr_jax.host.processes.team import Team, TeamError
-from rlvr_jax.host.runs import changes, compiles, log, pins, report, settings, takeover
+from rlvr_jax.host.report import command as report
+from rlvr_jax.host.runs import changes, compiles, log, pins, settings, takeover
 from rlvr_jax.host.runs.checkpoint import CheckpointError
 from rlvr_jax.host.runs.ending import run_process
 from rlvr_jax.host.runs.folder import Interrupted, Run, RunError

@@ -1,0 +1,2 @@
+// Several runs on one page.
+function comparison() { return []; }

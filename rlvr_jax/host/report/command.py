@@ -1,10 +1,17 @@
-"""Turn a run folder into one offline page: `python -m rlvr_jax.report RUN_FOLDER`."""
+"""Turn a run folder into one offline page, or compare several: `python -m rlvr_jax.report RUN ...`.
+
+With one run the page is report.html in its folder.  With several it is comparison.html beside the
+first one, with the final numbers in comparison.csv.
+"""
 
 import argparse
+import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlvr_jax.host.report import run_data
+from rlvr_jax.host.files import whole_file
+from rlvr_jax.host.report import comparison, run_data
 from rlvr_jax.host.report.page import write_page
 from rlvr_jax.host.runs import log
 
@@ -21,12 +28,32 @@ def write_report(run: Path) -> Path:
     return run / "report.html"
 
 
+def write_comparison(runs: Sequence[Path], target: Path) -> Path:
+    """Write a page that compares runs, and its table as CSV; return the path of the page.
+
+    Raises:
+      FileNotFoundError: one of `runs` is no run folder.
+    """
+    data, rows = comparison.compare([Path(run) for run in runs])
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["group", "run"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    whole_file.write_whole(target.with_suffix(".csv"), text.getvalue())
+    write_page(target, data, [])
+    return target
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the report of the run folder in `argv`; return the exit code, 2 if there is no run."""
+    """Write the page of the run folders in `argv`; return the exit code, 2 if one is no run."""
     parser = argparse.ArgumentParser(prog="python -m rlvr_jax.report", description=__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="the folder of a run")
+    parser.add_argument("run", type=Path, metavar="RUN", nargs="+", help="the folder of a run")
+    runs = parser.parse_args(argv).run
     try:
-        print(write_report(parser.parse_args(argv).run))
+        if len(runs) == 1:
+            print(write_report(runs[0]))
+        else:
+            print(write_comparison(runs, runs[0].resolve().parent / "comparison.html"))
     except OSError as error:
         log.say_aside(f"error: {error}")
         return 2

@@ -13,6 +13,8 @@ WAYS = {
     "weighted": "weighted votes",
     "best_of_k_min": "best of k by line",
     "best_of_k_sum": "best of k by sum",
+    "weighted_verifier": "votes weighted by the verifier",
+    "best_of_k_verifier": "best of k by the verifier",
     "exact_match": "exact match",
 }
 AUDIT = ("false_positive", "false_negative", "youden", "dark_current", "worst")

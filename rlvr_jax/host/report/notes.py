@@ -58,6 +58,7 @@ METRIC_NOTES: dict[str, str] = {
     "value/explained": "Rises from 0 towards 1; below 0 the values are worse than none.",
     "value/mean": "Follows the mean reward after normalisation; a drift away is a broken head.",
     "time/step": "Flat after the first step; slow steps later are compilation or host rewards.",
+    "time/compile": "0 after the first steps: the seconds in which programs were compiled.",
     "perf/tokens_per_s": "Flat or rising; a fall with constant lengths is padding or a recompile.",
     "perf/compiles": "Stops growing after the first steps: one compile for each bucket.",
     "reward/histogram": "Mass moves upwards and out of the middle; all of it in the top bin is "

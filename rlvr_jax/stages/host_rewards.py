@@ -81,9 +81,7 @@ def scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -
     return lambda *args, **more: score(*args, **more)[:2]
 
 
-def part_scorer(
-    stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool
-) -> PartScorer:
+def part_scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -> PartScorer:
     """Return a function that also tells what the outcome reward is made of."""
     cfg = stage.reward
     by_rule = functools.partial(score_by_rule, ws=ws, workers=workers)

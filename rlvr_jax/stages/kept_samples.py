@@ -70,9 +70,9 @@ def make_rows(
     )
     rows = []
     for i, (text, oracle, record) in enumerate(zip(texts, oracles, owners, strict=True)):
-        length, parts = int(rollout.length_B[i]), parts_of(result.parts, i)
+        length, (parts, status) = int(rollout.length_B[i]), parts_of(result.parts, i)
         if stage.reward.source == "verifier" and not parts and stage.reward.mode == "soft":
-            parts["p1"] = float(reward_B[i])
+            parts["p1"] = shortened(reward_B[i : i + 1])[0]
         row = {
             "domain": record["domain"],
             "question": record["question"],
@@ -83,12 +83,13 @@ def make_rows(
             "advantage": result.advantage_B[i],
             "oracle": oracle,
             "truncated": bool(rollout.truncated_B[i]),
-            "status": parts.pop("status", ""),
             "parts": parts,
             "pieces": tok.pieces(rollout.response_BR[i, :length]),
             "piece_values": shortened(rollout.logprob_BR[i, :length]),
             "token_values": token_values(result.tokens, i, length),
         }
+        if status:
+            row["status"] = status
         if i % stage.samples == 0:
             prompt = rollout.prompt_QP[i // stage.samples]
             mask = rollout.prompt_mask_QP[i // stage.samples]
@@ -97,12 +98,12 @@ def make_rows(
     return rows
 
 
-def parts_of(parts: dict[str, Any], row: int) -> dict[str, Any]:
-    """Return what the reward of a row is made of; a status that says nothing is left out."""
-    found = {name: value_B[row] for name, value_B in parts.items()}
-    if found.get("status") == "ok":
-        del found["status"]
-    return found
+def parts_of(parts: dict[str, Any], row: int) -> tuple[dict[str, float], str]:
+    """Return what the reward of a row is made of, and how its grading ended; "" where it is ok."""
+    status = parts["status"][row] if "status" in parts else "ok"
+    names = [name for name in parts if name != "status"]
+    values = shortened([parts[name][row] for name in names])
+    return dict(zip(names, values, strict=True)), "" if status == "ok" else status
 
 
 def token_values(tokens: dict[str, Any], row: int, length: int) -> dict[str, list[float]]:

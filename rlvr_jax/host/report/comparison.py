@@ -5,6 +5,7 @@ group; a group is shown by the mean over its runs and the interval of that mean.
 """
 
 import os.path
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,8 +101,11 @@ def group(runs: list[Compared]) -> list[list[Compared]]:
 
 def label(runs: list[Compared], others: list[str]) -> str:
     """Name a group: by its run, or by what the names of its runs begin with."""
-    name = os.path.commonprefix([run.name for run in runs]).rstrip("-_. ") or runs[0].name
-    name = name if len(runs) == 1 else f"{name} ({words.count(len(runs), 'seed')})"
+    name = runs[0].name
+    if len(runs) > 1:
+        shared = os.path.commonprefix([run.name for run in runs])
+        name = re.sub(r"[-_. ]+(seed|s)?[-_. ]*$", "", shared) or name
+        name = f"{name} ({words.count(len(runs), 'seed')})"
     return name if name not in others else f"{name} [{len(others) + 1}]"
 
 
@@ -127,7 +131,7 @@ def compare(folders: list[Path]) -> tuple[Json, list[Json]]:
             {"label": name, "runs": [run.name for run in runs], "seeds": [r.seed for r in runs]}
             for name, runs in zip(labels, groups, strict=True)
         ],
-        "learned": [_sentence(test) for test in _headlines(tests)],
+        "learned": [_sentence(test) for test in _headlines(tests)] or _of_seeds(groups),
         "tests": tests,
         "finals": finals(groups),
         "curves": curves(groups, labels),
@@ -148,6 +152,20 @@ def _headlines(tests: list[Json]) -> list[Json]:
         if not (same and known and known["test"] == "McNemar"):
             found[test["group"]] = test
     return list(found.values())
+
+
+def _of_seeds(groups: list[list[Compared]]) -> list[str]:
+    """Say what seeds of one config have in common."""
+    scored = [row for row in finals(groups) if row["metric"] == "eval accuracy"]
+    if len(groups) > 1 or not scored:
+        return []
+    last = scored[-1]
+    cell, where = last["groups"][0], last["where"]
+    half = f" \u00b1 {100 * cell['half']:.1f}" if cell["half"] is not None else ""
+    return [
+        f"The same config with {words.count(cell['runs'], 'seed')}. {where}: "
+        f"{words.percent(cell['mean'])}{half} of the answers to held-out problems are right."
+    ]
 
 
 def curves(groups: list[list[Compared]], labels: list[str]) -> list[Json]:

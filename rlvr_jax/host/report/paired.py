@@ -1,11 +1,11 @@
 """Intervals and tests for runs that answered the same problems, and for seeds.
 
-    t interval   of a mean over seeds, by Student's t distribution
-    bootstrap    percentile interval of a mean difference, over problems (Efron, 1979)
-    sign flips   permutation test of a mean difference (Fisher, 1935): were the runs equal, each
-                 problem's difference would have either sign with equal chance
-    McNemar      the exact test for answers that are right or wrong: the binomial test of the
-                 problems that only one of the two runs solves (McNemar, 1947)
+t interval   of a mean over seeds, by Student's t distribution
+bootstrap    percentile interval of a mean difference, over problems (Efron, 1979)
+sign flips   permutation test of a mean difference (Fisher, 1935): were the runs equal, each
+             problem's difference would have either sign with equal chance
+McNemar      the exact test for answers that are right or wrong: the binomial test of the
+             problems that only one of the two runs solves (McNemar, 1947)
 """
 
 import math
@@ -36,8 +36,7 @@ def bootstrap(differences: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """Return the 95 % interval of the mean of paired differences, by resampling the pairs."""
     rng, count = np.random.default_rng(seed), len(differences)
     means = [
-        differences[rng.integers(count, size=(CHUNK, count))].mean(1)
-        for _ in range(DRAWS // CHUNK)
+        differences[rng.integers(count, size=(CHUNK, count))].mean(1) for _ in range(DRAWS // CHUNK)
     ]
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     return float(low), float(high)

@@ -37,7 +37,7 @@ def test_seeds_are_one_group(tmp_path):
     runs = [small_run(tmp_path / f"a_s{i}", seed=i, reward=0.5 + i / 10) for i in range(3)]
     runs.append(small_run(tmp_path / "b", rate="0.0001", right=30))
     data, rows = comparison.compare(runs)
-    assert [g["label"] for g in data["groups"]] == ["a_s (3 seeds)", "b"]
+    assert [g["label"] for g in data["groups"]] == ["a (3 seeds)", "b"]
     assert data["groups"][0]["seeds"] == ["0", "1", "2"]
     assert data["settings"] == [{"key": "stages.rl.optim.lr", "values": ["0.001", "0.0001"]}]
     (stage,) = data["curves"]

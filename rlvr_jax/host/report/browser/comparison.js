@@ -2,10 +2,10 @@
 const ink_of = i => h("span", {class: "key", style: colour(i)}, DATA.groups[i].label);
 function pairedTable() {
   if (!DATA.tests.length) return null;
-  const rows = DATA.tests.map(t => [t.evaluation, t.way === "greedy" ? "greedy" : "sampled", `${t.group} against ${t.baseline}`, pretty(t.problems), percent(t.first), percent(t.second),
+  const rows = DATA.tests.map(t => [t.evaluation, h("td", {class: "words"}, t.way === "greedy" ? "greedy" : "sampled"), h("td", {class: "words"}, `${t.group} against ${t.baseline}`), pretty(t.problems), percent(t.first), percent(t.second),
     h("td", {class: t.low > 0 ? "good" : t.high < 0 ? "bad" : "soft"}, points(t.second - t.first)), `${points(t.low)} to ${points(t.high)}`, has(t.p) ? fmt(t.p, 2) : "–", t.test]);
   return h("section", {id: "held-out"}, h("div", {class: "head"}, h("h2", {}, "The same held-out problems")),
-    table(["Evaluation", "Answers", "Compared", "Problems", "First", "Second", "Points", "95 % interval", "p", "Test"], rows));
+    table(["Evaluation", h("span", {class: "words"}, "Answers"), h("span", {class: "words"}, "Compared"), "Problems", "First", "Second", "Points", "95 % interval", "p", "Test"], rows));
 }
 function finalsTable() {
   const cell = (metric, c) => !has(c.mean) ? "–" : [show(metric, c.mean), has(c.half) ? h("small", {}, ` ± ${isShare(metric) ? (100 * c.half).toFixed(1) : fmt(c.half, 2)}`) : ""];

@@ -43,7 +43,7 @@ function byDomain() {
 function overTime() {  // what a stage measured while it trained, one line for each domain
   const prefix = "eval/accuracy", plots = [];
   for (const stage of DATA.stages) {
-    const keys = Object.keys(stage.series).filter(k => k === prefix || k.startsWith(prefix + "/"));
+    const keys = Object.keys(stage.series).filter(k => k === prefix || k.startsWith(prefix + "/")).sort();
     const lines = keys.map(k => ({label: k === prefix ? "all" : k.slice(prefix.length + 1), step: stage.step, column: stage.series[k], sparse: true}));
     if (lines.length && lines[0].column.filter(has).length > 1)
       plots.push(chart({key: prefix, title: `Held-out accuracy during ${stage.name}`, stage: "held-out-" + stage.name, lines, wide: true}));

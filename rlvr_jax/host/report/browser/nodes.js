@@ -36,6 +36,6 @@ function segments(items, value, change, label) {
 }
 const options = (items, chosen) => items.map(([value, name]) => h("option", {value, selected: value === chosen}, name));
 function table(head, rows) {
-  return h("div", {class: "card wide"}, h("table", {}, h("thead", {}, h("tr", {}, head.map(name => h("th", {}, name)))),
+  return h("div", {class: "card wide"}, h("table", {}, h("thead", {}, h("tr", {}, head.map(name => h("th", {class: name.className === "words" ? "words" : null}, name)))),
     h("tbody", {}, rows.map(cells => h("tr", {}, cells.map(cell => cell instanceof Node && cell.tagName === "TD" ? cell : h("td", {}, cell)))))));
 }

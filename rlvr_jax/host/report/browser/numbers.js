@@ -48,5 +48,5 @@ function smooth(column, width) {  // Gaussian, renormalised at the ends and over
   });
 }
 function quantile(list, q) {  // of a list that is sorted
-  return list.length ? list[Math.floor(q * (list.length - 1))] : null;
+  return list.length ? list[Math.round(q * (list.length - 1))] : null;
 }

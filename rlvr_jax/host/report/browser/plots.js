@@ -87,10 +87,11 @@ function chart(plot) {
   function strokes(line, i) {
     const style = one ? "" : colour(line.colour ?? i) + ";", parts = [];
     line.drawn = line.exact || line.sparse ? line.column : smooth(line.column, smoothing ? line.seen.length * .004 * 2 ** smoothing : 0);
-    if (line.band) {
-      const edge = line.step.map((_, k) => k).filter(k => has(line.band.low[k]) && has(line.band.high[k]));
-      if (edge.length) parts.push(s("path", {class: "band", style, d: "M" + edge.map(k => `${x(line.step[k])},${y(line.band.high[k])}`)
-        .concat(edge.reverse().map(k => `${x(line.step[k])},${y(line.band.low[k])}`)).join("L") + "Z"}));
+    if (line.band) {  // one run: of each step as it was; several: of the smoothed means
+      const even = column => one || line.drawn === line.column ? column : smooth(column, line.seen.length * .004 * 2 ** smoothing);
+      const low = even(line.band.low), high = even(line.band.high), edge = line.step.map((_, k) => k).filter(k => has(low[k]) && has(high[k]));
+      if (edge.length) parts.push(s("path", {class: "band", style, d: "M" + edge.map(k => `${x(line.step[k])},${y(high[k])}`)
+        .concat(edge.reverse().map(k => `${x(line.step[k])},${y(low[k])}`)).join("L") + "Z"}));
     }
     const dots = line.few || line.sparse && line.seen.length < 40;
     if (dots || one && line.drawn !== line.column) parts.push(s("path", {class: "raw", d: trace(line, line.column, "h0"), style:

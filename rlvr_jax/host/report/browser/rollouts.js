@@ -95,7 +95,7 @@ function viewer() {
     const line = h("button", {class: "line", type: "button", "aria-expanded": "false", onclick: () => open(inside.hidden)},
       h("span", {class: "mark " + (TONE[r.status] || "")}, (SIGN[r.status] || "") + (r.status || "no verdict")),
       h("span", {}, has(r.reward) ? fmt(r.reward) : has(r.oracle) ? fmt(r.oracle) : ""), h("span", {class: "peek"}, highlight(peek)),
-      h("span", {class: "end"}, (r.times > 1 ? `×${r.times}  ` : "") + (r.pieces ? count(r.pieces.length, "token") : "")));
+      h("span", {class: "end"}, (r.times > 1 ? `×${r.times} · ` : "") + (r.pieces ? count(r.pieces.length, "token") : "")));
     if (opened) open(true);
     return h("div", {class: "roll"}, line, inside);
   }

@@ -60,10 +60,12 @@ def make_rows(
     stage: RlStage, ws: Workspace, records: list[Any], result: StepResult
 ) -> list[dict[str, Any]]:
     """Return the rows of a step; `records` are the problems of its groups, `result` on the host."""
-    rollout, tok, count = result.rollout, ws.tokenizer, len(records) * stage.samples
+    rollout: Any = result.rollout  # numpy arrays
+    tok, count = ws.tokenizer, len(records) * stage.samples
     texts = [tok.decode(rollout.response_BR[i, : rollout.length_B[i]]) for i in range(count)]
     owners = [record for record in records for _ in range(stage.samples)]
-    reward_B, how = result.reward_B, ws.cfg.data.answer
+    reward_B: Any = result.reward_B
+    how = ws.cfg.data.answer
     oracles = ws.divide(
         lambda mine: [oracle_score(stage, texts[i], owners[i], float(reward_B[i])) for i in mine],
         count,

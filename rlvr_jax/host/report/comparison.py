@@ -177,7 +177,7 @@ def curves(groups: list[list[Compared]], labels: list[str]) -> list[Json]:
         keys = dict.fromkeys(key for stages in members for s in stages for key in s["series"])
         plots = []
         for key in keys:
-            lines = [
+            lines: list[Json] = [
                 {"label": label, "colour": i} | _line(stages, key)
                 for i, (label, stages) in enumerate(zip(labels, members, strict=True))
             ]

@@ -33,6 +33,7 @@ def load_evaluations(folder: Path) -> list[Json]:
         entry["verifier"] = numbers(row.get("verifier"))
         entry["ways"] = {way: numbers(row[way]) for way in WAYS if row.get(way) is not None}
         entry["ways"] = {way: table for way, table in entry["ways"].items() if table}
+        entry["intervals"] = _intervals(row.get("intervals"))
         entry["audit"] = _audit(row.get("audit"))
         found.append(entry)
 
@@ -65,6 +66,17 @@ def audits(stages: list[Json], evaluations: list[Json]) -> list[Json]:
         if entry["audit"]
     ]
     return rows
+
+
+def _intervals(table: object) -> dict[str, list[float | int]]:
+    """Return the 95 % interval over all domains of each way, where the evaluation has it."""
+    found = {}
+    for way, by_domain in table.items() if isinstance(table, dict) else ():
+        edges = by_domain.get("all") if isinstance(by_domain, dict) else None
+        low_high = [number(edge) for edge in edges] if isinstance(edges, list) else []
+        if way in WAYS and len(low_high) == 2 and None not in low_high:
+            found[way] = [edge for edge in low_high if edge is not None]
+    return found
 
 
 def _audit(table: object) -> Json:

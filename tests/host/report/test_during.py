@@ -1,8 +1,13 @@
 """The report of a run that goes on is written when it is due, and never costs the run."""
 
+import json
+from types import SimpleNamespace
+
 import pytest
 
+from rlvr_jax import train
 from rlvr_jax.host.report import command, during
+from rlvr_jax.host.runs.folder import Interrupted, RunError
 
 
 class Clock:
@@ -55,3 +60,15 @@ def test_a_failure_is_said_once(tmp_path, monkeypatch, capsys, error):
     reporter.write()
     said = capsys.readouterr().err
     assert said == f"the report could not be written, and the run goes on: {error}\n"
+
+
+@pytest.mark.parametrize("error", [Interrupted(15), RunError("an alarm stops the run")])
+@pytest.mark.parametrize(("first", "begun"), [(True, True), (False, True), (True, False)])
+def test_a_stopped_run_has_its_report(tmp_path, error, first, begun):
+    row = {"stage": "rl", "step": 3, "reward/mean": 0.5}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    team = SimpleNamespace(first=first)
+    run = SimpleNamespace(folder=tmp_path, team=team, begun=lambda: begun)
+    with pytest.raises(type(error)), train._reported(run):
+        raise error
+    assert (tmp_path / "report.html").exists() == (first and begun)

@@ -57,6 +57,14 @@ def test_odd_evaluations(tmp_path, text):
         assert found[0]["ways"] == {"accuracy": {"all": 0.5}}
 
 
+def test_intervals_of_an_evaluation(tmp_path):
+    given = {"greedy": {"all": [0.4, 0.6], "sum": [0, 1]}, "accuracy": {"all": [None, 1]}, "x": 3}
+    result = {"greedy": {"all": 0.5}, "intervals": given}
+    (tmp_path / "x.json").write_text(json.dumps(result))
+    (found,) = evaluations.load_evaluations(tmp_path)
+    assert found["intervals"] == {"greedy": [0.4, 0.6]}
+
+
 def test_audits_of_rewards_and_of_evaluations(tmp_path):
     values = {"audit/false_positive": 0.1, "audit/worst": 0.9, "audit/other": 1}
     (tmp_path / "after.json").write_text(json.dumps({"name": "after", "audit": values}))

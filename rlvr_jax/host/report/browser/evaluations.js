@@ -55,7 +55,7 @@ function waysTable() {
   const ways = Object.keys(DATA.ways).filter(k => DATA.evals.some(e => has(all(e, k))));
   if (ways.length < 2) return null;
   return [h("h3", {}, "Ways to answer"), table(["Evaluation", "Problems", "k", ...ways.map(k => DATA.ways[k])],
-    DATA.evals.map(e => [e.name, has(e.n) ? pretty(e.n) : "–", e.samples ?? "–", ...ways.map(k => percent(all(e, k)))]))];
+    DATA.evals.map(e => [e.name, has(e.n) ? pretty(e.n) : "–", e.samples ?? "–", ...ways.map(k => [percent(all(e, k)), e.intervals[k] ? h("small", {}, h("br"), e.intervals[k].map(v => (100 * v).toFixed(0)).join(" to ")) : ""])]))];
 }
 function verifierTable() {
   const judged = DATA.evals.filter(e => Object.keys(e.verifier).length);

@@ -17,7 +17,7 @@ function plots(stage) {
   for (const key of bands.keys()) hidden.add(key.slice(0, -4) + "min").add(key.slice(0, -4) + "max");
   for (const [key, column] of Object.entries(stage.series)) {
     const seen = column.filter(has);
-    if (hidden.has(key) || key.startsWith("audit/")) continue;
+    if (hidden.has(key) || /^(audit|eval\/accuracy)\//.test(key)) continue;  // they are above
     if (seen.every(v => v === seen[0]) && !bands.has(key)) { constant.push([key, seen[0]]); continue; }
     const lost = stage.nonfinite[key], b = bands.get(key);
     const note = [NOTES.get(key), b && (b.deviation ? "The band is one deviation to each side, in that step." : "The band is minimum to maximum of that step."),

@@ -12,6 +12,7 @@ import hashlib
 import html
 import json
 import re
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,26 +25,30 @@ SCRIPTS = ("nodes", "numbers", "plots", "strips", "evaluations", "rollouts", "co
 BLOCK = '<script type="application/json" id="{}">{}</script>'
 
 
-def write_page(target: Path, data: Json, sets: list[Json]) -> None:
+def write_page(target: Path, data: Json, sets: Iterable[Json]) -> None:
     """Write a page, and its rollouts beside it if they are many; what was there is replaced.
 
     `data` is what the page shows at once, and `sets` its rollouts (`rollouts`), each with the
-    `problems` that are read when the set is chosen.
+    `problems` that are read when the set is chosen.  The sets are taken one by one, so that a run
+    that writes its own report needs little memory for it.
     """
-    shown = [fitting(found["problems"]) for found in sets]
-    blocks = [embed(problems) for problems in shown]
-    heads = [_head(found, problems) for found, problems in zip(sets, shown, strict=True)]
+    heads: list[Json] = []
+    blocks: list[str] = []
     beside = target.with_name(f"{target.stem}_rollouts")
-    apart = sum(map(len, blocks)) + len(embed(data)) > MAX_BYTES
-    if apart:
-        heads = [head | {"file": f"{beside.name}/{i}.js"} for i, head in enumerate(heads)]
-        _write_beside(beside, blocks)
-    inside = [] if apart else blocks
-    block = embed(data | {"sets": heads})
-    page = render(str(data["name"]), block, inside, apart)
+    size, apart = len(embed(data)), False
+    for i, found in enumerate(sets):
+        problems = fitting(found["problems"])
+        block = embed(problems)
+        heads.append(_head(found, problems) | {"file": f"{beside.name}/{i}.js"})
+        size += len(block)
+        blocks.append(block)
+        if apart or size > MAX_BYTES:
+            _write_beside(beside, i + 1 - len(blocks), blocks)
+            blocks, apart = [], True
+    page = render(str(data["name"]), embed(data | {"sets": heads}), blocks, apart)
     whole_file.write_whole(target, page)  # so that a browser never opens an incomplete page
-    if not apart and beside.is_dir():
-        _remove_from(beside, 0)
+    if beside.is_dir():
+        _remove_from(beside, len(heads) if apart else 0)
 
 
 def _head(found: Json, problems: list[Json]) -> Json:
@@ -59,12 +64,11 @@ def fitting(problems: list[Json]) -> list[Json]:
     return problems
 
 
-def _write_beside(folder: Path, blocks: list[str]) -> None:
-    """Write one script for each set of rollouts, and remove those of an earlier page."""
+def _write_beside(folder: Path, first: int, blocks: list[str]) -> None:
+    """Write one script for each set of rollouts, from number `first` on."""
     folder.mkdir(exist_ok=True)
-    for i, block in enumerate(blocks):
+    for i, block in enumerate(blocks, first):
         whole_file.write_whole(folder / f"{i}.js", f"receiveSet({i}, {block});\n")
-    _remove_from(folder, len(blocks))
 
 
 def _remove_from(folder: Path, first: int) -> None:

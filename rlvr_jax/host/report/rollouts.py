@@ -5,7 +5,7 @@ rollouts; equal ones are counted and shown once.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +14,49 @@ from rlvr_jax.host.report.records import MAX_TEXT, Json, iterate_rows, number, s
 MAX_FILES = 40  # sample files of a run, and again answer files of its evaluations
 MAX_ROLLOUTS = 2000  # of one file
 MAX_PIECES = 4096  # tokens of one rollout
+MAX_TOKENS = 500_000  # of one file: about as many as a page can hold with their values
 RIGHT, WRONG, CUT, CRASHED = "right", "wrong", "cut off", "crashed"
 STATUSES = (RIGHT, WRONG, CUT, CRASHED)
 TOKEN_VALUES = ("logprob", "ratio", "token_reward", "advantage")
 _SHARED = ("question", "reference", "domain", "prompt")  # what the rollouts of a problem share
 
 
-def load_samples(folder: Path) -> list[Json]:
-    """Load rollouts of at most MAX_FILES evenly spaced sample files, in order of steps."""
+def load_samples(folder: Path) -> Iterator[Json]:
+    """Load the rollouts of evenly spaced sample files, MAX_FILES at most, in order of steps."""
 
     def place(path: Path) -> tuple[str, int]:
         match = re.fullmatch(r"(.*?)(\d+)", path.stem)
         return (match[1], int(match[2][-15:])) if match else (path.stem, -1)
 
     paths = sorted(folder.glob("*.jsonl"), key=place)
-    sets = []
     for path in (paths[i] for i in spread(len(paths), MAX_FILES)):
         prefix, step = place(path)
         label = prefix.removesuffix("_").removesuffix("step").strip("_")
-        sets.append(_load_set(path, label, "rollouts", step if step >= 0 else None))
-    return [found for found in sets if found["total"]]
+        yield from _load_set(path, label, "rollouts", step if step >= 0 else None)
 
 
-def load_answers(folder: Path) -> list[Json]:
+def load_answers(folder: Path) -> Iterator[Json]:
     """Load the kept answers of at most MAX_FILES evaluations."""
-    paths = sorted(folder.glob("*.jsonl"))[:MAX_FILES]
-    sets = [_load_set(path, path.stem, "answers", None) for path in paths]
-    return [found for found in sets if found["total"]]
+    for path in sorted(folder.glob("*.jsonl"))[:MAX_FILES]:
+        yield from _load_set(path, path.stem, "answers", None)
 
 
-def _load_set(path: Path, label: str, kind: str, step: float | None) -> Json:
-    rows: list[Json] = []
-    total = 0
+def _load_set(path: Path, label: str, kind: str, step: float | None) -> Iterator[Json]:
+    """Yield the set of a file; nothing if it has no rollout."""
+    kept: list[Json] = []
+    total = tokens = 0
     for row in iterate_rows(path):
         if row is None:
             continue
+        if step is None and not total:
+            step = number(row.get("step"))
         total += 1
-        if len(rows) < MAX_ROLLOUTS:
-            rows.append(row)
-    if step is None and rows:
-        step = number(rows[0].get("step"))
-    problems = group_by_problem(map(rollout, rows))
-    return {"label": label, "kind": kind, "step": step, "total": total, "problems": problems}
+        if len(kept) < MAX_ROLLOUTS and tokens < MAX_TOKENS:
+            kept.append(rollout(row))
+            tokens += len(kept[-1].get("pieces", ()))
+    if total:
+        problems = group_by_problem(kept)
+        yield {"label": label, "kind": kind, "step": step, "total": total, "problems": problems}
 
 
 def rollout(row: Json) -> Json:

@@ -2,6 +2,7 @@
 
 import re
 import statistics
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,10 @@ def load_run(run: Path) -> Json:
     return data
 
 
-def load_sets(run: Path) -> list[Json]:
+def load_sets(run: Path) -> Iterator[Json]:
     """Load the sets of rollouts of a run: those of its training steps, then its evaluations'."""
-    return rollouts.load_samples(run / "samples") + rollouts.load_answers(run / "eval")
+    yield from rollouts.load_samples(run / "samples")
+    yield from rollouts.load_answers(run / "eval")
 
 
 def planned_stages(config: str | None) -> dict[str, Json]:

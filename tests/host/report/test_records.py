@@ -80,7 +80,7 @@ def rolled(tmp_path, rows, name="rl_step_000007.jsonl"):
     folder = tmp_path / "samples"
     folder.mkdir(exist_ok=True)
     (folder / name).write_text("\n".join(map(json.dumps, rows)) + "\n")
-    return rollouts.load_samples(folder)
+    return list(rollouts.load_samples(folder))
 
 
 def test_odd_rollouts(tmp_path):
@@ -168,6 +168,13 @@ def test_sizes_are_capped(tmp_path):
     assert len(found[-1]["problems"][0]["rollouts"]) == rollouts.MAX_ROLLOUTS
     (shown,) = found[0]["problems"][0]["rollouts"]
     assert shown == {"text": "x" * records.MAX_TEXT, "cut": True, "times": 2}
+
+
+def test_long_rollouts_of_a_file_are_few(tmp_path, monkeypatch):
+    monkeypatch.setattr(rollouts, "MAX_TOKENS", 10)
+    rows = [{"response": str(i), "pieces": ["x"] * 4} for i in range(9)]
+    (found,) = rolled(tmp_path, rows)
+    assert found["total"] == 9 and len(found["problems"][0]["rollouts"]) == 3
 
 
 def test_spread_keeps_both_ends():

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import yaml
 
 from rlvr_jax.config import Config, SourceConfig, TokenizerStage
-from rlvr_jax.host.runs import report, settings
+from rlvr_jax.host.report import notes
+from rlvr_jax.host.runs import settings
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Written by `python docs/write_reference.py`; edit the sources that it reads. -->"
@@ -78,8 +79,8 @@ def config_page() -> str:
 def metrics_page() -> str:
     """Write the page about the metrics that the report explains."""
     lines = ["| metric | healthy | in a healthy run |", "|---|---|---|"]
-    for name, note in report.METRIC_NOTES.items():
-        low, high = report.HEALTHY.get(name, (None, None))
+    for name, note in notes.METRIC_NOTES.items():
+        low, high = notes.HEALTHY.get(name, (None, None))
         limits = [
             f"{low:g} or more" if low is not None else "",
             f"at most {high:g}" if high is not None else "",

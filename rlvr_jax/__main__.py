@@ -16,7 +16,7 @@ COMMANDS = {
     "evaluate": "Measure a run, a model or an endpoint on problems, with intervals.",
     "generate": "Print one response of a model, or answer a file of prompts.",
     "convert": "Write what a stage trained as a Hugging Face folder.",
-    "report": "Turn a run folder into one page that needs no network.",
+    "report": "Turn a run folder into one page that needs no network, or compare several.",
     "audit": "Attack the reward of a config.",
     "plan": "Compile a config for a slice that is not here: memory, time and cost.",
     "jobs": "Write the file that starts a run on a cluster.",

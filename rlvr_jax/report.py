@@ -6,7 +6,7 @@ if __name__ == "__main__":  # the imports take seconds: Ctrl-C ends them without
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-from rlvr_jax.host.runs.report import main
+from rlvr_jax.host.report.command import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

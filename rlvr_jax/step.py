@@ -113,7 +113,16 @@ def update(
         fate_X=round_.selection.fate_X,
         mean_X=round_.selection.mean_X,
         total_Q=_total_rewards(signals, setup),
+        tokens=_token_values(signals, credit),
     )
+
+
+def _token_values(signals: Signals, credit: Credit) -> dict[str, Array]:
+    """Return what differs between the tokens of a response: rewards of tokens, and advantages."""
+    values = {"advantage": credit.advantage_BR}
+    if signals.token_reward_BR is not None:
+        values["token_reward"] = signals.token_reward_BR
+    return values
 
 
 # ---- draw --------------------------------------------------------------------------------------

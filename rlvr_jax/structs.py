@@ -325,6 +325,8 @@ class StepResult(NamedTuple):
     fate_X: Array  # int32, the fate of each prompt that could be drawn, as in Selection
     mean_X: Array  # float32, the mean outcome of each of these prompts, as in Selection
     total_Q: Array  # float32, the mean total reward of each place
+    tokens: dict[str, Array] = {}  # name -> values of tokens [B, R], for the samples that are kept
+    parts: dict[str, Any] = {}  # name -> what the host's rewards are made of [B], for the same
 
 
 class UpdateResult(NamedTuple):

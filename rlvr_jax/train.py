@@ -23,7 +23,7 @@ import sys
 import time
 import traceback
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ from rlvr_jax.config import Config, Stage
 from rlvr_jax.finished_run import FinishedRun
 from rlvr_jax.host.processes import start
 from rlvr_jax.host.processes.team import Team, TeamError
-from rlvr_jax.host.runs import changes, compiles, log, pins, report, settings, takeover
+from rlvr_jax.host.report import command, during
+from rlvr_jax.host.runs import changes, compiles, log, pins, settings, takeover
 from rlvr_jax.host.runs.checkpoint import CheckpointError
 from rlvr_jax.host.runs.ending import run_process
 from rlvr_jax.host.runs.folder import Interrupted, Run, RunError
@@ -189,14 +190,26 @@ def train(
                 own_rules.try_own_rules(ws)
         if cfg.reads_items:
             by_role["grm"].write_problems()
-        for stage in cfg.stages:
-            _run_stage(stage, by_role[stage.role])
-            if signum := run.agree_to_stop():
-                raise Interrupted(signum)
+        with _reported(run):
+            for stage in cfg.stages:
+                _run_stage(stage, by_role[stage.role])
+                if signum := run.agree_to_stop():
+                    raise Interrupted(signum)
         if team.first:
             evaluate.summarise(ws)
-            report.write_report(run.folder)
+            command.write_report(run.folder)
     log.say(f"report: {run.folder / 'report.html'}")
+
+
+@contextlib.contextmanager
+def _reported(run: Run) -> Iterator[None]:
+    """Write the report of a run that stops in the block: its numbers are most wanted then."""
+    try:
+        yield
+    except (Interrupted, RunError):
+        if run.team.first and run.begun():
+            during.Reporter(run.folder).write()
+        raise
 
 
 def _run_stage(stage: Stage, ws: Workspace) -> None:

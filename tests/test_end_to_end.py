@@ -145,6 +145,12 @@ def test_rl_metrics_describe_the_samples(debug):
         assert logged["completion/truncated_frac"] == sum(row["truncated"] for row in rows) / 32
         assert sum(logged["reward/histogram"]) == 32
         assert all(len(row["piece_values"]) == len(row["pieces"]) for row in rows)
+        for row in rows:
+            ratios = row["token_values"]["ratio"]
+            assert len(ratios) == len(row["pieces"]) and min(ratios) > 0
+            assert row["parts"]["p1"] == pytest.approx(row["reward"], rel=1e-3)
+        prompts = [row["prompt"] for row in rows if "prompt" in row]
+        assert len(prompts) == len({row["question"] for row in rows}) and all(prompts)
         assert all(0 <= x <= 1 for x in rewards)
         assert max(max(row["piece_values"]) for row in rows) <= 0, "log-probabilities"
 

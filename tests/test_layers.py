@@ -67,6 +67,7 @@ WINGS = {
     "rules": {"files", "problems", "text", "workers"},
     "verdicts": {"files", "rules", "text", "workers"},
     "runs": {"files", "problems", "processes", "weights"},
+    "report": {"files", "runs"},
     "launching": {"plans", "runs"},
 }
 ENTRIES = {

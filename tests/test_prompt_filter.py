@@ -407,12 +407,12 @@ def run(shape, part_tokens: int, hosted: bool):
     def host_reward(asked, prompts, written, texts, on_error, key):
         reward_B = np.asarray(liked(written, likes[0]))
         rounds.append(jax.device_get((written, reward_B)))
-        return reward_B, {"verifier/p1_mean": float(reward_B.mean())}
+        return reward_B, {"verifier/p1_mean": float(reward_B.mean())}, {"p1": reward_B}
 
     with (
         jax.set_mesh(mesh),
         mock.patch.object(judging, "verify", verify),
-        mock.patch.object(host_rewards, "scorer", lambda *_: host_reward),
+        mock.patch.object(host_rewards, "part_scorer", lambda *_: host_reward),
     ):
         state = ws.new_state(STAGE.name, size, TX, "given")
         frozen = Frozen({}, {}, None, likes)

@@ -33,12 +33,16 @@ from rlvr_jax.stages import programs
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Array, Frozen, Prompts, Rollout, TrainState
 
+# What a reward is made of, each [B]: scores by name, and as "status" how its grading ended.
+Parts = dict[str, Any]
 # (records, their placed prompts, rollout, on_error, key of the round if a model samples votes)
-# -> rewards [B] by name, metrics
-Rewarder = Callable[..., tuple[dict[str, Array], dict[str, Any]]]
+# -> rewards [B] by name, metrics, parts
+Rewarder = Callable[..., tuple[dict[str, Array], dict[str, Any], Parts]]
 # (records, their placed prompts, rollout, texts of this process's rows, on_error, key of the round)
 # -> reward [B] of all rows, metrics
 Scorer = Callable[..., tuple[Any, dict[str, Any]]]
+# The same -> reward [B] of all rows, metrics, parts
+PartScorer = Callable[..., tuple[Any, dict[str, Any], Parts]]
 _SAID: set[tuple[str, str]] = set()  # rules and statuses about which a sentence was printed
 WIDER = 2  # columns of an answer in the verifier's own tokens, for each column of the policy's
 
@@ -54,24 +58,31 @@ def rewarder(
 
     The outcome is named `reward`; `also` maps the names of further rewards to their rules.
     """
-    score = scorer(stage, ws, frozen, workers)
+    score = part_scorer(stage, ws, frozen, workers)
 
     def reward(
         records: list, prompts: Prompts, rollout: Rollout, on_error: str, key: Array | None = None
     ):
         texts = response_texts(ws, rollout)
-        reward_B, metrics = score(records, prompts, rollout, texts, on_error, key)
+        reward_B, metrics, parts = score(records, prompts, rollout, texts, on_error, key)
         rewards = {"reward": np.asarray(reward_B, np.float32)}
         grade = functools.partial(score_by_rule, ws=ws, workers=workers, on_error=on_error)
         for name, rule in also.items():
             rewards[name], _ = grade(rule, records, texts, rollout)
-        return ws.place(rewards), metrics
+            parts = parts | {name: rewards[name]}
+        return ws.place(rewards), metrics, parts
 
     return reward
 
 
 def scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -> Scorer:
     """Return a function that computes the outcome reward of a rollout on the host."""
+    score = part_scorer(stage, ws, frozen, workers)
+    return lambda *args, **more: score(*args, **more)[:2]
+
+
+def part_scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -> PartScorer:
+    """Return a function that also tells what the outcome reward is made of."""
     cfg = stage.reward
     by_rule = functools.partial(score_by_rule, ws=ws, workers=workers)
     ask = None
@@ -83,16 +94,20 @@ def scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -
     def score(records, prompts, rollout, texts=None, on_error=cfg.on_error, key=None):
         rule_B = gate_B = np.ones(len(rollout.length_B), np.float32)
         metrics: dict[str, Any] = {}
+        parts: Parts = {}
         if texts is None and (cfg.hosted or ws.cfg.verifier_tokenizer):
             texts = response_texts(ws, rollout)
         if cfg.ruled:
-            rule_B, metrics = by_rule(cfg.rule, records, texts, rollout, on_error=on_error)
+            rule_B, results = by_rule(cfg.rule, records, texts, rollout, on_error=on_error)
+            metrics = jobs.status_metrics(results)
+            parts = {"rule": rule_B, "status": [result.status for result in results]}
         for gate in cfg.gates:
             passed_B, _ = by_rule(gate, records, texts, rollout, on_error=on_error)
             gate_B = gate_B * passed_B
+            parts[f"gate {Path(gate).stem}"] = passed_B
             metrics |= {f"gate/{Path(gate).stem}": float(passed_B.mean())}
         if ask is None:
-            return rule_B * gate_B, metrics
+            return rule_B * gate_B, metrics, parts
         judged_B, verdict_metrics = ws.fetch(ask(prompts, rollout, texts, key))
         reward_B = combine(cfg.source, rule_B, judged_B)
         if cfg.ruled:
@@ -100,7 +115,8 @@ def scorer(stage: Sampling, ws: Workspace, frozen: Frozen, workers: pool.Pool) -
             metrics |= {"rule/mean": float(rule_B.mean())}
             who = "grm" if cfg.by_grm else "verifier"
             metrics |= {f"{who}/disagree_frac": float(differ_B.mean())}
-        return reward_B * gate_B, metrics | verdict_metrics
+        parts["votes" if cfg.by_grm else "p1"] = judged_B
+        return reward_B * gate_B, metrics | verdict_metrics, parts
 
     return score
 
@@ -122,11 +138,11 @@ def score_by_rule(
     ws: Workspace,
     workers: pool.Pool,
     on_error: str = "stop",
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[np.ndarray, list[pool.Result]]:
     """Score each response with a rule, 0 where the response was truncated.
 
     `texts` are those of this process's rows, which its own workers grade.  Returns the scores [B]
-    of all rows, and metrics of all workers.
+    and the results of all rows.
 
     Raises:
       RunError: the user's own rule failed on an answer, and `on_error` is `stop`.
@@ -137,7 +153,7 @@ def score_by_rule(
     numbers = ws.own_numbers(rows)
     results = grade(rule, numbers, texts, [owners[i] for i in numbers], ws, workers, on_error)
     scores_B = np.array([result.score for result in results], np.float32)
-    return scores_B * ~ws.fetch(rollout.truncated_B), jobs.status_metrics(results)
+    return scores_B * ~ws.fetch(rollout.truncated_B), results
 
 
 def grade(

@@ -12,6 +12,7 @@ from rlvr_jax import optim
 from rlvr_jax.config import Trained
 from rlvr_jax.host.hardening import alarms
 from rlvr_jax.host.problems import dataset
+from rlvr_jax.host.report import during
 from rlvr_jax.host.runs import changes, log
 from rlvr_jax.host.runs.changes import Progress
 from rlvr_jax.host.runs.checkpoint import Checkpoints, compute_fingerprint, steps_in
@@ -71,6 +72,7 @@ def run(
     team = ws.run.team
     rate = optim.learning_rate_schedule(stage.optim, stage.steps * stage.updates)
     compiles = Compiles()
+    reporter = during.Reporter(ws.run.folder) if team.first else None
     with Checkpoints(ws.run.checkpoints(stage.name), keep=stage.keep) as checkpoints:
         start, state = _restore(ws, stage, checkpoints, state, stream, len(source))
         rows = team.share("metrics", lambda: ws.run.metrics.load_rows(stage.name))
@@ -85,16 +87,17 @@ def run(
             memory.say(stage, ws, state, work.frozen or Frozen({}, {}))
         with contextlib.closing(log.Bar(stage.name, stage.steps, start)) as bar:
             for step in range(start + 1, stage.steps + 1):
-                began = time.monotonic()
+                began, compiled = time.monotonic(), compiles.seconds
                 records = stream.take(stage.rounds * batch)
                 with guard_transfers():
                     state, values, unplaced = work.advance(state, records)
                     values = ws.fetch(values)
                 stream.give_back(unplaced)
-                seconds = time.monotonic() - began
+                seconds, compiled = time.monotonic() - began, compiles.seconds - compiled
                 values["policy/lr"] = np.float32(rate((step - 1) * stage.updates))
                 count = compiles.count(work.compiled)
                 values |= _speed(values, seconds, count, compiles.seconds)
+                values["time/compile"] = compiled
                 values |= work.examine(step, state)
                 if "filter/rounds" in values:
                     values["filter/queue"] = float(len(stream))
@@ -114,6 +117,8 @@ def run(
                 aimed = goal.reached or goal.best is not None and goal.best[0] == step
                 if signum or planned or watch.saves or aimed:
                     _save(ws, stage, checkpoints, state, stream, len(source))
+                if reporter:
+                    reporter.write_if_due()
                 if signum or watch.stops:
                     checkpoints.wait()
                     raise Interrupted(signum) if signum else RunError(watch.reason(stage))

@@ -72,7 +72,7 @@ def split_step(
     def take_step(state: TrainState, records: list[Any]) -> UpdateResult:
         prompts = ws.place_own(ws.columns(ws.own(records)))
         rollout, _ = write(state, frozen, prompts)
-        rewards, metrics = reward(
+        rewards, metrics, _ = reward(
             records, prompts, rollout, host_rewards.on_rule_error(setup.stage, state)
         )
         result = update(state, frozen, rollout, rewards["reward"])

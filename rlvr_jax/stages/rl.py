@@ -10,10 +10,8 @@ import numpy as np
 
 from rlvr_jax import prompt_filter, step
 from rlvr_jax.config import RlStage
-from rlvr_jax.host import rules
-from rlvr_jax.host.runs import log
 from rlvr_jax.host.workers import pool
-from rlvr_jax.stages import host_rewards, loop, programs, sampled
+from rlvr_jax.stages import host_rewards, kept_samples, loop, programs, sampled
 from rlvr_jax.stages.examine import Examiner
 from rlvr_jax.stages.experience import Experience
 from rlvr_jax.stages.judged_answers import Collector
@@ -41,6 +39,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
     problems = sampled.unjudged_problems(stage, ws)
     experience = Experience(stage, problems, ws.seed(stage.name))
     collector = Collector(stage, ws) if stage.collect else None
+    keep = kept_samples.keeper(stage, ws, frozen)
     with contextlib.ExitStack() as stack:
         if collector is not None:
             stack.callback(collector.close)
@@ -70,7 +69,7 @@ def run(stage: RlStage, ws: Workspace) -> dict:
             if collector is not None:
                 collector.step(number, placed, result.rollout, result.reward_B)
             if placed and (number % stage.sample_every == 0 or number == stage.steps):
-                extra |= {"oracle/gap": _show_samples(ws, stage, number, placed, result)}
+                extra |= {"oracle/gap": keep(number, placed, result)}
             return result.state, {**result.metrics, **extra}, waiting
 
         compiled = "update" if hosted else "train_step"
@@ -126,84 +125,36 @@ def split_step(
         rollout, decoded, greedy = write(state, prompts, of_round, frozen.base)
         on_error = host_rewards.on_rule_error(stage, state)
         key = round_key(state, ws.replicate(np.int32(number)))
-        rewards, metrics = reward(records, prompts, rollout, on_error, key)
+        rewards, metrics, parts = reward(records, prompts, rollout, on_error, key)
         outcome = Outcome(rewards, baseline_Q=prompts.baseline_Q)
         if greedy is not None:
             outcome = outcome._replace(greedy=reward(records, prompts, greedy, on_error, key)[0])
-        return rollout, decoded, greedy, outcome, ws.fetch(metrics)
+        return rollout, decoded, greedy, outcome, (ws.fetch(metrics), parts)
 
-    def draw(state: TrainState, records: list[Any]) -> tuple[prompt_filter.Held, dict[str, Any]]:
-        """Do the same as `step.draw`, with the host's rewards."""
+    def draw(state: TrainState, records: list[Any]) -> tuple[prompt_filter.Held, list[Any]]:
+        """Do the same as `step.draw`, with the host's rewards: metrics and parts of each round."""
         if not stage.filter.on:
-            rollout, decoded, greedy, outcome, metrics = one_round(state, records, 0)
-            return keep_all(rollout, decoded, greedy, outcome), metrics
-        rollout, decoded, _, outcome, metrics = one_round(state, records[: stage.prompts], 0)
+            rollout, decoded, greedy, outcome, told = one_round(state, records, 0)
+            return keep_all(rollout, decoded, greedy, outcome), [told]
+        rollout, decoded, _, outcome, told = one_round(state, records[: stage.prompts], 0)
         held = no_groups(rollout, outcome, stage.filter.rounds)
         held = add_round(held, rollout, decoded, outcome)
-        every = [metrics]
+        every = [told]
         while jax.device_get(more_rounds(held)):
             start = len(every) * stage.prompts
             of_round = records[start : start + stage.prompts]
-            rollout, decoded, _, outcome, metrics = one_round(state, of_round, len(every))
+            rollout, decoded, _, outcome, told = one_round(state, of_round, len(every))
             held = add_round(held, rollout, decoded, outcome)
-            every.append(metrics)
-        return held, {name: np.mean([metrics[name] for metrics in every]) for name in every[0]}
+            every.append(told)
+        return held, every
 
     def take_step(state: TrainState, records: list[Any]) -> StepResult:
-        held, metrics = draw(state, records)
+        held, every = draw(state, records)
+        metrics = [metrics for metrics, _ in every]
+        means = {name: np.mean([x[name] for x in metrics]) for name in metrics[0]}
         result = update(state, frozen, held.round, held.outcome)
-        return result._replace(metrics={**result.metrics, **metrics})
+        fate_X = ws.fetch(result.fate_X)
+        parts = kept_samples.placed_parts([x for _, x in every], fate_X, stage.samples)
+        return result._replace(metrics={**result.metrics, **means}, parts=parts)
 
     return take_step
-
-
-def oracle_score(stage: RlStage, text: str, record: Any, reward: float) -> float:
-    """Return the score of the task's own rule, or the reward where that is the truth already.
-
-    A rule of the user's own runs in the pool only, and a judgement of a preference item is rewarded
-    by the item's truth.
-    """
-    if stage.reward.rule or stage.role == "grm":
-        return reward
-    return rules.score_record(text, record)
-
-
-def _show_samples(
-    ws: Workspace, stage: RlStage, number: int, records: list[Any], result: StepResult
-) -> float:
-    """Write all rows of a step to disk, and print one row for each of a few prompts.
-
-    Returns the mean reward minus the mean score of the oracle.
-    """
-    rollout, reward_B, advantage_B = ws.fetch((result.rollout, result.reward_B, result.advantage_B))
-    tok, rows = ws.tokenizer, []
-    count = len(records) * stage.samples
-    texts = [tok.decode(rollout.response_BR[i, : rollout.length_B[i]]) for i in range(count)]
-    owners = [record for record in records for _ in range(stage.samples)]
-    oracles = ws.divide(
-        lambda mine: [oracle_score(stage, texts[i], owners[i], float(reward_B[i])) for i in mine],
-        count,
-    )
-    for i, (reward, text, oracle) in enumerate(zip(reward_B, texts, oracles, strict=False)):
-        record, length = owners[i], int(rollout.length_B[i])
-        ids = rollout.response_BR[i, :length]
-        rows.append(
-            {
-                "step": number,
-                "domain": record["domain"],
-                "question": record["question"],
-                "reference": record["reference"],
-                "response": text,
-                "reward": reward,
-                "advantage": advantage_B[i],
-                "oracle": oracle,
-                "truncated": bool(rollout.truncated_B[i]),
-                "pieces": tok.pieces(ids),
-                "piece_values": rollout.logprob_BR[i, :length],
-            }
-        )
-    ws.run.write_samples(stage.name, number, rows)
-    head = ["question", "reference", "response", "reward", "advantage"]
-    few = rows[:: stage.samples * max(1, stage.prompts // 4)]
-    log.table(f"{stage.name} step {number}", head, [[row[h] for h in head] for row in few])
-    return float(np.mean([row["reward"] - row["oracle"] for row in rows]))

@@ -24,7 +24,7 @@ from rlvr_jax.config import (
 )
 from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.runs.folder import Run
-from rlvr_jax.stages import rl
+from rlvr_jax.stages import kept_samples, rl
 from rlvr_jax.stages.experience import Experience
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Prompts, StepResult
@@ -166,7 +166,7 @@ def train(tmp_path, monkeypatch):
         stages=(stage,),
     )
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    monkeypatch.setattr(rl, "_show_samples", lambda *_: 0.0)
+    monkeypatch.setattr(kept_samples, "keeper", lambda *_: lambda *_: 0.0)
 
     def made_up(log, setup, ws, state, frozen, workers, place):
         def take_step(state, records):

@@ -27,7 +27,17 @@ from rlvr_jax.config import (
 )
 from rlvr_jax.host.problems import dataset, preference
 from rlvr_jax.host.runs.folder import Interrupted, Run, RunError
-from rlvr_jax.stages import compare, host_rewards, meta, rft, rl, sampled, sft, vote
+from rlvr_jax.stages import (
+    compare,
+    host_rewards,
+    kept_samples,
+    meta,
+    rft,
+    rl,
+    sampled,
+    sft,
+    vote,
+)
 from rlvr_jax.stages.grm_workspace import PART, GrmWorkspace, demonstration
 from rlvr_jax.stages.workspace import Workspace
 
@@ -273,11 +283,11 @@ def test_a_hint_that_makes_a_prompt_too_long_is_not_given(tmp_path, on_mesh):
 def test_a_judgement_is_its_own_oracle():
     item = preference.build_record(preference.Item("q?", ("a", "b"), 0))
     judge = RlStage(reward=RewardConfig(source="preference"))
-    assert rl.oracle_score(judge, "\\boxed{9, 2}", item, 1.0) == 1.0
+    assert kept_samples.oracle_score(judge, "\\boxed{9, 2}", item, 1.0) == 1.0
     sums = {"task": "sum", "answer": "4", "reference": "4", "question": "What is 2 + 2?"}
     policy = RlStage()
-    assert rl.oracle_score(policy, "4", sums, 0.0) == 1.0
-    assert rl.oracle_score(policy, "5", sums, 1.0) == 0.0
+    assert kept_samples.oracle_score(policy, "4", sums, 0.0) == 1.0
+    assert kept_samples.oracle_score(policy, "5", sums, 1.0) == 0.0
 
 
 def test_a_stage_gets_the_models_and_tables_that_it_reads(tmp_path, on_mesh):

@@ -16,7 +16,7 @@ from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.runs.checkpoint import Checkpoints
 from rlvr_jax.host.runs.folder import Run
 from rlvr_jax.host.runs.stream import Stream
-from rlvr_jax.stages import rl
+from rlvr_jax.stages import kept_samples, rl
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import StepResult
 
@@ -139,7 +139,7 @@ def train(tmp_path, monkeypatch):
         stages=(stage,),
     )
     mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    monkeypatch.setattr(rl, "_show_samples", lambda *_: 0.0)
+    monkeypatch.setattr(kept_samples, "keeper", lambda *_: lambda *_: 0.0)
 
     def train():
         log: list = []

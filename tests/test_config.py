@@ -177,7 +177,7 @@ def test_the_default_tasks_are_tasks():
         (lambda: MeshConfig(letters={"DN": ()}), "'DN' is not one of D, N, K, F, V"),
         (lambda: MeshConfig(letters={"": ()}), "'' is not one of D, N, K, F, V"),
         (lambda: MeshConfig(letters={"K": ("rows",)}), "'rows' is not an axis"),
-        (lambda: DataConfig(test=0), "test must be at least 1"),
+        (lambda: DataConfig(test=-1), "needs sft, label, train, test and tail_columns of at"),
         (lambda: SampleConfig(top_p=0), "0 < top_p <= 1"),
         (lambda: SampleConfig(top_p=1.5), "0 < top_p <= 1"),
         (lambda: SampleConfig(temperature=-1), "temperature >= 0"),

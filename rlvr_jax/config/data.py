@@ -22,7 +22,7 @@ class SourceConfig:
     file: str = option(
         "",
         "JSONL, JSON or parquet file of problems, in the layout of verl, open-instruct, TRL, "
-        "arXiv 2503.23829, multiple choice or preferences",
+        "arXiv 2503.23829, multiple choice, conversations or preferences",
     )
     test_file: str = option(
         "", "file of held-out problems; empty: a part of `file`, chosen by hash"
@@ -35,6 +35,11 @@ class SourceConfig:
     )
     weight: float = option(
         1.0, "share of this source in every split, relative to the other sources"
+    )
+    splits: tuple[Literal["sft", "label", "train", "test"], ...] = option(
+        (),
+        "splits that it serves, such as [sft]; empty: all, but of conversations without a "
+        "reference sft alone",
     )
     domain: str = option(
         "", "domain of its problems in reports; empty: the domain that each row names"
@@ -54,6 +59,8 @@ class SourceConfig:
         for name, of in (("params", "gym"), ("test_file", "file"), ("folder", "tfds")):
             if getattr(self, name) and not getattr(self, of):
                 raise ValueError(f"{name} belongs to a source of the kind {of}: leave it out")
+        if len(set(self.splits)) != len(self.splits):
+            raise ValueError("splits names a split twice")
         if self.unranked == "drop" and not self.file:
             raise ValueError("unranked belongs to a source of the kind file: leave it out")
         if not 0 < self.weight < math.inf:
@@ -142,8 +149,6 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "prompt_columns", "response_columns", "check_columns")
-        if self.test == 0:
-            raise ValueError("test must be at least 1, not 0")
         if self.tasks and self.sources:
             raise ValueError("give either tasks or sources: a task is not mixed with other sources")
         if len(set(self.check_templates)) != len(self.check_templates) or not self.check_templates:

@@ -18,7 +18,7 @@ SYSTEM = {"role": "system", "content": "Think first."}
 
 def source(**changes):
     empty = {"gym": "", "params": {}, "file": "", "test_file": "", "tfds": "", "folder": ""}
-    other = {"weight": 1.0, "domain": "", "unranked": "refuse", "suffix": ""}
+    other = {"weight": 1.0, "domain": "", "unranked": "refuse", "suffix": "", "splits": ()}
     return SimpleNamespace(**empty | other | changes)
 
 

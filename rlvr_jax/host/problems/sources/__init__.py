@@ -22,6 +22,7 @@ from rlvr_jax.host.problems import option_lines, preference, ranked_answers
 from rlvr_jax.host.problems.dataset import Record
 from rlvr_jax.host.problems.sources import downloads, files, gym, toy, whole
 from rlvr_jax.host.problems.sources.whole import QUERY, Counts
+from rlvr_jax.host.text.conversation import is_conversation
 
 _END: Record = {}  # compared by identity, so no record equals it
 PATIENCE = 5000  # draws in a row without a new problem before a source counts as exhausted
@@ -95,11 +96,9 @@ def mix_sources(
             )
     for source in sources:
         check_source(source)
-    parts: dict[str, list[Any]] = {
-        split: ["all"] * len(sources) if n == "all" else _shares(n, [s.weight for s in sources])
-        for split, n in counts.items()
-    }
+    parts = _parts(sources, counts)
     held_out = [load_held_out(source) for source in sources]
+    counts = {split: n for split, n in counts.items() if split in parts}
     out: dict[str, list[Record]] = {split: [] for split in counts}
     seen: set[str] = set()
     owner: dict[str, str] = {}  # the split of a query, which several preference items may share
@@ -126,6 +125,43 @@ def mix_sources(
     for split, rows in out.items():
         random.Random(f"{split}/{seed}").shuffle(rows)
     return out
+
+
+def _parts(sources: Sequence[SourceConfig], counts: Counts) -> dict[str, list[Any]]:
+    """Return how many problems of each split each source gives: a number, or `all`.
+
+    A split that is `all`, and that no source serves, is left out.
+
+    Raises:
+      ValueError: no source serves a split that has a number.
+    """
+    parts: dict[str, list[Any]] = {}
+    talks = [_holds_conversations(source) for source in sources]
+    for split, count in counts.items():
+        weights = [
+            source.weight * (split in (source.splits or counts) and (split == "sft" or not talk))
+            for source, talk in zip(sources, talks, strict=True)
+        ]
+        if count == "all":
+            if any(weights):
+                parts[split] = ["all" if weight else 0 for weight in weights]
+            continue
+        if count and not any(weights):
+            raise ValueError(
+                f"data.{split} is {count} and no source has problems for it (conversations without "
+                f"a reference are for data.sft alone, others as `splits` says): set data.{split} "
+                "to 0, or add a source."
+            )
+        parts[split] = _shares(count, weights) if count else [0] * len(sources)
+    return parts
+
+
+def _holds_conversations(source: SourceConfig) -> bool:
+    """Return whether the first row of a file is a conversation without a reference."""
+    if not source.file:
+        return False
+    first = next(files.load_records(Path(source.file), "file:", drop_unranked=True), None)
+    return first is not None and is_conversation(first)
 
 
 def _stream(source: SourceConfig, order: str, seed: int) -> Iterator[Record | None]:
@@ -162,7 +198,13 @@ def _load(source: SourceConfig, split: str) -> list[Record]:
         path = Path(source.file if split == "train" else source.test_file)
         task = f"file:{Path(source.file).stem}"
         rows = files.load_records(path, task, drop_unranked=source.unranked == "drop")
-    return [_finish(row, source) for row in rows]
+    finished = [_finish(row, source) for row in rows]
+    if len({is_conversation(row) for row in finished}) > 1:
+        raise ValueError(
+            f"{_name(source)} has rows with a reference and conversations without one: put them "
+            "into two files."
+        )
+    return finished
 
 
 def _shuffled(rows: list[Record], order: str) -> Iterator[Record]:

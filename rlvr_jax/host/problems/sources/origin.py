@@ -42,8 +42,9 @@ def compute_origin(data: DataConfig, counts: Mapping[str, int | str], seed: int)
 
 def _describe_source(source: SourceConfig) -> dict[str, Any]:
     keys = dataclasses.asdict(source)
-    if source.unranked == "refuse":  # absent by default, as in the folders of older versions
-        del keys["unranked"]
+    for name, default in (("unranked", "refuse"), ("splits", ())):
+        if keys[name] == default:  # absent by default, as in the folders of older versions
+            del keys[name]
     return keys
 
 

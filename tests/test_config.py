@@ -196,6 +196,12 @@ def test_the_default_tasks_are_tasks():
             "leaves the value head at 0",
         ),
         (lambda: SftStage(steps=0), "steps must be at least 1"),
+        (lambda: SftStage(passes=2), "give steps or passes, not both"),
+        (lambda: SftStage(steps=0, passes=-1), "passes must be at least 0"),
+        (
+            lambda: RlStage(steps=0, passes=1, filter=config.FilterConfig(spread=True, rounds=2)),
+            "passes needs steps that take one batch each",
+        ),
         (lambda: config.VerifierStage(held_out=0), "held_out must be at least 1"),
         (lambda: ModelConfig(part_tokens=0), "part_tokens must be at least 1"),
         (lambda: ModelConfig(slots=-1), "slots >= 0"),

@@ -16,12 +16,13 @@ def run(stage: SftStage, ws: Workspace) -> dict:
     Returns the result for the stage's marker file.
     """
     cfg = ws.cfg
+    source = ws.demonstrations(stage)
+    stage = loop.counted(stage, len(source), stage.batch)
     tx = optim.make_optimizer(stage.optim, stage.steps)
     base = ws.base(stage.init, cfg.model)
     state = ws.new_state(stage.name, cfg.model, tx, stage.init)
     step = programs.jit_supervised(cfg.model, tx, state, ws.layout)
 
-    source = ws.demonstrations(stage)
     # Without conversations all tokens of the responses are learned, and no mask is needed.
     masked = any(is_conversation(record) for record in dataset.each(source))
 

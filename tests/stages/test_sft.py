@@ -15,6 +15,7 @@ from rlvr_jax.config import (
     ModelConfig,
     SftStage,
     SourceConfig,
+    passes,
 )
 from rlvr_jax.host.runs.folder import Run, RunError
 from rlvr_jax.stages import programs, sft
@@ -22,6 +23,7 @@ from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import UpdateResult
 
 SMALL = ModelConfig(layers=1, width=8, heads=1, kv_heads=1, head_size=8, feedforward=8, vocab=259)
+SUMS = SourceConfig(file="sums.jsonl")
 STAGE = SftStage(steps=3, batch=4)
 
 
@@ -107,3 +109,18 @@ def test_conversations_are_not_graded(make):
     check = ws.record_check([], "test")
     with pytest.raises(ValueError, match="a conversation without a reference, for sft stages"):
         check(ws.problems("sft")[0])
+
+
+def test_passes_become_steps(make, seen, capsys):
+    stage = SftStage(steps=0, passes=3, batch=5)
+    judged = SftStage(steps=0, passes=2, batch=64, name="more", others="items", role="grm")
+    rows = [{"messages": talk(i)} for i in range(20)]
+    ws = make(rows, sft=17, stages=(stage,))
+    known = passes.counted(stage, ws.cfg.data)
+    assert (known.steps, known.passes) == (9, 0), "3 * (17 // 5)"
+    assert passes.counted(stage, DataConfig(sources=(SUMS,), sft="all")) is stage
+    with jax.set_mesh(ws.mesh):
+        assert sft.run(stage, ws) == {"steps": 9}, "of a stage whose rows the config does not know"
+    assert len(seen) == 9
+    assert "sft: 3 passes over 17 rows in batches of 5 are 9 steps" in capsys.readouterr().out
+    assert passes.counted(judged, ws.cfg.data) is judged

@@ -22,6 +22,7 @@ from rlvr_jax.config import (
     Stage,
     check_preset,
     fill_preset,
+    passes,
 )
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import config_sentences
@@ -126,7 +127,9 @@ def parse(tree: dict[str, Any]) -> Config:
     tree = expand_home(dict(tree))
     if isinstance(tree.get("stages"), list):
         tree["stages"] = [_stage(item, f"stages.{i}") for i, item in enumerate(tree["stages"])]
-    return take_what_is_there(_validate(Config, tree, ""), tree)
+    cfg = take_what_is_there(_validate(Config, tree, ""), tree)
+    stages = tuple(passes.counted(stage, cfg.data) for stage in cfg.stages)
+    return dataclasses.replace(cfg, stages=stages)
 
 
 def take_what_is_there(cfg: Config, tree: Mapping[str, Any]) -> Config:
@@ -179,6 +182,8 @@ def _stage(tree: Any, where: str) -> Any:
     if not isinstance(tree, dict):
         raise ConfigError(f"{where}: a stage is a mapping; write `- stage: {tag}`")
     where = f"{where} ({tree.get('name', tag)})"
+    if tree.get("passes") and "passes" in keys(STAGES[tag]):
+        tree = {"steps": 0} | tree  # the default is a number of steps
     return _validate(STAGES[tag], _fill_preset(STAGES[tag], tree, where), where)
 
 

@@ -1,6 +1,7 @@
 """These config types name the problems and the widths of their token columns."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -33,6 +34,16 @@ class SourceConfig:
     folder: str = option(
         "", "folder with the downloaded files of `tfds` (its TFDS manual directory)"
     )
+    hub: str = option(
+        "",
+        "data set of the Hugging Face hub, such as openai/gsm8k, or NAME@REVISION; needs the "
+        "package huggingface_hub and a network",
+    )
+    subset: str = option("", "folder of a part of the data set of `hub`, such as main")
+    split: str = option("train", "split of the data set of `hub`")
+    test_split: str = option(
+        "", "split of `hub` with held-out problems; empty: a part of `split`, chosen by hash"
+    )
     weight: float = option(
         1.0, "share of this source in every split, relative to the other sources"
     )
@@ -54,8 +65,15 @@ class SourceConfig:
     )
 
     def __post_init__(self) -> None:
-        if sum(map(bool, (self.gym, self.file, self.tfds))) != 1:
-            raise ValueError("give exactly one of gym, file and tfds")
+        if sum(map(bool, (self.gym, self.file, self.tfds, self.hub))) != 1:
+            raise ValueError("give exactly one of gym, file, tfds and hub")
+        if not self.hub and (self.subset or self.test_split or self.split != "train"):
+            raise ValueError("subset, split and test_split belong to a source of the kind hub")
+        for name in ("subset", "split", "test_split"):
+            if not re.fullmatch(r"(?:\w[\w.-]*)?", getattr(self, name), re.ASCII):
+                raise ValueError(f"{name} must be a word, not {getattr(self, name)!r}")
+        if not self.split:
+            raise ValueError("split is empty: name a split of the data set, such as train")
         for name, of in (("params", "gym"), ("test_file", "file"), ("folder", "tfds")):
             if getattr(self, name) and not getattr(self, of):
                 raise ValueError(f"{name} belongs to a source of the kind {of}: leave it out")
@@ -67,7 +85,7 @@ class SourceConfig:
             raise ValueError(f"needs a finite weight > 0, not {self.weight}")
 
     def __hash__(self) -> int:  # a dict field has no hash of its own
-        return hash((self.gym, self.file, self.tfds, self.domain))
+        return hash((self.gym, self.file, self.tfds, self.hub, self.domain))
 
     __pydantic_config__ = STRICT
 

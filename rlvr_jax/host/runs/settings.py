@@ -25,7 +25,7 @@ from rlvr_jax.config import (
     passes,
 )
 from rlvr_jax.host import weights
-from rlvr_jax.host.runs import config_sentences
+from rlvr_jax.host.runs import config_sentences, hub_commits
 from rlvr_jax.host.runs.config_sentences import keys, unknown_key
 from rlvr_jax.host.runs.config_text import ConfigError, parse_yaml, read_config
 from rlvr_jax.host.runs.rounds import expand_rounds
@@ -76,6 +76,7 @@ def build(
     for override in overrides:
         _apply(tree, override)
     if sizes is not None:
+        hub_commits.pin(tree)
         for part in ("model", "verifier", "grm"):
             _fill_sizes(tree, part, sizes)
     return parse(tree)
@@ -135,12 +136,14 @@ def parse(tree: dict[str, Any]) -> Config:
 def take_what_is_there(cfg: Config, tree: Mapping[str, Any]) -> Config:
     """Let splits whose counts the tree does not give have all that files have.
 
-    A split that no stage reads is left empty.  Where a source is generated or downloaded, or has a
+    A split that no stage reads is left empty.  Where a source is generated or of `tfds`, or has a
     weight of its own, the defaults stay.
     """
     given = tree.get("data")
     sources, given = cfg.data.sources, given if isinstance(given, dict) else {}
-    if not sources or not all(x.file and x.weight == sources[0].weight for x in sources):
+    if not sources or not all(
+        (x.file or x.hub) and x.weight == sources[0].weight for x in sources
+    ):
         return cfg
     of_policies = [stage for stage in cfg.stages if stage.role == "policy"]
     read = {problems.split for stage in of_policies for problems in stage.splits}

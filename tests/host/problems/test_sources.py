@@ -18,7 +18,15 @@ SYSTEM = {"role": "system", "content": "Think first."}
 
 def source(**changes):
     empty = {"gym": "", "params": {}, "file": "", "test_file": "", "tfds": "", "folder": ""}
-    other = {"weight": 1.0, "domain": "", "unranked": "refuse", "suffix": "", "splits": ()}
+    other = {
+        "weight": 1.0,
+        "domain": "",
+        "unranked": "refuse",
+        "suffix": "",
+        "splits": (),
+        "hub": "",
+        "test_split": "",
+    }
     return SimpleNamespace(**empty | other | changes)
 
 

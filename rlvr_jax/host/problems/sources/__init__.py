@@ -20,7 +20,7 @@ from typing import Any
 from rlvr_jax.config import DataConfig, SourceConfig
 from rlvr_jax.host.problems import option_lines, preference, ranked_answers
 from rlvr_jax.host.problems.dataset import Record
-from rlvr_jax.host.problems.sources import downloads, files, gym, toy, whole
+from rlvr_jax.host.problems.sources import downloads, files, gym, hub_data, toy, whole
 from rlvr_jax.host.problems.sources.whole import QUERY, Counts
 from rlvr_jax.host.text.conversation import is_conversation
 
@@ -69,6 +69,10 @@ def check_source(source: SourceConfig) -> None:
         gym.check_gym_dataset(source.gym, source.params)
     elif source.tfds:
         downloads.check_download(source.tfds, Path(source.folder))
+    elif source.hub:
+        for split in filter(None, (source.split, source.test_split)):
+            for path in hub_data.find_files(source, split):
+                files.check_file(path)
     for path in filter(None, (source.file, source.test_file)):
         files.check_file(Path(path))
 
@@ -157,10 +161,10 @@ def _parts(sources: Sequence[SourceConfig], counts: Counts) -> dict[str, list[An
 
 
 def _holds_conversations(source: SourceConfig) -> bool:
-    """Return whether the first row of a file is a conversation without a reference."""
-    if not source.file:
+    """Return whether the first record of a source is a conversation without a reference."""
+    if not source.file and not source.hub:
         return False
-    first = next(files.load_records(Path(source.file), "file:", drop_unranked=True), None)
+    first = next(_records(source, "train"), None)
     return first is not None and is_conversation(first)
 
 
@@ -178,7 +182,21 @@ def load_held_out(source: SourceConfig) -> list[Record] | None:
     Raises:
       ValueError: the source cannot be read.
     """
-    return _load(source, "test") if source.tfds or source.test_file else None
+    kept = source.tfds or source.test_file or source.test_split
+    return _load(source, "test") if kept else None
+
+
+def _records(source: SourceConfig, split: str) -> Iterator[Record]:
+    """Read the problems of a file or a downloaded data set, for `train` or `test`."""
+    if source.tfds:
+        return downloads.load_records(source.tfds, Path(source.folder), split)
+    if source.hub:
+        return hub_data.load_records(
+            source, source.split if split == "train" else source.test_split
+        )
+    path = Path(source.file if split == "train" else source.test_file)
+    task = f"file:{Path(source.file).stem}"
+    return files.load_records(path, task, drop_unranked=source.unranked == "drop")
 
 
 def load_all(source: SourceConfig) -> list[Record]:
@@ -192,13 +210,7 @@ def load_all(source: SourceConfig) -> list[Record]:
 
 def _load(source: SourceConfig, split: str) -> list[Record]:
     """Load all problems of a file or a downloaded data set."""
-    if source.tfds:
-        rows = downloads.load_records(source.tfds, Path(source.folder), split)
-    else:
-        path = Path(source.file if split == "train" else source.test_file)
-        task = f"file:{Path(source.file).stem}"
-        rows = files.load_records(path, task, drop_unranked=source.unranked == "drop")
-    finished = [_finish(row, source) for row in rows]
+    finished = [_finish(row, source) for row in _records(source, split)]
     if len({is_conversation(row) for row in finished}) > 1:
         raise ValueError(
             f"{_name(source)} has rows with a reference and conversations without one: put them "
@@ -302,4 +314,6 @@ def _shares(count: int, weights: Sequence[float]) -> list[int]:
 def _name(source: SourceConfig) -> str:
     if source.gym:
         return f"reasoning-gym's {source.gym!r}"
+    if source.hub:
+        return f"the data set {source.hub} of the hub"
     return f"the data set {source.tfds!r}" if source.tfds else str(Path(source.file))

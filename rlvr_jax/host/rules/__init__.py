@@ -52,6 +52,7 @@ from rlvr_jax.host.rules import (
 from rlvr_jax.host.rules.by_task import check_task as check_task
 from rlvr_jax.host.rules.maths import equivalence, numeric
 from rlvr_jax.host.text import answers
+from rlvr_jax.host.text.accepted import accepted, as_listed
 from rlvr_jax.host.workers import pool
 
 Rule = Callable[[str, Mapping[str, Any]], float]
@@ -86,6 +87,8 @@ RECORD_CHECKS: dict[str, Callable[[Mapping[str, Any]], object]] = {
 }
 KINDS = (*_BY_REFERENCE, *_BY_RECORD)
 IMPORT_SECONDS = 20.0  # of processor time, to import a user's file
+# Kinds for which any of several accepted answers is right.
+ANY_OF = ("math", "exact", "text", "contains", "jaccard", "numeric", "choice", "task")
 # Kinds that look at the whole completion and need no answer in it.
 WHOLE = ("regex", "json", "format", "language", "code", "overlong", "repetition", "task")
 
@@ -167,9 +170,25 @@ def _checked(value: float) -> Grade:
 def find_rule(rule: str) -> Rule:
     """Return the function that grades by a rule, which is a kind or the path of a user's file.
 
+    Of a problem with several accepted answers, the kinds of ANY_OF give the best score, and the
+    others read the list as the data file wrote it.
+
     Raises:
       ValueError: the rule is neither a kind nor a Python file that `user_file` can load.
     """
+    grade_one = _find_plain(rule)
+    if rule not in ANY_OF:
+        return lambda completion, record: grade_one(completion, as_listed(record))
+
+    def grade_best(completion: str, record: Mapping[str, Any]) -> float:
+        if len(choices := accepted(record)) == 1:
+            return grade_one(completion, record)
+        return max(grade_one(completion, {**record, "reference": x}) for x in choices)
+
+    return grade_best
+
+
+def _find_plain(rule: str) -> Rule:
     if rule in _BY_REFERENCE:
         by_reference = _BY_REFERENCE[rule]
         return lambda completion, record: by_reference(completion, record["reference"])
@@ -213,7 +232,7 @@ def check_record(record: Mapping[str, Any], rule: str) -> None:
     if rule not in RECORD_CHECKS:
         return
     try:
-        RECORD_CHECKS[rule](record)
+        RECORD_CHECKS[rule](as_listed(record))
     except Exception as error:  # whatever a foreign row makes a check raise
         question = str(record.get("question", ""))[:60]
         raise ValueError(f"rule {rule} cannot grade the problem {question!r}: {error}") from error

@@ -78,7 +78,7 @@ LAYOUTS = {
     ),
     "verl, list": (
         VERL | {"reward_model": {"ground_truth": ["4", "four"]}},
-        {"reference": '["4", "four"]'},
+        {"reference": "4"},
     ),
     "verl, flat": (
         {"prompt": [user("2 + 2?")], "reward_model.ground_truth": "4", "reward_model.style": "r"}
@@ -564,6 +564,9 @@ def test_keep_is_a_view():
         ({"answer": '["34"]'}, "34"),
         ({"answer": "[1, 2]"}, "[1, 2]"),
         ({"answer": ["34"]}, "34"),
+        ({"answer": ["34", "thirty-four"]}, "34"),
+        ({"answer": [[1, 2], [3]]}, "[[1, 2], [3]]"),
+        ({"answer": [{"a": 1}, {"b": 2}]}, '[{"a": 1}, {"b": 2}]'),
     ],
 )
 def test_references_as_data_sets_write_them(row, reference):

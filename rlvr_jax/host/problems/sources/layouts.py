@@ -28,6 +28,7 @@ from rlvr_jax.host.problems.sources import (
 )
 from rlvr_jax.host.problems.sources.cells import is_given, parse_label, parse_structure
 from rlvr_jax.host.problems.sources.prompts import check_text, parse_messages
+from rlvr_jax.host.text import accepted
 
 Row = dict[str, Any]
 PROMPTS = ("prompt", "question", "problem", "query")
@@ -72,9 +73,12 @@ def parse_record(row: Row, task: str) -> Record:
     for message in messages:
         check_text("prompt", message["content"])
         references.check_backslashes("prompt", message["content"])
+    extra = _extra(row)
     if not _is_complete(row) and (listed := options.find_options(row)):
         messages[-1]["content"] = options.list_options(messages[-1]["content"], listed)
         gold = options.choose_option(row, listed)
+    elif choices := references.parse_choices(parts.reference):
+        gold, extra = choices[0], accepted.with_accepted(extra, choices, parts.reference)
     else:
         gold = references.parse_reference(parts.reference)
     if not gold:
@@ -86,7 +90,7 @@ def parse_record(row: Row, task: str) -> Record:
             "demonstration": parts.solution or gold,
             "domain": _domain(row) or task.partition(":")[2],
         },
-        **{"task": task, "extra": _extra(row)},
+        **{"task": task, "extra": _dumped(extra)},
         # A system prompt says how to answer; it is no part of the problem.
         "key": dataset.problem_key(*(m["content"] for m in messages if m["role"] != "system")),
         "messages": json.dumps(messages, ensure_ascii=False) if len(messages) > 1 else "",
@@ -158,12 +162,16 @@ def _ends_with_answer(messages: Any) -> bool:
     return isinstance(last, dict) and last.get("role") == "assistant"
 
 
-def _extra(row: Row) -> str:
+def _dumped(extra: Row) -> str:
+    # JSON has no dates, decimals and bytes, which parquet has; they become text.
+    return json.dumps(extra, ensure_ascii=False, default=str) if extra else ""
+
+
+def _extra(row: Row) -> Row:
     info = parse_structure(row.get("extra_info"))
     if isinstance(info, str) and info.lstrip()[:1] == "{":
         raise ValueError("its extra_info is text, but no JSON object: repair it.")
     extra = dict(info) if isinstance(info, dict) else {}
     if isinstance(ability := row.get("ability"), str):
         extra.setdefault("ability", ability)
-    # JSON has no dates, decimals and bytes, which parquet has; they become text.
-    return json.dumps(extra, ensure_ascii=False, default=str) if extra else ""
+    return extra

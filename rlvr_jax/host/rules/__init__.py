@@ -21,6 +21,7 @@ may hang, so a run grades in worker processes (`workers/`); `jobs` makes the job
     json_schema    `json`: a JSON value that fits a JSON Schema
     pattern        regular expressions with a time limit
     language       `language`: the share of a language; `languages` lists them
+    published      `math_verify`: the library math-verify
     length, repetition    properties of the text as a whole
     by_task        `task`: the scorer of the task that the record names
     user_file      a user's rule, a Python file named by its path
@@ -45,6 +46,7 @@ from rlvr_jax.host.rules import (
     length,
     pattern,
     programs,
+    published,
     repetition,
     shape,
     user_file,
@@ -64,6 +66,7 @@ _BY_REFERENCE: dict[str, Callable[[str, str], float]] = {
     "contains": free_text.contains,
     "jaccard": free_text.jaccard,
     "numeric": numeric.score,
+    "math_verify": published.score,
     "set": collection.unordered,
     "list": collection.ordered,
 }
@@ -88,9 +91,29 @@ RECORD_CHECKS: dict[str, Callable[[Mapping[str, Any]], object]] = {
 KINDS = (*_BY_REFERENCE, *_BY_RECORD)
 IMPORT_SECONDS = 20.0  # of processor time, to import a user's file
 # Kinds for which any of several accepted answers is right.
-ANY_OF = ("math", "exact", "text", "contains", "jaccard", "numeric", "choice", "task")
+ANY_OF = (
+    "math",
+    "exact",
+    "text",
+    "contains",
+    "jaccard",
+    "numeric",
+    "choice",
+    "task",
+    "math_verify",
+)
 # Kinds that look at the whole completion and need no answer in it.
-WHOLE = ("regex", "json", "format", "language", "code", "overlong", "repetition", "task")
+WHOLE = (
+    "math_verify",
+    "regex",
+    "json",
+    "format",
+    "language",
+    "code",
+    "overlong",
+    "repetition",
+    "task",
+)
 
 
 def score(completion: str, reference: str, kind: str = "math") -> float:
@@ -201,8 +224,11 @@ def check_rule(rule: str) -> None:
     The file is imported in a worker process: an import may hang, or end its process.
 
     Raises:
-      ValueError: there is no such kind and no such file, or it cannot be imported in time.
+      ValueError: there is no such kind and no such file, or it cannot be imported in time; or the
+        library of the rule is not installed.
     """
+    if rule == "math_verify":
+        published.check()
     if rule in KINDS:
         return
     user_file.check_path(rule, KINDS)

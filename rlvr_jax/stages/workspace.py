@@ -171,7 +171,8 @@ class Workspace:
             prompt, response = len(lesson.prompt), len(lesson.response)
         else:
             prompt, response = len(self.encode_prompt(record)), 0
-        check, tail = self.verifier_prompt.lengths(record) if self.judged else (0, 0)
+        judged = self.judged and not is_conversation(record)
+        check, tail = self.verifier_prompt.lengths(record) if judged else (0, 0)
         lengths = {"prompt": prompt, "check": check, "response": response}
         return lengths | ({"tail": tail} if cfg.tail_columns else {})
 

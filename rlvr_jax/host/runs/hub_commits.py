@@ -28,7 +28,9 @@ def pin(tree: dict[str, Any]) -> None:
         named = section.get("hub")
         if isinstance(named, str) and named:
             section["hub"] = hub.pinned(named, resolved)
-            parts = {k: v for k in ("subset", "split") if isinstance(v := section.get(k), str)}
+            parts: dict[str, Any] = {k: section[k] for k in ("subset", "split") if k in section}
+            if not all(isinstance(part, str) for part in parts.values()):
+                continue  # the config is refused, as any value of a wrong type
             section["hub"] = hub_data.pin(SourceConfig(hub=section["hub"], **parts))
 
 

@@ -232,7 +232,8 @@ def test_parquet_without_its_package(tmp_path, monkeypatch):
     "changes, message",
     [
         ({"file": "nowhere.jsonl"}, "the file nowhere.jsonl is not there in "),
-        ({"file": "a.csv"}, "must be one of .jsonl, .json, .parquet"),
+        ({"file": "a.csv"}, "must be one of .jsonl, .json, .parquet: convert it or rename it.$"),
+        ({"file": "openai/gsm8k"}, "or write {hub: openai/gsm8k} for a data set of the hub"),
         ({"gym": "chain_sum", "test_file": "a.jsonl"}, "needs a `file`"),
         ({"file": "a.jsonl", "params": {"a": 1}}, "takes no params"),
         ({"tfds": "gsm"}, "did you mean 'gsm8k'"),

@@ -71,8 +71,8 @@ def check_source(source: SourceConfig) -> None:
         downloads.check_download(source.tfds, Path(source.folder))
     elif source.hub:
         for split in filter(None, (source.split, source.test_split)):
-            for path in hub_data.find_files(source, split):
-                files.check_file(path)
+            for found in hub_data.find_files(source, split):
+                files.check_file(found)
     for path in filter(None, (source.file, source.test_file)):
         files.check_file(Path(path))
 

@@ -42,7 +42,10 @@ def build_record(row: Row, name: str, domain: str) -> Record:
             "with one, or fill in the reference."
         )
     before = parse_messages(talk[:-1])
-    messages = [*before, {"role": "assistant", "content": last.get("content")}]
+    messages: list[dict[str, Any]] = [
+        *before,
+        {"role": "assistant", "content": last.get("content")},
+    ]
     for message in messages:
         if not isinstance(message["content"], str) or not message["content"].strip():
             raise ValueError(f"the content of a message of the {message['role']} is no text.")

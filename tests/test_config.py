@@ -219,7 +219,7 @@ def test_the_default_tasks_are_tasks():
             lambda: Config(stages=(config.VerifierStage(),), model=ModelConfig(vocab=300)),
             "need one vocabulary",
         ),
-        (lambda: config.SourceConfig(), "exactly one of gym, file and tfds"),
+        (lambda: config.SourceConfig(), "exactly one of gym, file, tfds and hub"),
         (lambda: config.SourceConfig(gym="gcd", file="a.jsonl"), "exactly one of"),
         (lambda: config.SourceConfig(gym="gcd", weight=0.0), "weight > 0"),
         (lambda: config.SourceConfig(file="a.jsonl", folder="b"), "folder belongs to a source"),

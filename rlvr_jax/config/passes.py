@@ -36,7 +36,7 @@ def with_steps(stage: Any, rows: int, batch: int) -> Any:
     return replace(stage, steps=stage.passes * (rows // batch), passes=0)
 
 
-def counted(stage: Any, data: Any) -> Any:
+def count_steps(stage: Any, data: Any) -> Any:
     """Return a stage with the steps that the counts of `data` give; the same if they do not say.
 
     They say nothing of verdicts, of preference items and of a count that is not a number.

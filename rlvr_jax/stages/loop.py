@@ -125,7 +125,7 @@ def run(
 
 
 def counted(stage: Any, rows: int, batch: int) -> Any:
-    """Return a stage of passes over `rows` rows with its number of steps, and print it."""
+    """Return a stage of passes over `rows` rows with its number of steps, and print that."""
     told: Any = with_steps(stage, rows, batch)
     if told is not stage:
         log.say(

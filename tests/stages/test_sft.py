@@ -15,7 +15,7 @@ from rlvr_jax.config import (
     ModelConfig,
     SftStage,
     SourceConfig,
-    passes,
+    count_steps,
 )
 from rlvr_jax.host.runs.folder import Run, RunError
 from rlvr_jax.stages import programs, sft
@@ -116,11 +116,11 @@ def test_passes_become_steps(make, seen, capsys):
     judged = SftStage(steps=0, passes=2, batch=64, name="more", others="items", role="grm")
     rows = [{"messages": talk(i)} for i in range(20)]
     ws = make(rows, sft=17, stages=(stage,))
-    known = passes.counted(stage, ws.cfg.data)
+    known = count_steps(stage, ws.cfg.data)
     assert (known.steps, known.passes) == (9, 0), "3 * (17 // 5)"
-    assert passes.counted(stage, DataConfig(sources=(SUMS,), sft="all")) is stage
+    assert count_steps(stage, DataConfig(sources=(SUMS,), sft="all")) is stage
     with jax.set_mesh(ws.mesh):
         assert sft.run(stage, ws) == {"steps": 9}, "of a stage whose rows the config does not know"
     assert len(seen) == 9
     assert "sft: 3 passes over 17 rows in batches of 5 are 9 steps" in capsys.readouterr().out
-    assert passes.counted(judged, ws.cfg.data) is judged
+    assert count_steps(judged, ws.cfg.data) is judged

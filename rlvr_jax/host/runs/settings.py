@@ -21,8 +21,8 @@ from rlvr_jax.config import (
     SourceConfig,
     Stage,
     check_preset,
+    count_steps,
     fill_preset,
-    passes,
 )
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import config_sentences, hub_commits
@@ -129,7 +129,7 @@ def parse(tree: dict[str, Any]) -> Config:
     if isinstance(tree.get("stages"), list):
         tree["stages"] = [_stage(item, f"stages.{i}") for i, item in enumerate(tree["stages"])]
     cfg = take_what_is_there(_validate(Config, tree, ""), tree)
-    stages = tuple(passes.counted(stage, cfg.data) for stage in cfg.stages)
+    stages = tuple(count_steps(stage, cfg.data) for stage in cfg.stages)
     return dataclasses.replace(cfg, stages=stages)
 
 
@@ -141,9 +141,7 @@ def take_what_is_there(cfg: Config, tree: Mapping[str, Any]) -> Config:
     """
     given = tree.get("data")
     sources, given = cfg.data.sources, given if isinstance(given, dict) else {}
-    if not sources or not all(
-        (x.file or x.hub) and x.weight == sources[0].weight for x in sources
-    ):
+    if not sources or not all((x.file or x.hub) and x.weight == sources[0].weight for x in sources):
         return cfg
     of_policies = [stage for stage in cfg.stages if stage.role == "policy"]
     read = {problems.split for stage in of_policies for problems in stage.splits}

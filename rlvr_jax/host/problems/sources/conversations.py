@@ -38,8 +38,8 @@ def build_record(row: Row, name: str, domain: str) -> Record:
     last = talk[-1] if talk else None
     if not isinstance(last, dict) or last.get("role") != "assistant":
         raise ValueError(
-            "it has no reference answer, and does not end with the assistant's message: end it "
-            "with one, or fill in the reference."
+            "it has no reference answer, and does not end with the assistant's message: add one of "
+            "them, or see the layouts in docs/data.md."
         )
     before = parse_messages(talk[:-1])
     messages: list[dict[str, Any]] = [

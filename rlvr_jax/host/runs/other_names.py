@@ -168,7 +168,6 @@ NOTES = {
     "log_prob_micro_batch_size_per_gpu": _PARTS,
     "micro_batch_size": _PARTS,
     "train_micro_batch_size": _PARTS,
-    "epochs": "write `passes`, the passes over its rows",
     "num_train_epochs": "write `rl.passes`, the passes over the data, or `rl.steps`",
     "total_epochs": "write `rl.passes`, the passes over the data, or `rl.steps`",
     "warmup_ratio": "write `rl.optim.warmup`, a number of updates",

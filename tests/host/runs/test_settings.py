@@ -551,8 +551,6 @@ def test_passes_are_steps_in_the_resolved_config(load):
     assert load(PASSES, "data.sft=64").stages[0].steps == 6
     with pytest.raises(settings.ConfigError, match="give steps or passes, not both"):
         load(PASSES, "sft.steps=500")  # the default too
-    with pytest.raises(settings.ConfigError, match="here, in a stage.*passes|`passes`"):
-        load(PASSES, "sft.epochs=2")
 
 
 def test_passes_over_verdicts_are_counted_later(load):

@@ -7,7 +7,7 @@ import optax
 
 from rlvr_jax import adapters, likelihood, policy_update, routing
 from rlvr_jax.config import ModelConfig, SampleConfig
-from rlvr_jax.structs import Params, Rollout, TrainState, UpdateResult
+from rlvr_jax.structs import Array, Params, Rollout, TrainState, UpdateResult
 
 PLAIN = SampleConfig()  # the model's own distribution
 
@@ -16,6 +16,7 @@ def supervised_step(
     state: TrainState,
     rows: Rollout,
     base: Params | None = None,
+    learned_BR: Array | None = None,
     *,
     model_cfg: ModelConfig,
     tx: optax.GradientTransformation,
@@ -24,12 +25,18 @@ def supervised_step(
 
     The loss is the mean negative log-likelihood per response token over the global batch, and
     what `likelihood.gradient` adds for a mixture of experts.  `base` is what an adapter lies on, as
-    in `Frozen`.
+    in `Frozen`.  `learned_BR` (bool) marks the response tokens of which the loss is the mean; None:
+    all of them.
     """
-    tokens = jnp.maximum(jnp.sum(rows.length_B), 1).astype(jnp.float32)
+    counted_B = rows.length_B
+    if learned_BR is not None:
+        counted_B = jnp.sum(learned_BR & rows.response_mask_BR, -1)
+    tokens = jnp.maximum(jnp.sum(counted_B), 1).astype(jnp.float32)
 
     def objective(states: likelihood.States):
         logprob_BR, _ = likelihood.token_logprobs(states, PLAIN, model_cfg)
+        if learned_BR is not None:
+            logprob_BR = jnp.where(states.part.pick(learned_BR), logprob_BR, 0.0)
         return -jnp.sum(logprob_BR) / tokens, ({}, jnp.float32(0), ())
 
     result = likelihood.gradient(objective, adapters.over(base, state.params), rows, model_cfg)

@@ -89,7 +89,7 @@ def refuse(capsys, *argv: str) -> str:
         ("rl.advantage.baseline=gae", "here it is 'value'"),
         ("rl.reward={}", "no such stage: write `reward: {source: rule}`"),
         ("rl.reward.rule=mtah", "did you mean 'math'?"),
-        ("model.weights=openai/gpt-oss-20b", "nothing is downloaded"),
+        ("model.weights=openai/gpt-oss-20b", "for a model of the hub, hub:OWNER/NAME"),
         ("tokenizer=tok.model", "nobody would read what stage tokenizer trains"),
         ("rl.samples=1", "needs samples of at least 2 per prompt"),
         ("rl.policy=rl", "list it before"),

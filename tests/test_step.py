@@ -874,11 +874,15 @@ def test_supervised_steps_lower_the_loss(teach):
     assert compiles.count("supervised_step") <= 1
 
 
-def test_the_supervised_loss_is_the_mean_over_tokens(teach):
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_supervised_loss_is_the_mean_over_tokens(teach, masked):
     """Against log-probs of the whole sequence, computed from the logits here."""
     ws, state, step = teach
     rows = lesson()
     mask_BR = np.arange(R) < rows.length_B[:, None]
+    learned_BR = np.random.default_rng(2).random((Q, R)) < 0.5
+    counted_BR = mask_BR & learned_BR if masked else mask_BR
+    assert 0 < counted_BR.sum() < mask_BR.sum() + (not masked)
     token_QT = np.concatenate([rows.prompt_QP, rows.response_BR], 1)
     mask_QT = np.concatenate([rows.prompt_mask_QP, mask_BR], 1)
 
@@ -888,11 +892,11 @@ def test_the_supervised_loss_is_the_mean_over_tokens(teach):
         return model.logits(params, hidden_QTD, SMALL)
 
     with jax.set_mesh(ws.mesh):
-        _, metrics = step(state, rows)
+        _, metrics = step(state, rows, None, learned_BR if masked else None)
         before_QRV = np.asarray(logits(state.params), np.float64)[:, P - 1 : -1]
     logprob_QRV = before_QRV - np.log(np.exp(before_QRV).sum(-1, keepdims=True))
     logprob_QR = np.take_along_axis(logprob_QRV, rows.response_BR[..., None], -1)[..., 0]
-    expected = -logprob_QR[mask_BR].sum() / rows.length_B.sum()
+    expected = -logprob_QR[counted_BR].sum() / counted_BR.sum()
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
 
 

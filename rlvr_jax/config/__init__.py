@@ -47,6 +47,7 @@ from rlvr_jax.config.model import (
 )
 from rlvr_jax.config.needs import BEST, Input, Left, Part, Problems, Product, parse_left, stage_of
 from rlvr_jax.config.objective import AdvantageConfig, LossConfig, ReferenceConfig
+from rlvr_jax.config.passes import count_steps
 from rlvr_jax.config.presets import PRESETS, check_preset, fill_preset
 from rlvr_jax.config.processes import ProcessesConfig
 from rlvr_jax.config.reward import (
@@ -126,6 +127,7 @@ __all__ = [
     "VoteConfig",
     "VoteStage",
     "check_preset",
+    "count_steps",
     "fill_preset",
     "parse_left",
     "stage_of",

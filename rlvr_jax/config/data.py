@@ -1,6 +1,7 @@
 """These config types name the problems and the widths of their token columns."""
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ class SourceConfig:
     file: str = option(
         "",
         "JSONL, JSON or parquet file of problems, in the layout of verl, open-instruct, TRL, "
-        "arXiv 2503.23829, multiple choice or preferences",
+        "arXiv 2503.23829, multiple choice, conversations or preferences",
     )
     test_file: str = option(
         "", "file of held-out problems; empty: a part of `file`, chosen by hash"
@@ -33,8 +34,23 @@ class SourceConfig:
     folder: str = option(
         "", "folder with the downloaded files of `tfds` (its TFDS manual directory)"
     )
+    hub: str = option(
+        "",
+        "data set of the Hugging Face hub, such as openai/gsm8k, or NAME@REVISION; needs the "
+        "package huggingface_hub and a network",
+    )
+    subset: str = option("", "folder of a part of the data set of `hub`, such as main")
+    split: str = option("train", "split of the data set of `hub`")
+    test_split: str = option(
+        "", "split of `hub` with held-out problems; empty: a part of `split`, chosen by hash"
+    )
     weight: float = option(
         1.0, "share of this source in every split, relative to the other sources"
+    )
+    splits: tuple[Literal["sft", "label", "train", "test"], ...] = option(
+        (),
+        "splits that it serves, such as [sft]; empty: all, but of conversations without a "
+        "reference sft alone",
     )
     domain: str = option(
         "", "domain of its problems in reports; empty: the domain that each row names"
@@ -49,18 +65,27 @@ class SourceConfig:
     )
 
     def __post_init__(self) -> None:
-        if sum(map(bool, (self.gym, self.file, self.tfds))) != 1:
-            raise ValueError("give exactly one of gym, file and tfds")
+        if sum(map(bool, (self.gym, self.file, self.tfds, self.hub))) != 1:
+            raise ValueError("give exactly one of gym, file, tfds and hub")
+        if not self.hub and (self.subset or self.test_split or self.split != "train"):
+            raise ValueError("subset, split and test_split belong to a source of the kind hub")
+        for name in ("subset", "split", "test_split"):
+            if not re.fullmatch(r"(?:\w[\w.-]*)?", getattr(self, name), re.ASCII):
+                raise ValueError(f"{name} must be a word, not {getattr(self, name)!r}")
+        if not self.split:
+            raise ValueError("split is empty: name a split of the data set, such as train")
         for name, of in (("params", "gym"), ("test_file", "file"), ("folder", "tfds")):
             if getattr(self, name) and not getattr(self, of):
                 raise ValueError(f"{name} belongs to a source of the kind {of}: leave it out")
+        if len(set(self.splits)) != len(self.splits):
+            raise ValueError("splits names a split twice")
         if self.unranked == "drop" and not self.file:
             raise ValueError("unranked belongs to a source of the kind file: leave it out")
         if not 0 < self.weight < math.inf:
             raise ValueError(f"needs a finite weight > 0, not {self.weight}")
 
     def __hash__(self) -> int:  # a dict field has no hash of its own
-        return hash((self.gym, self.file, self.tfds, self.domain))
+        return hash((self.gym, self.file, self.tfds, self.hub, self.domain))
 
     __pydantic_config__ = STRICT
 
@@ -142,8 +167,6 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_positive(self, "prompt_columns", "response_columns", "check_columns")
-        if self.test == 0:
-            raise ValueError("test must be at least 1, not 0")
         if self.tasks and self.sources:
             raise ValueError("give either tasks or sources: a task is not mixed with other sources")
         if len(set(self.check_templates)) != len(self.check_templates) or not self.check_templates:

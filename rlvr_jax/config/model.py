@@ -46,8 +46,8 @@ class Pretrained:
 
     weights: str = option(
         "",
-        "pretrained model: a Hugging Face folder, a GGUF file, or package:NAME; all sizes come "
-        "from its files",
+        "pretrained model: a Hugging Face folder, a GGUF file, package:NAME, or hub:NAME of the "
+        "Hugging Face hub (hub:NAME@REVISION); all sizes come from its files",
     )
 
 

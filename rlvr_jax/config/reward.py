@@ -117,7 +117,7 @@ class JudgeConfig:
 
     kind: Literal["rule", "model", "endpoint"] = option("rule", "kind of judge")
     rule: str = option("", "rule: as in the reward of an rl stage; empty: the rule of each task")
-    weights: str = option("", "model: a Hugging Face folder, a GGUF file, or package:NAME")
+    weights: str = option("", "model: a Hugging Face folder, a GGUF file, package:NAME or hub:NAME")
     tokenizer: str = option(
         "", "model: tokenizer file or folder, or `byte`; empty: the tokenizer beside the weights"
     )

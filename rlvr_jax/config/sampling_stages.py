@@ -25,6 +25,7 @@ from rlvr_jax.config.needs import (
     verifier_input,
 )
 from rlvr_jax.config.objective import AdvantageConfig, LossConfig, ReferenceConfig
+from rlvr_jax.config.passes import check_steps, passes_option
 from rlvr_jax.config.presets import PRESETS, check_preset
 from rlvr_jax.config.reward import AlarmConfig, RewardConfig
 
@@ -59,6 +60,7 @@ class RlStage(Needs):
         0.0, "share of the finished responses whose answers are kept for a label stage to judge"
     )
     steps: int = option(100, "number of steps; each samples responses and updates the policy")
+    passes: int = passes_option()
     prompts: int = option(16, "prompts per step, Q")
     samples: int = option(8, "responses per prompt, G")
     epochs: int = option(1, "how often the policy learns from each rollout")
@@ -109,7 +111,13 @@ class RlStage(Needs):
     def __post_init__(self) -> None:
         check_file_name(self.name)
         check_preset(self.preset)
-        check_positive(self, "steps", "prompts", "samples", "save_every", "sample_every", "keep")
+        check_steps(self)
+        if self.passes and (self.filter.rounds > 1 or self.difficulty.on):
+            raise ValueError(
+                "passes needs steps that take one batch each of shuffled problems: give steps "
+                "where filter.rounds or difficulty.weights is set"
+            )
+        check_positive(self, "prompts", "samples", "save_every", "sample_every", "keep")
         check_positive(self, "epochs", "minibatches")
         if not 0 <= self.collect <= 1:
             raise ValueError(f"needs 0 <= collect <= 1, not {self.collect}")

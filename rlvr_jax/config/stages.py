@@ -14,6 +14,7 @@ from rlvr_jax.config.grm_stages import (
 )
 from rlvr_jax.config.learning import OptimConfig, SampleConfig
 from rlvr_jax.config.needs import Input, Needs, Part, Problems, Product, Role, Rows, verifier_input
+from rlvr_jax.config.passes import check_steps, passes_option
 from rlvr_jax.config.reward import JudgeConfig, NegativesConfig
 from rlvr_jax.config.sampling_stages import PrmStage, RlStage
 
@@ -63,6 +64,7 @@ class SftStage(Needs):
         "`data`, such as general instructions",
     )
     steps: int = option(500, "number of optimizer updates")
+    passes: int = passes_option()
     batch: int = option(64, "demonstrations per update")
     optim: OptimConfig = section(OptimConfig, "optimizer")
     save_every: int = option(100, "steps between checkpoints")
@@ -74,7 +76,8 @@ class SftStage(Needs):
 
     def __post_init__(self) -> None:
         check_file_name(self.name)
-        check_positive(self, "steps", "batch", "save_every", "keep")
+        check_steps(self)
+        check_positive(self, "batch", "save_every", "keep")
         if (self.judgements or self.others != "items") and self.role != "grm":
             raise ValueError("judgements and others are for role: grm")
         if self.others == "problems" and not self.judgements:
@@ -189,6 +192,7 @@ class VerifierStage(Needs):
     )
     init: str = option("sft", "the stage whose model it starts from, `fresh` or `pretrained`")
     steps: int = option(500, "number of optimizer updates")
+    passes: int = passes_option()
     batch: int = option(64, "verdicts per update")
     held_out: int = option(
         512, "verdicts held out to measure its accuracy, about problems that it does not learn"
@@ -209,7 +213,8 @@ class VerifierStage(Needs):
 
     def __post_init__(self) -> None:
         check_file_name(self.name)
-        check_positive(self, "steps", "batch", "held_out", "save_every", "keep")
+        check_steps(self)
+        check_positive(self, "batch", "held_out", "save_every", "keep")
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError("verdicts needs one label stage or several different ones")
 

@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,7 +12,9 @@ import numpy as np
 from rlvr_jax import adapters, attack, parameters
 from rlvr_jax.config import Sampling
 from rlvr_jax.host.hardening import attacks, trials
+from rlvr_jax.host.hardening.answer_format import Ask, Form, dress, learn
 from rlvr_jax.host.problems import dataset
+from rlvr_jax.host.rules.jobs import is_own
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.workers import pool
 from rlvr_jax.stages import host_rewards
@@ -34,7 +37,11 @@ def run(
     began = time.monotonic()
     cfg = stage.reward
     score_all = host_rewards.scorer(stage, ws, frozen, workers)
-    jobs = _jobs(ws, stage, quick)
+    form: Form | None = None
+    own = is_own(cfg.rule) and not cfg.judged
+    if own:
+        form = learn(_records(ws, stage, quick), _asker(ws, score_all))
+    jobs = _jobs(ws, stage, quick, form)
     results, skipped = [], 0
     for at in range(0, len(jobs), _rows(ws)):
         part = jobs[at : at + _rows(ws)]
@@ -44,6 +51,8 @@ def run(
             part = [job for job, fit in zip(part, fits, strict=True) if fit]
         results += _trials(ws, score_all, part, cfg.judged)
     report = trials.report(results, skipped, ws.cfg.audit)
+    if own:
+        report["format"] = form and form.write("ANSWER")
     if cfg.judged and not ws.cfg.verifier_tokenizer:
         report["readout_difference"] = _readout(ws, score_all, jobs)
         if ws.cfg.audit.search_steps and not quick:
@@ -67,8 +76,22 @@ def show_report(report: dict[str, Any], faults: list[str]) -> None:
             f"search for adversarial tokens: mean p(accept) {search['p1_start']:.3f} -> "
             f"{search['p1']:.3f}, reward {search['reward']:.3f}, best {search['best']!r}"
         )
+    if "format" in report:
+        told = f"is {report['format']!r}" if report["format"] else "was not found among common ones"
+        log.say(f"the form in which the rule takes answers {told}")
+    shown = [
+        ["right" if x["right"] else "wrong", x["name"], _short(x["text"]), _short(x["reference"])]
+        + [x["reward"]]
+        for x in report["failed"]
+    ]
+    if shown:
+        log.table("texts that failed", ["is", "text of", "text", "reference", "reward"], shown)
     for fault in faults:
         log.say(f"beyond the limits: {fault}")
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:50]}...{text[-27:]}")
 
 
 def _rows(ws: Workspace) -> int:
@@ -76,20 +99,41 @@ def _rows(ws: Workspace) -> int:
     return -(-ROWS // shards) * shards
 
 
-def _jobs(ws: Workspace, stage: Sampling, quick: bool) -> list[tuple[dict, attacks.Item]]:
-    """Return the attacks, each with the problem that it is an answer to."""
+def _records(ws: Workspace, stage: Sampling, quick: bool) -> list[dict]:
+    """Return the problems that the attacks answer."""
     cfg = ws.cfg
     split = "train" if cfg.data.train else "test"
     # A rule reads texts: it needs no tokenizer, which may not be trained yet.
     source = ws.problems(split) if stage.reward.judged else dataset.open_split(ws.data, split)
     count = cfg.audit.quick_records if quick else cfg.audit.records
-    records = [dict(source[i]) for i in range(min(count, len(source)))]
-    jobs = []
+    return [dict(source[i]) for i in range(min(count, len(source)))]
+
+
+def _asker(ws: Workspace, score_all) -> Ask:
+    """Return a function that tells whether the rule accepts a text as the answer to a problem."""
+
+    def ask(record: Mapping[str, str], text: str) -> bool:
+        (trial,) = _by_rule(score_all, [(record, attacks.Item("F", "", text, True))])
+        return trial.reward >= ws.cfg.audit.accept
+
+    return ask
+
+
+def _jobs(
+    ws: Workspace, stage: Sampling, quick: bool, form: Form | None = None
+) -> list[tuple[dict, attacks.Item]]:
+    """Return the attacks, each with the problem that it is an answer to.
+
+    `form` is the one in which a user's rule takes answers, if that is known.
+    """
+    cfg = ws.cfg
+    records, jobs = _records(ws, stage, quick), list[tuple[dict, attacks.Item]]()
     for number, record in enumerate(records):
         others = [attacks.gold_answer(r) for r in records[number + 1 :] + records[:number]]
         other = next((r for r in others if r != attacks.gold_answer(record)), "something else")
         words = ws.verifier_prompt.words_J[0] if stage.reward.judged else cfg.data.verdict_words
-        jobs += [(record, x) for x in attacks.of_record(record, other, quick, words)]
+        items = attacks.of_record(record, other, quick, words)
+        jobs += [(record, x) for x in (dress(items, record, form) if form else items)]
     maths = stage.reward.rule in MATHS
     if maths or (stage.reward.judged and not quick):
         jobs += [(_alone(records[0], x.reference), x) for x in attacks.pairs()]
@@ -123,7 +167,8 @@ def _trials(ws: Workspace, score_all, jobs: list, judged: bool) -> list[trials.T
     began = time.monotonic()
     reward = _score(ws, score_all, [r for r, _ in jobs], [_ids(ws, x) for _, x in jobs], jobs)
     seconds = (time.monotonic() - began) / len(jobs)
-    return [trials.Trial(x, float(r), seconds) for (_, x), r in zip(jobs, reward, strict=False)]
+    pairs = zip(jobs, reward, strict=False)
+    return [trials.Trial(x, float(r), seconds, row["reference"]) for (row, x), r in pairs]
 
 
 def _by_rule(score_all, jobs: list) -> list[trials.Trial]:
@@ -132,7 +177,8 @@ def _by_rule(score_all, jobs: list) -> list[trials.Trial]:
     for record, item in jobs:
         began = time.monotonic()
         reward, _ = score_all([record], None, _rollout([[0]], [item.finished], 1), [item.text])
-        results.append(trials.Trial(item, float(reward[0]), time.monotonic() - began))
+        seconds = time.monotonic() - began
+        results.append(trials.Trial(item, float(reward[0]), seconds, record["reference"]))
     return results
 
 

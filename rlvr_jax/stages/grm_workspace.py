@@ -22,6 +22,7 @@ from rlvr_jax.host.critiques.template import load_template
 from rlvr_jax.host.problems import dataset, preference
 from rlvr_jax.host.problems.dataset import Record
 from rlvr_jax.host.runs.folder import RunError
+from rlvr_jax.host.text.conversation import Lesson, is_conversation
 from rlvr_jax.host.text.template import left_pad
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Critic, Prompts, Ranking
@@ -103,6 +104,12 @@ class GrmWorkspace(Workspace):
         else:
             ids = self.tokenizer.encode(demonstration(item, self.critique))
         return [*ids, self.tokenizer.eos[0]]
+
+    def encode_lesson(self, record: Record) -> Lesson:
+        """Return what an sft stage learns of a record; conversations are read as the policy's."""
+        if is_conversation(record):
+            return self.policy.encode_lesson(record)
+        return super().encode_lesson(record)
 
     def order(self, item: preference.Item, step: int) -> list[int]:
         """Draw the order in which an item shows its responses in a step."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from rlvr_jax import optim
 from rlvr_jax.config import Trained
+from rlvr_jax.config.passes import with_steps
 from rlvr_jax.host.hardening import alarms
 from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.report import during
@@ -126,6 +127,17 @@ def run(
                     log.say(f"{stage.name}: ends at step {step}, as stop.metric says")
                     break
     return state
+
+
+def counted(stage: Any, rows: int, batch: int) -> Any:
+    """Return a stage of passes over `rows` rows with its number of steps, and print that."""
+    told: Any = with_steps(stage, rows, batch)
+    if told is not stage:
+        log.say(
+            f"{stage.name}: {stage.passes} passes over {rows} rows in batches of {batch} are "
+            f"{told.steps} steps"
+        )
+    return told
 
 
 def ended(ws: Workspace, stage: Trained, state: TrainState) -> dict[str, Any]:

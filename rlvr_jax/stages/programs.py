@@ -168,6 +168,6 @@ def jit_update(setup: Setup[RlStage], state: TrainState, layout: Layout) -> Call
 def jit_supervised(
     cfg: ModelConfig, tx: optax.GradientTransformation, state: TrainState, layout: Layout
 ) -> Callable:
-    """Jit the step of an sft or verifier stage: (state, rows, base)."""
+    """Jit the step of an sft or verifier stage: (state, rows, base, learned tokens or None)."""
     function = functools.partial(supervised.supervised_step, model_cfg=cfg, tx=tx)
     return jit_step(function, state, UpdateResult, layout)

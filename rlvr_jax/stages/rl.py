@@ -28,6 +28,8 @@ Place = Callable[[list[Any], int], Prompts]
 def run(stage: RlStage, ws: Workspace) -> dict:
     """Train the policy of a stage, and return the result for the stage's marker file."""
     cfg = ws.cfg
+    problems = sampled.unjudged_problems(stage, ws)
+    stage = loop.counted(stage, len(problems), stage.prompts)
     setup = programs.rl_setup(stage, cfg, ws.tokenizer.eos)
     reference = ws.load(stage.policy, cfg.model) if programs.keeps_reference(stage) else {}
     frozen = sampled.frozen_models(stage, ws, reference)
@@ -36,7 +38,6 @@ def run(stage: RlStage, ws: Workspace) -> dict:
     state = ws.new_state(
         stage.name, cfg.model, setup.tx, stage.policy, start=start, prm_init=prm_init
     )
-    problems = sampled.unjudged_problems(stage, ws)
     experience = Experience(stage, problems, ws.seed(stage.name))
     collector = Collector(stage, ws) if stage.collect else None
     keep = kept_samples.keeper(stage, ws, frozen)

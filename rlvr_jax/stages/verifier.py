@@ -35,6 +35,7 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
     """
     cfg = ws.cfg
     train_rows, held_rows, wrong_rows = _rows(stage, ws)
+    stage = loop.counted(stage, len(train_rows), stage.batch)
     rows_of = _Rows(ws)
     tx = optim.make_optimizer(stage.optim, stage.steps)
     base = ws.base(stage.init, cfg.verifier)

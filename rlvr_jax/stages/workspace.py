@@ -25,6 +25,7 @@ from rlvr_jax.host.processes import gathering
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import Run, RunError
 from rlvr_jax.host.text import template
+from rlvr_jax.host.text.conversation import Lesson, encode_conversation, is_conversation
 from rlvr_jax.host.text.tokenizer import Tokenizer
 from rlvr_jax.host.text.verifier_prompt import VerifierPrompt, build_verdict
 from rlvr_jax.stages import programs, tokenizers
@@ -152,8 +153,11 @@ class Workspace:
         stages = [s for s in policies if split in [problems.split for problems in s.splits]]
         names = {rule for stage in stages for rule in stage.rules}
         names |= {judge.rule for stage in stages for judge in stage.judges}
+        graded = any(stage.stage not in ("sft", "tokenizer") for stage in stages)
 
         def check(record: dataset.Record) -> None:
+            if graded and is_conversation(record):
+                raise ValueError("it is a conversation without a reference, for sft stages alone")
             for rule in names:
                 rules.check_record(record, rule)
 
@@ -162,9 +166,14 @@ class Workspace:
     def lengths(self, record: dataset.Record, split: str) -> dict[str, int]:
         """Return the number of tokens of a record in each kind of columns."""
         cfg = self.cfg.data
-        response = len(self.encode_demonstration(record)) if split == "sft" else 0
-        check, tail = self.verifier_prompt.lengths(record) if self.judged else (0, 0)
-        lengths = {"prompt": len(self.encode_prompt(record)), "check": check, "response": response}
+        if split == "sft":
+            lesson = self.encode_lesson(record)
+            prompt, response = len(lesson.prompt), len(lesson.response)
+        else:
+            prompt, response = len(self.encode_prompt(record)), 0
+        judged = self.judged and not is_conversation(record)
+        check, tail = self.verifier_prompt.lengths(record) if judged else (0, 0)
+        lengths = {"prompt": prompt, "check": check, "response": response}
         return lengths | ({"tail": tail} if cfg.tail_columns else {})
 
     def encode_prompt(self, record: dataset.Record) -> list[int]:
@@ -174,6 +183,17 @@ class Workspace:
     def encode_demonstration(self, record: dataset.Record) -> list[int]:
         """Return the ids of a record's demonstration, with the token that ends it."""
         return [*self.tokenizer.encode(record["demonstration"]), self.tokenizer.eos[0]]
+
+    def encode_lesson(self, record: dataset.Record) -> Lesson:
+        """Return what an sft stage learns of a record.
+
+        Raises:
+          ValueError: as `encode_conversation`.
+        """
+        if is_conversation(record):
+            return encode_conversation(record, self.tokenizer, self.cfg.data)
+        response = self.encode_demonstration(record)
+        return Lesson(self.encode_prompt(record), response, [True] * len(response))
 
     def demonstrations(self, stage: SftStage) -> dataset.RandomAccessSource:
         """Return the records whose demonstrations a stage learns."""

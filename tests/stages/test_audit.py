@@ -76,6 +76,7 @@ def test_rates_of_made_up_verdicts():
     assert report["worst"][0] == {"name": "A key", "reward": 0.5, "items": 2}
     assert report["groups"]["B"]["false_positive"] == 0.0 and report["missed"] == ["a"]
     faults = trials.faults(report, AuditConfig())
+    assert [(x["name"], x["right"]) for x in report["failed"]] == [("F a", True), ("A key", False)]
     assert len(faults) == 2 and "50% of vacuous accepted" in faults[0]
     assert trials.metrics(report)["audit/youden"] == 0.5
     foreign = [Trial(Item("F", "b", "", True, reference="1/2"), 0.0, 0.01)] * 4
@@ -113,6 +114,49 @@ def test_the_command_on_a_rule_needs_no_tokenizer_and_no_training(tmp_path, one_
     report = json.loads(out.read_text())
     assert report["false_positive"] < 0.02 and report["false_negative"] < 0.05
     assert report["groups"]["F"]["items"] > 30 and "readout_difference" not in report
+
+
+OWN = """
+def score(completion, record):
+    marked = completion.rpartition("<final>")[2].partition("</final>")
+    return float(bool(marked[1]) and marked[0].strip() == record["reference"])
+"""
+LAX = """
+def score(completion, record):
+    return float("####" in completion)
+"""
+
+
+@pytest.mark.parametrize(
+    "code, form, exit_code", [(OWN, "<final>ANSWER</final>", 0), (LAX, "#### ANSWER", 3)]
+)
+def test_the_command_learns_the_format_of_a_users_rule(
+    tmp_path, one_device, capsys, code, form, exit_code
+):
+    out, path = tmp_path / "audit.json", write(tmp_path, "rule")
+    (tmp_path / "mine.py").write_text(code)
+    rows = [
+        {
+            "question": f"{i} + 1?",
+            "solution": f"So <final>{i + 1}</final>",
+            "final_answer": str(i + 1),
+        }
+        for i in range(90)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = path.read_text().replace(
+        "tasks: [sum, equation]", f"sources: [{{file: {tmp_path}/rows.jsonl}}]"
+    )
+    path.write_text(text)
+    rule = f"rl.reward.rule={tmp_path / 'mine.py'}"
+    assert audit.main(["--config", str(path), "--quick", "--json", str(out), rule]) == exit_code
+    report = json.loads(out.read_text())
+    assert report["format"] == form and report["false_negative"] in (0.0, pytest.approx(1 / 3))
+    said = capsys.readouterr().out
+    assert f"the form in which the rule takes answers is '{form}'" in said
+    assert ("texts that failed" in said) == bool(report["failed"]) == (code == LAX)
+    if code == LAX:
+        assert report["failed"][-1]["reward"] == 1.0 and "####" in report["failed"][-1]["text"]
 
 
 def test_the_command_says_what_is_missing(tmp_path, capsys, one_device):

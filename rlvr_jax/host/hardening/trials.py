@@ -24,12 +24,16 @@ GROUPS = {
 }
 
 
+SHOWN, SHOWN_TEXT = 8, 300  # failed items of each kind in a report; characters of a text
+
+
 class Trial(NamedTuple):
     """A `Trial` is one item, its reward, and the seconds that the reward took."""
 
     item: Item
     reward: float
     seconds: float
+    reference: str = ""  # of the problem that the item answers
 
 
 def report(trials: Sequence[Trial], skipped: int, cfg: AuditConfig) -> dict[str, Any]:
@@ -53,6 +57,7 @@ def report(trials: Sequence[Trial], skipped: int, cfg: AuditConfig) -> dict[str,
         "dark_current": _mean(dark),
         "worst": _worst([t for t in trials if not t.item.right]),
         "missed": _missed([t for t in trials if t.item.right], cfg.accept),
+        "failed": _failed(trials, cfg.accept),
         "ms_per_item": 1000 * (_mean([t.seconds for t in trials]) or 0.0),
         "slowest": slowest and {"name": slowest.item.name, "ms": 1000 * slowest.seconds},
         "skipped": skipped,
@@ -155,6 +160,21 @@ def _worst(wrong: Sequence[Trial]) -> list[dict[str, Any]]:
 def _missed(right: Sequence[Trial], accept: float) -> list[str]:
     names = Counter(t.item.name for t in right if t.reward < accept)
     return [name for name, _ in names.most_common(20)]
+
+
+def _failed(trials: Sequence[Trial], accept: float) -> list[dict[str, Any]]:
+    """Return one example of each item that failed: a text, its reference and its reward.
+
+    Right answers that were rejected come first, then attacks by their reward; SHOWN of each.
+    """
+    failed: dict[bool, dict[str, dict[str, Any]]] = {True: {}, False: {}}
+    for t in sorted(trials, key=lambda t: -t.reward):
+        if t.item.right != (t.reward >= accept):
+            name = f"{t.item.group} {t.item.name}"
+            found = {"name": name, "right": t.item.right, "text": t.item.text[:SHOWN_TEXT]}
+            found |= {"reference": t.item.reference or t.reference, "reward": t.reward}
+            failed[t.item.right].setdefault(name, found)
+    return [x for right in (True, False) for x in [*failed[right].values()][:SHOWN]]
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -226,14 +226,14 @@ def _leaves(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _paths(leaves: Iterable[tuple[str, Any]]) -> list[str]:
-    """List the paths that a config names for files to read; what a package holds is none.
+    """List the paths that a config names for files to read; those of packages and hubs are none.
 
     Raises:
       ValueError: a path holds a character that is not to be seen, such as a line break.
     """
     found = []
     for key, value in leaves:
-        if not isinstance(value, str) or not value or value.startswith("package:"):
+        if not isinstance(value, str) or not value or value.startswith(("package:", "hub:")):
             continue
         if key not in PATHS and not (key in PATHS_OR_NAMES and re.search("[/.]", value)):
             continue

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from rlvr_jax.host.problems.number_words import MAX_WORDS, number_to_words, parse_number_words
 from rlvr_jax.host.problems.tasks import TASKS, Task, find_unknown, parse_options
+from rlvr_jax.host.text.accepted import accepted
 
 MAX_LINE = 200  # an answer line longer than this is not an answer
 MAX_TEXT = 4096  # only this many characters at the end of a completion are read
@@ -167,6 +168,6 @@ def _work_out(question: str, slip: random.Random | None) -> str:
 
 
 def exact_match(completion: str, record: Mapping[str, str]) -> float:
-    """Return 1.0 if the last line of a completion is the reference, letter for letter, else 0.0."""
+    """Return 1.0 if the last line of a completion is a reference, letter for letter, else 0.0."""
     lines = completion.strip().rsplit("\n", 1)
-    return float(lines[-1].strip() == record["reference"])
+    return float(lines[-1].strip() in accepted(record))

@@ -21,6 +21,7 @@ may hang, so a run grades in worker processes (`workers/`); `jobs` makes the job
     json_schema    `json`: a JSON value that fits a JSON Schema
     pattern        regular expressions with a time limit
     language       `language`: the share of a language; `languages` lists them
+    published      `math_verify`: the library math-verify
     length, repetition    properties of the text as a whole
     by_task        `task`: the scorer of the task that the record names
     user_file      a user's rule, a Python file named by its path
@@ -45,6 +46,7 @@ from rlvr_jax.host.rules import (
     length,
     pattern,
     programs,
+    published,
     repetition,
     shape,
     user_file,
@@ -52,6 +54,7 @@ from rlvr_jax.host.rules import (
 from rlvr_jax.host.rules.by_task import check_task as check_task
 from rlvr_jax.host.rules.maths import equivalence, numeric
 from rlvr_jax.host.text import answers
+from rlvr_jax.host.text.accepted import accepted, as_listed
 from rlvr_jax.host.workers import pool
 
 Rule = Callable[[str, Mapping[str, Any]], float]
@@ -63,6 +66,7 @@ _BY_REFERENCE: dict[str, Callable[[str, str], float]] = {
     "contains": free_text.contains,
     "jaccard": free_text.jaccard,
     "numeric": numeric.score,
+    "math_verify": published.score,
     "set": collection.unordered,
     "list": collection.ordered,
 }
@@ -86,8 +90,30 @@ RECORD_CHECKS: dict[str, Callable[[Mapping[str, Any]], object]] = {
 }
 KINDS = (*_BY_REFERENCE, *_BY_RECORD)
 IMPORT_SECONDS = 20.0  # of processor time, to import a user's file
+# Kinds for which any of several accepted answers is right.
+ANY_OF = (
+    "math",
+    "exact",
+    "text",
+    "contains",
+    "jaccard",
+    "numeric",
+    "choice",
+    "task",
+    "math_verify",
+)
 # Kinds that look at the whole completion and need no answer in it.
-WHOLE = ("regex", "json", "format", "language", "code", "overlong", "repetition", "task")
+WHOLE = (
+    "math_verify",
+    "regex",
+    "json",
+    "format",
+    "language",
+    "code",
+    "overlong",
+    "repetition",
+    "task",
+)
 
 
 def score(completion: str, reference: str, kind: str = "math") -> float:
@@ -167,9 +193,25 @@ def _checked(value: float) -> Grade:
 def find_rule(rule: str) -> Rule:
     """Return the function that grades by a rule, which is a kind or the path of a user's file.
 
+    Of a problem with several accepted answers, the kinds of ANY_OF give the best score, and the
+    others read the list as the data file wrote it.
+
     Raises:
       ValueError: the rule is neither a kind nor a Python file that `user_file` can load.
     """
+    grade_one = _find_plain(rule)
+    if rule not in ANY_OF:
+        return lambda completion, record: grade_one(completion, as_listed(record))
+
+    def grade_best(completion: str, record: Mapping[str, Any]) -> float:
+        if len(choices := accepted(record)) == 1:
+            return grade_one(completion, record)
+        return max(grade_one(completion, {**record, "reference": x}) for x in choices)
+
+    return grade_best
+
+
+def _find_plain(rule: str) -> Rule:
     if rule in _BY_REFERENCE:
         by_reference = _BY_REFERENCE[rule]
         return lambda completion, record: by_reference(completion, record["reference"])
@@ -182,8 +224,11 @@ def check_rule(rule: str) -> None:
     The file is imported in a worker process: an import may hang, or end its process.
 
     Raises:
-      ValueError: there is no such kind and no such file, or it cannot be imported in time.
+      ValueError: there is no such kind and no such file, or it cannot be imported in time; or the
+        library of the rule is not installed.
     """
+    if rule == "math_verify":
+        published.check()
     if rule in KINDS:
         return
     user_file.check_path(rule, KINDS)
@@ -213,7 +258,7 @@ def check_record(record: Mapping[str, Any], rule: str) -> None:
     if rule not in RECORD_CHECKS:
         return
     try:
-        RECORD_CHECKS[rule](record)
+        RECORD_CHECKS[rule](as_listed(record))
     except Exception as error:  # whatever a foreign row makes a check raise
         question = str(record.get("question", ""))[:60]
         raise ValueError(f"rule {rule} cannot grade the problem {question!r}: {error}") from error

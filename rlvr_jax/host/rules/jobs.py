@@ -30,6 +30,8 @@ def grading_jobs(
         prepare = ("rlvr_jax.host.rules.user_file:prepare", rule)
     elif rule == "language":
         prepare = ("rlvr_jax.host.rules.language:prepare",)
+    elif rule == "math_verify":
+        prepare = ("rlvr_jax.host.rules.published:prepare",)
     return [
         Job(GRADE, (completion, dict(record), rule), _expected_cost(completion), prepare)
         for completion, record in zip(completions, records, strict=True)

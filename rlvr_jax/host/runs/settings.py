@@ -21,10 +21,11 @@ from rlvr_jax.config import (
     SourceConfig,
     Stage,
     check_preset,
+    count_steps,
     fill_preset,
 )
 from rlvr_jax.host import weights
-from rlvr_jax.host.runs import config_sentences
+from rlvr_jax.host.runs import config_sentences, hub_commits
 from rlvr_jax.host.runs.config_sentences import keys, unknown_key
 from rlvr_jax.host.runs.config_text import ConfigError, parse_yaml, read_config
 from rlvr_jax.host.runs.rounds import expand_rounds
@@ -75,6 +76,7 @@ def build(
     for override in overrides:
         _apply(tree, override)
     if sizes is not None:
+        hub_commits.pin(tree)
         for part in ("model", "verifier", "grm"):
             _fill_sizes(tree, part, sizes)
     return parse(tree)
@@ -126,18 +128,20 @@ def parse(tree: dict[str, Any]) -> Config:
     tree = expand_home(dict(tree))
     if isinstance(tree.get("stages"), list):
         tree["stages"] = [_stage(item, f"stages.{i}") for i, item in enumerate(tree["stages"])]
-    return take_what_is_there(_validate(Config, tree, ""), tree)
+    cfg = take_what_is_there(_validate(Config, tree, ""), tree)
+    stages = tuple(count_steps(stage, cfg.data) for stage in cfg.stages)
+    return dataclasses.replace(cfg, stages=stages)
 
 
 def take_what_is_there(cfg: Config, tree: Mapping[str, Any]) -> Config:
     """Let splits whose counts the tree does not give have all that files have.
 
-    A split that no stage reads is left empty.  Where a source is generated or downloaded, or has a
+    A split that no stage reads is left empty.  Where a source is generated or of `tfds`, or has a
     weight of its own, the defaults stay.
     """
     given = tree.get("data")
     sources, given = cfg.data.sources, given if isinstance(given, dict) else {}
-    if not sources or not all(x.file and x.weight == sources[0].weight for x in sources):
+    if not sources or not all((x.file or x.hub) and x.weight == sources[0].weight for x in sources):
         return cfg
     of_policies = [stage for stage in cfg.stages if stage.role == "policy"]
     read = {problems.split for stage in of_policies for problems in stage.splits}
@@ -179,6 +183,8 @@ def _stage(tree: Any, where: str) -> Any:
     if not isinstance(tree, dict):
         raise ConfigError(f"{where}: a stage is a mapping; write `- stage: {tag}`")
     where = f"{where} ({tree.get('name', tag)})"
+    if tree.get("passes") and "passes" in keys(STAGES[tag]):
+        tree = {"steps": 0} | tree  # the default is a number of steps
     return _validate(STAGES[tag], _fill_preset(STAGES[tag], tree, where), where)
 
 

@@ -75,6 +75,14 @@ def build_prompts(records: Sequence[Record], tok: Tokenizer, cfg: DataConfig) ->
     return Prompts(*policy, *left_pad([[] for _ in records], 0, "check"))
 
 
+def right_pad(rows: Sequence[Sequence[bool]], width: int) -> Any:
+    """Pad rows of flags on the right to `width` columns, as a bool array [rows, width]."""
+    flags: Any = np.zeros((len(rows), width), bool)
+    for i, row in enumerate(rows):
+        flags[i, : len(row)] = row
+    return flags
+
+
 def build_supervised_rollout(
     pairs: Sequence[tuple[Sequence[int], Sequence[int]]], columns: int, response: int, what: str
 ) -> Rollout:

@@ -13,6 +13,7 @@ import numpy as np
 
 from rlvr_jax.config import DataConfig
 from rlvr_jax.host.text import answers
+from rlvr_jax.host.text.accepted import accepted
 from rlvr_jax.host.text.template import HOLE, Record, left_pad
 from rlvr_jax.host.text.tokenizer import Tokenizer
 from rlvr_jax.host.text.wording import Wording, load_wording
@@ -58,7 +59,7 @@ class VerifierPrompt:
 
     def _around(self, record: Record, wording: Wording, words: Sequence[str]) -> tuple[Ids, Ids]:
         tok, cfg = self.tok, self._cfg
-        values = {"reference": record["reference"], "answer": HOLE}
+        values = {"reference": " or ".join(accepted(record)), "answer": HOLE}
         values |= {"accept": words[0], "reject": words[1]}
         if cfg.check_question:
             values |= {"question": record["question"]}

@@ -22,6 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from rlvr_jax import sharding
 from rlvr_jax.config import ModelConfig
+from rlvr_jax.host.files import hub
 from rlvr_jax.host.files.looked_up import looked_up
 from rlvr_jax.host.weights import families, hf, layout, new_folder
 from rlvr_jax.host.weights.families import WeightsError
@@ -67,19 +68,23 @@ class Tensors(Protocol):
 def find_model(path: str) -> Path:
     """Find the model folder or GGUF file that `path` names.
 
-    `package:NAME` and `package:NAME/FILE` name a GGUF file inside an installed package.
+    `package:NAME` and `package:NAME/FILE` name a GGUF file inside an installed package, and
+    `hub:NAME` and `hub:NAME@REVISION` a model of the Hugging Face hub, which is downloaded.
 
     Raises:
+      HubError: a model of the hub cannot be downloaded.
       WeightsError: there is no such folder or file, or the file is of another kind.
     """
     if path.startswith(PACKAGE):
         place = _in_package(path.removeprefix(PACKAGE))
+    elif path.startswith(hub.HUB):
+        place = hub.download_model(path.removeprefix(hub.HUB))
     else:
         place = Path(path).expanduser()
     if not place.exists():
         raise WeightsError(
             f"there is no model at {path}{looked_up(place)}: name a folder with config.json, a "
-            ".gguf file or package:NAME; nothing is downloaded"
+            ".gguf file, package:NAME or, for a model of the hub, hub:OWNER/NAME"
         )
     if place.is_file() and place.suffix != ".gguf":
         raise WeightsError(

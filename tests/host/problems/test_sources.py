@@ -18,7 +18,15 @@ SYSTEM = {"role": "system", "content": "Think first."}
 
 def source(**changes):
     empty = {"gym": "", "params": {}, "file": "", "test_file": "", "tfds": "", "folder": ""}
-    other = {"weight": 1.0, "domain": "", "unranked": "refuse", "suffix": ""}
+    other = {
+        "weight": 1.0,
+        "domain": "",
+        "unranked": "refuse",
+        "suffix": "",
+        "splits": (),
+        "hub": "",
+        "test_split": "",
+    }
     return SimpleNamespace(**empty | other | changes)
 
 
@@ -70,7 +78,7 @@ LAYOUTS = {
     ),
     "verl, list": (
         VERL | {"reward_model": {"ground_truth": ["4", "four"]}},
-        {"reference": '["4", "four"]'},
+        {"reference": "4"},
     ),
     "verl, flat": (
         {"prompt": [user("2 + 2?")], "reward_model.ground_truth": "4", "reward_model.style": "r"}
@@ -224,7 +232,8 @@ def test_parquet_without_its_package(tmp_path, monkeypatch):
     "changes, message",
     [
         ({"file": "nowhere.jsonl"}, "the file nowhere.jsonl is not there in "),
-        ({"file": "a.csv"}, "must be one of .jsonl, .json, .parquet"),
+        ({"file": "a.csv"}, "must be one of .jsonl, .json, .parquet: convert it or rename it.$"),
+        ({"file": "openai/gsm8k"}, "or write {hub: openai/gsm8k} for a data set of the hub"),
         ({"gym": "chain_sum", "test_file": "a.jsonl"}, "needs a `file`"),
         ({"file": "a.jsonl", "params": {"a": 1}}, "takes no params"),
         ({"tfds": "gsm"}, "did you mean 'gsm8k'"),
@@ -556,6 +565,9 @@ def test_keep_is_a_view():
         ({"answer": '["34"]'}, "34"),
         ({"answer": "[1, 2]"}, "[1, 2]"),
         ({"answer": ["34"]}, "34"),
+        ({"answer": ["34", "thirty-four"]}, "34"),
+        ({"answer": [[1, 2], [3]]}, "[[1, 2], [3]]"),
+        ({"answer": [{"a": 1}, {"b": 2}]}, '[{"a": 1}, {"b": 2}]'),
     ],
 )
 def test_references_as_data_sets_write_them(row, reference):

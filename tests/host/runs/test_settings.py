@@ -532,3 +532,31 @@ def test_counts_that_are_not_given_are_what_files_have(load):
 
 def test_all_is_not_for_what_has_no_end(refused):
     assert "a count `all` is for sources" in refused(f"data: {{tasks: [sum], train: all}}\n{RULED}")
+
+
+PASSES = """
+data: {sources: [{file: a.jsonl}], sft: 100, train: 90}
+stages:
+  - {stage: sft, passes: 3, batch: 32}
+  - {stage: rl, passes: 1, prompts: 16, epochs: 2, reward: {source: rule}}
+"""
+
+
+def test_passes_are_steps_in_the_resolved_config(load):
+    cfg = load(PASSES)
+    assert [stage.steps for stage in cfg.stages] == [3 * 3, 5]
+    assert cfg.stages[1].epochs == 2
+    resolved = settings.dump(cfg)
+    assert "steps: 9" in resolved and load(resolved) == cfg
+    assert load(PASSES, "data.sft=64").stages[0].steps == 6
+    with pytest.raises(settings.ConfigError, match="give steps or passes, not both"):
+        load(PASSES, "sft.steps=500")  # the default too
+
+
+def test_passes_over_verdicts_are_counted_later(load):
+    text = (
+        "data: {tasks: [sum]}\nstages: [{stage: sft}, {stage: label}, {stage: verifier, passes: 2}]"
+    )
+    cfg = load(text)
+    assert (cfg.stages[2].steps, cfg.stages[2].passes) == (0, 2)
+    assert load(settings.dump(cfg)) == cfg

@@ -20,8 +20,9 @@ from typing import Any
 from rlvr_jax.config import DataConfig, SourceConfig
 from rlvr_jax.host.problems import option_lines, preference, ranked_answers
 from rlvr_jax.host.problems.dataset import Record
-from rlvr_jax.host.problems.sources import downloads, files, gym, toy, whole
+from rlvr_jax.host.problems.sources import downloads, files, gym, hub_data, toy, whole
 from rlvr_jax.host.problems.sources.whole import QUERY, Counts
+from rlvr_jax.host.text.conversation import is_conversation
 
 _END: Record = {}  # compared by identity, so no record equals it
 PATIENCE = 5000  # draws in a row without a new problem before a source counts as exhausted
@@ -68,6 +69,10 @@ def check_source(source: SourceConfig) -> None:
         gym.check_gym_dataset(source.gym, source.params)
     elif source.tfds:
         downloads.check_download(source.tfds, Path(source.folder))
+    elif source.hub:
+        for split in filter(None, (source.split, source.test_split)):
+            for found in hub_data.find_files(source, split):
+                files.check_file(found)
     for path in filter(None, (source.file, source.test_file)):
         files.check_file(Path(path))
 
@@ -95,11 +100,9 @@ def mix_sources(
             )
     for source in sources:
         check_source(source)
-    parts: dict[str, list[Any]] = {
-        split: ["all"] * len(sources) if n == "all" else _shares(n, [s.weight for s in sources])
-        for split, n in counts.items()
-    }
+    parts = _parts(sources, counts)
     held_out = [load_held_out(source) for source in sources]
+    counts = {split: n for split, n in counts.items() if split in parts}
     out: dict[str, list[Record]] = {split: [] for split in counts}
     seen: set[str] = set()
     owner: dict[str, str] = {}  # the split of a query, which several preference items may share
@@ -128,6 +131,43 @@ def mix_sources(
     return out
 
 
+def _parts(sources: Sequence[SourceConfig], counts: Counts) -> dict[str, list[Any]]:
+    """Return how many problems of each split each source gives: a number, or `all`.
+
+    A split that is `all`, and that no source serves, is left out.
+
+    Raises:
+      ValueError: no source serves a split that has a number.
+    """
+    parts: dict[str, list[Any]] = {}
+    talks = [_holds_conversations(source) for source in sources]
+    for split, count in counts.items():
+        weights = [
+            source.weight * (split in (source.splits or counts) and (split == "sft" or not talk))
+            for source, talk in zip(sources, talks, strict=True)
+        ]
+        if count == "all":
+            if any(weights):
+                parts[split] = ["all" if weight else 0 for weight in weights]
+            continue
+        if count and not any(weights):
+            raise ValueError(
+                f"data.{split} is {count} and no source has problems for it (conversations without "
+                f"a reference are for data.sft alone, others as `splits` says): set data.{split} "
+                "to 0, or add a source."
+            )
+        parts[split] = _shares(count, weights) if count else [0] * len(sources)
+    return parts
+
+
+def _holds_conversations(source: SourceConfig) -> bool:
+    """Return whether the first record of a source is a conversation without a reference."""
+    if not source.file and not source.hub:
+        return False
+    first = next(_records(source, "train"), None)
+    return first is not None and is_conversation(first)
+
+
 def _stream(source: SourceConfig, order: str, seed: int) -> Iterator[Record | None]:
     """Iterate over the source's problems for training; `order` seeds the order of stored ones."""
     if not source.gym:
@@ -142,7 +182,21 @@ def load_held_out(source: SourceConfig) -> list[Record] | None:
     Raises:
       ValueError: the source cannot be read.
     """
-    return _load(source, "test") if source.tfds or source.test_file else None
+    kept = source.tfds or source.test_file or source.test_split
+    return _load(source, "test") if kept else None
+
+
+def _records(source: SourceConfig, split: str) -> Iterator[Record]:
+    """Read the problems of a file or a downloaded data set, for `train` or `test`."""
+    if source.tfds:
+        return downloads.load_records(source.tfds, Path(source.folder), split)
+    if source.hub:
+        return hub_data.load_records(
+            source, source.split if split == "train" else source.test_split
+        )
+    path = Path(source.file if split == "train" else source.test_file)
+    task = f"file:{Path(source.file).stem}"
+    return files.load_records(path, task, drop_unranked=source.unranked == "drop")
 
 
 def load_all(source: SourceConfig) -> list[Record]:
@@ -156,13 +210,13 @@ def load_all(source: SourceConfig) -> list[Record]:
 
 def _load(source: SourceConfig, split: str) -> list[Record]:
     """Load all problems of a file or a downloaded data set."""
-    if source.tfds:
-        rows = downloads.load_records(source.tfds, Path(source.folder), split)
-    else:
-        path = Path(source.file if split == "train" else source.test_file)
-        task = f"file:{Path(source.file).stem}"
-        rows = files.load_records(path, task, drop_unranked=source.unranked == "drop")
-    return [_finish(row, source) for row in rows]
+    finished = [_finish(row, source) for row in _records(source, split)]
+    if len({is_conversation(row) for row in finished}) > 1:
+        raise ValueError(
+            f"{_name(source)} has rows with a reference and conversations without one: put them "
+            "into two files."
+        )
+    return finished
 
 
 def _shuffled(rows: list[Record], order: str) -> Iterator[Record]:
@@ -260,4 +314,6 @@ def _shares(count: int, weights: Sequence[float]) -> list[int]:
 def _name(source: SourceConfig) -> str:
     if source.gym:
         return f"reasoning-gym's {source.gym!r}"
+    if source.hub:
+        return f"the data set {source.hub} of the hub"
     return f"the data set {source.tfds!r}" if source.tfds else str(Path(source.file))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from rlvr_jax.host.files.looked_up import looked_up
 from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.problems.dataset import Record
 from rlvr_jax.host.problems.sources import files
+from rlvr_jax.host.problems.sources.layouts import Row
 from rlvr_jax.host.text import answers
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def find_files(name: str, folder: Path, split: str) -> list[Path]:
     for home in (folder / name, folder):
         for pattern in known.patterns:
             if paths := sorted(home.glob(pattern.format(own_split))):
-                _check_shards(paths)
+                check_shards(paths)
                 return paths
     raise ValueError(
         f"no {own_split!r} files of {name} in {folder}{looked_up(folder)} or its folder "
@@ -108,17 +109,31 @@ def load_records(name: str, folder: Path, split: str) -> Iterator[Record]:
       ValueError: a file is missing or cannot be read, or more than BAD_SHARE of the rows are
         unusable. The iterator raises the latter at its end.
     """
+    rows = (
+        (where, row)
+        for path in find_files(name, folder, split)
+        for where, row in files.load_rows(path)
+        if not SETS[name].drop or row.get("ability") != SETS[name].drop
+    )
+    return usable(rows, lambda row: [_parse_record(name, row)], name)
+
+
+def usable(
+    rows: Iterable[tuple[str, Row]], parse: Callable[[Row], list[Record]], name: str
+) -> Iterator[Record]:
+    """Parse rows of a data set, each with its place, without those that cannot be used.
+
+    Raises:
+      ValueError: a file cannot be read, or more than BAD_SHARE of the rows are unusable.  The
+        iterator raises the latter at its end.
+    """
     total, bad, first = 0, 0, ""
-    for path in find_files(name, folder, split):
-        files.check_file(path)
-        for where, row in files.load_rows(path):
-            if SETS[name].drop and row.get("ability") == SETS[name].drop:
-                continue
-            total += 1
-            try:
-                yield _parse_record(name, row)
-            except ValueError as error:
-                bad, first = bad + 1, first or f"{where}: {error}"
+    for where, row in rows:
+        total += 1
+        try:
+            yield from parse(row)
+        except ValueError as error:
+            bad, first = bad + 1, first or f"{where}: {error}"
     if bad > BAD_SHARE * total:
         raise ValueError(f"{bad} of {total} rows of {name} cannot be used, the first is {first}")
 
@@ -184,7 +199,7 @@ def _parse_record(name: str, row: dict[str, Any]) -> Record:
     return files.parse_record(row, f"tfds:{name}")
 
 
-def _check_shards(paths: list[Path]) -> None:
+def check_shards(paths: list[Path]) -> None:
     """Refuse an incomplete set of shards: `train-00000-of-00003.parquet` needs two more files."""
     for path in paths:
         shard = re.search(r"-of-(\d+)$", path.stem)

@@ -28,7 +28,11 @@ def check_file(path: Path) -> None:
         pyarrow is not installed.
     """
     if path.suffix.lower() not in KINDS:
-        raise ValueError(f"{path} must be one of {', '.join(KINDS)}: convert it or rename it.")
+        named = len(path.parts) == 2 and not path.exists()  # OWNER/NAME
+        hint = f", or write {{hub: {path}}} for a data set of the hub" if named else ""
+        raise ValueError(
+            f"{path} must be one of {', '.join(KINDS)}: convert it or rename it{hint}."
+        )
     if not path.is_file():
         kind = "a folder" if path.is_dir() else f"not there{looked_up(path)}"
         raise ValueError(f"the file {path} is {kind}: check the path.")

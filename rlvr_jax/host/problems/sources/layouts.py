@@ -7,6 +7,7 @@
                      reference
     multiple choice  question, choices or options, answer
     preferences      chosen and rejected, and other layouts (`preference_rows`)
+    conversations    messages alone, or prompt and completion, without a reference (`conversations`)
 
 A prompt is text, or a list of messages whose last message is the user's. A structure may be written
 as JSON text, and an empty cell counts as absent if another column of the same meaning is filled in.
@@ -19,9 +20,15 @@ from typing import Any, NamedTuple
 
 from rlvr_jax.host.problems import dataset, preference
 from rlvr_jax.host.problems.dataset import Record
-from rlvr_jax.host.problems.sources import options, preference_rows, references
+from rlvr_jax.host.problems.sources import (
+    conversations,
+    options,
+    preference_rows,
+    references,
+)
 from rlvr_jax.host.problems.sources.cells import is_given, parse_label, parse_structure
 from rlvr_jax.host.problems.sources.prompts import check_text, parse_messages
+from rlvr_jax.host.text import accepted
 
 Row = dict[str, Any]
 PROMPTS = ("prompt", "question", "problem", "query")
@@ -38,12 +45,15 @@ class Parts(NamedTuple):
 
 
 def parse_records(row: Row, task: str) -> list[Record]:
-    """Parse one row of a file as a problem or as preference items, by its layout.
+    """Parse one row of a file as a problem, a conversation or preference items, by its layout.
 
     Raises:
       ValueError: the row cannot be used; the caller adds to the message where the row stands.
     """
     if not preference_rows.is_preference(row):
+        if conversations.has_conversation(row) and not _has_reference(row):
+            name = task.partition(":")[2]
+            return [conversations.build_record(row, name, _domain(row))]
         return [parse_record(row, task)]
     items = preference_rows.parse_items(row)
     records = [preference.build_record(item, task.partition(":")[2]) for item in items]
@@ -63,19 +73,24 @@ def parse_record(row: Row, task: str) -> Record:
     for message in messages:
         check_text("prompt", message["content"])
         references.check_backslashes("prompt", message["content"])
+    extra = _extra(row)
     if not _is_complete(row) and (listed := options.find_options(row)):
         messages[-1]["content"] = options.list_options(messages[-1]["content"], listed)
         gold = options.choose_option(row, listed)
+    elif choices := references.parse_choices(parts.reference):
+        gold, extra = choices[0], accepted.with_accepted(extra, choices, parts.reference)
     else:
         gold = references.parse_reference(parts.reference)
     if not gold:
         raise ValueError("it has no reference answer: fill it in or leave the row out.")
     references.check_backslashes("solution", parts.solution)
-    domain = next(filter(None, (parse_label(row.get(name)) for name in DOMAINS)), "")
     record = {
         **{"question": messages[-1]["content"], "reference": gold, "answer": gold},
-        **{"demonstration": parts.solution or gold, "domain": domain or task.partition(":")[2]},
-        **{"task": task, "extra": _extra(row)},
+        **{
+            "demonstration": parts.solution or gold,
+            "domain": _domain(row) or task.partition(":")[2],
+        },
+        **{"task": task, "extra": _dumped(extra)},
         # A system prompt says how to answer; it is no part of the problem.
         "key": dataset.problem_key(*(m["content"] for m in messages if m["role"] != "system")),
         "messages": json.dumps(messages, ensure_ascii=False) if len(messages) > 1 else "",
@@ -83,6 +98,16 @@ def parse_record(row: Row, task: str) -> Record:
     for name, text in record.items():
         check_text(name, text)
     return record
+
+
+def _domain(row: Row) -> str:
+    return next(filter(None, (parse_label(row.get(name)) for name in DOMAINS)), "")
+
+
+def _has_reference(row: Row) -> bool:
+    """Return whether any column that may hold a reference is filled in."""
+    names = (*REFERENCES, "reward_model", *_choice_answers(row))
+    return any(is_given(row.get(name)) for name in names)
 
 
 def _is_complete(row: Row) -> bool:
@@ -137,12 +162,16 @@ def _ends_with_answer(messages: Any) -> bool:
     return isinstance(last, dict) and last.get("role") == "assistant"
 
 
-def _extra(row: Row) -> str:
+def _dumped(extra: Row) -> str:
+    # JSON has no dates, decimals and bytes, which parquet has; they become text.
+    return json.dumps(extra, ensure_ascii=False, default=str) if extra else ""
+
+
+def _extra(row: Row) -> Row:
     info = parse_structure(row.get("extra_info"))
     if isinstance(info, str) and info.lstrip()[:1] == "{":
         raise ValueError("its extra_info is text, but no JSON object: repair it.")
     extra = dict(info) if isinstance(info, dict) else {}
     if isinstance(ability := row.get("ability"), str):
         extra.setdefault("ability", ability)
-    # JSON has no dates, decimals and bytes, which parquet has; they become text.
-    return json.dumps(extra, ensure_ascii=False, default=str) if extra else ""
+    return extra

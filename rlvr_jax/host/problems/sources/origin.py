@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr_jax.config import DataConfig, SourceConfig
-from rlvr_jax.host.problems.sources import downloads
+from rlvr_jax.host.problems.sources import downloads, hub_data
 
 Origin = dict[str, Any]
 
@@ -42,8 +42,14 @@ def compute_origin(data: DataConfig, counts: Mapping[str, int | str], seed: int)
 
 def _describe_source(source: SourceConfig) -> dict[str, Any]:
     keys = dataclasses.asdict(source)
-    if source.unranked == "refuse":  # absent by default, as in the folders of older versions
-        del keys["unranked"]
+    defaults = {"unranked": "refuse", "splits": (), "hub": "", "subset": "", "test_split": ""}
+    if source.hub:
+        keys["hub"] = hub_data.pin(source)
+    else:
+        del keys["split"]
+    for name, default in defaults.items():
+        if keys[name] == default:  # absent by default, as in the folders of older versions
+            del keys[name]
     return keys
 
 

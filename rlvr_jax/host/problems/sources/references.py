@@ -76,6 +76,20 @@ def parse_reference(value: Any) -> str:
         raise ValueError(f"its reference cannot be text ({error}): give a text.") from error
 
 
+def parse_choices(value: Any) -> list[str]:
+    """Return the accepted answers of a list of several; [] if the value is no such list.
+
+    A list with an element that is no reference by itself, such as a list of lists, is none.
+    """
+    if not isinstance(value, list) or len(value) < 2 or any(isinstance(x, list) for x in value):
+        return []
+    try:
+        found = [parse_reference(x) for x in value]
+    except ValueError:
+        return []
+    return list(dict.fromkeys(filter(None, found)))
+
+
 def parse_final_answer(solution: str) -> str:
     r"""Return the final answer of a worked solution.
 

@@ -31,7 +31,6 @@ import jax
 
 from rlvr_jax import sharding
 from rlvr_jax.config import Config, Stage
-from rlvr_jax.finished_run import FinishedRun
 from rlvr_jax.host.processes import start
 from rlvr_jax.host.processes.team import Team, TeamError
 from rlvr_jax.host.report import command, during
@@ -60,6 +59,7 @@ from rlvr_jax.stages import (
     vote,
 )
 from rlvr_jax.stages.check import check_config, missing_walls
+from rlvr_jax.stages.finished_run import FinishedRun
 from rlvr_jax.stages.grm_workspace import GrmWorkspace
 from rlvr_jax.stages.workspace import Workspace
 

@@ -14,6 +14,7 @@ from rlvr_jax.host import weights
 from rlvr_jax.host.runs import compiles
 from rlvr_jax.host.text import template
 from rlvr_jax.host.text.tokenizer import open_tokenizer
+from rlvr_jax.stages import responses
 from rlvr_jax.structs import Prompts
 
 CFG = ModelConfig(
@@ -90,7 +91,7 @@ def test_it_stops_at_any_eos(folder, one_device):
     """With every token an end, one token is all there is."""
     params = parameters.init(jax.random.key(0), CFG)
     sample, key = SampleConfig(0.0), jax.random.key(0)
-    ids = list(generate.generate_tokens(params, CFG, [1, 2, 3], tuple(range(259)), 5, sample, key))
+    ids = list(responses.generate_tokens(params, CFG, [1, 2, 3], tuple(range(259)), 5, sample, key))
     assert len(ids) == 1
 
 

@@ -72,7 +72,7 @@ WINGS = {
 }
 ENTRIES = {
     *("train", "evaluate", "audit", "plan", "report", "convert", "generate", "bench", "jobs"),
-    *("bench_device", "__main__", "finished_run"),
+    *("bench_device", "__main__"),
 }
 DEVICE_PACKAGES = {"jax", "flax.struct", "optax"}
 # jax stands on numpy; only the mesh, which is made of a numpy array of devices, needs it by name.

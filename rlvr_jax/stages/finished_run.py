@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rlvr_jax import engine, generate
+from rlvr_jax import engine
 from rlvr_jax.config import Config, ModelConfig, SampleConfig
 from rlvr_jax.host.runs.paths import Paths
 from rlvr_jax.host.text import template
 from rlvr_jax.host.text.tokenizer import Tokenizer
-from rlvr_jax.stages import left
+from rlvr_jax.stages import left, responses
 from rlvr_jax.structs import Params
 
 Table = dict[str, list[Any]]  # columns by name; pandas.DataFrame and polars.DataFrame take it
@@ -43,7 +43,7 @@ class Policy(NamedTuple):
         key, eos = jax.random.key(seed), self.tokenizer.eos
         sampler = engine.Sampler(key, eos, 1, data.response_columns, sample)
         texts = [""] * len(prompts)
-        answers = generate.generate_batches(self.params, self.model, prompts, batch, sampler)
+        answers = responses.generate_batches(self.params, self.model, prompts, batch, sampler)
         for number, ids, _ in answers:
             texts[number] = self.tokenizer.decode(ids)
         return texts
@@ -109,4 +109,4 @@ class FinishedRun:
         if not stage and not trained:
             raise ValueError(f"no stage of {self.folder} trains a policy")
         source = f"{self.folder}:{stage or trained[-1]}"
-        return Policy(*generate.load_trained(source, ""), self.config)
+        return Policy(*responses.load_trained(source, ""), self.config)

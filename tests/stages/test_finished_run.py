@@ -15,16 +15,24 @@ CONFIG = {
         **{"prompt_columns": 64, "response_columns": 40},
     },
     "tokenizer": "byte",
+    "mesh": {"data": 8},
     "model": SMALL | {"vocab": 264},
     "stages": [
         {"stage": "sft", "steps": 2, "batch": 8},
-        {"stage": "evaluate", "name": "after", "policy": "sft", "verifier": "", "samples": 1},
+        {
+            "stage": "evaluate",
+            "name": "after",
+            "policy": "sft",
+            "verifier": "",
+            "samples": 1,
+            "batch": 8,
+        },
     ],
 }
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, one_device):
+def run(tmp_path_factory):
     assert float(jnp.ones(3).sum()) == 3, "JAX is in use"
     return rlvr_jax.train(CONFIG | {"runs": str(tmp_path_factory.mktemp("runs"))})
 

@@ -59,6 +59,21 @@ def test_a_second_run_in_the_same_process_learns_the_same(run):
     assert again.metrics("sft")["loss"] == run.metrics("sft")["loss"]
 
 
+def test_an_interrupted_call_goes_on(run, monkeypatch):
+    whole = rlvr_jax.train.STAGES["evaluate"]
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(rlvr_jax.train.STAGES, "evaluate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        rlvr_jax.train(run.config, "name=third")
+    monkeypatch.setitem(rlvr_jax.train.STAGES, "evaluate", whole)
+    third = rlvr_jax.train(run.config, "name=third")
+    assert third.metrics("sft")["loss"] == run.metrics("sft")["loss"]
+    assert third.evaluations["after"]["accuracy"] == run.evaluations["after"]["accuracy"]
+
+
 def test_the_config_is_as_strict_as_that_of_the_command(tmp_path):
     with pytest.raises(ConfigError, match="did you mean"):
         rlvr_jax.train(CONFIG | {"runs": str(tmp_path)}, "sft.step=3")

@@ -358,9 +358,8 @@ def _without_padding(tokens: Tokens) -> Tokens:
 def _ratio_logs(tokens: Tokens, cut_BR: Array, cfg: LossConfig) -> Metrics:
     """What to log of the probability ratios, per token."""
     drift_BR = jnp.clip(tokens.logprob_BR - tokens.behaviour_BR, -FAR, FAR)
-    low_BR = (
-        ratios.log_ratios(tokens.logprob_BR, tokens.behaviour_BR, tokens.mask_BR, cfg.ratio) < 0
-    )
+    of_policies = tokens.logprob_BR, tokens.behaviour_BR
+    low_BR = ratios.log_ratios(*of_policies, tokens.mask_BR, cfg.ratio) < 0
     off_BR = jnp.exp(jnp.clip(tokens.logprob_BR - tokens.sampler_BR, -FAR, FAR))
     return {
         "policy/clip_frac": cut_BR.astype(jnp.float32),
@@ -397,6 +396,6 @@ def objective(tokens: Tokens, cfg: LossConfig) -> tuple[Array, Array]:
     if cfg.objective == "kl-cov":
         value_BR = kl_cov(log_ratio_BR, advantage_BR, tokens.held_BR, cfg)
         return value_BR, jnp.zeros_like(tokens.mask_BR)
-    if cfg.objective == "sapo":
-        return sapo(log_ratio_BR, advantage_BR, cfg), jnp.zeros_like(tokens.mask_BR)
-    return logprob_BR * advantage_BR, jnp.zeros_like(tokens.mask_BR)
+    plain_BR = logprob_BR * advantage_BR
+    value_BR = sapo(log_ratio_BR, advantage_BR, cfg) if cfg.objective == "sapo" else plain_BR
+    return value_BR, jnp.zeros_like(tokens.mask_BR)

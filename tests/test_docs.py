@@ -15,6 +15,7 @@ from make_blocks import MARKS, read_blocks
 
 from rlvr_jax import config, structs
 from rlvr_jax.host.runs import config_text, settings
+from rlvr_jax.host.runs.rounds import expand_rounds
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -208,9 +209,8 @@ def readable(command: str, words: list[str], page: Path) -> bool:
         return True
     files = [b for b in read_blocks(page) + read_blocks(FIRST) if b.mark == f"file: {name}"]
     tree = config_text.parse_yaml(files[0].text if files else (ROOT / name).read_text("utf-8"))
-    for override in [word for word in [*argv, *words] if re.match(r"[\w.]+=", word)]:
-        settings._apply(tree, override)
-    return bool(settings.parse(tree))
+    overrides = [word for word in [*argv, *words] if re.match(r"[\w.]+=", word)]
+    return bool(settings.build(expand_rounds(tree), overrides, sizes=None))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -234,7 +234,7 @@ def test_its_yaml_has_keys_that_exist(page):
 def refusal(tree: dict) -> str:
     """Why a tree of config values is refused, or nothing."""
     try:
-        settings.parse({"stages": [{"stage": "tokenizer"}]} | tree)
+        settings.parse(expand_rounds({"stages": [{"stage": "tokenizer"}]} | tree))
     except config_text.ConfigError as error:
         return str(error)
     return ""

@@ -110,7 +110,9 @@ def test_run_folder(debug):
     assert {path.stem for path in (debug / "stages").iterdir()} == set(STAGES)
     assert {path.name for path in (debug / "checkpoints").iterdir()} == {"sft", "verifier", "rl"}
     assert (debug / "checkpoints" / "rl" / "step_000010").is_dir()
-    assert {path.name for path in (debug / "eval").iterdir()} == {"before.json", "after.json"}
+    assert {path.name for path in (debug / "eval").iterdir()} == {
+        *("before.json", "before.jsonl", "after.json", "after.jsonl")
+    }
     assert not list(debug.glob("**/*.part")) and not list(debug.glob("**/*tmp*"))
     cfg = settings.load(DEBUG, [f"runs={debug.parent}"])
     assert settings.load(debug / "config.resolved.yaml") == cfg, "the resolved config loads again"

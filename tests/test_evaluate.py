@@ -205,7 +205,7 @@ def test_a_wrong_key_names_the_option(server, place, tmp_path, capsys) -> None:
     "change, words",
     [
         (["--model", "nowhere"], "there is no model at nowhere"),
-        (["--model", "demo:label"], "no finished stage 'label' that trains the model: name one of"),
+        (["--model", "demo:label"], "has no stage 'label' that trains the model: name one of"),
         (["--model", "demo", "--prm", "sft"], "--prm names the stage 'sft', which leaves no PRM"),
         (["--prm", "prm"], "--prm names the stage 'prm', which leaves no PRM"),
         (["--model", "http://localhost:1/v1"], "--served NAME says which model"),

@@ -23,7 +23,8 @@ FAR = 1e4
 
 
 def choices(cfg, name):
-    return typing.get_args(typing.get_type_hints(cfg)[name])
+    words = cfg.__dataclass_fields__[name].metadata.get("words")
+    return words or typing.get_args(typing.get_type_hints(cfg)[name])
 
 
 def allowed(cfg, each):

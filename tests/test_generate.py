@@ -76,7 +76,7 @@ def test_the_prompt_can_come_from_the_input(folder, capsys, one_device, monkeypa
 def test_the_system_message_reaches_the_model(folder, one_device, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        generate, "generate_tokens", lambda params, cfg, prompt, *rest: seen.append(prompt)
+        responses, "generate_tokens", lambda params, cfg, prompt, *rest: seen.append(prompt)
     )
     with pytest.raises(TypeError):  # nothing to iterate over
         generate.main(

@@ -92,7 +92,7 @@ def test_it_goes_on_where_it_was_killed(folder) -> None:
     numbers = [x for row in after for x in row.values() if isinstance(x, float)]
     assert np.isfinite(numbers).all()
     evaluation = json.loads((folder / "eval" / "after.json").read_text())
-    assert set(evaluation) == set(WANTED["after"])
+    assert set(WANTED["after"]) <= set(evaluation)
     exported = folder.parent / "exported"
     words = [sys.executable, "-m", "rlvr_jax.convert", f"{folder}:rl", str(exported)]
     converted = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120)

@@ -117,7 +117,8 @@ signals = ending.Signals(minutes=float(sys.argv[1]))
 signals.catch()
 while signals.seen is None:
     threading.Event().wait(0.01)
-print(signals.seen == ending.TIME_UP, flush=True)
+sys.stdout.write(f"{signals.seen == ending.TIME_UP}\\n")  # one write: another thread tells too
+sys.stdout.flush()
 sys.stdin.readline()
 print("saved")
 """

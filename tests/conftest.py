@@ -29,7 +29,7 @@ LONG += ("test_dead_disk",)
 
 
 # What `make check` runs: the host's code and the arithmetic, without workers and whole programs.
-FAST = ("host/files", "host/problems", "host/rules", "host/text", "host/verdicts", "host/plans")
+FAST = ("host/files", "host/problems", "host/rules", "host/text")
 FAST += ("test_advantage.py", "test_config.py", "test_docs.py", "test_layers.py", "test_loss.py")
 FAST += ("test_presets.py", "test_reference.py")
 MARKERS = ("slow", "gpu", "peers", "tpu_aot", "chaos", "docs", "browser")

@@ -70,7 +70,7 @@ def convert(source: str, folder: Path, form: Form) -> None:
     Raises ValueError, CheckpointError or OSError where SRC or the folder cannot be used.
     """
     new_folder.check_free(folder)  # before the work of loading
-    if trained.is_run(source):
+    if left.is_run(source):
         loaded = trained.load(source, _layout(), form.tokenizer)
     else:
         loaded = _load_pretrained(source, form.tokenizer)
@@ -91,7 +91,7 @@ def convert(source: str, folder: Path, form: Form) -> None:
 def _run_of(source: str) -> Path:
     """Return the run folder of a source, the steps of which are listed where DST is left out."""
     folder = parse_left(source).run or source
-    if not trained.is_run(source):
+    if not left.is_run(source):
         raise ValueError(f"{source} is no run: name a new folder DST for the model")
     return Path(folder)
 

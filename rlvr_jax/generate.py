@@ -32,7 +32,7 @@ from rlvr_jax.host.runs import compiles, log
 from rlvr_jax.host.runs.checkpoint import CheckpointError
 from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.text.tokenizer import Tokenizer, open_tokenizer
-from rlvr_jax.stages import responses, trained
+from rlvr_jax.stages import left, responses
 from rlvr_jax.structs import Params
 
 
@@ -113,7 +113,7 @@ def _open(args: argparse.Namespace) -> tuple[Params, ModelConfig, Tokenizer]:
     Raises:
       ValueError, RunError, CheckpointError or OSError: they are not there, or do not fit together.
     """
-    if trained.is_run(args.model):
+    if left.is_run(args.model):
         params, cfg, tok = responses.load_trained(args.model, args.tokenizer)
     else:
         path = weights.find_model(args.model)

@@ -176,8 +176,7 @@ def cispo(
     """
     ratio_BR = jnp.exp(log_ratio_BR)
     bounded_BR = jnp.clip(ratio_BR, 1 - cfg.clip_low, 1 + cfg.clip_high)
-    value_BR = jax.lax.stop_gradient(bounded_BR) * advantage_BR * logprob_BR
-    return value_BR, bounded_BR != ratio_BR
+    return jax.lax.stop_gradient(bounded_BR) * advantage_BR * logprob_BR, bounded_BR != ratio_BR
 
 
 def sapo(log_ratio_BR: Array, advantage_BR: Array, cfg: LossConfig) -> Array:
@@ -395,7 +394,7 @@ def objective(tokens: Tokens, cfg: LossConfig) -> tuple[Array, Array]:
         return dppo(tokens, cfg)
     if cfg.objective == "kl-cov":
         value_BR = kl_cov(log_ratio_BR, advantage_BR, tokens.held_BR, cfg)
-        return value_BR, jnp.zeros_like(tokens.mask_BR)
-    plain_BR = logprob_BR * advantage_BR
-    value_BR = sapo(log_ratio_BR, advantage_BR, cfg) if cfg.objective == "sapo" else plain_BR
+    else:
+        soft = cfg.objective == "sapo"
+        value_BR = sapo(log_ratio_BR, advantage_BR, cfg) if soft else logprob_BR * advantage_BR
     return value_BR, jnp.zeros_like(tokens.mask_BR)

@@ -169,6 +169,8 @@ def train(
     check_config(cfg)
     mesh = sharding.claim_mesh(cfg.mesh, team.count)
     start.check_devices(team, mesh, facts)
+    for stage in cfg.stages:
+        own_formulas.try_formulas(stage)
     run = Run(cfg, team=team, minutes=minutes)
     if catches_signals:
         run.catch_signals()
@@ -180,8 +182,6 @@ def train(
         log.say(f"programs run without a wall for {' and '.join(missing)} (docs/rewards.md)")
     with contextlib.closing(run), jax.set_mesh(mesh):
         ws = Workspace(run, mesh)
-        for stage in cfg.stages:
-            own_formulas.with_formulas(stage)
         by_role = {"policy": ws, "grm": GrmWorkspace(ws) if cfg.uses_grm else ws}
         if cfg.data.tasks or cfg.data.sources:
             ws.write_problems()

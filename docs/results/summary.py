@@ -1,6 +1,6 @@
-"""Tables and the picture of README from raw run files.
+"""Table and picture of SmolLM2 from raw run files.
 
-    python docs/results/summary.py docs/results/quickstart
+    python docs/results/summary.py docs/results/smollm2
 
 reads seed*/{metrics.jsonl,before.json,after.json} of the folder and writes a picture and
 table.md into it.  Needs matplotlib, which nothing else here does.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlvr_jax.config import BEST, Config, Left, Stage, parse_left
+from rlvr_jax.host import weights
 from rlvr_jax.host.runs import linked, log, settings
 from rlvr_jax.host.runs.checkpoint import compute_fingerprint, steps_in
 from rlvr_jax.host.runs.folder import Run, RunError
@@ -24,6 +25,14 @@ class Found(NamedTuple):
     folder: Path
     step: int
     kind: str
+
+
+def is_run(source: str) -> bool:
+    """Return whether a source is RUN or RUN:STAGE[@STEP], and not a file or a place of models."""
+    path = Path(source).expanduser()
+    if path.exists():
+        return Paths(path).config_file.is_file()
+    return bool(parse_left(source).run) and not source.startswith(weights.PLACES)
 
 
 def find(run: Run, source: str) -> Found:
@@ -133,7 +142,7 @@ def load_config(folder: Path) -> Config:
     Raises:
       ValueError: it is no run folder, or its config is damaged.
     """
-    path = Paths(folder).config_file
+    path = Paths(folder.expanduser()).config_file
     if not path.is_file():
         raise ValueError(f"{folder} is no run folder: there is no {path.name} in it")
     return settings.load(path, sizes=None)

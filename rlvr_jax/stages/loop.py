@@ -67,56 +67,37 @@ def run(
       Interrupted: a signal asked the run to stop.
       RunError: an alarm stops the run, or too many updates in a row were not finite.
     """
-    stream = work.stream
+    stream, team = work.stream, ws.run.team
     if stream is None:
         stream = Stream(dataset.batches(source, batch, ws.seed(stage.name)))
-    team = ws.run.team
     rate = optim.learning_rate_schedule(stage.optim, stage.steps * stage.updates)
     compiles = Compiles()
     reporter = during.Reporter(ws.run.folder) if team.first else None
     with Checkpoints(ws.run.checkpoints(stage.name), keep=stage.keep) as checkpoints:
         start, state = _restore(ws, stage, checkpoints, state, stream, len(source))
-        rows = team.share("metrics", lambda: ws.run.metrics.load_rows(stage.name))
-        watch, goal = Watch(stage, rows), Goal(stage, rows)
-        kept = team.share("the best step", lambda: best_kept(stage, rows, checkpoints.steps()))
-        goal.best = (int(kept[0]), float(kept[1])) if kept else None
-        checkpoints.best = goal.best[0] if goal.best else None
-        checkpoints.named = ws.cfg.named_steps(stage.name)
+        watch, goal = _go_on(ws, stage, checkpoints)
         if goal.reached:
             return state
         if start < stage.steps:
             memory.say(stage, ws, state, work.frozen or Frozen({}, {}))
         with contextlib.closing(log.Bar(stage.name, stage.steps, start)) as bar:
             for step in range(start + 1, stage.steps + 1):
-                began, compiled = time.monotonic(), compiles.seconds
                 records = stream.take(stage.rounds * batch)
-                with guard_transfers():
-                    state, values, unplaced = work.advance(state, records)
-                    values = ws.fetch(values)
+                state, values, unplaced = _advance(ws, work, state, records, compiles)
                 stream.give_back(unplaced)
-                seconds, compiled = time.monotonic() - began, compiles.seconds - compiled
                 values["policy/lr"] = np.float32(rate((step - 1) * stage.updates))
-                count = compiles.count(work.compiled)
-                values |= _speed(values, seconds, count, compiles.seconds)
-                values["time/compile"] = compiled
                 values |= work.examine(step, state)
                 if "filter/rounds" in values:
                     values["filter/queue"] = float(len(stream))
                 goal.refuse_unknown(values)
                 values |= watch.look(step, values)
-                ws.run.metrics.write(stage.name, step, values)
-                ws.run.sinks.write(stage.name, step, log.plain(values))
-                if step == 1:
-                    first_step.look(ws, stage, log.plain(values))
+                _tell(ws, stage, step, values)
                 bar.step(step, {word: float(values[key]) for word, key in work.shown.items()})
                 if goal.look(step, log.plain(values)):
                     checkpoints.best = step
                 _refuse_divergence(ws, stage, step, state, records)
                 signum = ws.run.agree_to_stop()
-                planned = step == stage.steps or step % stage.save_every == 0
-                planned |= step in checkpoints.named
-                aimed = goal.reached or goal.best is not None and goal.best[0] == step
-                if signum or planned or watch.saves or aimed:
+                if signum or watch.saves or _is_kept(stage, step, checkpoints, goal):
                     _save(ws, stage, checkpoints, state, stream, len(source))
                 if reporter:
                     reporter.write_if_due()
@@ -129,13 +110,53 @@ def run(
     return state
 
 
+def _go_on(ws: Workspace, stage: Trained, checkpoints: Checkpoints) -> tuple["Watch", Goal]:
+    """Return the alarms and the goal of a stage as its earlier steps left them."""
+    team = ws.run.team
+    rows = team.share("metrics", lambda: ws.run.metrics.load_rows(stage.name))
+    kept = team.share("the best step", lambda: best_kept(stage, rows, checkpoints.steps()))
+    goal = Goal(stage, rows)
+    goal.best = (int(kept[0]), float(kept[1])) if kept else None
+    checkpoints.best = goal.best[0] if goal.best else None
+    checkpoints.named = ws.cfg.named_steps(stage.name)
+    return Watch(stage, rows), goal
+
+
+def _advance(
+    ws: Workspace, work: Work, state: TrainState, records: list[Any], compiles: Compiles
+) -> tuple[TrainState, dict[str, Any], list[Any]]:
+    """Do a step, and add to its metrics the time that it took."""
+    began, before = time.monotonic(), compiles.seconds
+    with guard_transfers():
+        state, values, unplaced = work.advance(state, records)
+        values = ws.fetch(values)
+    seconds = time.monotonic() - began
+    values |= _speed(values, seconds, compiles.count(work.compiled), compiles.seconds)
+    values["time/compile"] = compiles.seconds - before
+    return state, values, unplaced
+
+
+def _tell(ws: Workspace, stage: Trained, step: int, values: dict[str, Any]) -> None:
+    """Write the metrics of a step, and say what stands out in the first one."""
+    ws.run.metrics.write(stage.name, step, values)
+    ws.run.sinks.write(stage.name, step, log.plain(values))
+    if step == 1:
+        first_step.look(ws, stage, log.plain(values))
+
+
+def _is_kept(stage: Trained, step: int, checkpoints: Checkpoints, goal: Goal) -> bool:
+    """Return whether a step has a checkpoint, also where no signal and no alarm asks for it."""
+    planned = step == stage.steps or step % stage.save_every == 0 or step in checkpoints.named
+    return planned or goal.reached or (goal.best is not None and goal.best[0] == step)
+
+
 def counted(stage: Any, rows: int, batch: int) -> Any:
     """Return a stage of passes over `rows` rows with its number of steps, and print that."""
     told: Any = with_steps(stage, rows, batch)
     if told is not stage:
         log.say(
-            f"{stage.name}: {stage.passes} passes over {rows} rows in batches of {batch} are "
-            f"{told.steps} steps"
+            f"{stage.name}: {told.steps} steps of {batch} rows, for passes {stage.passes} over "
+            f"{rows} rows"
         )
     return told
 

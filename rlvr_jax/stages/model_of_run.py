@@ -30,12 +30,12 @@ def find_model_of_run(source: str, part: Part = "model") -> ModelOfRun | None:
       ValueError: the run has no such stage, or the stage leaves another model.
       RunError: the stage has not finished and no step is named, or it has no such step.
     """
+    if not left.is_run(source):
+        return None
     folder, name = Path(source).expanduser(), ""
-    if not _is_run(folder):
-        named = parse_left(source)
-        folder, name = Path(named.run).expanduser(), source.removeprefix(f"{named.run}:")
-        if not named.run or not _is_run(folder):
-            return None
+    if not folder.exists():
+        run = parse_left(source).run
+        folder, name = Path(run).expanduser(), source.removeprefix(f"{run}:")
     cfg, paths = left.load_config(folder), Paths(folder)
     fitting = {s.name: s for s in cfg.stages if "model" in s.leaves and s.trains == part}
     if not name:
@@ -54,10 +54,6 @@ def find_model_of_run(source: str, part: Part = "model") -> ModelOfRun | None:
         )
     left.find_step(paths, fitting[stage], step)
     return ModelOfRun(folder, cfg, name)
-
-
-def _is_run(folder: Path) -> bool:
-    return Paths(folder).config_file.is_file()
 
 
 class Reader(Run):

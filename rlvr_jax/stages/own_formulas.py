@@ -19,7 +19,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,6 @@ from rlvr_jax.host.files.looked_up import looked_up
 from rlvr_jax.host.rules import user_file
 from rlvr_jax.loss import Tokens
 
-Kind = TypeVar("Kind")
 OBJECTIVE, ESTIMATOR = "objective", "advantages"  # the functions that the files have
 
 
@@ -48,27 +47,40 @@ def check_files(stage: Stage) -> None:
                 raise ValueError(f"the file {path} is not there{looked_up(path)}")
 
 
-def with_formulas(stage: Kind) -> Kind:
+def with_formulas(stage: RlStage) -> RlStage:
     """Return a stage with the functions of its own files in the place of their paths.
-
-    Each function is tried on small numbers.
 
     Raises:
       OSError: there is no such file.
-      ValueError: its function is missing, raises, returns something else or numbers that are not
-        finite, or has no gradient.
+      ValueError: it cannot be imported, or its function is missing.
     """
-    if not isinstance(stage, RlStage):
-        return stage
     loss, advantage = stage.loss, stage.advantage
     if loss.objective.endswith(".py"):
         loss = replace(loss, objective=_formula(loss.objective, OBJECTIVE))
-        _try(loss.objective, functools.partial(_try_objective, loss))
     if advantage.baseline.endswith(".py"):
         advantage = replace(advantage, baseline=_formula(advantage.baseline, ESTIMATOR))
-        trial = functools.partial(_try_estimator, stage.prompts, stage.samples)
-        _try(advantage.baseline, lambda: trial(advantage.baseline))
-    return replace(stage, loss=loss, advantage=advantage)  # type: ignore[return-value]
+    return replace(stage, loss=loss, advantage=advantage)
+
+
+def try_formulas(stage: Stage) -> None:
+    """Try the functions of a stage's own files on small numbers, on a device of this process.
+
+    Call this outside of the mesh of the run: its devices may be those of other processes, or none
+    that can compute.
+
+    Raises:
+      OSError, ValueError: as `with_formulas`, or a function raises, returns something else or
+        numbers that are not finite, or has no gradient.
+    """
+    if not isinstance(stage, RlStage):
+        return
+    stage = with_formulas(stage)
+    loss, baseline = stage.loss, stage.advantage.baseline
+    if isinstance(loss.objective, Formula):
+        _try(loss.objective, functools.partial(_try_objective, loss))
+    if isinstance(baseline, Formula):
+        shape = stage.prompts, stage.samples
+        _try(baseline, functools.partial(_try_estimator, shape, baseline))
 
 
 def _formula(path: str, name: str) -> Formula:
@@ -143,11 +155,11 @@ def _some_tokens() -> Tokens:
     return Tokens(logprob, -entropy, behaviour, sampler, reference, advantage, mask)
 
 
-def _try_estimator(prompts: int, samples: int, formula: Any) -> str:
+def _try_estimator(shape: tuple[int, int], formula: Formula) -> str:
     """Return what is wrong with an estimator, tried on rewards that differ and that are equal."""
-    rng, shape = np.random.default_rng(0), (prompts, samples)
+    rng = np.random.default_rng(0)
     length_QG = jnp.array(rng.integers(1, 9, shape), jnp.int32)
-    counted_Q = jnp.ones(prompts, bool)
+    counted_Q = jnp.ones(shape[0], bool)
     rewards = {"random": rng.random(shape), "all 0": np.zeros(shape), "all 1": np.ones(shape)}
     for name, some_QG in rewards.items():
         reward_QG = jnp.array(some_QG, jnp.float32)

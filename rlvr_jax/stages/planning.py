@@ -17,7 +17,7 @@ from rlvr_jax.config import Config, ModelConfig, RlStage, SftStage, VerifierStag
 from rlvr_jax.host.plans import roofline
 from rlvr_jax.host.plans.answer import Answer
 from rlvr_jax.host.plans.chips import GPU_SHARE, Topology
-from rlvr_jax.stages import abstract, compiling, programs, sizing
+from rlvr_jax.stages import abstract, compiling, own_formulas, programs, sizing
 from rlvr_jax.stages.abstract import Planned
 
 # libtpu asks a server of Google Cloud where it runs, and lets one process use a machine's TPUs.
@@ -162,6 +162,7 @@ def plan(
     """
     check_sizes(cfg, stage, topology)
     planned = cfg if topology.chip.platform == "tpu" else _without_kernels(cfg)
+    own_formulas.try_formulas(stage)
     mesh = sharding.make_mesh(cfg.mesh, devices(topology))
     with jax.set_mesh(mesh), only_widest(quick):
         made = abstract.make(stage, planned, mesh, in_parts=quick)

@@ -35,14 +35,6 @@ class Source(NamedTuple):
     base: peft.Base | None = None  # None: no adapter
 
 
-def is_run(source: str) -> bool:
-    """Return whether a source is RUN:STAGE[@STEP] or RUN, and not the path of another file."""
-    if Path(source).exists():
-        return Paths(Path(source)).config_file.is_file()
-    named = parse_left(source)
-    return bool(named.run) and named.run != "package"
-
-
 def load(source: str, layout: Layout, tokenizer: str = "") -> Source:
     """Load the model that a stage trained: a policy, a verifier, a GRM or a meta RM.
 

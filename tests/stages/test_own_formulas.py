@@ -9,7 +9,7 @@ import pytest
 
 from rlvr_jax import advantage, loss
 from rlvr_jax.config import AdvantageConfig, LossConfig, RlStage
-from rlvr_jax.stages.own_formulas import check_files, with_formulas
+from rlvr_jax.stages.own_formulas import check_files, try_formulas, with_formulas
 
 CLIP = """
 import jax.numpy as jnp
@@ -110,8 +110,19 @@ BAD = {
 def test_a_bad_file_is_refused_in_one_sentence(tmp_path, sentence):
     stage = stage_with(tmp_path, *BAD[sentence])
     with pytest.raises(ValueError) as error:
-        with_formulas(stage)
+        try_formulas(stage)
     assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_good_files_are_tried_without_a_word(tmp_path):
+    assert try_formulas(stage_with(tmp_path, CLIP, CENTRE)) is None
+
+
+def test_to_load_a_file_computes_nothing(tmp_path):
+    """Inside the mesh of a run, or of a slice that is not here, there may be no device for it."""
+    stage = with_formulas(stage_with(tmp_path, "def objective(tokens, cfg):\n    1 / 0\n"))
+    with pytest.raises(ZeroDivisionError):
+        stage.loss.objective.function(None, stage.loss)
 
 
 def test_a_file_that_is_not_there(tmp_path):

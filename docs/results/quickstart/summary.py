@@ -69,14 +69,6 @@ def table(runs: dict[str, dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def smooth(values: list[float], keep: float = 0.9) -> list[float]:
-    out, level = [], values[0]
-    for value in values:
-        level = keep * level + (1 - keep) * value
-        out.append(level)
-    return out
-
-
 def picture(runs: dict[str, dict]) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.6), width_ratios=(3, 2))
     first = sum(row["stage"] == "rl" for row in next(iter(runs.values()))["rows"])
@@ -84,7 +76,8 @@ def picture(runs: dict[str, dict]) -> None:
         reward = [row["reward/mean"] for row in run["rows"]]
         steps = range(1, len(reward) + 1)
         left.plot(steps, reward, color=colour, alpha=0.15, linewidth=0.8)
-        left.plot(steps, smooth(reward), color=colour, linewidth=1.8, label=name)
+        means = [statistics.mean(reward[max(0, i - 9) : i + 1]) for i in range(len(reward))]
+        left.plot(steps, means, color=colour, linewidth=1.8, label=name)
     left.axvline(first + 0.5, color="grey", linewidth=0.8, linestyle="--")
     left.text(first + 3, 0.04, "second verifier", color="grey", fontsize=8)
     left.set(xlabel="RL step", ylabel="reward of the verifier", ylim=(0, 1), title="training")

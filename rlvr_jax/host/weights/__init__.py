@@ -34,6 +34,7 @@ from rlvr_jax.structs import Params
 __all__ = ["WeightsError", "find_model", "load", "load_architecture", "save"]
 
 PACKAGE = "package:"
+PLACES = (PACKAGE, hub.HUB)  # how a source of weights begins that is no path
 SHARD_BYTES = 5_000_000_000
 ROWS = 4096  # rows of a matrix that are compared at a time
 

@@ -155,8 +155,7 @@ def counted(stage: Any, rows: int, batch: int) -> Any:
     told: Any = with_steps(stage, rows, batch)
     if told is not stage:
         log.say(
-            f"{stage.name}: {told.steps} steps of {batch} rows, for passes {stage.passes} over "
-            f"{rows} rows"
+            f"{stage.name}: {told.steps} steps of {batch} rows (passes: {stage.passes}, rows: {rows})"
         )
     return told
 

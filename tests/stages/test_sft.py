@@ -122,5 +122,5 @@ def test_passes_become_steps(make, seen, capsys):
     with jax.set_mesh(ws.mesh):
         assert sft.run(stage, ws) == {"steps": 9}, "of a stage whose rows the config does not know"
     assert len(seen) == 9
-    assert "sft: 3 passes over 17 rows in batches of 5 are 9 steps" in capsys.readouterr().out
+    assert "sft: 9 steps of 5 rows (passes: 3, rows: 17)" in capsys.readouterr().out
     assert count_steps(judged, ws.cfg.data) is judged

@@ -155,7 +155,8 @@ def counted(stage: Any, rows: int, batch: int) -> Any:
     told: Any = with_steps(stage, rows, batch)
     if told is not stage:
         log.say(
-            f"{stage.name}: {told.steps} steps of {batch} rows (passes: {stage.passes}, rows: {rows})"
+            f"{stage.name}: {told.steps} steps of {batch} rows (passes: {stage.passes}, "
+            f"rows: {rows})"
         )
     return told
 

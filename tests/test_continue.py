@@ -158,6 +158,16 @@ def test_what_has_begun_after_a_stage_keeps_it(trained, longer, door):
         assert file.stat().st_nlink > 1, "a hard link, which outlives the other run"
 
 
+def test_a_new_run_takes_over_an_evaluation_with_its_answers(trained, door, tmp_path):
+    stages = [*TINY["stages"], EVALUATE, EVALUATE | {"name": "again"}]
+    config = write(tmp_path, runs=str(trained), stages=stages)
+    said = ok(door, config, "--as", "twice")
+    assert said.count("finished earlier, skipped") == 4
+    mine, theirs = (trained / x / "eval" for x in ("twice", "tiny"))
+    assert (mine / "after.jsonl").read_bytes() == (theirs / "after.jsonl").read_bytes()
+    assert (mine / "again.jsonl").is_file()
+
+
 @pytest.mark.slow
 def test_a_new_run_changes_objective_and_seed_behind_what_it_takes_over(copy, door):
     folder = copy.parent / "tiny"

@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import functools
-import glob
 import json
 import shutil
 import signal
@@ -229,11 +228,8 @@ class Run(Paths):
 
     def _left(self, stage: str) -> list[Path]:
         """Return the files that the stage may have left, besides checkpoints and metrics."""
-        paths = [self.verdicts(stage), self.collected(stage), self.judgements(stage)]
-        paths += [self.items(stage), self.evaluation(stage), self.kept_answers(stage)]
-        paths += (self.folder / "samples").glob(f"{glob.escape(stage)}_step_*.jsonl")
         kinds = {known.name: known.stage for known in self.cfg.stages}
-        return paths + [self.tokenizer_file] * (kinds.get(stage) == "tokenizer")
+        return self.left_by(stage) + [self.tokenizer_file] * (kinds.get(stage) == "tokenizer")
 
     def write_samples(self, stage: str, step: int, rows: list[dict[str, Any]]) -> None:
         """Write the sampled rollouts of one step, atomically; only the first process does."""

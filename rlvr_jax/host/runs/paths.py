@@ -5,6 +5,7 @@ runs/NAME/config.resolved.yaml  metrics.jsonl  samples/  eval/  checkpoints/  st
           run.lock  bases.json  files.json  from/
 """
 
+import glob
 from pathlib import Path
 
 from rlvr_jax.config import Config
@@ -93,6 +94,13 @@ class Paths:
     def kept_answers(self, name: str) -> Path:
         """Return the file of the answers of an evaluation, one a line."""
         return self.folder / "eval" / f"{name}.jsonl"
+
+    def left_by(self, stage: str) -> list[Path]:
+        """Return the files that a stage may have left, besides checkpoints, metrics and marker."""
+        paths = [self.verdicts(stage), self.collected(stage), self.judgements(stage)]
+        paths += [self.items(stage), self.evaluation(stage), self.kept_answers(stage)]
+        samples = (self.folder / "samples").glob(f"{glob.escape(stage)}_step_*.jsonl")
+        return paths + sorted(samples)
 
     def marker(self, stage: str) -> Path:
         """Return the file that says that a stage is finished."""

@@ -201,12 +201,7 @@ def _keep_seed(path: Path) -> None:
 
 def _copy_files(there: Paths, part: Paths, stage: str) -> None:
     """Copy what a stage left besides checkpoints and metrics."""
-    files = [there.marker(stage), there.verdicts(stage), there.replies(stage)]
-    files += [there.collected(stage), there.judgements(stage), there.items(stage)]
-    files += [there.evaluation(stage)]
-    start = f"{stage}_step_"
-    samples = there.folder / "samples"
-    files += [x for x in sorted(samples.glob("*")) if x.name.startswith(start)]
+    files = [there.marker(stage), there.replies(stage), *there.left_by(stage)]
     board = there.folder / "tensorboard" / stage
     files += sorted(board.glob("*"))
     for file in files:

@@ -1,15 +1,27 @@
 """`python -m rlvr_jax.evaluate`: numbers that the kept answers give, and sentences for mistakes."""
 
+import dataclasses
 import json
+import runpy
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from make_endpoint import Server
+from safetensors.numpy import load_file
 
 from rlvr_jax import evaluate, parameters
-from rlvr_jax.config import Config, DataConfig, ModelConfig, SftStage, VerifierStage
+from rlvr_jax.config import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    PrmStage,
+    RewardConfig,
+    SftStage,
+    VerifierStage,
+)
 from rlvr_jax.host import weights
 from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.problems.sources import files
@@ -17,6 +29,7 @@ from rlvr_jax.host.runs import compiles, settings
 from rlvr_jax.host.runs.checkpoint import Checkpoints
 from rlvr_jax.host.text.tokenizer import open_tokenizer
 from rlvr_jax.host.verdicts.judge import endpoint
+from rlvr_jax.host.weights import layout
 
 SIZE = dict(
     layers=1, width=8, heads=2, kv_heads=1, head_size=4, feedforward=8, vocab=259, tied=False
@@ -133,6 +146,50 @@ def test_a_stage_of_a_run_with_a_verifier_of_a_run(run, tmp_path, capsys) -> Non
     assert 0 <= told["verifier_reward"]["all"] <= 1 and "false_positive" in told["verifier"]
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
     assert "mean reward of the verifier" in capsys.readouterr().out
+
+
+def test_a_prm_that_is_its_reference_prefers_no_answer(run, tmp_path) -> None:
+    """Its token rewards are then 0, so the best of an equal four is the first."""
+    cfg = settings.load(run / "config.resolved.yaml")
+    stages = (cfg.stages[0], PrmStage(reward=RewardConfig(source="rule")))
+    new = run.with_name("with_prm")
+    shutil.copytree(run, new)
+    (new / "config.resolved.yaml").write_text(
+        settings.dump(dataclasses.replace(cfg, name="with_prm", stages=stages))
+    )
+    for folder in ("checkpoints", "stages"):
+        for path in (new / folder).glob("verifier*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.copytree(new / "checkpoints" / "sft", new / "checkpoints" / "prm")
+    shutil.copy(new / "stages" / "sft.json", new / "stages" / "prm.json")
+    argv = ["--model", f"{new}:sft", "--prm", "prm", "--rule", str(run.parent / "even.py")]
+    argv += ["--samples", "4", "--batch", "6", "--data", str(run.parent / "p.jsonl")]
+    argv += ["evaluate.on_error=zero"]
+    assert evaluate.main([*argv, "--out", str(tmp_path), "--name", "p"]) == 0
+    told, rows = measured(tmp_path, "p")
+    first = [row["score"] for row in rows if not row["greedy"] and row["sample"] == 0]
+    assert told["prm"] == "prm" and len(first) == 6
+    assert told["best_of_k_sum"]["all"] == told["best_of_k_min"]["all"] == np.mean(first)
+
+
+def test_a_gguf_file_says_what_its_folder_says(place, tmp_path) -> None:
+    made = runpy.run_path(str(Path(__file__).parent / "host" / "weights" / "test_gguf.py"))
+    cfg, found = ModelConfig(**SIZE, context=128), {}
+    plain, hf = load_file(place / "model" / "model.safetensors"), layout.hf_places(cfg)
+    for ours in parameters.names(cfg):
+        parts = dict(layout.tensors(ours, hf[ours], cfg.sizes))
+        for at, tensor in layout.tensors(ours, layout.GGUF[ours], cfg.sizes):
+            found[tensor] = made["converted"]("llama", ours, plain[parts[at]], cfg)
+    said = made["metadata"]("llama", cfg)
+    said |= {"tokenizer.ggml.eos_token_id": open_tokenizer("byte").eos[0]}
+    path = made["write"](tmp_path / "m.gguf", "llama", said, found)
+    for model, name in ((place / "model", "folder"), (path, "file")):
+        argv = ["--model", model, "--tokenizer", "byte", "--data", place / "p.jsonl"]
+        argv += ["--rule", place / "even.py", "--tokens", 8, "--samples", 1, "--batch", 6]
+        argv += ["evaluate.on_error=zero", "--out", tmp_path, "--name", name]
+        assert evaluate.main([*map(str, argv)]) == 0
+    of_folder, of_file = (measured(tmp_path, name) for name in ("folder", "file"))
+    assert of_file[1] == of_folder[1] and of_file[0]["accuracy"] == of_folder[0]["accuracy"]
 
 
 @pytest.fixture

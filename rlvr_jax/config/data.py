@@ -44,6 +44,13 @@ class SourceConfig:
     test_split: str = option(
         "", "split of `hub` with held-out problems; empty: a part of `split`, chosen by hash"
     )
+    columns: dict[str, str] = field(
+        default_factory=dict,
+        metadata={
+            "help": "columns of the rows of `file` or `hub` by the name that a layout gives them, "
+            "e.g. {question: prompt_text, answer: solution, domain: level}"
+        },
+    )
     weight: float = option(
         1.0, "share of this source in every split, relative to the other sources"
     )
@@ -77,6 +84,8 @@ class SourceConfig:
         for name, of in (("params", "gym"), ("test_file", "file"), ("folder", "tfds")):
             if getattr(self, name) and not getattr(self, of):
                 raise ValueError(f"{name} belongs to a source of the kind {of}: leave it out")
+        if self.columns and not (self.file or self.hub):
+            raise ValueError("columns belongs to a source of the kind file or hub: leave it out")
         if len(set(self.splits)) != len(self.splits):
             raise ValueError("splits names a split twice")
         if self.unranked == "drop" and not self.file:

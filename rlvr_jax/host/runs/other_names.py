@@ -145,6 +145,7 @@ PATHS = {
 }
 
 _FILES = "list files in `data.sources`, each as {file: train.parquet}"
+_COLUMNS = "write `columns: {question: NAME, answer: NAME}` in its entry of `data.sources`"
 _HELD_OUT = "give it in `data.sources`, as {file: train.parquet, test_file: test.parquet}"
 _RULE = "write `rl.reward` as {source: rule, rule: my_rule.py}"
 _PARTS = "lower `model.part_tokens` where memory is short"
@@ -204,7 +205,11 @@ NOTES = {
     "max_seq_len": "write `data.prompt_columns` and `data.response_columns`",
     "max_model_len": "write `data.prompt_columns` and `data.response_columns`",
     "kv_cache_size": "it is `data.prompt_columns` + `data.response_columns`",
-    "prompt_key": "the names of the columns are found by themselves (docs/data.md)",
+    "prompt_key": _COLUMNS,
+    "answer_key": _COLUMNS,
+    "input_key": _COLUMNS,
+    "label_key": _COLUMNS,
+    "response_key": _COLUMNS,
     "bf16": _DTYPE,
     "fp16": _DTYPE,
     "dtype": _DTYPE,

@@ -26,6 +26,7 @@ def source(**changes):
         "splits": (),
         "hub": "",
         "test_split": "",
+        "columns": {},
     }
     return SimpleNamespace(**empty | other | changes)
 
@@ -167,6 +168,26 @@ BAD = {
     "columns": ({"text": "a", "meta": "b"}, "columns .text, meta. are no known layout"),
     "verl": ({"prompt": "a", "reward_model": {"style": "rule"}}, "no reference"),
 }
+
+
+OTHER = {"text": "2 + 2?", "info": {"gold": "4"}, "level": "easy", "answer": "no"}
+
+
+@pytest.mark.parametrize("write", [jsonl, parquet], ids=["jsonl", "parquet"])
+def test_columns_of_other_names_are_named_by_the_source(tmp_path, write):
+    """A column that has the name already is none of the layout's any more."""
+    path = write(tmp_path / ("mine." + write.__name__), [OTHER])
+    columns = {"question": "text", "answer": "level", "domain": "answer"}
+    (row,) = sources.load_all(source(file=str(path), columns=columns))
+    assert (row["question"], row["reference"], row["domain"]) == ("2 + 2?", "easy", "no")
+    (row,) = sources.load_all(
+        source(file=str(path), columns={"question": "text", "answer": "info.gold"})
+    )
+    assert (row["reference"], row["domain"]) == ("4", "mine")
+    with pytest.raises(ValueError, match="names 'info.old', and the columns are text, info"):
+        sources.load_all(source(file=str(path), columns={"answer": "info.old"}))
+    with pytest.raises(ValueError, match="names 'solution', and the columns are text, info, level"):
+        sources.load_all(source(file=str(path), columns={"answer": "solution"}))
 
 
 @pytest.mark.parametrize("write", [jsonl, parquet], ids=["jsonl", "parquet"])

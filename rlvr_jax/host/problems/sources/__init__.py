@@ -196,7 +196,8 @@ def _records(source: SourceConfig, split: str) -> Iterator[Record]:
         )
     path = Path(source.file if split == "train" else source.test_file)
     task = f"file:{Path(source.file).stem}"
-    return files.load_records(path, task, drop_unranked=source.unranked == "drop")
+    drop = source.unranked == "drop"
+    return files.load_records(path, task, source.columns, drop_unranked=drop)
 
 
 def load_all(source: SourceConfig) -> list[Record]:

@@ -7,8 +7,9 @@ nested or flat (a column named `reward_model.ground_truth`).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rlvr_jax.host.files.looked_up import looked_up
@@ -18,6 +19,8 @@ from rlvr_jax.host.problems.sources.layouts import Row, parse_records
 from rlvr_jax.host.problems.sources.layouts import parse_record as parse_record
 
 KINDS = (".jsonl", ".json", ".parquet")
+Columns = Mapping[str, str]
+NO_COLUMNS: Columns = MappingProxyType({})
 
 
 def check_file(path: Path) -> None:
@@ -40,18 +43,21 @@ def check_file(path: Path) -> None:
         _parquet()
 
 
-def load_records(path: Path, task: str, *, drop_unranked: bool = False) -> Iterator[Record]:
+def load_records(
+    path: Path, task: str, columns: Columns = NO_COLUMNS, *, drop_unranked: bool = False
+) -> Iterator[Record]:
     """Load the problems or preference items of a file one by one.
 
-    `task` is the task of the records of problems.  With `drop_unranked`, rows of
-    preferences without a single best response, or with empty or equal ones, are left out.
+    `task` is the task of the records of problems, `columns` is as in `load_rows`.  With
+    `drop_unranked`, rows of preferences without a single best response, or with empty or equal
+    ones, are left out.
 
     Raises:
       ValueError: the file cannot be read, or a row cannot be a problem; the message names the file
         and the line or row, counted from 1.
     """
     check_file(path)
-    for where, row in load_rows(path):
+    for where, row in load_rows(path, columns):
         try:
             yield from parse_records(row, task)
         except ValueError as error:
@@ -60,8 +66,10 @@ def load_records(path: Path, task: str, *, drop_unranked: bool = False) -> Itera
             raise ValueError(f"{where}: {error}") from error
 
 
-def load_rows(path: Path) -> Iterator[tuple[str, Row]]:
+def load_rows(path: Path, columns: Columns = NO_COLUMNS) -> Iterator[tuple[str, Row]]:
     """Load the rows of a file, each with a text that says where in the file it stands.
+
+    `columns` has the name of a column in the file by the name that it gets here.
 
     Raises:
       ValueError: the file or a row cannot be read.
@@ -70,7 +78,26 @@ def load_rows(path: Path) -> Iterator[tuple[str, Row]]:
     for where, row in read(path):
         if not isinstance(row, dict):
             raise ValueError(f"{where}: a row must be an object, not {type(row).__name__}.")
-        yield where, _nested(row)
+        yield where, _renamed(_nested(row), columns, where)
+
+
+def _renamed(row: Row, columns: Columns, where: str) -> Row:
+    """Give columns other names; a column that has such a name already is left out."""
+    given = {ours: _cell(row, theirs, where) for ours, theirs in columns.items()}
+    return {name: x for name, x in row.items() if name not in columns.values()} | given
+
+
+def _cell(row: Row, name: str, where: str) -> Any:
+    """Return the cell of a column, or of the field `b` of the struct `a` for the name `a.b`."""
+    cell: Any = row
+    for part in name.split("."):
+        if not isinstance(cell, dict) or part not in cell:
+            raise ValueError(
+                f"{where}: `columns` of the source names {name!r}, and the columns are "
+                f"{', '.join(map(str, row))}: write one of these."
+            )
+        cell = cell[part]
+    return cell
 
 
 def _nested(row: Row) -> Row:

@@ -100,6 +100,13 @@ def parse_record(row: Row, task: str) -> Record:
     return record
 
 
+def _unknown(prompt: Any, value: Any) -> str:
+    """Say which columns a source has to name, as none is known by its name."""
+    names = [name for name, found in (("question", prompt), ("answer", value)) if found is None]
+    told = ", ".join(f"{name}: COLUMN" for name in names)
+    return f"say which is the {' and the '.join(names)}, as `columns: {{{told}}}` of the source"
+
+
 def _domain(row: Row) -> str:
     return next(filter(None, (parse_label(row.get(name)) for name in DOMAINS)), "")
 
@@ -132,8 +139,8 @@ def _find_parts(row: Row) -> Parts:
     prompt, value = _first(row, PROMPTS), _first(row, (*REFERENCES, *_choice_answers(row)))
     if prompt is None or value is None:
         raise ValueError(
-            f"its columns ({', '.join(map(str, row))}) are no known layout: rename them to "
-            "'question' and 'answer', or see the layouts in docs/data.md."
+            f"its columns ({', '.join(map(str, row))}) are no known layout: "
+            f"{_unknown(prompt or row.get('messages'), value)}, or see the layouts in docs/data.md."
         )
     solution = row.get("solution")
     solution = solution.strip() if isinstance(solution, str) else ""

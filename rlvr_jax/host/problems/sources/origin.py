@@ -42,7 +42,14 @@ def compute_origin(data: DataConfig, counts: Mapping[str, int | str], seed: int)
 
 def _describe_source(source: SourceConfig) -> dict[str, Any]:
     keys = dataclasses.asdict(source)
-    defaults = {"unranked": "refuse", "splits": (), "hub": "", "subset": "", "test_split": ""}
+    defaults: dict[str, Any] = {
+        "columns": {},
+        "unranked": "refuse",
+        "splits": (),
+        "hub": "",
+        "subset": "",
+        "test_split": "",
+    }
     if source.hub:
         keys["hub"] = hub_data.pin(source)
     else:

@@ -23,6 +23,7 @@ from rlvr_jax.host.verdicts.agreement import agreement
 from rlvr_jax.host.workers import pool
 from rlvr_jax.stages import audit, left
 from rlvr_jax.stages.answers import GREEDY, Answerer, Answers, form_of
+from rlvr_jax.stages.first_step import CUT_OFF
 from rlvr_jax.stages.models import PRETRAINED
 from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen, Params
@@ -63,6 +64,11 @@ def run(stage: EvaluateStage, ws: Workspace) -> dict:
         f"{stage.name}: {name} {result['accuracy']['all']:.1%}, "
         f"greedy {result['greedy']['all']:.1%}, exact match {result['exact_match']['all']:.1%}"
     )
+    if (cut := result["cut_off"]["all"]) >= CUT_OFF:
+        ws.run.remark(
+            f"{stage.name}: {cut:.0%} of the answers were cut off at {cfg.data.response_columns} "
+            "tokens, which counts as wrong: raise data.response_columns, or ask for shorter answers"
+        )
     return result
 
 

@@ -11,6 +11,9 @@ from rlvr_jax.config import PrmStage, RlStage, Trained
 from rlvr_jax.stages.workspace import Workspace
 
 MANY = 0.5  # share of the answers from which on something stands out
+CUT_OFF = 0.25  # the same of answers that were cut off, which teach to be short, if anything
+EQUAL = 0.75  # the same of groups with equal rewards
+HIGH = 2e-4  # learning rate from which on a pretrained model without an adapter soon says nothing
 
 
 def look(ws: Workspace, stage: Trained, values: Mapping[str, Any]) -> None:
@@ -21,6 +24,12 @@ def look(ws: Workspace, stage: Trained, values: Mapping[str, Any]) -> None:
         key = "critique.data" if grm else "data"
         for remark in remarks(stage, values, columns, f"{key}.response_columns"):
             ws.run.remark(f"{stage.name} step 1: {remark}")
+    model = getattr(ws.cfg, stage.trains)
+    if model.weights and not model.adapter.rank and stage.optim.lr > HIGH:
+        ws.run.remark(
+            f"{stage.name}: optim.lr is {stage.optim.lr:g}, which is high for a pretrained model: "
+            "1e-6 to 5e-5 is usual, the less the larger the model"
+        )
 
 
 def remarks(
@@ -40,7 +49,7 @@ def remarks(
 
     cut = "completion/truncated_frac"
     found = []
-    if share(cut) >= MANY:
+    if share(cut) >= CUT_OFF:
         found.append(
             f"{of(cut)} answers were cut off at {columns} tokens: raise {key}, or ask for shorter "
             "answers"
@@ -59,9 +68,9 @@ def remarks(
             f"all rewards are equal ({share('reward/mean'):g}), and from equal rewards nothing is "
             "learned: look at the samples, and at what the rule gives to them"
         )
-    elif share("reward/frac_zero_std") == 1 and stage.samples > 1:
+    elif (equal := share("reward/frac_zero_std")) >= EQUAL and stage.samples > 1:
         found.append(
-            f"in every group of {stage.samples} answers all rewards are equal: take problems that "
-            "are neither too easy nor too hard, or more samples"
+            f"in {equal:.0%} of the groups of {stage.samples} answers all rewards are equal: take "
+            "problems that are neither too easy nor too hard, or more samples"
         )
     return found

@@ -220,6 +220,7 @@ def assert_same_rl(mesh: Path, one: Path) -> None:
         assert a["perf/compiles"] == 1
 
 
+@pytest.mark.slow
 def test_rl_on_eight_devices_is_rl_on_one(debug, compiled, tmp_path):
     """From one device's checkpoints, on data x fsdp x tensor = 2 x 2 x 2."""
     up_to_rl(debug, tmp_path, *EIGHT)

@@ -21,7 +21,7 @@ from rlvr_jax.host.runs.folder import Run
 
 DEBUG = Path(__file__).parents[1] / "configs" / "debug.yaml"
 # More steps than configs/debug.yaml in rl, and a checkpoint every other one.
-SIZES = ["sft.save_every=7", "verifier.save_every=7", "rl.steps=24", "rl.save_every=2"]
+SIZES = ["sft.save_every=7", "verifier.save_every=7", "rl.steps=14", "rl.save_every=2"]
 SIZES += ["rl.sample_every=3"]
 # Everything that a state can hold: value head, PRM, waiting problems, a KL coefficient that adapts,
 # a reference that follows the policy.
@@ -124,15 +124,16 @@ def writing(command: Command, stage: str) -> bool:
     return any((command.folder / "checkpoints" / stage).glob("*.orbax-checkpoint-tmp*"))
 
 
-def test_kill_at_five_random_moments_of_rl(before_rl, finished):
+@pytest.mark.parametrize("moments", [2, pytest.param(5, marks=pytest.mark.slow)])
+def test_kill_at_random_moments_of_rl(before_rl, finished, moments):
     seed = int(os.environ.get("RLVR_TEST_SEED", time.time_ns() % 10_000))
     draw, command = random.Random(seed), before_rl
     print(f"to see these moments again: RLVR_TEST_SEED={seed}")
-    for _ in range(5):
+    for _ in range(moments):
         command.start()
         begin = command.lines("rl")
         # After a resume, lines behind the checkpoint are cut off first: count from what is left.
-        # Two steps before the end it is killed at once: five waits may add up to the whole stage.
+        # Two steps before the end it is killed at once: the waits may add up to the whole stage.
         wanted = min(begin + draw.randint(1, 5), finished.lines("rl") - 2)
         alive = command.until(lambda n=wanted: command.lines("rl") >= n)
         time.sleep(draw.uniform(0, 0.3))
@@ -191,6 +192,7 @@ def test_kill_inside_a_checkpoint_write(before_rl, finished):
     assert_equal(command.folder, finished.folder)
 
 
+@pytest.mark.slow
 def test_kill_in_every_stage_before_rl(tmp_path, compiled, finished):
     command = Command(tmp_path, compiled)
     folder = command.folder

@@ -19,7 +19,9 @@ STOPPED = 128 + signal.SIGINT  # exit code after Ctrl-C, as a shell has it
 SAVE_BUDGET = 900.0  # seconds from a signal to the end of the process, for the step and the save
 PATIENCE = 1.0  # seconds for threads to end by themselves
 TOO_LATE = b"error: the checkpoint was not saved in time; the last complete one stays\n"
-STOPPING = b"stopping: saving a checkpoint (once more to stop at once)\n"
+STOPPING = b"stopping: saving a checkpoint after this step or compile (once more to stop at once)\n"
+ECHO = 1.0  # seconds in which a second SIGTERM is the first one: `timeout` sends it to a process
+# and to its group, and so do launchers of jobs
 
 
 def exit_code(signum: int) -> int:
@@ -74,7 +76,7 @@ class Signals:
 
     def _watch(self, arrivals: int) -> None:
         """Read the numbers of signals as they arrive, and end the process where that is due."""
-        asked, end, first = 0, None, 0
+        asked, end, first, echo = 0, None, 0, 0.0
         with os.fdopen(arrivals, "rb", buffering=0) as pipe:
             while True:
                 left = None if end is None else max(0.0, end - time.monotonic())
@@ -84,11 +86,16 @@ class Signals:
                 said = pipe.read(1)
                 if not said:
                     return
+                now = time.monotonic()
+                if said[0] == signal.SIGTERM:
+                    if now < echo:
+                        continue
+                    echo = now + ECHO
                 asked += said[0] != TIME_UP  # the clock and one signal want the same
                 if asked == 2:
                     os._exit(exit_code(said[0]))
                 if end is None:
-                    first, end = said[0], time.monotonic() + self._budget
+                    first, end = said[0], now + self._budget
                     _tell(1, STOPPING)
 
 

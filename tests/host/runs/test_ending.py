@@ -91,7 +91,21 @@ def test_a_second_signal_ends_it_where_nobody_reads_what_it_says():
         time.sleep(0.2)  # until the pipe is full
         for _ in range(2):
             process.send_signal(signal.SIGTERM)
-            time.sleep(0.2)
+            time.sleep(1.2)  # two within a second are one
+        assert process.wait(timeout=10) == 75
+
+
+def test_a_signal_that_comes_twice_at_one_moment_is_one():
+    """`timeout` sends it to the process and to its group."""
+    with start(HANGS, "900", "disk") as process:
+        assert process.stdout.readline() == "on\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline().startswith("stopping")
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert process.poll() is None
+        time.sleep(0.8)
+        process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 75
 
 
@@ -145,6 +159,6 @@ def test_two_signals_after_the_end_of_the_time_end_it_at_once():
         said = sorted(process.stdout.readline() for _ in range(2))  # by two threads
         assert said[0] == "True\n" and said[1].startswith("stopping: saving")
         process.send_signal(signal.SIGTERM)
-        time.sleep(0.1)  # two of a kind at one moment are one
+        time.sleep(1.2)  # two of a kind within a second are one
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=10) == 75

@@ -44,8 +44,8 @@ METRICS: dict[str, Metric] = {
     "reward/mean": Metric(
         "Rises and flattens; compare it with eval/accuracy, the gap is the hacked part."
     ),
-    "reward/min": Metric("The least reward of the step; 0 for as long as something is wrong."),
-    "reward/max": Metric("The largest reward of the step; at 0 nothing was right."),
+    "reward/min": Metric("The smallest reward of the step."),
+    "reward/max": Metric("The largest reward of the step; at 0, nothing was right."),
     "reward/std": Metric("Above 0: with no spread there is nothing to learn from.", low=1e-6),
     "reward/greedy": Metric("Rises with reward/mean and stays above it: ReMax's baseline."),
     "reward/frac_zero_std": Metric(
@@ -201,8 +201,10 @@ METRICS: dict[str, Metric] = {
         "Below 2 %: answers refused because they attack the verifier.", high=0.02
     ),
     "verifier/disagree_frac": Metric("How often the rule and the verifier disagree."),
-    "verifier/accuracy": Metric("How often it agrees with the judge; of held-back verdicts."),
-    "verifier/f1": Metric("The F1 score of acceptance; of held-back verdicts."),
+    "verifier/accuracy": Metric(
+        "How often the verifier agrees with the judge on held-back verdicts."
+    ),
+    "verifier/f1": Metric("The F1 score of the verifier on held-back verdicts: 1 is perfect."),
     "verifier/kappa": Metric("Agreement with the judge beyond chance: 1 is all, 0 is none."),
     "verifier/false_positive": Metric("Near 0: wrong answers that are accepted."),
     "verifier/false_negative": Metric("Near 0: right answers that are rejected."),

@@ -8,7 +8,7 @@ VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info
 RUN := $(VENV)/bin/python
 CONFIG ?= configs/quickstart.yaml
 
-.PHONY: quickstart smollm2 test check test-slow test-chaos test-docs test-browser test-gpu test-peers test-tpu-aot scale bench-gpu bench-tpu lint clean
+.PHONY: quickstart smollm2 test check test-slow test-chaos test-docs test-browser test-sinks test-gpu test-peers test-tpu-aot scale bench-gpu bench-tpu lint clean
 
 quickstart: $(VENV)/.tasks
 	$(RUN) -m rlvr_jax.train --config $(CONFIG) $(ARGS)
@@ -27,7 +27,8 @@ test-docs: $(VENV)/.test
 test-slow test-chaos test-gpu: $(VENV)/.test $(VENV)/.smollm2
 test-peers: $(VENV)/.peers $(VENV)/.smollm2
 test-browser: $(VENV)/.browser
-test-slow test-chaos test-docs test-gpu test-peers test-browser:
+test-sinks: $(VENV)/.sinks
+test-slow test-chaos test-docs test-gpu test-peers test-browser test-sinks:
 	$(RUN) -m pytest -m $(@:test-%=%) $(ARGS)
 
 # Compiles the kernels for TPUs, on a machine without one.

@@ -1,6 +1,6 @@
 """Write docs/config.md and docs/metrics.md: `python docs/write_reference.py`.
 
-The first page comes from the fields of the config types, the second from the notes of the report.
+The first page comes from the fields of the config types, the second from the table of metrics.
 `tests/test_reference.py` fails when a page differs from what this script writes.
 """
 
@@ -16,8 +16,7 @@ from typing import Any, Literal
 import yaml
 
 from rlvr_jax.config import Config, SourceConfig, TokenizerStage
-from rlvr_jax.host.report import notes
-from rlvr_jax.host.runs import settings
+from rlvr_jax.host.runs import metric_table, settings
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Written by `python docs/write_reference.py`; edit the sources that it reads. -->"
@@ -38,10 +37,11 @@ METRICS_HEAD = f"""{NOTE}
 
 # Metrics
 
-This page lists the metrics that the report explains, with their course in a healthy run. *Healthy*
-is the range outside of which the report marks a metric; the limit of `mismatch/logprob_diff_max` is
-that of bfloat16. [report.md](report.md) says how to read them, and where the other metrics are
-described.
+This page lists all metrics that a training step can log, with what they are or their course in a
+healthy run. A step logs those of the options that are on. An upper-case word in a name stands for a
+domain, a kind, or a name that the config gives. *Healthy* is the range outside of which the report
+marks a metric; the limit of `mismatch/logprob_diff_max` is that of bfloat16. [report.md](report.md)
+says how to read them, and [evaluation.md](evaluation.md) what an evaluation measures.
 """
 # The type of a section -> its dotted names, each with the value that it has by default.
 Places = dict[type, list[tuple[str, Any]]]
@@ -77,15 +77,14 @@ def config_page() -> str:
 
 
 def metrics_page() -> str:
-    """Write the page about the metrics that the report explains."""
+    """Write the page about the metrics."""
     lines = ["| metric | healthy | in a healthy run |", "|---|---|---|"]
-    for name, note in notes.METRIC_NOTES.items():
-        low, high = notes.HEALTHY.get(name, (None, None))
+    for name, metric in metric_table.METRICS.items():
         limits = [
-            f"{low:g} or more" if low is not None else "",
-            f"at most {high:g}" if high is not None else "",
+            f"{metric.low:g} or more" if metric.low is not None else "",
+            f"at most {metric.high:g}" if metric.high is not None else "",
         ]
-        lines.append(f"| `{name}` | {' and '.join(filter(None, limits))} | {_cell(note)} |")
+        lines.append(f"| `{name}` | {' and '.join(filter(None, limits))} | {_cell(metric.note)} |")
     return "\n".join([METRICS_HEAD, *lines, ""])
 
 

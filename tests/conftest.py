@@ -11,6 +11,8 @@ quick = "--xla_backend_optimization_level=0"
 if importlib.metadata.version("jax") < "0.11":  # later ones have no other emitters
     quick += " --xla_cpu_use_fusion_emitters=false"  # half of the time
 os.environ["RLVR_TEST_XLA_FLAGS"] = quick
+# A metric that a stage logs without an entry in the table of metrics fails the test.
+os.environ["RLVR_TEST_METRICS"] = "known"
 # Before jax starts: the suite runs on CPU, on eight devices, wherever it is run.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 flags = os.environ.get("XLA_FLAGS", "")
@@ -32,7 +34,7 @@ LONG += ("test_dead_disk",)
 FAST = ("host/files", "host/problems", "host/rules", "host/text")
 FAST += ("test_advantage.py", "test_config.py", "test_docs.py", "test_layers.py", "test_loss.py")
 FAST += ("test_presets.py", "test_reference.py")
-MARKERS = ("slow", "gpu", "peers", "tpu_aot", "chaos", "docs", "browser")
+MARKERS = ("slow", "gpu", "peers", "tpu_aot", "chaos", "docs", "browser", "sinks")
 
 
 def pytest_collection_modifyitems(items) -> None:

@@ -50,8 +50,8 @@ class Examiner:
         metrics |= _accuracy(answers)
         if self._judged:
             agreed = agreement(answers["reward"] > 0.5, answers["oracle"] > 0.5)
-            names = ("false_positive", "false_negative")
-            metrics |= {f"eval/{name}": agreed[name] for name in names}
+            metrics["eval/false_positive"] = agreed["false_positive"]
+            metrics["eval/false_negative"] = agreed["false_negative"]
         log.say(
             f"{stage.name} step {step}: held-out accuracy {metrics['eval/accuracy']:.1%}, greedy "
             f"{metrics['eval/greedy']:.1%}"

@@ -14,7 +14,7 @@ from rlvr_jax.config.passes import with_steps
 from rlvr_jax.host.hardening import alarms
 from rlvr_jax.host.problems import dataset
 from rlvr_jax.host.report import during
-from rlvr_jax.host.runs import changes, log
+from rlvr_jax.host.runs import changes, log, metric_table
 from rlvr_jax.host.runs.changes import Progress
 from rlvr_jax.host.runs.checkpoint import Checkpoints, compute_fingerprint, steps_in
 from rlvr_jax.host.runs.compiles import Compiles
@@ -138,6 +138,7 @@ def _advance(
 
 def _tell(ws: Workspace, stage: Trained, step: int, values: dict[str, Any]) -> None:
     """Write the metrics of a step, and say what stands out in the first one."""
+    metric_table.refuse_unknown(values)
     ws.run.metrics.write(stage.name, step, values)
     ws.run.sinks.write(stage.name, step, log.plain(values))
     if step == 1:

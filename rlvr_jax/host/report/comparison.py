@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from rlvr_jax.host.report import evaluations, paired, run_data, words
+from rlvr_jax.host.report import evaluations, findings, paired, run_data, words
 from rlvr_jax.host.report.curves import late_mean
-from rlvr_jax.host.report.notes import HEALTHY, METRIC_NOTES
 from rlvr_jax.host.report.records import Json, iterate_rows, load_text, number, text
 
 NEUTRAL = ("name", "seed", "runs", "log", "mesh", "processes")
@@ -137,9 +136,8 @@ def compare(folders: list[Path]) -> tuple[Json, list[Json]]:
         "curves": curves(groups, labels),
         "settings": differing(groups),
         "ways": evaluations.WAYS,
-        "notes": METRIC_NOTES,
-        "healthy": HEALTHY,
     }
+    data |= findings.notes(plot["key"] for curve in data["curves"] for plot in curve["plots"])
     return data, table(groups, labels)
 
 

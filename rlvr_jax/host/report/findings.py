@@ -1,13 +1,14 @@
 """What a run learned, whether to trust it, and what is worth a look, in plain words."""
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from rlvr_jax.host.report import words
 from rlvr_jax.host.report.curves import ends, late_mean
 from rlvr_jax.host.report.evaluations import accuracy
-from rlvr_jax.host.report.notes import HEALTHY, METRIC_NOTES
 from rlvr_jax.host.report.records import Json
+from rlvr_jax.host.runs import metric_table
 
 FEW = 200  # held-out problems, below which an accuracy says little
 GAP = 0.05  # of the mean reward above the mean score of the oracle
@@ -168,10 +169,18 @@ def _of_stage(stage: Json, measured: bool) -> list[tuple[str, str]]:
 
 def outside(key: str, value: float | None) -> bool:
     """Return whether a metric is outside of its healthy range."""
-    low, high = HEALTHY.get(key, (None, None))
-    if value is None:
+    known = metric_table.about([key]).get(key)
+    if value is None or known is None:
         return False
-    return (low is not None and value < low) or (high is not None and value > high)
+    below = known.low is not None and value < known.low
+    return below or (known.high is not None and value > known.high)
+
+
+def notes(keys: Iterable[str]) -> Json:
+    """Return the notes and the limits of metrics, in the order in which these are shown."""
+    known = metric_table.about(keys)
+    healthy = {key: (m.low, m.high) for key, m in known.items() if (m.low, m.high) != (None, None)}
+    return {"notes": {key: m.note for key, m in known.items()}, "healthy": healthy}
 
 
 def attention(data: Json) -> list[Json]:
@@ -182,7 +191,7 @@ def attention(data: Json) -> list[Json]:
             value = late_mean(column)
             if outside(key, value):
                 place = {"stage": stage["name"], "key": key, "value": value}
-                found.append(place | {"text": METRIC_NOTES[key]})
+                found.append(place | {"text": metric_table.about([key])[key].note})
         for key, number in stage["nonfinite"].items():
             where = f"in {words.count(number, 'step')} of {stage['name']}"
             found.append({"text": f"{key} was not finite {where}."})

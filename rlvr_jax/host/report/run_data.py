@@ -11,7 +11,6 @@ import yaml
 
 from rlvr_jax.host.report import evaluations, findings, rollouts, words
 from rlvr_jax.host.report.curves import load_metrics
-from rlvr_jax.host.report.notes import HEALTHY, METRIC_NOTES
 from rlvr_jax.host.report.records import MAX_TEXT, Json, load_json, load_text, text
 
 MAX_REMARKS = 50
@@ -46,9 +45,8 @@ def load_run(run: Path) -> Json:
         "ways": evaluations.WAYS,
         "audits": evaluations.audits(stages, evals),
         "remarks": load_remarks(run / "remarks.json"),
-        "notes": METRIC_NOTES,
-        "healthy": HEALTHY,
     }
+    data |= findings.notes(k for s in stages for k in (*s["series"], *s["histograms"]))
     starts = {name: text(stage.get("policy")) for name, stage in planned.items()}
     found = findings.changes(stages, evals, starts)
     finished = {path.stem for path in (run / "stages").glob("*.json")}

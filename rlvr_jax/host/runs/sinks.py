@@ -7,18 +7,22 @@ WANDB_MODE, MLflow writes into the run folder without MLFLOW_TRACKING_URI, and T
 metrics.jsonl has everything. A tracker that fails is named once and left, and never ends a run.
 """
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlvr_jax.host.runs import log
+from rlvr_jax.host.runs.metric_table import METRICS, Metric
 
 PROJECT = "rlvr-jax"
 COLUMNS = ("question", "reference", "response", "reward", "advantage", "oracle", "truncated")
+NOTES = ("metric", *Metric._fields)  # columns of the table of what metrics are
 MOST_ROWS = 64  # of a table of samples: all of them are in samples/
 
 Json = dict[str, Any]
@@ -60,9 +64,14 @@ def open_wandb(folder: Path, name: str, config: Json) -> Sink:
         settings=wandb.Settings(console="off"),  # the terminal is ours
         config=config,
     )
+    run.log({"notes": wandb.Table(columns=list(NOTES), data=_notes())})
+    stages = set[str]()
 
     def write(stage: str, step: int, numbers: Mapping[str, float]) -> None:
         # Each stage counts its own steps, and the library's own counter only ever grows.
+        if stage not in stages:
+            run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+            stages.add(stage)
         run.log({f"{stage}/step": step} | {f"{stage}/{key}": x for key, x in numbers.items()})
 
     def show(stage: str, step: int, rows: list[list[Any]]) -> None:
@@ -76,6 +85,7 @@ def open_mlflow(folder: Path, name: str, config: Json) -> Sink:
     """Open a run of MLflow, in files below the run folder, the same one again after a resume."""
     mlflow: Any = importlib.import_module("mlflow")
     if "MLFLOW_TRACKING_URI" not in os.environ:
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # later versions refuse it else
         mlflow.set_tracking_uri((folder / "mlflow").resolve().as_uri())
     if "MLFLOW_EXPERIMENT_NAME" not in os.environ:
         mlflow.set_experiment(PROJECT)
@@ -84,9 +94,11 @@ def open_mlflow(folder: Path, name: str, config: Json) -> Sink:
     run = mlflow.start_run(run_id=before, run_name=None if before else name)
     known.write_text(run.info.run_id, encoding="utf-8")
     mlflow.log_dict(config, "config.json")
+    mlflow.log_dict({name: metric._asdict() for name, metric in METRICS.items()}, "metrics.json")
 
     def write(stage: str, step: int, numbers: Mapping[str, float]) -> None:
-        mlflow.log_metrics({f"{stage}/{key}": x for key, x in numbers.items()}, step=step)
+        named = {f"{stage}/{_mlflow_name(key)}": x for key, x in numbers.items()}
+        mlflow.log_metrics(named, step=step)
 
     def show(stage: str, step: int, rows: list[list[Any]]) -> None:
         table = {name: [row[i] for row in rows] for i, name in enumerate(COLUMNS)}
@@ -95,10 +107,21 @@ def open_mlflow(folder: Path, name: str, config: Json) -> Sink:
     return Sink(write, show, mlflow.end_run)
 
 
+def _mlflow_name(key: str) -> str:
+    """Return the name of a metric in MLflow, which refuses some characters.
+
+    It keeps metrics in files of their names, so that eval/accuracy/gsm cannot stand beside
+    eval/accuracy.
+    """
+    group, slash, name = key.partition("/")
+    return group + slash + re.sub(r"[^\w.: -]", "_", name.replace("/", "."))
+
+
 def open_trackio(folder: Path, name: str, config: Json) -> Sink:
     """Open a run of Trackio, which keeps its own files on this machine (TRACKIO_DIR)."""
     trackio: Any = importlib.import_module("trackio")
     trackio.init(project=PROJECT, name=name, config=config, resume="allow", embed=False)
+    trackio.log({"notes": trackio.Table(columns=list(NOTES), data=_notes())})
 
     def write(stage: str, step: int, numbers: Mapping[str, float]) -> None:
         trackio.log({f"{stage}/step": step} | {f"{stage}/{key}": x for key, x in numbers.items()})
@@ -108,6 +131,10 @@ def open_trackio(folder: Path, name: str, config: Json) -> Sink:
         trackio.log({f"{stage}/step": step, f"{stage}/samples": table})
 
     return Sink(write, show, trackio.finish)
+
+
+def _notes() -> list[list[Any]]:
+    return [[name, *metric] for name, metric in METRICS.items()]
 
 
 OPENERS: dict[str, Callable[[Path, str, Json], Sink]] = {
@@ -149,6 +176,8 @@ class Sinks:
                     self._open[name] = OPENERS[name](*self._about)
                 work(self._open[name])
             except Exception as error:  # of a library and a network that are not ours
-                self._open.pop(name, None)
+                if sink := self._open.pop(name, None):
+                    with contextlib.suppress(Exception):  # MLflow begins no run beside an open one
+                        sink.close()
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:400]
                 log.say_aside(f"{name} is no longer written, metrics.jsonl is: {reason}")

@@ -1,13 +1,14 @@
 """Trackers get metrics, config and samples; one that fails is named once and ends no run.
 
-The libraries are not here: modules of their names note what is called. The real ones are tried by
-the tests at the end, where they are installed.
+The libraries are not here: modules of their names note what is called. The tests at the end write
+with the real ones and read what lies on the disk: `make test-sinks`.
 """
 
 import importlib.util
 import json
 import math
 import sys
+import time
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from rlvr_jax.config import Config, SftStage
 from rlvr_jax.host.runs import settings, sinks
 from rlvr_jax.host.runs.folder import Run
+from rlvr_jax.host.runs.metric_table import METRICS
 
 NAMES = ("wandb", "mlflow", "trackio")
 ROW = {
@@ -40,7 +42,8 @@ class Fake(ModuleType):
                 raise ConnectionError("no\nroute")
             self.calls.append((name, args, options))
             if name == "init":
-                return SimpleNamespace(log=self.log, finish=self.finish)
+                parts = ("log", "define_metric", "finish")
+                return SimpleNamespace(**{part: getattr(self, part) for part in parts})
             if name == "start_run":
                 return SimpleNamespace(info=SimpleNamespace(run_id="run7"))
             return (name, args, options)
@@ -65,8 +68,10 @@ def fake(monkeypatch):
         "WANDB_PROJECT",
         "MLFLOW_TRACKING_URI",
         "MLFLOW_EXPERIMENT_NAME",
+        "MLFLOW_ALLOW_FILE_STORE",
     ):
-        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.setenv(variable, "")  # so that what the code sets is gone after the test
+        monkeypatch.delenv(variable)
     return fake
 
 
@@ -96,7 +101,9 @@ def test_weights_and_biases_get_everything_and_stay_offline(fake, tmp_path):
         "rlvr-jax",
         str(tmp_path),
     )
-    logged = [args[0] for args, _ in wandb.named("log")]
+    notes, *logged = [args[0] for args, _ in wandb.named("log")]
+    assert notes["notes"][2] == {"columns": list(sinks.NOTES), "data": sinks._notes()}
+    assert wandb.named("define_metric") == [(("rl/*",), {"step_metric": "rl/step"})]
     assert logged[0] == {"rl/step": 1, "rl/reward/mean": 0.5, "rl/n": 2}
     assert logged[2] == {"rl/step": 2, "rl/reward/mean": 0.75}
     assert logged[1]["rl/samples"][2] == {"columns": list(sinks.COLUMNS), "data": SHOWN}
@@ -121,7 +128,8 @@ def test_mlflow_gets_everything_in_the_run_folder(fake, tmp_path):
         (({"rl/reward/mean": 0.5, "rl/n": 2},), {"step": 1}),
         (({"rl/reward/mean": 0.75},), {"step": 2}),
     ]
-    config, samples = (args for args, _ in mlflow.named("log_dict"))
+    config, notes, samples = (args for args, _ in mlflow.named("log_dict"))
+    assert notes[1] == "metrics.json" and notes[0]["loss"]["note"] == METRICS["loss"].note
     assert config == ({"seed": 3}, "config.json")
     assert samples[1] == "samples/rl_step_000001.json" and samples[0]["response"] == ["3"]
     assert len(mlflow.named("end_run")) == 1
@@ -134,9 +142,10 @@ def test_trackio_gets_everything(fake, tmp_path):
     use(["trackio"], tmp_path)
     ((_, options),) = trackio.named("init")
     assert (options["name"], options["config"]) == ("demo", {"seed": 3})
-    logged = [args[0] for args, _ in trackio.named("log")]
+    notes, *logged = [args[0] for args, _ in trackio.named("log")]
     assert logged[0] == {"rl/step": 1, "rl/reward/mean": 0.5, "rl/n": 2}
-    assert trackio.named("Table") == [((), {"columns": list(sinks.COLUMNS), "data": SHOWN})]
+    tables = [options["data"] for _, options in trackio.named("Table")]
+    assert list(notes) == ["notes"] and tables == [sinks._notes(), SHOWN]
     assert len(logged) == 3 and len(trackio.named("finish")) == 1
 
 
@@ -158,11 +167,25 @@ def test_a_tracker_that_cannot_be_closed_ends_no_run(fake, tmp_path, capsys):
     assert "wandb is no longer written" in capsys.readouterr().err
 
 
+def test_a_tracker_that_fails_is_closed(fake, tmp_path, capsys):
+    """Or MLflow refuses the next run of the process."""
+    mlflow = fake("mlflow", "log_metrics")
+    use(["mlflow"], tmp_path)
+    assert len(mlflow.named("end_run")) == 1
+    assert capsys.readouterr().err.count("mlflow is no longer written") == 1
+
+
+def test_names_that_mlflow_allows_for_metrics():
+    names = ("loss", "eval/accuracy", "eval/accuracy/a/b", "gate/x (y)%", "reward/é: 1-2")
+    allowed = ["loss", "eval/accuracy", "eval/accuracy.a.b", "gate/x _y__", "reward/é: 1-2"]
+    assert [sinks._mlflow_name(name) for name in names] == allowed
+
+
 def test_numbers_that_are_not_finite_reach_the_samples_as_nothing(fake, tmp_path):
     wandb = fake("wandb")
     tracked = sinks.Sinks(["wandb"], tmp_path, "demo", {})
     tracked.show("rl", 1, [ROW | {"reward": math.nan}] * 99)
-    table = wandb.named("Table")[0][1]["data"]
+    table = wandb.named("Table")[1][1]["data"]
     assert len(table) == sinks.MOST_ROWS and table[0][3] is None
 
 
@@ -180,7 +203,7 @@ def test_a_run_tells_its_trackers(fake, tmp_path):
     run.sinks.write("sft", 1, {"loss": 1.0})
     run.write_samples("sft", 1, [ROW])
     run.close()
-    assert len(wandb.named("log")) == 2 and len(wandb.named("finish")) == 1
+    assert len(wandb.named("log")) == 3 and len(wandb.named("finish")) == 1
     config = wandb.named("init")[0][1]["config"]
     assert config["stages"][0]["stage"] == "sft" and json.dumps(config)
 
@@ -191,12 +214,77 @@ def test_a_run_may_go_on_with_other_trackers(tmp_path):
     assert settings.difference(one, other) is None
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_library_itself(name, tmp_path, monkeypatch, capsys):
-    if importlib.util.find_spec(name) is None:
-        pytest.skip(f"{name} is not installed: extra {name}")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    use([name], tmp_path)
-    use([name], tmp_path)  # as after a resume
+NUMBERS = {"eval/accuracy": 0.5, "eval/accuracy/gsm": 0.25, "eval/accuracy/a (b): 90% \u00e9": 1.0}
+
+
+def use_library(name, folder):
+    """Two steps and a table, then a third step as after a resume, by the real library."""
+    for step in (1, 3):
+        tracked = sinks.Sinks([name], folder, "demo", {"seed": 375, "stages": [{"stage": "rl"}]})
+        tracked.write("rl", step, {"reward/mean": step / 4} | NUMBERS)
+        tracked.show("rl", step, [ROW])
+        tracked.close()
+
+
+@pytest.fixture
+def said(fake, capsys):
+    """Nothing was said about a library that is no longer written."""
+    yield
     assert "no longer written" not in capsys.readouterr().err
-    assert [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.sinks
+@pytest.mark.usefixtures("said")
+def test_the_files_of_weights_and_biases(tmp_path):
+    use_library("wandb", tmp_path)
+    one, other = sorted((tmp_path / "wandb").glob("offline-run-*"))
+    for run in (one, other):
+        (log,) = run.glob("*.wandb")
+        # The seed is of the config, and rl/* goes by rl/step. A process of its own writes the file.
+        wanted = {b"375", b"rl/*", b"rl/step", *(f"rl/{name}".encode() for name in NUMBERS)}
+        end = time.monotonic() + 30
+        while missing := {word for word in wanted if word not in log.read_bytes()}:
+            assert time.monotonic() < end, missing
+            time.sleep(0.1)
+        notes, shown = sorted(run.rglob("*.table.json"))
+        assert json.loads(shown.read_text("utf-8"))["data"] == SHOWN
+        assert json.loads(notes.read_text("utf-8"))["data"] == sinks._notes()
+    assert one.name.rpartition("-")[2] == other.name.rpartition("-")[2]
+
+
+@pytest.mark.sinks
+@pytest.mark.usefixtures("said")
+def test_the_files_of_mlflow(tmp_path):
+    use_library("mlflow", tmp_path)
+    client = importlib.import_module("mlflow").MlflowClient((tmp_path / "mlflow").as_uri())
+    experiment = client.get_experiment_by_name("rlvr-jax")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_name == "demo" and run.info.status == "FINISHED"
+    rewards = client.get_metric_history(run.info.run_id, "rl/reward/mean")
+    assert [(x.step, x.value) for x in rewards] == [(1, 0.25), (3, 0.75)]
+    assert run.data.metrics["rl/eval/accuracy"] == 0.5
+    assert run.data.metrics["rl/eval/accuracy.gsm"] == 0.25
+    assert run.data.metrics["rl/eval/accuracy.a _b_: 90_ \u00e9"] == 1.0
+
+    def kept(name):
+        (path,) = (tmp_path / "mlflow").rglob(name)
+        return json.loads(path.read_text("utf-8"))
+
+    assert kept("config.json")["seed"] == 375
+    assert kept("metrics.json")["reward/std"]["low"] == METRICS["reward/std"].low
+    assert kept("rl_step_000003.json")["response"] == ["3"]
+
+
+@pytest.mark.sinks
+@pytest.mark.usefixtures("said")
+def test_the_files_of_trackio(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read by the import
+    use_library("trackio", tmp_path)
+    storage = importlib.import_module("trackio.sqlite_storage").SQLiteStorage
+    rows = storage.get_logs("rlvr-jax", "demo")
+    steps = [row for row in rows if "rl/reward/mean" in row]
+    assert [(row["rl/step"], row["rl/reward/mean"]) for row in steps] == [(1, 0.25), (3, 0.75)]
+    assert all(steps[0][f"rl/{name}"] == value for name, value in NUMBERS.items())
+    assert sum("rl/samples" in row for row in rows) == sum("notes" in row for row in rows) == 2
+    assert storage.get_run_config("rlvr-jax", "demo")["seed"] == 375
+    assert list((tmp_path / "trackio").glob("*.db"))

@@ -29,6 +29,11 @@ from rlvr_jax.config.passes import check_steps, passes_option
 from rlvr_jax.config.presets import PRESETS, check_preset
 from rlvr_jax.config.reward import AlarmConfig, RewardConfig
 
+# What is logged as reward/..., besides the rewards of `also` by their names.
+REWARD_METRICS = frozenset(
+    "mean min max std greedy frac_zero_std histogram overlong nonfinite".split()
+)
+
 
 @dataclass(frozen=True)
 class RlStage(Needs):
@@ -165,6 +170,11 @@ class RlStage(Needs):
 
     def _check_rewards(self) -> None:
         """Raise ValueError if the rewards, the value head or the PRM do not fit together."""
+        if taken := sorted(REWARD_METRICS.intersection(self.also)):
+            raise ValueError(
+                f"also names a reward {taken[0]}, and reward/{taken[0]} is another metric: choose "
+                "another name"
+            )
         names = {"reward", *self.also} if self.also else set()
         if set(self.advantage.weights) != names or "reward" in self.also:
             raise ValueError(

@@ -149,7 +149,7 @@ def test_values_do_not_depend_on_the_batch(done, cfg) -> None:
 @pytest.mark.slow
 def test_it_goes_on_where_it_was_stopped(done, cfg) -> None:
     stage = cfg.stages[2]
-    again = workspace(dataclasses.replace(cfg, name="again", stages=(stage,)))
+    again = workspace(dataclasses.replace(cfg, name="again", stages=(cfg.stages[0], stage)))
     again.load = done.load
     steps = iter(range(1, 100))
     again.run.check_signal = lambda: 15 if next(steps) == 2 else None

@@ -15,6 +15,7 @@ import pytest
 
 from rlvr_jax import routing
 from rlvr_jax.config import BANDS
+from rlvr_jax.config.sampling_stages import REWARD_METRICS
 from rlvr_jax.host.hardening import alarms, preferences, trials
 from rlvr_jax.host.report import findings
 from rlvr_jax.host.rules import jobs
@@ -182,3 +183,8 @@ def test_a_stage_of_a_test_that_logs_a_metric_without_a_note_fails():
 def test_outside_of_tests_such_a_stage_goes_on(monkeypatch):
     monkeypatch.setattr(metric_table, "_STRICT", False)
     metric_table.refuse_unknown(["made/up"])
+
+
+def test_no_further_reward_takes_the_name_of_a_metric() -> None:
+    named = {name.removeprefix("reward/") for name in METRICS if name.startswith("reward/")}
+    assert named - {"NAME"} == REWARD_METRICS

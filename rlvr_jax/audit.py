@@ -22,6 +22,7 @@ import jax
 from rlvr_jax import sharding
 from rlvr_jax.config import Config
 from rlvr_jax.host.hardening import preferences, trials
+from rlvr_jax.host.processes import place
 from rlvr_jax.host.runs import compiles, log, settings
 from rlvr_jax.host.runs.checkpoint import CheckpointError
 from rlvr_jax.host.runs.folder import Run, RunError
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     compiles.enable_disk_cache()
     try:
+        place.refuse_several("audit")
         cfg = settings.load(args.config, args.overrides)
         report = run(cfg, args.quick, args.fresh, args.stage)
     except (ValueError, RunError, CheckpointError, OSError) as error:

@@ -36,6 +36,7 @@ from rlvr_jax import engine, parameters, prompt_filter, step
 from rlvr_jax.config import AdvantageConfig, ModelConfig, PrmConfig, RlStage
 from rlvr_jax.host import weights
 from rlvr_jax.host.plans.models import PUBLISHED
+from rlvr_jax.host.processes import place
 from rlvr_jax.host.runs import compiles, log
 from rlvr_jax.structs import Array, Frozen, Outcome, Params, Prompts, Setup, TrainState
 from rlvr_kernels import bench as speed
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     compiles.enable_disk_cache()
     try:
+        place.refuse_several("bench")
         print(json.dumps(measure(args)))
     except ValueError as error:
         log.say_aside(f"error: {error}")

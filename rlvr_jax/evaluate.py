@@ -28,6 +28,7 @@ import jax
 from rlvr_jax.config import Config, EvaluateStage, JudgeConfig
 from rlvr_jax.config.fields import check_file_name
 from rlvr_jax.host.files import whole_file
+from rlvr_jax.host.processes import place
 from rlvr_jax.host.runs import compiles, evaluation_table, log
 from rlvr_jax.host.runs.checkpoint import CheckpointError
 from rlvr_jax.host.runs.folder import RunError
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     compiles.enable_disk_cache()
     try:
+        place.refuse_several("evaluate")
         _check(args)
         result, lines = run(args)
         _write(args, result, lines)

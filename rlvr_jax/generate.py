@@ -28,6 +28,7 @@ from rlvr_jax.config import ModelConfig, SampleConfig
 from rlvr_jax.host import weights
 from rlvr_jax.host.files import whole_file
 from rlvr_jax.host.problems.sources import prompt_files
+from rlvr_jax.host.processes import place
 from rlvr_jax.host.runs import compiles, log
 from rlvr_jax.host.runs.checkpoint import CheckpointError
 from rlvr_jax.host.runs.folder import RunError
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     compiles.enable_disk_cache()
     try:
+        place.refuse_several("generate")
         if args.tokens < 1 or args.batch < 1:
             raise ValueError("--tokens must be at least 1, and --batch too")
         if not 0 <= args.seed < 2**31:

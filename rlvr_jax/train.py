@@ -31,10 +31,10 @@ import jax
 
 from rlvr_jax import sharding
 from rlvr_jax.config import Config, Stage
-from rlvr_jax.host.processes import start
+from rlvr_jax.host.processes import agreement, place, start
 from rlvr_jax.host.processes.team import Team, TeamError
 from rlvr_jax.host.report import command, during
-from rlvr_jax.host.runs import changes, compiles, log, pins, settings, takeover
+from rlvr_jax.host.runs import changes, compiles, local_files, log, pins, settings, takeover
 from rlvr_jax.host.runs.checkpoint import CheckpointError
 from rlvr_jax.host.runs.ending import run_process
 from rlvr_jax.host.runs.folder import Interrupted, Run, RunError
@@ -144,6 +144,7 @@ def train_here(config: str | Path | Mapping[str, Any] | Config, *overrides: str)
         cfg = settings.build(expand_rounds(dict(tree)), overrides)
     if cfg.processes.count > 1:
         raise ValueError("a run of several processes needs the command: python -m rlvr_jax.train")
+    place.refuse_several("rlvr_jax.train() as a function")
     compiles.enable_disk_cache()
     train(cfg, Team(), settings.facts(cfg), catches_signals=False)
     return FinishedRun(Path(cfg.runs) / cfg.name)
@@ -169,6 +170,8 @@ def train(
     check_config(cfg)
     mesh = sharding.claim_mesh(cfg.mesh, team.count)
     start.check_devices(team, mesh, facts)
+    if team.count > 1:
+        agreement.check_facts(team, "the user's own files", local_files.describe_local(cfg))
     for stage in cfg.stages:
         own_formulas.try_formulas(stage)
     run = Run(cfg, team=team, minutes=minutes)

@@ -61,7 +61,7 @@ def recognise(timeout: int) -> Place | None:
       PlaceError: the job cannot be read, or its coordinator's name is not known in time.
     """
     try:
-        kind = next(filter(_is_here, clusters.ClusterEnv._cluster_types), None)
+        kind = _kind()
         if kind is None:
             return None
         count = kind.get_process_count()
@@ -72,8 +72,38 @@ def recognise(timeout: int) -> Place | None:
         )
         return Place(coordinator, count, kind.get_process_id(), _devices(kind))
     except Exception as error:  # of sockets, of the Kubernetes client, of missing variables
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise PlaceError(f"the processes of this job cannot be found: {reason}") from error
+        raise _unreadable(error) from error
+
+
+def refuse_several(command: str) -> None:
+    """Refuse a command for one process where a job has started several.
+
+    They would do the same work and write the same files; on a slice of several hosts each would
+    wait for the devices of the others.
+
+    Raises:
+      PlaceError: there are several processes, or the job cannot be read.
+    """
+    try:
+        kind = _kind()
+        count = kind.get_process_count() if kind else 1
+    except Exception as error:  # as in `recognise`
+        raise _unreadable(error) from error
+    if count > 1:
+        raise PlaceError(
+            f"{command} is for one process, and this job has {count}: start it once, on a machine "
+            "of its own or by a job of one process (srun -n 1)"
+        )
+
+
+def _unreadable(error: Exception) -> PlaceError:
+    reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+    return PlaceError(f"the processes of this job cannot be found: {reason}")
+
+
+def _kind() -> type[clusters.ClusterEnv] | None:
+    """Return the kind of job that JAX recognises here, or None."""
+    return next(filter(_is_here, clusters.ClusterEnv._cluster_types), None)
 
 
 def _is_here(kind: type[clusters.ClusterEnv]) -> bool:

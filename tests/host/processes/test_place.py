@@ -1,10 +1,12 @@
 """A process finds its place by what its launcher put into its environment."""
 
+import importlib
+
 import pytest
 
 from rlvr_jax.config import ProcessesConfig
 from rlvr_jax.host.processes import place
-from rlvr_jax.host.processes.place import ALONE, Place, PlaceError, find_place
+from rlvr_jax.host.processes.place import ALONE, Place, PlaceError, find_place, refuse_several
 
 SLURM = {
     "SLURM_JOB_ID": "4097",
@@ -132,3 +134,32 @@ def test_a_job_that_cannot_be_read_is_refused(here):
 def test_values_that_fit_no_run_are_refused(values, words):
     with pytest.raises(ValueError, match=words):
         ProcessesConfig(**values)
+
+
+@pytest.mark.parametrize("job, tpu", [(SLURM, False), (OMPI, False), (GKE, True)])
+def test_a_command_for_one_process_is_refused_in_a_job_of_several(here, job, tpu):
+    here(job, tpu)
+    with pytest.raises(PlaceError, match=r"^evaluate is for one process, and this job has \d: "):
+        refuse_several("evaluate")
+
+
+def test_a_command_for_one_process_runs_alone(here):
+    refuse_several("evaluate")
+    here(SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"})
+    refuse_several("evaluate")
+
+
+@pytest.mark.parametrize("name", ["audit", "bench", "convert", "evaluate", "generate"])
+def test_these_commands_are_for_one_process(here, capsys, name):
+    """Refused before anything is read: none of the files is there."""
+    here(SLURM)
+    words = {
+        "audit": ["--config", "none.yaml"],
+        "bench": ["tiny", "S"],
+        "convert": ["none", "none2"],
+        "evaluate": ["--model", "none"],
+        "generate": ["--model", "none", "--prompt", "a"],
+    }
+    assert importlib.import_module(f"rlvr_jax.{name}").main(words[name]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{name} is for one process, and this job has 2" in said

@@ -1,179 +1,28 @@
 """Several processes are one run: equal results, one end, and a resume on any number of them."""
 
 import json
-import os
-import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 import yaml
-from make_port import free_port
+from make_hosts import (
+    Job,
+    assert_close,
+    assert_rows_close,
+    assert_same_learned,
+    assert_same_rows,
+    assert_same_samples,
+    files,
+    gke,
+    restored,
+    slurm,
+)
 
-from rlvr_jax import parameters
-from rlvr_jax.host.runs import checkpoint, settings
+from rlvr_jax import adapters
+from rlvr_jax.host.runs import checkpoint
 
 HOSTS = Path(__file__).with_name("hosts.yaml")
-PATIENCE = 900.0  # seconds; a machine may be busy
-# Sums over devices are added in another order, which shows most in a ratio of small numbers.
-NEAR, RATIOS = 2e-6, {"advantage/correlation": 2e-5}
-
-
-def explicit(index: int, count: int, port: int) -> tuple[dict[str, str], list[str]]:
-    words = [f"processes.coordinator=127.0.0.1:{port}", f"processes.count={count}"]
-    return {}, [*words, f"processes.index={index}"]
-
-
-def slurm(index: int, count: int, port: int) -> tuple[dict[str, str], list[str]]:
-    return {
-        "SLURM_JOB_ID": "7",
-        "SLURM_STEP_NODELIST": "127.0.0.1",
-        "SLURM_NTASKS": str(count),
-        "SLURM_PROCID": str(index),
-        "SLURM_LOCALID": "0",
-        "JAX_COORDINATOR_PORT": str(port),
-    }, []
-
-
-def gke(index: int, count: int, port: int) -> tuple[dict[str, str], list[str]]:
-    """A TPU slice of Google Kubernetes Engine, on a machine that has no TPU."""
-    return {
-        "TPU_WORKER_HOSTNAMES": ",".join(["127.0.0.1"] * count),
-        "TPU_WORKER_ID": str(index),
-        "MEGASCALE_COORDINATOR_ADDRESS": "",
-        "MEGASCALE_NUM_SLICES": "",
-        "MEGASCALE_SLICE_ID": "",
-        "TPU_SKIP_MDS_QUERY": "1",
-        "TPU_LIBRARY_PATH": sys.executable,  # any file: nothing opens it on a CPU
-        "JAX_FORCE_TPU_INIT": "1",
-        "JAX_COORDINATOR_PORT": str(port),
-    }, []
-
-
-class Job:
-    """The processes of one run, each with a file of what it prints."""
-
-    def __init__(self, runs: Path, compiled: Path, config: Path = HOSTS):
-        self.runs, self.folder = runs, runs / "hosts"
-        self._config, self._compiled = config, compiled
-        self._processes: list[subprocess.Popen] = []
-
-    def start(
-        self, count: int, *words: str, place=explicit, own=lambda index: (), full: int = -1
-    ) -> None:
-        """Start the processes; `own` gives further words to each, `full` one with a full disk."""
-        self.runs.mkdir(parents=True, exist_ok=True)
-        port = free_port()
-        common = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": os.environ["RLVR_TEST_XLA_FLAGS"],
-            "JAX_COMPILATION_CACHE_DIR": str(self._compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        base = [sys.executable, "-m", "rlvr_jax.train", "--config", str(self._config)]
-        self._processes = []
-        for index in range(count):
-            env, more = place(index, count, port) if count > 1 else ({}, [])
-            command = [*base, f"runs={self.runs}", *more, *words, *own(index)]
-            if index == full:  # no file may have more than a kilobyte; a pipe is no file
-                script = '(ulimit -f 1; exec "$@") 2>&1 | cat; exit ${PIPESTATUS[0]}'
-                command = ["bash", "-c", script, "bash", *command]
-            with self.log(index).open("wb") as out:
-                started = subprocess.Popen(command, env=common | env, stdout=out, stderr=out)
-                self._processes.append(started)
-
-    def log(self, index: int) -> Path:
-        return self.runs / f"log.{index}"
-
-    def wait(self, seconds: float = PATIENCE) -> tuple[list[int], list[str]]:
-        """Exit codes, and what each process printed, as one line."""
-        end = time.monotonic() + seconds
-        try:
-            codes = [p.wait(max(0.1, end - time.monotonic())) for p in self._processes]
-        finally:
-            self.kill()
-        said = [self.log(i).read_text(errors="replace") for i in range(len(codes))]
-        return codes, [" ".join(text.split()) for text in said]
-
-    def run(self, count: int, *words: str, **options) -> list[str]:
-        self.start(count, *words, **options)
-        codes, said = self.wait()
-        assert codes == [0] * count, said
-        return said
-
-    def send(self, signum: int, index: int) -> None:
-        self._processes[index].send_signal(signum)
-
-    def kill(self) -> None:
-        for process in self._processes:
-            process.kill()
-            process.wait()
-
-    def rows(self, stage: str = "") -> list[dict]:
-        """The metrics of a stage, without those of time."""
-        path = self.folder / "metrics.jsonl"
-        lines = path.read_bytes().splitlines(True) if path.exists() else []
-        rows = [json.loads(line) for line in lines if line.endswith(b"\n")]
-        kept = [row for row in rows if stage in ("", row["stage"])]
-        return [
-            {k: v for k, v in row.items() if not k.startswith(("time/", "perf/"))} for row in kept
-        ]
-
-    def until(self, lines: int) -> None:
-        """Wait until the sft stage has this many lines."""
-        end = time.monotonic() + PATIENCE
-        while len(self.rows("sft")) < lines:
-            assert time.monotonic() < end and all(p.poll() is None for p in self._processes), [
-                self.log(i).read_text() for i in range(len(self._processes))
-            ]
-            time.sleep(0.02)
-
-
-def files(folder: Path, *patterns: str) -> dict[str, bytes]:
-    found = [path for pattern in patterns for path in folder.glob(pattern)]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(found)}
-
-
-def assert_close(one, other, tolerance: float, where: str = "") -> None:
-    """Two JSON values with numbers as near as that, relative to 1 or to their size."""
-    assert type(one) is type(other), where
-    if isinstance(one, dict):
-        assert list(one) == list(other), where
-        for key in one:
-            # Of these, samples keep four digits: 1.000 and 1.001 may be the same number.
-            near = 1.1e-3 if key in ("piece_values", "token_values", "parts") else tolerance
-            assert_close(one[key], other[key], near, f"{where}/{key}")
-    elif isinstance(one, list):
-        assert len(one) == len(other), where
-        for i, pair in enumerate(zip(one, other, strict=True)):
-            assert_close(*pair, tolerance, f"{where}/{i}")
-    elif isinstance(one, float):
-        assert one == pytest.approx(other, rel=tolerance, abs=tolerance), where
-    else:
-        assert one == other, where
-
-
-def assert_rows_close(row: dict, other: dict) -> None:
-    where = f"{row['stage']} {row['step']}"
-    assert list(row) == list(other), where
-    for key in row:
-        assert_close(row[key], other[key], RATIOS.get(key, NEAR), f"{where} {key}")
-
-
-def restored(folder: Path, stage: str) -> dict[str, np.ndarray]:
-    """The parameters in the newest checkpoint of a stage."""
-    cfg = settings.load(folder / "config.resolved.yaml")
-    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    like = {
-        name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
-        for name, x in parameters.abstract(cfg.model).items()
-    }
-    return checkpoint.restore_params(folder / "checkpoints" / stage, like)
 
 
 @pytest.fixture(scope="module")
@@ -182,19 +31,33 @@ def compiled(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def only_sft(tmp_path_factory) -> Path:
-    """The config without the stages after sft."""
+def config(tmp_path_factory) -> Path:
+    """The config, with an objective and an estimator of the user's own in its first rl stage."""
     tree = yaml.safe_load(HOSTS.read_text())
+    fused = next(stage for stage in tree["stages"] if stage.get("name") == "fused")
+    fused["loss"] = {"objective": str(HOSTS.with_name("own_objective.py"))}
+    fused["advantage"]["baseline"] = str(HOSTS.with_name("own_estimator.py"))
+    return write(tmp_path_factory.mktemp("config") / "hosts.yaml", tree)
+
+
+@pytest.fixture(scope="module")
+def only_sft(config) -> Path:
+    """The config without the stages after sft."""
+    tree = yaml.safe_load(config.read_text())
     tree["stages"] = tree["stages"][:2]
-    path = tmp_path_factory.mktemp("config") / "sft.yaml"
+    del tree["verifier"]
+    return write(config.with_name("sft.yaml"), tree)
+
+
+def write(path: Path, tree: dict) -> Path:
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
     return path
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory, compiled) -> tuple[Job, Job, list[str]]:
+def both(tmp_path_factory, compiled, config) -> tuple[Job, Job, list[str]]:
     """One process with 8 devices, and two with 4 each: finished, and what the two printed."""
-    one, two = (Job(tmp_path_factory.mktemp(name), compiled) for name in ("one", "two"))
+    one, two = (Job(tmp_path_factory.mktemp(name), compiled, config) for name in ("one", "two"))
     two.start(2)
     one.run(1)
     codes, said = two.wait()
@@ -214,12 +77,7 @@ def test_two_processes_log_what_one_does(both):
 
 def test_two_processes_write_the_same_samples_in_the_same_order(both):
     one, two, _ = both
-    names = sorted(path.name for path in (one.folder / "samples").iterdir())
-    assert names == sorted(path.name for path in (two.folder / "samples").iterdir())
-    assert {name.split("_")[0] for name in names} == {"fused", "split"}
-    for name in names:
-        pair = [(job.folder / "samples" / name).read_text().splitlines() for job in (one, two)]
-        assert_close(*([json.loads(line) for line in lines] for lines in pair), 1e-5, name)
+    assert assert_same_samples(one.folder, two.folder) == {"fused", "split"}
 
 
 def test_two_processes_leave_the_same_files(both):
@@ -227,10 +85,7 @@ def test_two_processes_leave_the_same_files(both):
     patterns = ("verdicts/*", "tokenizer.model")
     mine = files(one.folder, *patterns)
     assert len(mine) == 3 and mine == files(two.folder, *patterns)
-    (collected,) = (one.folder / "collected").iterdir()  # its rewards are those of two sums
-    pair = [job.folder / "collected" / collected.name for job in (one, two)]
-    rows = [[json.loads(line) for line in path.read_text().splitlines()] for path in pair]
-    assert_close(*rows, 1e-5, collected.name)
+    assert_same_rows(one.folder, two.folder, "collected")  # its rewards are those of two sums
     results = [json.loads((job.folder / "eval/evaluate.json").read_text()) for job in (one, two)]
     assert_close(*results, 1e-5)
     assert results[0]["samples"] == 2 and "weighted" in results[0] and "verifier" in results[0]
@@ -242,10 +97,9 @@ def test_two_processes_leave_the_same_files(both):
 
 def test_two_processes_save_the_same_checkpoint(both):
     one, two, _ = both
-    for stage in ("sft", "verifier", "fused", "second", "split"):
-        mine, theirs = restored(one.folder, stage), restored(two.folder, stage)
-        for name in mine:
-            np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-4, atol=1e-5)
+    stages = ("sft", "verifier", "fused", "second", "split")
+    assert_same_learned(one.folder, two.folder, *stages)
+    assert all(map(adapters.is_part, restored(one.folder, "second")))
 
 
 def test_each_process_prints_one_line_of_facts_and_the_first_one_the_rest(both):
@@ -263,9 +117,10 @@ def test_each_process_prints_one_line_of_facts_and_the_first_one_the_rest(both):
 
 
 def test_a_signal_to_one_stops_all_and_any_number_goes_on(both, compiled, only_sft, tmp_path):
-    """SIGTERM on one; then the same bytes, and nearly so on one process."""
+    """SIGTERM on one; then a new run takes the stage over to the same bytes, and one process,
+    on another mesh, goes on to more steps and nearly the same numbers."""
     _, two, _ = both
-    job = Job(tmp_path / "a", compiled, only_sft)
+    job = Job(tmp_path, compiled, only_sft)
     job.start(2, place=slurm)
     job.until(2)
     job.send(signal.SIGTERM, 1)
@@ -274,15 +129,16 @@ def test_a_signal_to_one_stops_all_and_any_number_goes_on(both, compiled, only_s
     assert sum("stopped by SIGTERM; the same command goes on" in text for text in said) == 1
     saved = checkpoint.Checkpoints(job.folder / "checkpoints" / "sft").latest()
     assert saved == len(job.rows("sft"))
-    shutil.copytree(job.folder, tmp_path / "saved")
-    job.run(2, place=gke)
-    assert job.rows("sft") == two.rows("sft"), "a resume gives other bytes"
 
-    shutil.rmtree(job.folder)
-    shutil.move(tmp_path / "saved", job.folder)
-    said = job.run(1, "mesh.data=1", "mesh.fsdp=8")
-    assert "8 cpu device(s)" in said[0] and len(job.rows("sft")) - saved >= 10
-    assert_close(job.rows("sft"), two.rows("sft"), 1e-5)
+    said = job.run(2, "--as", "again", place=gke)
+    assert [f"sft goes on from its checkpoint of step {saved}" in text for text in said] == [1, 0]
+    again = Job(tmp_path, compiled, only_sft)
+    again.folder = tmp_path / "again"
+    assert again.rows("sft") == two.rows("sft"), "a resume gives other bytes"
+
+    said = job.run(1, "mesh.data=1", "mesh.fsdp=8", "sft.steps=21")
+    assert "8 cpu device(s)" in said[0] and len(job.rows("sft")) == 21 >= saved + 10
+    assert_close(job.rows("sft")[:-1], two.rows("sft"), 1e-5)
 
 
 @pytest.mark.slow  # a collective of the CPU may hold the interpreter: then the end takes a minute
@@ -315,9 +171,26 @@ def test_configs_that_differ_are_refused_by_name_from_one_process(compiled, only
 
 
 @pytest.mark.slow
-def test_four_processes(both, compiled, tmp_path):
+def test_files_that_differ_are_refused_by_name_from_one_process(compiled, only_sft, tmp_path):
+    """The path is the same on both hosts, and what it holds is not."""
+    tree = yaml.safe_load(only_sft.read_text())
+    rule = {"stage": "rl", "reward": {"source": "rule", "rule": "rule.py"}, "prompts": 8}
+    tree["stages"].append(rule)
+    for index in range(2):
+        (tmp_path / f"{index}").mkdir()
+        (tmp_path / f"{index}" / "rule.py").write_text(f"def score(text, row): return {index}\n")
+    job = Job(tmp_path / "runs", compiled, write(tmp_path / "ruled.yaml", tree))
+    job.start(2, at=lambda index: tmp_path / f"{index}")
+    codes, said = job.wait(120)
+    assert codes == [2, 2], said
+    told = [text for text in said if "the content of rule.py is " in text]
+    assert len(told) == 1 and "Traceback" not in told[0] and not job.folder.exists()
+
+
+@pytest.mark.slow
+def test_four_processes(both, compiled, config, tmp_path):
     one, _, _ = both
-    job = Job(tmp_path, compiled)
+    job = Job(tmp_path, compiled, config)
     job.run(4)
     for row, other in zip(one.rows(), job.rows(), strict=True):
         assert_rows_close(row, other)

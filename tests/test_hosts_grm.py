@@ -1,0 +1,92 @@
+"""Two processes judge, vote and learn to judge as one does, with adapters and shared bases."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from make_hosts import (
+    Job,
+    assert_close,
+    assert_rows_close,
+    assert_same_learned,
+    assert_same_rows,
+    assert_same_samples,
+    files,
+    restored,
+)
+
+from rlvr_jax import adapters, train
+
+CONFIG = Path(__file__).with_name("hosts_grm.yaml")
+BEFORE = 3  # stages that one process does before the test
+MORE = 2  # steps of the last one of them, that both runs add
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> tuple[Job, Job, list[str]]:
+    """One process with 4 devices and two with 2 each go on with what one with 2 devices began.
+
+    Both runs are new ones that begin with the finished stages of another (`--as`), the last of
+    which takes more steps.
+    """
+    tree = yaml.safe_load(CONFIG.read_text())
+    own = str(CONFIG.with_name("own_rule.py"))  # an answer is right by the sum of its bytes
+    next(x for x in tree["stages"] if x["stage"] == "compare")["rule"] = own
+    compiled = tmp_path_factory.mktemp("compiled")
+    config = compiled.with_name("hosts_grm.yaml")
+    config.write_text(yaml.safe_dump(tree, sort_keys=False))
+    jobs = [Job(tmp_path_factory.mktemp(name), compiled, config) for name in ("one", "two")]
+    begun = tree | {"name": "begun", "mesh": {"fsdp": 2}, "stages": tree["stages"][:BEFORE]}
+    train.train_here(begun | {"runs": str(jobs[0].runs)})
+    shutil.copytree(jobs[0].runs / "begun", jobs[1].runs / "begun")
+    words = ["name=begun", "--as", "hosts", f"sft.steps={begun['stages'][-1]['steps'] + MORE}"]
+    one, two = jobs
+    two.start(2, *words)
+    one.run(1, *words)
+    codes, said = two.wait()
+    assert codes == [0, 0], said
+    return one, two, said
+
+
+def test_two_processes_log_what_one_does(both):
+    one, two, _ = both
+    mine, theirs = one.rows(), two.rows()
+    assert [(r["stage"], r["step"]) for r in mine] == [(r["stage"], r["step"]) for r in theirs]
+    for row, other in zip(mine, theirs, strict=True):
+        assert_rows_close(row, other)
+    learned = {row["stage"]: row for row in mine}
+    assert list(learned) == ["cold", "sft", "votes", "meta", "judge", "scalar"]
+    for stage in ("votes", "judge"):
+        assert 0 < learned[stage]["reward/mean"] < 1 and learned[stage]["grm/valid_frac"] > 0
+
+
+def test_one_stage_goes_on_under_another_number_of_steps(both):
+    _, two, said = both
+    told = "sft goes on from its checkpoint of step 60"
+    assert told in said[0] and "RESUMING from step 60 of 62" in said[0] and told not in said[1]
+    assert [row["step"] for row in two.rows("sft")] == list(range(1, 63))
+
+
+def test_two_processes_leave_the_same_files(both):
+    one, two, _ = both
+    assert assert_same_samples(one.folder, two.folder) == {"votes", "judge"}
+    patterns = ("judgements/*", "items/*", "tokenizer.model")
+    mine = files(one.folder, *patterns)
+    assert len(mine) == 3 and mine == files(two.folder, *patterns)
+    assert_same_rows(one.folder, two.folder, "collected")
+    for name in ("vote", "of_scalar"):
+        pair = [json.loads((job.folder / f"eval/{name}.json").read_text()) for job in (one, two)]
+        assert_close(*pair, 1e-5, name)
+        assert pair[0]["items"] > 0 and (two.folder / f"eval/{name}.svg").exists()
+    stages = [sorted(p.name for p in (job.folder / "stages").iterdir()) for job in (one, two)]
+    assert stages[0] == stages[1] and len(stages[0]) == 11
+    assert not list(two.folder.glob("**/*.part")) and (two.folder / "report.html").exists()
+
+
+def test_two_processes_learn_the_same(both):
+    one, two, _ = both
+    assert_same_learned(one.folder, two.folder, "sft", "votes", "meta", "judge", "scalar")
+    assert all(map(adapters.is_part, restored(two.folder, "votes")))

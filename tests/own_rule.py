@@ -1,3 +1,5 @@
+"""A rule of the user's own: half of all answers are right, by the sum of their bytes."""
+
+
 def score(completion, record):
-    """Half of all answers are right, whatever the question."""
     return float(sum(completion.encode()) % 2)

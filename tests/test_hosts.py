@@ -1,6 +1,7 @@
 """Several processes are one run: equal results, one end, and a resume on any number of them."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -15,11 +16,9 @@ from make_hosts import (
     assert_same_samples,
     files,
     gke,
-    restored,
     slurm,
 )
 
-from rlvr_jax import adapters
 from rlvr_jax.host.runs import checkpoint
 
 HOSTS = Path(__file__).with_name("hosts.yaml")
@@ -31,22 +30,11 @@ def compiled(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory) -> Path:
-    """The config, with an objective and an estimator of the user's own in its first rl stage."""
-    tree = yaml.safe_load(HOSTS.read_text())
-    fused = next(stage for stage in tree["stages"] if stage.get("name") == "fused")
-    fused["loss"] = {"objective": str(HOSTS.with_name("own_objective.py"))}
-    fused["advantage"]["baseline"] = str(HOSTS.with_name("own_estimator.py"))
-    return write(tmp_path_factory.mktemp("config") / "hosts.yaml", tree)
-
-
-@pytest.fixture(scope="module")
-def only_sft(config) -> Path:
+def only_sft(tmp_path_factory) -> Path:
     """The config without the stages after sft."""
-    tree = yaml.safe_load(config.read_text())
+    tree = yaml.safe_load(HOSTS.read_text())
     tree["stages"] = tree["stages"][:2]
-    del tree["verifier"]
-    return write(config.with_name("sft.yaml"), tree)
+    return write(tmp_path_factory.mktemp("config") / "sft.yaml", tree)
 
 
 def write(path: Path, tree: dict) -> Path:
@@ -55,9 +43,9 @@ def write(path: Path, tree: dict) -> Path:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory, compiled, config) -> tuple[Job, Job, list[str]]:
+def both(tmp_path_factory, compiled) -> tuple[Job, Job, list[str]]:
     """One process with 8 devices, and two with 4 each: finished, and what the two printed."""
-    one, two = (Job(tmp_path_factory.mktemp(name), compiled, config) for name in ("one", "two"))
+    one, two = (Job(tmp_path_factory.mktemp(name), compiled, HOSTS) for name in ("one", "two"))
     two.start(2)
     one.run(1)
     codes, said = two.wait()
@@ -99,7 +87,6 @@ def test_two_processes_save_the_same_checkpoint(both):
     one, two, _ = both
     stages = ("sft", "verifier", "fused", "second", "split")
     assert_same_learned(one.folder, two.folder, *stages)
-    assert all(map(adapters.is_part, restored(one.folder, "second")))
 
 
 def test_each_process_prints_one_line_of_facts_and_the_first_one_the_rest(both):
@@ -117,10 +104,9 @@ def test_each_process_prints_one_line_of_facts_and_the_first_one_the_rest(both):
 
 
 def test_a_signal_to_one_stops_all_and_any_number_goes_on(both, compiled, only_sft, tmp_path):
-    """SIGTERM on one; then a new run takes the stage over to the same bytes, and one process,
-    on another mesh, goes on to more steps and nearly the same numbers."""
+    """SIGTERM on one; then the same bytes, and nearly so on one process."""
     _, two, _ = both
-    job = Job(tmp_path, compiled, only_sft)
+    job = Job(tmp_path / "a", compiled, only_sft)
     job.start(2, place=slurm)
     job.until(2)
     job.send(signal.SIGTERM, 1)
@@ -129,16 +115,15 @@ def test_a_signal_to_one_stops_all_and_any_number_goes_on(both, compiled, only_s
     assert sum("stopped by SIGTERM; the same command goes on" in text for text in said) == 1
     saved = checkpoint.Checkpoints(job.folder / "checkpoints" / "sft").latest()
     assert saved == len(job.rows("sft"))
+    shutil.copytree(job.folder, tmp_path / "saved")
+    job.run(2, place=gke)
+    assert job.rows("sft") == two.rows("sft"), "a resume gives other bytes"
 
-    said = job.run(2, "--as", "again", place=gke)
-    assert [f"sft goes on from its checkpoint of step {saved}" in text for text in said] == [1, 0]
-    again = Job(tmp_path, compiled, only_sft)
-    again.folder = tmp_path / "again"
-    assert again.rows("sft") == two.rows("sft"), "a resume gives other bytes"
-
-    said = job.run(1, "mesh.data=1", "mesh.fsdp=8", "sft.steps=21")
-    assert "8 cpu device(s)" in said[0] and len(job.rows("sft")) == 21 >= saved + 10
-    assert_close(job.rows("sft")[:-1], two.rows("sft"), 1e-5)
+    shutil.rmtree(job.folder)
+    shutil.move(tmp_path / "saved", job.folder)
+    said = job.run(1, "mesh.data=1", "mesh.fsdp=8")
+    assert "8 cpu device(s)" in said[0] and len(job.rows("sft")) - saved >= 10
+    assert_close(job.rows("sft"), two.rows("sft"), 1e-5)
 
 
 @pytest.mark.slow  # a collective of the CPU may hold the interpreter: then the end takes a minute
@@ -188,9 +173,9 @@ def test_files_that_differ_are_refused_by_name_from_one_process(compiled, only_s
 
 
 @pytest.mark.slow
-def test_four_processes(both, compiled, config, tmp_path):
+def test_four_processes(both, compiled, tmp_path):
     one, _, _ = both
-    job = Job(tmp_path, compiled, config)
+    job = Job(tmp_path, compiled, HOSTS)
     job.run(4)
     for row, other in zip(one.rows(), job.rows(), strict=True):
         assert_rows_close(row, other)

@@ -1,4 +1,7 @@
-"""Two processes judge, vote and learn to judge as one does, with adapters and shared bases."""
+"""Two processes judge, vote and learn to judge as one does; the policy is an adapter.
+
+An objective, an estimator and a rule are files of the user's own.
+"""
 
 import json
 import shutil
@@ -33,8 +36,13 @@ def both(tmp_path_factory) -> tuple[Job, Job, list[str]]:
     which takes more steps.
     """
     tree = yaml.safe_load(CONFIG.read_text())
-    own = str(CONFIG.with_name("own_rule.py"))  # an answer is right by the sum of its bytes
-    next(x for x in tree["stages"] if x["stage"] == "compare")["rule"] = own
+    objective, estimator, rule = (
+        str(CONFIG.with_name(f"own_{name}.py")) for name in ("objective", "estimator", "rule")
+    )
+    stages = {stage.get("name", stage["stage"]): stage for stage in tree["stages"]}
+    stages["votes"]["loss"] = {"objective": objective}
+    stages["votes"]["advantage"]["baseline"] = estimator
+    stages["answers"]["rule"] = rule
     compiled = tmp_path_factory.mktemp("compiled")
     config = compiled.with_name("hosts_grm.yaml")
     config.write_text(yaml.safe_dump(tree, sort_keys=False))

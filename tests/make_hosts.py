@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import yaml
 from make_port import free_port
 
 from rlvr_jax import parameters
@@ -140,6 +141,12 @@ class Job:
                 self.log(i).read_text() for i in range(len(self._processes))
             ]
             time.sleep(0.02)
+
+
+def write(path: Path, tree: dict) -> Path:
+    """Write a config."""
+    path.write_text(yaml.safe_dump(tree, sort_keys=False))
+    return path
 
 
 def files(folder: Path, *patterns: str) -> dict[str, bytes]:

@@ -17,6 +17,7 @@ from make_hosts import (
     files,
     gke,
     slurm,
+    write,
 )
 
 from rlvr_jax.host.runs import checkpoint
@@ -35,11 +36,6 @@ def only_sft(tmp_path_factory) -> Path:
     tree = yaml.safe_load(HOSTS.read_text())
     tree["stages"] = tree["stages"][:2]
     return write(tmp_path_factory.mktemp("config") / "sft.yaml", tree)
-
-
-def write(path: Path, tree: dict) -> Path:
-    path.write_text(yaml.safe_dump(tree, sort_keys=False))
-    return path
 
 
 @pytest.fixture(scope="module")

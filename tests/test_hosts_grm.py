@@ -18,9 +18,10 @@ from make_hosts import (
     assert_same_samples,
     files,
     restored,
+    write,
 )
 
-from rlvr_jax import adapters, train
+from rlvr_jax import adapters
 
 CONFIG = Path(__file__).with_name("hosts_grm.yaml")
 BEFORE = 3  # stages that one process does before the test
@@ -44,11 +45,10 @@ def both(tmp_path_factory) -> tuple[Job, Job, list[str]]:
     stages["votes"]["advantage"]["baseline"] = estimator
     stages["answers"]["rule"] = rule
     compiled = tmp_path_factory.mktemp("compiled")
-    config = compiled.with_name("hosts_grm.yaml")
-    config.write_text(yaml.safe_dump(tree, sort_keys=False))
+    config = write(compiled.with_name("hosts_grm.yaml"), tree)
     jobs = [Job(tmp_path_factory.mktemp(name), compiled, config) for name in ("one", "two")]
     begun = tree | {"name": "begun", "mesh": {"fsdp": 2}, "stages": tree["stages"][:BEFORE]}
-    train.train_here(begun | {"runs": str(jobs[0].runs)})
+    Job(jobs[0].runs, compiled, write(compiled.with_name("begun.yaml"), begun)).run(1)
     shutil.copytree(jobs[0].runs / "begun", jobs[1].runs / "begun")
     words = ["name=begun", "--as", "hosts", f"sft.steps={begun['stages'][-1]['steps'] + MORE}"]
     one, two = jobs

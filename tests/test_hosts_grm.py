@@ -26,6 +26,26 @@ from rlvr_jax import adapters
 CONFIG = Path(__file__).with_name("hosts_grm.yaml")
 BEFORE = 3  # stages that one process does before the test
 MORE = 2  # steps of the last one of them, that both runs add
+# Files of the user's own; an answer is right by the sum of its bytes, as half of all are.
+OWN = {
+    "objective.py": """
+import jax.numpy as jnp
+
+def objective(tokens, cfg):
+    ratio_BR = jnp.exp(tokens.logprob_BR - tokens.behaviour_BR)
+    return jnp.minimum(ratio_BR, 1.0) * tokens.advantage_BR
+""",
+    "estimator.py": """
+import jax.numpy as jnp
+
+def advantages(reward_QG, length_QG, counted_Q):
+    return reward_QG - jnp.mean(reward_QG, 1, keepdims=True)
+""",
+    "rule.py": """
+def score(completion, record):
+    return float(sum(completion.encode()) % 2)
+""",
+}
 pytestmark = pytest.mark.slow
 
 
@@ -37,14 +57,14 @@ def both(tmp_path_factory) -> tuple[Job, Job, list[str]]:
     which takes more steps.
     """
     tree = yaml.safe_load(CONFIG.read_text())
-    objective, estimator, rule = (
-        str(CONFIG.with_name(f"own_{name}.py")) for name in ("objective", "estimator", "rule")
-    )
-    stages = {stage.get("name", stage["stage"]): stage for stage in tree["stages"]}
-    stages["votes"]["loss"] = {"objective": objective}
-    stages["votes"]["advantage"]["baseline"] = estimator
-    stages["answers"]["rule"] = rule
     compiled = tmp_path_factory.mktemp("compiled")
+    own = {name: compiled.with_name(name) for name in OWN}
+    for name, text in OWN.items():
+        own[name].write_text(text)
+    stages = {stage.get("name", stage["stage"]): stage for stage in tree["stages"]}
+    stages["votes"]["loss"] = {"objective": str(own["objective.py"])}
+    stages["votes"]["advantage"]["baseline"] = str(own["estimator.py"])
+    stages["answers"]["rule"] = str(own["rule.py"])
     config = write(compiled.with_name("hosts_grm.yaml"), tree)
     jobs = [Job(tmp_path_factory.mktemp(name), compiled, config) for name in ("one", "two")]
     begun = tree | {"name": "begun", "mesh": {"fsdp": 2}, "stages": tree["stages"][:BEFORE]}

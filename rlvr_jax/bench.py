@@ -32,7 +32,7 @@ import numpy as np
 import optax
 from jax.sharding import SingleDeviceSharding
 
-from rlvr_jax import engine, parameters, prompt_filter, step
+from rlvr_jax import engine, kv_cache, parameters, prompt_filter, step
 from rlvr_jax.config import AdvantageConfig, ModelConfig, PrmConfig, RlStage
 from rlvr_jax.host import weights
 from rlvr_jax.host.plans.models import PUBLISHED
@@ -148,8 +148,8 @@ def decode_bytes(cfg: ModelConfig, args: argparse.Namespace) -> int:
     item, rows = jnp.dtype(cfg.compute).itemsize, args.prompts * args.samples
     own = rows * args.new * (args.new + 1) // 2
     shared = args.new * args.prompts * args.prompt
-    token = 2 * cfg.layers * cfg.kv_heads * cfg.head_size
-    return item * (args.new * sum(_matrices(cfg)) + token * (own + shared))
+    token = cfg.layers * kv_cache.column_bytes(cfg)
+    return item * args.new * sum(_matrices(cfg)) + token * (own + shared)
 
 
 def update_operations(cfg: ModelConfig, args: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from rlvr_jax.structs import Array, Params
 from rlvr_kernels import dispatch
 from rlvr_kernels.attention import attention
 from rlvr_kernels.attention import earned as earned_attention
-from rlvr_kernels.decode_attention import DEFAULT, Places, decode_attention
+from rlvr_kernels.decode_attention import DEFAULT, Places, Scales, decode_attention
 
 
 def embed(params: Params, token_BT: Array, cfg: ModelConfig) -> Array:
@@ -117,20 +117,25 @@ def attend_columns(
 
 
 def attend_cache(
-    q_BNH: Array, own, prefix, layer: Array, places: Places | None, cfg: ModelConfig
+    q_BNH: Array,
+    own: tuple[Array, ...],
+    prefix: tuple[Array, ...],
+    rest: tuple[Array, Places | None, Scales | None],
+    cfg: ModelConfig,
 ) -> Array:
     """Return the attention output [B, N, H] of one query per row.
 
     `own` is (k, v, mask) of the rows' caches and `prefix` is (k, v, mask) of their prompts, as
-    `rlvr_kernels.decode_attention` takes them: with all layers, of which it reads the given one.
-    `places` says at which places of the prompts the rows are, if they are not all there.
+    `rlvr_kernels.decode_attention` takes them.  `rest` are its arguments behind them: the number of
+    the layer to read, at which places of the prompts the rows are if they are not all there, and
+    the scales of keys and values that are int8.
     """
     earned, uneven = dispatch.earned(DEFAULT), _uneven(q_BNH.shape[0], own[0].shape[2])
     impl = kernel_name(cfg, earned, uneven, tpu="pallas_tpu", gpu="pallas_gpu")
     op = partial(decode_attention, scale=_scale(cfg), softcap=cfg.attention_softcap, impl=impl)
     if impl != "xla":
-        op = sharding.on_each_device(op, "BNH LBKSH LBKSH BS LQKPH LQKPH BP - B", "BNH")
-    return op(q_BNH, *own, *prefix, layer, places)
+        op = sharding.on_each_device(op, "BNH LBKSH LBKSH BS LQKPH LQKPH BP - B LBK1S", "BNH")
+    return op(q_BNH, *own, *prefix, *rest)
 
 
 def takes_places(cfg: ModelConfig) -> bool:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import block, model, parameters, ragged, sampling, sharding
+from rlvr_jax import block, kv_cache, model, parameters, ragged, sampling, sharding
 from rlvr_jax.config import ModelConfig, SampleConfig
 from rlvr_jax.structs import Array, Params, Prompts, Rollout
 from rlvr_kernels import dispatch
@@ -86,7 +86,7 @@ def generate(
 
 def write(params: Params, prefix: model.Prefix, sampler: Sampler, cfg: ModelConfig) -> Written:
     """Write responses that continue prefixes; `params` come from `parameters.for_decoding`."""
-    prefix = prefix._replace(routed=None)  # decoding does not count where tokens are sent
+    prefix = hold(prefix, cfg)
     sampler = sampler._replace(
         key=sharding.replicate(sampler.key),
         limit_B=sharding.split_rows(sampler.limit_B),
@@ -98,6 +98,12 @@ def write(params: Params, prefix: model.Prefix, sampler: Sampler, cfg: ModelConf
     if count < waiting:
         state = _write_and_refill(params, prefix, state, waiting, sampler, cfg)
     return _write_and_shrink(params, state, count, waiting, sampler, cfg)
+
+
+def hold(prefix: model.Prefix, cfg: ModelConfig) -> model.Prefix:
+    """Return prefixes as decoding reads them, with keys and values as `cfg.cache_dtype` says."""
+    kv = tuple(kv_cache.hold(pair, cfg) for pair in prefix.kv)
+    return prefix._replace(kv=kv, routed=None)  # decoding does not count where tokens are sent
 
 
 def leave_view(written: Written) -> Written:
@@ -121,7 +127,10 @@ def rollout_of(prompt_QP: Array, prompt_mask_QP: Array, written: Written) -> Rol
 def begin(
     params: Params, prefix: model.Prefix, count: int, sampler: Sampler, cfg: ModelConfig
 ) -> tuple[Slots, Written]:
-    """Draw the first token of the first `count` responses of each shard, one in each slot."""
+    """Draw the first token of the first `count` responses of each shard, one in each slot.
+
+    `prefix` comes from `hold`.
+    """
     shards = sharding.data_shards()
     rows = prefix.mask_QP.shape[0] * sampler.samples
     row_SM = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), (shards, count))

@@ -18,16 +18,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import block, parameters, positions, routing, sharding, vocabulary
+from rlvr_jax import block, kv_cache, parameters, positions, routing, sharding, vocabulary
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params
 from rlvr_kernels.decode_attention import Places
 from rlvr_kernels.token_logprob import earned
 
-# Keys and values [rows, K, columns, H].  Unrolled: one pair for each layer.  Scanned: a single
-# pair with a layer dimension in front.
-Layers = tuple[tuple[Array, Array], ...]
-ROWS = -4  # the row dimension of keys and values, with or without a layer dimension
+# Keys and values [rows, K, columns, H], or in decoding what `kv_cache.hold` makes of them.
+# Unrolled: one pair for each layer.  Scanned: a single pair with a layer dimension in front.
+Layers = tuple[kv_cache.Held, ...]
+ROWS = -4  # the row dimension of keys, values and scales, with or without a layer dimension
 
 
 class Prefix(NamedTuple):
@@ -177,12 +177,7 @@ def empty_cache(prefix: Prefix, rows: int, columns: int) -> Layers:
     """
     step = 64 if columns <= 256 else 256
     columns = columns if columns <= 64 else -(-columns // step) * step
-
-    def zeros(x):
-        *layers, _, heads, _, size = x.shape
-        return jnp.zeros((*layers, rows, heads, columns, size), x.dtype)
-
-    return jax.tree.map(zeros, prefix.kv)
+    return tuple(kv_cache.empty(held, rows, columns) for held in prefix.kv)
 
 
 def decode(
@@ -216,19 +211,15 @@ def decode(
         alone = cache_kv[0].ndim == 4
 
         def attend(q_BTNH, *new_kv):
-            at: list[Array | int] = [0, 0, column % ring, 0]
-            at = at if alone else [layer, *at]
-            heads_first = (x.swapaxes(1, 2).astype(cache_kv[0].dtype) for x in new_kv)
-            kept = tuple(
-                jax.lax.dynamic_update_slice(x, new if alone else new[None], at)
-                for x, new in zip(cache_kv, heads_first, strict=True)
-            )
-            stacks = (*kept, *prefix_kv)
-            k, v, *shared = (x[None] for x in stacks) if alone else stacks
-            own = (k, v, _visible(age_1S <= written_B1, window_B1S, kind))
-            prefixes = (*shared, _visible(mask_BP, window_B1P, kind))
-            query_BNH = q_BTNH[:, 0]
-            heads_BNH = block.attend_cache(query_BNH, own, prefixes, layer, prefix.places, cfg)
+            heads_first = tuple(x.swapaxes(1, 2) for x in new_kv)
+            kept = kv_cache.write(cache_kv, heads_first, column % ring, layer)
+            held, shared = kept, prefix_kv
+            if alone:
+                held, shared = jax.tree.map(lambda x: x[None], (held, shared))
+            own = (*held[:2], _visible(age_1S <= written_B1, window_B1S, kind))
+            prefixes = (*shared[:2], _visible(mask_BP, window_B1P, kind))
+            rest = (layer, prefix.places, kv_cache.scales_of(held, shared))
+            heads_BNH = block.attend_cache(q_BTNH[:, 0], own, prefixes, rest, cfg)
             return heads_BNH[:, None], kept
 
         x_B1D, kept, _ = block.layer(x_B1D, w, cos_sin_B1[kind], attend, cfg)

@@ -1,5 +1,6 @@
 """`python -m rlvr_jax.generate`: what training would sample, on the terminal."""
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlvr_jax import engine, generate, parameters
+from rlvr_jax import engine, generate, model, parameters
 from rlvr_jax.config import ModelConfig, SampleConfig
 from rlvr_jax.host import weights
 from rlvr_jax.host.runs import compiles
@@ -93,6 +94,19 @@ def test_it_stops_at_any_eos(folder, one_device):
     sample, key = SampleConfig(0.0), jax.random.key(0)
     ids = list(responses.generate_tokens(params, CFG, [1, 2, 3], tuple(range(259)), 5, sample, key))
     assert len(ids) == 1
+
+
+def test_a_response_is_written_with_the_cache_that_the_config_asks_for(one_device, monkeypatch):
+    params, key = parameters.init(jax.random.key(0), CFG), jax.random.key(0)
+    cfg, seen, decode = dataclasses.replace(CFG, cache_dtype="int8"), [], model.decode
+
+    def watched(params, token, column, start, prefix, cache, cfg):
+        seen.extend(x.dtype.name for held in (*cache, *prefix.kv) for x in held[:2])
+        return decode(params, token, column, start, prefix, cache, cfg)
+
+    monkeypatch.setattr(model, "decode", watched)
+    list(responses.generate_tokens(params, cfg, [1, 2, 3], (), 3, SampleConfig(), key))
+    assert set(seen) == {"int8"}
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,19 @@ def test_votes_are_the_same_on_a_mesh(params, prompts, rollout, together):
         np.testing.assert_array_equal(on_mesh.votes_B, plain.votes_B)
 
 
+def test_votes_from_an_int8_cache_are_votes(params, prompts, rollout):
+    """Criteria too are written from one; what continues them is read in compute dtype."""
+    judge, key, plain = grm.Judge(params, critic(1), {}), jax.random.key(9), form()
+    plain = form(principles="from_query")
+    int8 = plain._replace(model=dataclasses.replace(CFG, cache_dtype="int8"))
+    exact, held = (score(judge, prompts, rollout, key, form=x).judgements for x in (plain, int8))
+    # A judgement may differ from some token on: compare up to there.
+    same = np.cumprod(np.asarray(exact.response_BR == held.response_BR), 1) > 0
+    same &= np.asarray(exact.response_mask_BR)
+    gap = np.abs(np.asarray(exact.logprob_BR) - np.asarray(held.logprob_BR))[same]
+    assert same.mean() > 0.3 and 1e-6 < gap.max() < 0.05
+
+
 def test_the_meta_rm_chooses_the_votes_that_count(params, prompts, rollout):
     meta, key = parameters.init(jax.random.key(4), CFG), jax.random.key(11)
     every = score(grm.Judge(params, critic(1), {}), prompts, rollout, key, form=form())

@@ -35,6 +35,7 @@ LEVEL = {
     "rlvr_jax.prompt_filter": 3,
     "rlvr_jax.parameters": 2,
     "rlvr_jax.block": 2,
+    "rlvr_jax.kv_cache": 1,
     "rlvr_jax.moments": 3,
     "rlvr_jax.optim": 4,
     "rlvr_jax.model": 3,

@@ -319,6 +319,21 @@ def test_metrics_are_finite_and_the_histogram_holds_every_row(runs):
         assert metrics["policy/skipped"] == 0
 
 
+def test_an_int8_cache_shows_as_mismatch_of_sampler_and_trainer(runs, tiny):
+    """The trainer reads in compute dtype: only the log-probs of the sampler are other ones."""
+    exact = runs((1, 1, 1)).metrics[0]
+    ws, state, frozen = start((1, 1, 1), tiny)
+    setup = setup_of(STAGE, dataclasses.replace(tiny, cache_dtype="int8"))
+    with jax.set_mesh(ws.mesh):
+        held = jax.jit(functools.partial(step.train_step, setup=setup))(state, frozen, ask())
+    found = jax.device_get(held.metrics)
+    for name in ("mean", "max"):
+        name = f"mismatch/logprob_diff_{name}"
+        assert 1e-4 < found[name] < 0.2 and exact[name] < 1e-5, name
+    assert 0.99 < found["mismatch/ess"] < 1 - 1e-9
+    assert found["policy/skipped"] == 0
+
+
 @pytest.mark.parametrize("shape", MESHES)
 def test_what_was_useful_is_counted_by_hand(runs, shape):
     """With a slot for every row, and one width of columns for responses and for prompts."""

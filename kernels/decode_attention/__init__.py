@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rlvr_kernels.decode_attention.columns import Columns
+from rlvr_kernels.decode_attention.int8 import Scales
 from rlvr_kernels.decode_attention.pallas_gpu import pallas_gpu
 from rlvr_kernels.decode_attention.pallas_tpu import pallas_tpu
 from rlvr_kernels.decode_attention.places import Places
@@ -37,6 +38,7 @@ def decode_attention(
     see_BP: jax.Array,
     layer: jax.Array | int = 0,
     places: Places | None = None,
+    scales: Scales | None = None,
     *,
     scale: float,
     softcap: float = 0.0,
@@ -51,11 +53,13 @@ def decode_attention(
     that sees nothing or has no place gives finite but meaningless output.  Do not differentiate
     this function: not every implementation has derivatives.
 
+    With `scales`, keys and values are int8 as `int8.quantise` returns them.
+
     `impl` names an implementation.  None is the platform's in `DEFAULT`, or "xla".
 
     Raises:
-      ValueError: the shapes do not fit together, there is no such implementation, or it takes no
-        places.
+      ValueError: the shapes do not fit together, keys and values are int8 without scales or other
+        than int8 with scales, there is no such implementation, or it takes no places.
     """
     (rows, heads, size), (layers, _, kv_heads, columns, _) = q_BNH.shape, k_LBKSH.shape
     _, prompts, _, prefix, _ = prefix_k_LQKPH.shape
@@ -78,7 +82,25 @@ def decode_attention(
             "[L, Q, K, P, H] twice, [B, P] and [], with N a multiple of K, and B a multiple of Q "
             "or places [Z, Q / Z, G] and [Z, B / Z]"
         )
+    _check_scales((k_LBKSH, v_LBKSH, prefix_k_LQKPH, prefix_v_LQKPH), scales)
     run = choose_implementation(impl, IMPLEMENTATIONS, DEFAULT)
-    own = Columns(k_LBKSH, v_LBKSH, see_BS)
-    prefixes = Columns(prefix_k_LQKPH, prefix_v_LQKPH, see_BP)
+    own = Columns(k_LBKSH, v_LBKSH, see_BS, *(scales or ())[:2])
+    prefixes = Columns(prefix_k_LQKPH, prefix_v_LQKPH, see_BP, *(scales or ())[2:])
     return run(q_BNH, own, prefixes, jnp.asarray(layer, jnp.int32), places, scale, softcap)
+
+
+def _check_scales(held: tuple[jax.Array, ...], scales: Scales | None) -> None:
+    """Check that keys and values are int8 where they have scales, and that the shapes fit.
+
+    Raises:
+      ValueError: they are not.
+    """
+    if any((x.dtype == jnp.int8) != (scales is not None) for x in held):
+        given = "with" if scales else "without"
+        raise ValueError(
+            f"keys and values are {', '.join(str(x.dtype) for x in held)} {given} scales"
+        )
+    for x, scale in zip(held, scales or (), strict=False):
+        *several, columns, _ = x.shape
+        if scale.shape != (*several, 1, columns):
+            raise ValueError(f"scales {scale.shape} of {x.shape} must be [L, B, K, 1, S]")

@@ -14,3 +14,5 @@ class Columns(NamedTuple):
     k_LXKSH: jax.Array
     v_LXKSH: jax.Array
     see_BS: jax.Array  # bool
+    k_scale_LXK1S: jax.Array | None = None  # float32; None: keys and values are not int8
+    v_scale_LXK1S: jax.Array | None = None

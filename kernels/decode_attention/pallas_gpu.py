@@ -25,14 +25,16 @@ def pallas_gpu(q_BNH, own, prefix, layer, places, scale, softcap, *, interpret=F
     """Return decoding attention; a program skips the columns behind the last one that is seen."""
     (rows, heads, size), (_, prompts, kv_heads, _, _) = q_BNH.shape, prefix.k_LXKSH.shape
     per_kv = heads // kv_heads
-    q_BKMH = q_BNH.astype(own.k_LXKSH.dtype).reshape(rows, kv_heads, per_kv, size)
+    q_BKMH = q_BNH.reshape(rows, kv_heads, per_kv, size)
+    if own.k_scale_LXK1S is None:
+        q_BKMH = q_BKMH.astype(own.k_LXKSH.dtype)
     q_QKxH = to_places(q_BKMH, prompts, places).swapaxes(1, 2).reshape(prompts, kv_heads, -1, size)
     part = partial(
         _part, layer[None], per_row=per_kv, scale=scale, softcap=softcap, interpret=interpret
     )
-    alone = part(q_BKMH, own.k_LXKSH, own.v_LXKSH, own.see_BS[:, None])
+    alone = part(q_BKMH, own._replace(see_BS=own.see_BS[:, None]))
     see_QGP = to_places(prefix.see_BS, prompts, places)
-    shared = part(q_QKxH, prefix.k_LXKSH, prefix.v_LXKSH, see_QGP)
+    shared = part(q_QKxH, prefix._replace(see_BS=see_QGP))
 
     def by_row(x_CQKxy):
         x = x_CQKxy.reshape(*x_CQKxy.shape[:3], -1, per_kv, *x_CQKxy.shape[4:])
@@ -47,19 +49,20 @@ def pallas_gpu(q_BNH, own, prefix, layer, places, scale, softcap, *, interpret=F
     return out_BKMH.reshape(rows, heads, size).astype(q_BNH.dtype)
 
 
-def _part(layer_1, q_ZKXH, k_LZKSH, v_LZKSH, see_ZRS, *, per_row, scale, softcap, interpret):
+def _part(layer_1, q_ZKXH, held, *, per_row, scale, softcap, interpret):
     """Return the partial softmaxes of C spans in float32: values, maximum and sum of weights.
 
-    Z counts rows (own cache) or prompts (prefix).  The values [C, Z, K, X, H] are weighted by
+    Z counts rows (own cache) or prompts (prefix); in `held` the mask is [Z, R, S], for R rows of
+    each.  The values [C, Z, K, X, H] are weighted by
     exp(score - maximum) and not yet divided by the sum [C, Z, K, X] of these weights.
     """
-    (sets, kv_heads, queries, size), columns = q_ZKXH.shape, k_LZKSH.shape[3]
+    (sets, kv_heads, queries, size), columns = q_ZKXH.shape, held.k_LXKSH.shape[3]
     whole = max(LEAST, pl.next_power_of_2(size))
     q_ZKXH = jnp.pad(q_ZKXH, ((0, 0), (0, 0), (0, 0), (0, whole - size)))
     block_x = min(MOST, max(LEAST, pl.next_power_of_2(queries)))
     blocks_x, spans = pl.cdiv(queries, block_x), pl.cdiv(columns, SPAN)
     place_S = jnp.arange(1, columns + 1, dtype=jnp.int32)
-    last_Z = jnp.max(jnp.where(jnp.any(see_ZRS, axis=1), place_S, 0), axis=1)
+    last_Z = jnp.max(jnp.where(jnp.any(held.see_BS, axis=1), place_S, 0), axis=1)
     shape = (spans, sets, kv_heads, queries)
     out_CZKXH, high_CZKX, sum_CZKX = pl.pallas_call(
         partial(_kernel, block_x=block_x, per_row=per_row, scale=scale, softcap=softcap),
@@ -72,7 +75,7 @@ def _part(layer_1, q_ZKXH, k_LZKSH, v_LZKSH, see_ZRS, *, per_row, scale, softcap
         compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=2),
         interpret=interpret,
         name="decode_attention",
-    )(layer_1, last_Z, q_ZKXH, k_LZKSH, v_LZKSH, see_ZRS.astype(jnp.int8))
+    )(layer_1, last_Z, q_ZKXH, held._replace(see_BS=held.see_BS.astype(jnp.int8)))
     return out_CZKXH[..., :size], high_CZKX, sum_CZKX
 
 
@@ -80,9 +83,7 @@ def _kernel(
     layer_ref,
     last_ref,
     q_ref,
-    k_ref,
-    v_ref,
-    see_ref,
+    held,
     out_ref,
     high_ref,
     sum_ref,
@@ -92,9 +93,12 @@ def _kernel(
     scale,
     softcap,
 ):
-    """Write the partial softmax of one span, computed online over its blocks."""
+    """Write the partial softmax of one span, computed online over its blocks.
+
+    `held` is `Columns` of references.
+    """
     kv_heads, queries, whole = q_ref.shape[1:]
-    columns, size = k_ref.shape[3:]
+    columns, size = held.k_LXKSH.shape[3:]
     layer = layer_ref[0]
     z, kv = pl.program_id(0) // kv_heads, pl.program_id(0) % kv_heads
     start, span = pl.program_id(1) * block_x, pl.program_id(2)
@@ -111,16 +115,23 @@ def _kernel(
         column_s = first + jnp.arange(BLOCK)
         inside_s = column_s < columns
         inside_sH = inside_s[:, None] & (at_sH < size)
+
+        def of_columns(scale_ref):
+            if scale_ref is None:  # not int8
+                return 1.0
+            at_s = scale_ref.at[layer, z, kv, 0, column_s]
+            return plgpu.load(at_s, mask=inside_s, other=0.0)[None, :]
+
         at = (layer, z, kv, jnp.broadcast_to(column_s[:, None], at_sH.shape), at_sH)
-        k_sH = plgpu.load(k_ref.at[at], mask=inside_sH, other=0.0)
-        v_sH = plgpu.load(v_ref.at[at], mask=inside_sH, other=0.0)
-        score_xs = plgpu.dot(q_xH, k_sH, trans_b=True) * scale
+        k_sH = plgpu.load(held.k_LXKSH.at[at], mask=inside_sH, other=0).astype(q_xH.dtype)
+        v_sH = plgpu.load(held.v_LXKSH.at[at], mask=inside_sH, other=0).astype(q_xH.dtype)
+        score_xs = plgpu.dot(q_xH, k_sH, trans_b=True) * scale * of_columns(held.k_scale_LXK1S)
         if softcap:
             score_xs = softcap * jnp.tanh(score_xs / softcap)
         column_xs = jnp.broadcast_to(column_s[None, :], score_xs.shape)
         row_xs = jnp.broadcast_to(row_x[:, None], score_xs.shape)
         see_xs = plgpu.load(
-            see_ref.at[z, row_xs, column_xs],
+            held.see_BS.at[z, row_xs, column_xs],
             mask=jnp.broadcast_to(inside_s[None, :], score_xs.shape),
             other=0,
         )
@@ -128,7 +139,8 @@ def _kernel(
         high_x = jnp.maximum(old_x, jnp.max(score_xs, axis=1))
         keep_x = jnp.exp(old_x - high_x)
         weight_xs = jnp.exp(score_xs - high_x[:, None])
-        out_xH = keep_x[:, None] * out_xH + plgpu.dot(weight_xs.astype(v_sH.dtype), v_sH)
+        scaled_xs = (weight_xs * of_columns(held.v_scale_LXK1S)).astype(v_sH.dtype)
+        out_xH = keep_x[:, None] * out_xH + plgpu.dot(scaled_xs, v_sH)
         return high_x, keep_x * sum_x + jnp.sum(weight_xs, axis=1), out_xH
 
     left = jnp.minimum(plgpu.load(last_ref.at[z]) - span * SPAN, SPAN)

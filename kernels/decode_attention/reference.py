@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from rlvr_kernels.decode_attention.int8 import restore
+
 
 def reference(q_BNH, own, prefix, layer, places, scale, softcap):
     """Return softmax(softcap(scale * q . k)) . v, with a copy of the prefix for every row."""
@@ -11,10 +13,16 @@ def reference(q_BNH, own, prefix, layer, places, scale, softcap):
 
     def whole(prefix_LQKPH, own_LBKSH):
         prefix_BKPH = prefix_LQKPH[layer][owner_B]
-        both = jnp.concatenate([prefix_BKPH, own_LBKSH[layer]], axis=2).astype(jnp.float32)
+        both = jnp.concatenate([prefix_BKPH, own_LBKSH[layer]], axis=2)
         return jnp.repeat(both, heads // kv_heads, axis=1)
 
-    k_BNCH, v_BNCH = whole(prefix.k_LXKSH, own.k_LXKSH), whole(prefix.v_LXKSH, own.v_LXKSH)
+    k_BNCH, v_BNCH = (
+        whole(*(restore(x, scale) for x, scale in held))
+        for held in (
+            ((prefix.k_LXKSH, prefix.k_scale_LXK1S), (own.k_LXKSH, own.k_scale_LXK1S)),
+            ((prefix.v_LXKSH, prefix.v_scale_LXK1S), (own.v_LXKSH, own.v_scale_LXK1S)),
+        )
+    )
     see_BC = jnp.concatenate([prefix.see_BS, own.see_BS], axis=1)
     score_BNC = scale * jnp.einsum("bnh,bnch->bnc", q_BNH.astype(jnp.float32), k_BNCH)
     if softcap:

@@ -3,7 +3,8 @@
 A prefix is read once for all rows of its prompt.  The cache is read in chunks, up to the last
 column that any row sees, since it may be much longer than the responses are so far.  Layer and
 chunk are sliced from the stack in one step: XLA reads such a slice where it stands, and copies a
-layer that is taken out of the stack first.
+layer that is taken out of the stack first.  Of int8 keys and values, only what is sliced is ever
+cast.
 """
 
 import math
@@ -21,9 +22,13 @@ NARROW, WIDE = 64, 512  # columns of a chunk, at least and at most
 def xla(q_BNH, own, prefix, layer, places, scale, softcap):
     """Return attention with sums and softmax in float32.
 
-    The attention weights are cast to the dtype of the values before the second product.
+    The attention weights are cast to the dtype of the values before the second product, or to that
+    of the queries if the values are int8.
     """
     (rows, heads, size), (_, prompts, kv_heads, width, _) = q_BNH.shape, prefix.k_LXKSH.shape
+    if prefix.k_scale_LXK1S is not None and len(prefix.k_LXKSH) == 1:
+        # Else XLA casts a prefix once before the loop over columns, and holds it in `dtype`.
+        prefix, q_BNH = jax.lax.optimization_barrier((prefix, q_BNH))
     q_BKMH = q_BNH.reshape(rows, kv_heads, heads // kv_heads, size)
     score = partial(_score, scale=scale, softcap=softcap)
 
@@ -38,15 +43,15 @@ def xla(q_BNH, own, prefix, layer, places, scale, softcap):
     see_QG1P = to_places(prefix.see_BS, prompts, places)[:, :, None]
     see_QGMP = jnp.broadcast_to(see_QG1P, (*see_QG1P.shape[:2], q_BKMH.shape[2], width))
     see_Q1xP = see_QGMP.reshape(prompts, 1, -1, width)
-    prefix_k_QKPH = _columns(prefix.k_LXKSH, layer, 0, width)
-    prefix_QKxP = score(by_prompt(q_BKMH), prefix_k_QKPH, see_Q1xP)
+    dtype = q_BNH.dtype
+    prefix_QKxP = score(by_prompt(q_BKMH), _keys(prefix, layer, 0, width, dtype), see_Q1xP)
     first_QKx = prefix_QKxP.shape[:3]
     nothing = jnp.full((*first_QKx, 1), -1e30), jnp.zeros((*first_QKx, 1))
     sums = tuple(by_row(x) for x in _add(nothing, prefix_QKxP))
     out_BKMH, sums = _attend_own(q_BKMH, own, layer, sums, score)
     sums_Q = tuple(by_prompt(x) for x in sums)
-    prefix_v_QKPH = _columns(prefix.v_LXKSH, layer, 0, width)
-    out_BKMH += by_row(_values(prefix_QKxP, prefix_v_QKPH, sums_Q))
+    prefix_values = _values(prefix, layer, 0, width, dtype)
+    out_BKMH += by_row(_weigh(prefix_QKxP, prefix_values, sums_Q))
     return out_BKMH.reshape(q_BNH.shape).astype(q_BNH.dtype)
 
 
@@ -55,24 +60,24 @@ def _attend_own(q_BKMH, own, layer, sums, score):
 
     `sums` are those of the prefix.
     """
-    rows, columns = own.see_BS.shape
+    (rows, columns), dtype = own.see_BS.shape, q_BKMH.dtype
     chunk = math.gcd(columns, max(NARROW, min(WIDE, 1 << (READ // rows).bit_length() >> 1)))
     if chunk < NARROW or chunk == columns:
-        k_BKSH = _columns(own.k_LXKSH, layer, 0, columns)
-        own_BKMS = score(q_BKMH, k_BKSH, own.see_BS[:, None, None])
+        keys = _keys(own, layer, 0, columns, dtype)
+        own_BKMS = score(q_BKMH, keys, own.see_BS[:, None, None])
         sums = _add(sums, own_BKMS)
-        return _values(own_BKMS, _columns(own.v_LXKSH, layer, 0, columns), sums), sums
+        return _weigh(own_BKMS, _values(own, layer, 0, columns, dtype), sums), sums
 
     def read(i, carry):
         own_BKMS, sums = carry
         see = jax.lax.dynamic_slice_in_dim(own.see_BS, i * chunk, chunk, 1)[:, None, None]
-        new = score(q_BKMH, _columns(own.k_LXKSH, layer, i * chunk, chunk), see)
+        new = score(q_BKMH, _keys(own, layer, i * chunk, chunk, dtype), see)
         own_BKMS = jax.lax.dynamic_update_slice_in_dim(own_BKMS, new, i * chunk, 3)
         return own_BKMS, _add(sums, new)
 
     def sum_up(i, out_BKMH):
         new = jax.lax.dynamic_slice_in_dim(own_BKMS, i * chunk, chunk, 3)
-        return out_BKMH + _values(new, _columns(own.v_LXKSH, layer, i * chunk, chunk), sums)
+        return out_BKMH + _weigh(new, _values(own, layer, i * chunk, chunk, dtype), sums)
 
     seen = jnp.max(jnp.where(own.see_BS, jnp.arange(1, columns + 1, dtype=jnp.int32), 0))
     chunks = (seen + chunk - 1) // chunk
@@ -84,17 +89,37 @@ def _attend_own(q_BKMH, own, layer, sums, score):
     return out_BKMH, sums
 
 
-def _columns(x_LXKSH, layer, start, count):
-    """Return `count` columns of a layer, [X, K, count, H]."""
+def _keys(held, layer, start, count, dtype):
+    """Return `count` keys of a layer, [X, K, count, H], and their scales [X, K, 1, count] or None.
+
+    Keys that are int8 are returned in `dtype`, which holds them exactly.
+    """
+    if held.k_scale_LXK1S is None:
+        return _columns(held.k_LXKSH, layer, start, count), None
+    k_XKSH = _columns(held.k_LXKSH, layer, start, count).astype(dtype)
+    return k_XKSH, _columns(held.k_scale_LXK1S, layer, start, count, axis=3)
+
+
+def _values(held, layer, start, count, dtype):
+    """Return what `_keys` does, of the values."""
+    of_values = held._replace(k_LXKSH=held.v_LXKSH, k_scale_LXK1S=held.v_scale_LXK1S)
+    return _keys(of_values, layer, start, count, dtype)
+
+
+def _columns(x_LXKSH, layer, start, count, axis=2):
+    """Return `count` columns of a layer; `axis` is that of the columns, behind that of layers."""
     if len(x_LXKSH) == 1:  # unrolled layers: XLA's CPU backend takes longer for the other slice
-        return jax.lax.dynamic_slice_in_dim(x_LXKSH[0], start, count, 2)
-    size = (1, *x_LXKSH.shape[1:3], count, x_LXKSH.shape[4])
-    return jax.lax.dynamic_slice(x_LXKSH, (layer, 0, 0, start, 0), size)[0]
+        return jax.lax.dynamic_slice_in_dim(x_LXKSH[0], start, count, axis)
+    at, size = [layer, 0, 0, 0, 0], [1, *x_LXKSH.shape[1:]]
+    at[axis + 1], size[axis + 1] = start, count
+    return jax.lax.dynamic_slice(x_LXKSH, at, size)[0]
 
 
-def _score(q_XKxH, k_XKSH, see, *, scale, softcap):
+def _score(q_XKxH, keys, see, *, scale, softcap):
     """Return scores [X, K, x, S] in float32; what is not seen has -1e30."""
+    k_XKSH, scale_XK1S = keys
     raw = jnp.einsum("bkmh,bksh->bkms", q_XKxH, k_XKSH, preferred_element_type=jnp.float32) * scale
+    raw = raw if scale_XK1S is None else raw * scale_XK1S
     raw = softcap * jnp.tanh(raw / softcap) if softcap else raw
     return jnp.where(see, raw, -1e30)
 
@@ -106,7 +131,9 @@ def _add(sums, score_XKxS):
     return most, total + jnp.sum(jnp.exp(score_XKxS - most), -1, keepdims=True)
 
 
-def _values(score_XKxS, v_XKSH, sums):
+def _weigh(score_XKxS, values, sums):
     """Return weighted values; weights are normalised before the cast, as in training."""
-    weight = (jnp.exp(score_XKxS - sums[0]) / sums[1]).astype(v_XKSH.dtype)
+    v_XKSH, scale_XK1S = values
+    weight = jnp.exp(score_XKxS - sums[0]) / sums[1]
+    weight = (weight if scale_XK1S is None else weight * scale_XK1S).astype(v_XKSH.dtype)
     return jnp.einsum("bkms,bksh->bkmh", weight, v_XKSH, preferred_element_type=jnp.float32)

@@ -215,6 +215,11 @@ class Execution:
     compute: Literal["float32", "bfloat16"] = option(
         "float32", "dtype of matrix products and of the key/value cache"
     )
+    cache_dtype: Literal["compute", "int8"] = option(
+        "compute",
+        "how keys and values are held while responses are written: in the dtype of `compute`, or "
+        "as int8 with a float32 scale for each head and column, about half the bytes of bfloat16",
+    )
     unroll: bool = option(False, "unroll the layers: faster on CPU, slower to compile")
     remat: bool = option(False, "recompute each block in the backward pass to save memory")
     part_tokens: int = option(

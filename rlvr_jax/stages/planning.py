@@ -253,6 +253,8 @@ def _hints(stage: Planned, cfg: Config, topology: Topology) -> tuple[str, ...]:
         hints.append(f"{part}.part_tokens={model.part_tokens // 2}")
     if isinstance(stage, RlStage):
         rows = stage.prompts * stage.samples // cfg.mesh.row_shards
+        if model.cache_dtype == "compute":
+            hints.append(f"{part}.cache_dtype=int8")
         slots = min(model.slots or rows, rows)
         if slots > 1:
             hints.append(f"{part}.slots={slots // 2}")

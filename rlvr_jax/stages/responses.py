@@ -70,7 +70,7 @@ def generate_tokens(
     @jax.jit
     def begin(params):
         prefix, _ = ragged.read_prompts(params, prompts.prompt_QP, prompts.prompt_mask_QP, cfg)
-        return engine.begin(params, prefix, 1, sampler, cfg)
+        return engine.begin(params, engine.hold(prefix, cfg), 1, sampler, cfg)
 
     @functools.partial(jax.jit, donate_argnums=1)
     def write(params, slots, written):

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from rlvr_jax import parameters, sharding
+from rlvr_jax import kv_cache, parameters, sharding
 from rlvr_jax.config import Config, MeshConfig, ModelConfig, RlStage
 from rlvr_jax.host.plans import roofline
 
@@ -67,7 +67,7 @@ def work_of(stage: RlStage, cfg: Config) -> roofline.Work:
         layers=layers,
         read=parameter_counts(model, slots // shards)[0],
         head=head,
-        kv_token=2.0 * model.layers * model.kv_heads * model.head_size * item,
+        kv_token=float(model.layers * kv_cache.column_bytes(model)),
         kv_heads=model.kv_heads,
         item=item,
         prompts=stage.prompts,

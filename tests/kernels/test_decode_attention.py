@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rlvr_kernels.decode_attention import cases, decode_attention
+from rlvr_kernels.decode_attention.int8 import Scales, quantise
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -15,7 +16,10 @@ EVERY = ["reference", "xla", "pallas_tpu_interpret", "pallas_gpu_interpret"]
 def oracle(a, scale, softcap=0.0) -> np.ndarray:
     rows, heads, _ = a["q_BNH"].shape
     layer, places = int(a["layer"]), a.get("places")
-    a = {name: np.asarray(x, np.float64) for name, x in a.items() if name != "places"}
+    scales = a.get("scales")
+    a = {k: np.asarray(x, np.float64) for k, x in a.items() if k not in ("places", "scales")}
+    for name, of_columns in zip(cases.HELD, scales or (), strict=False):
+        a[name] = a[name] * np.moveaxis(np.asarray(of_columns, np.float64), -2, -1)
     k_BKSH, v_BKSH = a["k_LBKSH"][layer], a["v_LBKSH"][layer]
     prefix_k_QKPH, prefix_v_QKPH = a["prefix_k_LQKPH"][layer], a["prefix_v_LQKPH"][layer]
     per_kv = heads // k_BKSH.shape[1]
@@ -70,6 +74,19 @@ def test_what_nobody_sees_does_not_matter(impl) -> None:
 
 
 @pytest.mark.parametrize("impl", EVERY)
+def test_what_nobody_sees_of_int8_does_not_matter(impl) -> None:
+    case = cases.SMALL["int8"]
+    a, options = cases.inputs(case), cases.options(case)
+    wanted = oracle(a, **options)
+    seen = a["see_BS"][:, None, None]  # [B, 1, 1, S], as scales are
+    own = (jnp.where(seen, x, 1e4) for x in a["scales"][:2])
+    a["scales"] = Scales(*own, *a["scales"][2:])
+    for name in ("k_LBKSH", "v_LBKSH"):
+        a[name] = jnp.where(seen.swapaxes(2, 3), a[name], jnp.int8(-128))
+    np.testing.assert_allclose(run(a, options, impl), wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize("impl", EVERY)
 @pytest.mark.parametrize("prefix_too", [False, True])
 def test_rows_that_see_nothing_are_finite_and_leave_the_others_alone(impl, prefix_too) -> None:
     case = cases.SMALL["one_block"]
@@ -114,3 +131,38 @@ def test_shapes_that_do_not_belong_together_are_refused(name, shape) -> None:
     a[name] = jnp.zeros(shape, a[name].dtype)
     with pytest.raises(ValueError, match="must be"):
         decode_attention(**a, scale=1.0)
+
+
+def test_int8_needs_scales_and_only_int8_has_them() -> None:
+    plain, held = (cases.inputs(cases.SMALL[name]) for name in ("bfloat16", "int8_bfloat16"))
+    for wrong in (plain | {"scales": held["scales"]}, held | {"scales": None}):
+        with pytest.raises(ValueError, match="with(out)? scales"):
+            decode_attention(**wrong, scale=1.0)
+    for i, scale in enumerate(held["scales"]):
+        wrong = list(held["scales"])
+        wrong[i] = scale[..., :-1]
+        with pytest.raises(ValueError, match="must be"):
+            decode_attention(**held | {"scales": Scales(*wrong)}, scale=1.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_int8_is_the_nearest_of_255_steps(dtype) -> None:
+    x_BKSH = jax.random.normal(jax.random.key(3), (2, 3, 50, 8)).astype(dtype)
+    x_BKSH = x_BKSH.at[0, 1, 4].set(0).at[1, 2, 7].multiply(1e-30)
+    stored, scale = quantise(x_BKSH)
+    assert stored.dtype == jnp.int8 and scale.dtype == jnp.float32 and scale.shape == (2, 3, 1, 50)
+    x = np.asarray(x_BKSH, np.float64)
+    step = np.abs(x).max(-1) / 127
+    wanted = np.rint(x / np.where(step > 0, step, 1)[..., None])
+    np.testing.assert_allclose(scale[:, :, 0], step, rtol=1e-6)
+    same = np.asarray(stored) == wanted
+    assert same.mean() > 0.999 and np.abs(np.asarray(stored) - wanted).max() <= 1
+    assert not stored[0, 1, 4].any() and np.abs(stored).max(-1)[1, 2, 7] == 127
+    back = np.asarray(stored, np.float64) * np.asarray(scale, np.float64)[:, :, 0, :, None]
+    assert np.all(np.abs(back - x) <= 0.5001 * step[..., None])
+
+
+def test_int8_of_what_is_not_finite_is_not_finite() -> None:
+    for bad in (jnp.nan, jnp.inf, -jnp.inf):
+        _, scale = quantise(jnp.ones((1, 2, 4)).at[0, 1, 2].set(bad))
+        assert np.isfinite(scale).tolist() == [[[True, False]]]

@@ -68,6 +68,7 @@ PATHS = {
     "max_prompt_length": "data.prompt_columns",
     "prompt_max_len": "data.prompt_columns",
     "tensor_model_parallel_size": "model.decode_tensor",
+    "kv_cache_dtype": "model.cache_dtype",
     # Objective
     "beta": "rl.loss.kl_coef",
     "kl_loss_coef": "rl.loss.kl_coef",

@@ -458,9 +458,9 @@ def test_sizes_that_are_lists_come_back_from_a_resolved_config(load):
 
 
 def test_the_weights_fix_the_architecture_and_leave_the_rest_to_the_user(load):
-    free = dict(
-        compute="bfloat16", unroll=True, remat=True, part_tokens=3, kernels="pallas", slots=2
-    ) | {"decode_tensor": 1, "frozen_dtype": "bfloat16", "long_rows": False}
+    free = dict(compute="bfloat16", cache_dtype="int8", unroll=True, remat=True, part_tokens=3)
+    free |= dict(kernels="pallas", slots=2, decode_tensor=1)
+    free |= dict(frozen_dtype="bfloat16", long_rows=False)
     fields = [item.name for item in dataclasses.fields(config.Execution)]
     assert fields == list(free)
     cfg = load(RULED, f"model.weights={QWEN3}", *(f"model.{k}={v}" for k, v in free.items()))

@@ -158,7 +158,9 @@ METRICS: dict[str, Metric] = {
         "Low: the share of the step's answers that are one and the same; a climb is collapse."
     ),
     "completion/tokens": Metric("Tokens of all answers of the step."),
-    "mismatch/logprob_diff_mean": Metric("1e-7 to 1e-5 in float32, about 1e-3 in bfloat16; int8 caches: 3e-2."),
+    "mismatch/logprob_diff_mean": Metric(
+        "1e-7 to 1e-5 in float32, about 1e-3 in bfloat16; int8 caches: 3e-2."
+    ),
     "mismatch/logprob_diff_max": Metric(
         "1e-6 to 1e-4 in float32: sampler and trainer are the same function.", high=0.05
     ),

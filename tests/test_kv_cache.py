@@ -12,6 +12,7 @@ import pytest
 from rlvr_jax import block, engine, kv_cache, likelihood, parameters, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig, SampleConfig
 from rlvr_jax.structs import Prompts, Rollout
+from rlvr_kernels.decode_attention import cases
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -162,6 +163,22 @@ def test_a_mesh_writes_what_one_device_writes(shape, shared, slots, monkeypatch)
         written = write(placed, sharding.place_rows(prompts, mesh), 3, R, cfg)
         written = jax.device_get(written)
     assert_same(written, plain)
+
+
+def test_kernels_get_the_scales_of_their_own_rows_and_heads(monkeypatch) -> None:
+    monkeypatch.setattr(block, "kernel_name", lambda *args, **names: "reference")
+    a = cases.inputs(cases.SMALL["int8"])
+    own = a["k_LBKSH"], a["v_LBKSH"], a["see_BS"]
+    prefix = a["prefix_k_LQKPH"], a["prefix_v_LQKPH"], a["see_BP"]
+    args = a["q_BNH"], own, prefix, (a["layer"], None, a["scales"])
+
+    def attend(*args):
+        return block.attend_cache(*args, INT8)
+
+    plain = attend(*args)
+    with jax.set_mesh(sharding.make_mesh(MeshConfig(2, 1, 2), jax.devices()[:4])):
+        split = jax.jit(attend)(*args)
+    np.testing.assert_allclose(split, plain, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("name, slots", [("qwen3_moe", 2), ("gemma3_text", 0)])

@@ -4,16 +4,17 @@ All families share this code; `ModelConfig.has` names what sets a family apart f
 Attention calls the operations of `rlvr_kernels` with the implementation that the config asks for.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import adapters, positions, routing, sharding, vocabulary
+from rlvr_jax import adapters, context, positions, routing, sharding, vocabulary
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params
 from rlvr_kernels import dispatch
-from rlvr_kernels.attention import attention
+from rlvr_kernels.attention import BLOCK, attention
 from rlvr_kernels.attention import earned as earned_attention
 from rlvr_kernels.decode_attention import DEFAULT, Places, Scales, decode_attention
 
@@ -74,7 +75,7 @@ def layer(
         else:
             h_BTD = _feedforward(h_BTD, w, cfg)
         x_BTD = x_BTD + (rms_norm(h_BTD, w["norm2out_LD"], cfg) if has.norm_after else h_BTD)
-    return sharding.split_rows(x_BTD), kept, routed
+    return context.split(x_BTD), kept, routed
 
 
 def rms_norm(
@@ -93,26 +94,35 @@ def rms_norm(
 
 def attend_columns(
     q_BTNH: Array,
-    k_BSKH: Array,
-    v_BSKH: Array,
+    pieces: Sequence[tuple[Array, Array]],
     exists_BS: Array,
     window_BTS: tuple[Array, ...],
     cfg: ModelConfig,
 ) -> Array:
     """Return causal attention [B, T, N, H] of the last T of S columns.
 
-    A query sees the columns up to its own that exist and, where `window_BTS` holds a mask, that
-    the mask allows.  `window_BTS` is what `positions.window_of_kind` returns: one mask, or empty.
+    `pieces` are keys and values [B, columns, K, H]: those of the T columns last, and before them
+    those of earlier columns, if there are any.  A query sees the columns up to its own that exist
+    and, where `window_BTS` holds a mask, that the mask allows.  `window_BTS` is what
+    `positions.window_of_kind` returns: one mask, or empty.
     """
+    rows, queries = q_BTNH.shape[:2]
+    shared = bool(context.axes(queries))
+    own = queries // context.shards() if shared else queries  # of a device
     if window_BTS:  # only the plain implementation takes a window
         impl = "xla"
     else:
-        earned = earned_attention(q_BTNH.shape[1], near=False)
-        uneven = _uneven(q_BTNH.shape[0], k_BSKH.shape[2])
+        uneven = _uneven(rows, pieces[0][0].shape[2])
+        if shared and own % BLOCK:
+            uneven = f"{queries} columns in shares of {own}, which is no multiple of {BLOCK}"
+        earned = earned_attention(own, near=False)
         impl = kernel_name(cfg, earned, uneven, tpu="splash", gpu="cudnn")
     op = partial(attention, scale=_scale(cfg), softcap=cfg.attention_softcap, impl=impl)
+    if shared:
+        return context.attend(op, q_BTNH, pieces, exists_BS, window_BTS)
     if impl != "xla":
         op = sharding.on_each_device(op, "BTNH BSKH BSKH BS", "BTNH")
+    k_BSKH, v_BSKH = (jnp.concatenate(of, 1) for of in zip(*pieces, strict=True))
     return op(q_BTNH, k_BSKH, v_BSKH, exists_BS, *window_BTS)
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import model, parameters, ragged, routing, sampling, sharding
+from rlvr_jax import context, model, parameters, ragged, routing, sampling, sharding
 from rlvr_jax.config import ModelConfig, SampleConfig
 from rlvr_jax.structs import Array, Params, Rollout
 
@@ -152,5 +152,5 @@ def part_states(
         asked = jax.tree.map(lambda x: sharding.take(x, owner_SM), prefix.routed)
         routed = jax.tree.map(jnp.add, asked, routed)
     first_BD = sharding.take(prefix.last_QD, owner_SM)
-    before_BRD = jnp.concatenate([first_BD[:, None], hidden_BRD[:, :-1]], axis=1)
+    before_BRD = context.shift(first_BD, hidden_BRD)
     return States(params, before_BRD, token_BR, mask_BR, part, routed)

@@ -57,7 +57,7 @@ def prefill(
 
         def attend(q_QTNH, k_QPKH, v_QPKH):
             window = positions.window_of_kind(window_QTS, kind)
-            heads = block.attend_columns(q_QTNH, k_QPKH, v_QPKH, mask_QP, window, cfg)
+            heads = block.attend_columns(q_QTNH, [(k_QPKH, v_QPKH)], mask_QP, window, cfg)
             return heads, (k_QPKH.swapaxes(1, 2), v_QPKH.swapaxes(1, 2))
 
         x_QPD, kv, routed = block.layer(x_QPD, w, cos_sin_QP[kind], attend, cfg, mask_QP)
@@ -152,12 +152,10 @@ def _continue(
         w, prefix_kv, kind = inputs
 
         def attend(q_BTNH, *new_kv):
-            k_BSKH, v_BSKH = (
-                jnp.concatenate([sharding.take(x, owner_SM).swapaxes(1, 2), new], 1)
-                for x, new in zip(prefix_kv, new_kv, strict=True)
-            )
+            k_BPKH, v_BPKH = (sharding.take(x, owner_SM).swapaxes(1, 2) for x in prefix_kv)
+            pieces = [(k_BPKH, v_BPKH), new_kv]
             window = positions.window_of_kind(window_BTS, kind)
-            heads = block.attend_columns(q_BTNH, k_BSKH, v_BSKH, mask_BS, window, cfg)
+            heads = block.attend_columns(q_BTNH, pieces, mask_BS, window, cfg)
             return heads, tuple(x.swapaxes(1, 2) for x in new_kv) if keep else None
 
         x_BRD, kept, routed = block.layer(x_BRD, w, cos_sin_BR[kind], attend, cfg, mask_BR)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import adapters, model, parameters, sharding
+from rlvr_jax import adapters, context, model, parameters, sharding
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Metrics, Params, Rollout
 from rlvr_kernels import dispatch
@@ -65,18 +65,22 @@ class Part(NamedTuple):
         return (self.index_SM < x_B.shape[0] // self.index_SM.shape[0]).reshape(-1)
 
 
-def widths(columns: int) -> list[int]:
+def widths(whole: int) -> list[int]:
     """Return the compiled widths, widest first.
 
     On CPU each is half of the one before, rounded up, and none but the first is below LEAST.  On an
     accelerator they are the `coarse` ones: padding costs less there, and compiling costs more.
+    Devices that share the columns divide each but the first, which is as long as it is.
     """
     if dispatch.platform() != "cpu":
-        return coarse(columns, COARSE_LEAST)
-    halves = [columns]
-    while halves[-1] > LEAST:
-        halves.append(max(LEAST, -(-halves[-1] // 2)))
-    return halves
+        found = coarse(whole, COARSE_LEAST)
+    else:
+        found = [whole]
+        while found[-1] > LEAST:
+            found.append(max(LEAST, -(-found[-1] // 2)))
+    shards = context.shards()
+    even = [-(-width // shards) * shards for width in found[1:]]
+    return [whole, *(width for width in dict.fromkeys(even) if width < whole)]
 
 
 def coarse(whole: int, least: int) -> list[int]:

@@ -1,10 +1,11 @@
 """The table from dimension letters to mesh axes, and every sharding that follows from it.
 
-The mesh has the axes `data`, `fsdp` and `tensor`.  `RULES` says over which axes a dimension is
-split, `mesh_axes` applies it to the letters of an array.  So `embed_VD` is split by vocabulary over
-`tensor` and by width over `fsdp`.  Parameter vectors are replicated: they are small, and a split
-norm scale costs a collective for each use.  The rank of an adapter, U, has no rule: the two
-matrices of an adapter are split by their other dimensions, as the matrix that they belong to.
+The mesh has the axes `data`, `fsdp`, `context` and `tensor`.  `RULES` says over which axes a
+dimension is split, `mesh_axes` applies it to the letters of an array.  So `embed_VD` is split by
+vocabulary over `tensor` and by width over `fsdp`.  What `fsdp` splits of a parameter, `context`
+splits further; it also splits the columns of rows (`context.py`).  Parameter vectors are
+replicated: they are small, and a split norm scale costs a collective for each use.  The rank of an
+adapter, U, has no rule: its two matrices are split by their other dimensions, as their base is.
 """
 
 import contextlib
@@ -18,7 +19,8 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from rlvr_jax.config import MeshConfig
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "context", "tensor")
+TYPES = (AxisType.Auto,) * 4
 ROWS = ("data", "fsdp")  # the data axes, over which rows are split
 RULES: dict[str, tuple[str, ...]] = {
     "Q": ROWS,
@@ -43,15 +45,12 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] = ()) -> Mesh:
         slices; the message says what to change.
     """
     devices = devices or _all_devices()
-    shape = (cfg.data, cfg.fsdp, cfg.tensor)
-    needed = cfg.data * cfg.fsdp * cfg.tensor
-    if needed != len(devices):
+    if cfg.devices != len(devices):
         raise ValueError(
-            f"mesh {cfg.data} x {cfg.fsdp} x {cfg.tensor} (data x fsdp x tensor) needs {needed} "
-            f"devices and this job has {len(devices)}; set mesh.data, mesh.fsdp and mesh.tensor "
-            f"so that their product is {len(devices)}"
+            f"mesh {cfg} needs {cfg.devices} devices and this job has {len(devices)}; set "
+            f"{cfg.keys} so that their product is {len(devices)}"
         )
-    return Mesh(_arrange(shape, devices), AXES, axis_types=(AxisType.Auto,) * 3)
+    return Mesh(_arrange(tuple(cfg.axes.values()), devices), AXES, axis_types=TYPES)
 
 
 def _all_devices() -> Sequence[jax.Device]:
@@ -71,7 +70,7 @@ def _all_devices() -> Sequence[jax.Device]:
         ) from None
 
 
-def _arrange(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.ndarray:
+def _arrange(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
     """Return the devices in the places that they have on a mesh of that shape.
 
     Raises:
@@ -89,8 +88,9 @@ def _arrange(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.n
         )
     if slices == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    shape, across = (data // slices, *inner), (slices, *[1] * len(inner))
     return mesh_utils.create_hybrid_device_mesh(
-        (data // slices, *inner), (slices, 1, 1), devices, allow_split_physical_axes=True
+        shape, across, devices, allow_split_physical_axes=True
     )
 
 
@@ -105,9 +105,8 @@ def claim_mesh(cfg: MeshConfig, processes: int = 1) -> Mesh:
     Raises:
       ValueError: as `make_mesh`.
     """
-    share = cfg.data * cfg.fsdp * cfg.tensor // processes
     with contextlib.suppress(RuntimeError):  # JAX is in use
-        jax.config.update("jax_num_cpu_devices", max(1, share))
+        jax.config.update("jax_num_cpu_devices", max(1, cfg.devices // processes))
     return make_mesh(cfg)
 
 
@@ -138,7 +137,10 @@ def param_axes(name: str, cfg: MeshConfig) -> list[tuple[str, ...]]:
     A stack of vectors, one for each layer, counts as vectors.
     """
     dims = letters(name)
-    return mesh_axes(dims, cfg.letters) if len(dims.lstrip("L")) > 1 else [()] * len(dims)
+    if len(dims.lstrip("L")) <= 1:
+        return [()] * len(dims)
+    axes = mesh_axes(dims, cfg.letters)
+    return [(*x, "context") if cfg.context > 1 and "fsdp" in x else x for x in axes]
 
 
 def param_spec(name: str, cfg: MeshConfig) -> PartitionSpec:
@@ -178,15 +180,12 @@ def check_divides(
     Raises:
       ValueError: a dimension is not a multiple of its mesh axes.
     """
-    width = {"data": cfg.data, "fsdp": cfg.fsdp, "tensor": cfg.tensor}
     for name in names:
         for letter, axes in zip(letters(name), param_axes(name, cfg), strict=True):
-            parts = math.prod(width[axis] for axis in axes)
-            if sizes[letter] % parts:
-                product = " x ".join(f"mesh.{axis}" for axis in axes)
+            if sizes[letter] % math.prod(cfg.axes[axis] for axis in axes):
                 raise ValueError(
                     f"{what}: dimension {letter} = {sizes[letter]} of {name} is not a multiple "
-                    f"of {product} = {parts}; change one of them, or replicate the "
+                    f"of {cfg.product(*axes)}; change one of them, or replicate the "
                     f"letter with mesh.letters={{{letter}: []}}"
                 )
 
@@ -217,20 +216,20 @@ def replicate(tree):
 def decode_view(tensor: int) -> Iterator[None]:
     """Trace a block of code on another view of the mesh, in which `tensor` devices share weights.
 
-    The devices and their order stay, only the shape changes: data x fsdp x tensor becomes data x
-    (fsdp * mesh.tensor / tensor) x `tensor`.  So rows are split over fewer shards, and each device
-    holds a smaller part of the weights that are gathered over `fsdp`.  Call `split_rows` or
-    `replicate` on all arrays that enter or leave the block: the type of an array names the shape of
-    its mesh.  With 0, or without a mesh, nothing changes.
+    The devices and their order stay, only the shape changes: data x fsdp x context x tensor becomes
+    data x (fsdp * context * mesh.tensor / tensor) x 1 x `tensor`.  So rows are split over other
+    shards, and each device holds a smaller part of the weights that are gathered over `fsdp`.  Call
+    `split_rows` or `replicate` on all arrays that enter or leave the block: the type of an array
+    names the shape of its mesh.  0 is mesh.tensor; without a mesh, nothing changes.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or tensor in (0, mesh.shape["tensor"]):
+    if mesh.empty or mesh.shape["context"] == 1 and tensor in (0, mesh.shape["tensor"]):
         yield
         return
-    shape = (mesh.shape["data"], mesh.shape["fsdp"] * mesh.shape["tensor"] // tensor, tensor)
-    types = (AxisType.Auto,) * 3
+    data, tensor = mesh.shape["data"], tensor or mesh.shape["tensor"]
+    shape = (data, mesh.size // data // tensor, 1, tensor)
     # With its device: the choice of implementations depends on the platform.
-    view = AbstractMesh(shape, AXES, types, abstract_device=mesh.abstract_device)
+    view = AbstractMesh(shape, AXES, TYPES, abstract_device=mesh.abstract_device)
     with jax.sharding.use_abstract_mesh(view):
         yield
 
@@ -243,16 +242,17 @@ def check_decode_view(sizes: Mapping[str, int], tensor: int, cfg: MeshConfig, wh
     """
     if tensor == 0:
         return
-    if tensor % cfg.tensor or cfg.fsdp * cfg.tensor % tensor:
+    shared = cfg.devices // cfg.data
+    if tensor % cfg.tensor or shared % tensor:
         raise ValueError(
             f"{what}: decode_tensor = {tensor} must be a multiple of mesh.tensor = {cfg.tensor} "
-            f"and divide mesh.fsdp x mesh.tensor = {cfg.fsdp * cfg.tensor}"
+            f"and divide {cfg.product('fsdp', 'context', 'tensor')}"
         )
     for letter, parts in {
         "N": tensor,
         "F": tensor,
         "V": tensor,
-        "D": cfg.fsdp * cfg.tensor,
+        "D": shared,
     }.items():
         if sizes[letter] % parts:
             raise ValueError(

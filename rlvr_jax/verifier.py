@@ -29,7 +29,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import extract, model, parameters, ragged, sharding
+from rlvr_jax import context, extract, model, parameters, ragged, sharding
 from rlvr_jax.config import ModelConfig, RewardConfig
 from rlvr_jax.structs import Array, Params, Prompts, Rollout, Verdict
 
@@ -116,6 +116,9 @@ def score_answers(
         else:
             tail_XC = sharding.take(prompts.tail_QC, context_SM)
             tail_mask_XC = sharding.take(prompts.tail_mask_QC, context_SM)
+        tail_XC, tail_mask_XC = (
+            context.pad_front(x, part.columns) for x in (tail_XC, tail_mask_XC)
+        )
         hidden_XSD = model.extend(
             params,
             jnp.concatenate([of_answer.pick(answers.token_BR), tail_XC], 1),

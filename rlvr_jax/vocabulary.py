@@ -2,8 +2,9 @@
 
 Both tables, the embedding and the output head, are [V, D].  On a mesh they are split by vocabulary
 over `tensor` and by width over `fsdp`, as `sharding.RULES` says, and rows are split over `data` and
-`fsdp`.  The functions here work on what each device holds and say themselves what is exchanged.
-Left to XLA, both tables and their gradients would be exchanged whole, in every part of an update.
+`fsdp`.  Where `context` splits the columns, it splits the width too.  The functions here work on
+what each device holds and say themselves what is exchanged.  Left to XLA, both tables and their
+gradients would be exchanged whole, in every part of an update.
 
     look_up     exchanges activations: no table, and of the table's gradient its sum over `data`
     logprob     gathers the head over `fsdp` once, and sums its gradient over these devices once
@@ -20,18 +21,19 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from rlvr_jax import sharding
+from rlvr_jax import context, sharding
 from rlvr_jax.structs import Array
 from rlvr_kernels.token_logprob import Piece, piece, token_logprob
 
 
 class Split(NamedTuple):
-    """A Split holds the mesh axes over which rows, vocabulary and width of the arrays are split.
+    """A Split holds the mesh axes over which the dimensions of the arrays are split.
 
     Axes of size 1 are left out.
     """
 
     rows: tuple[str, ...]
+    columns: tuple[str, ...]
     vocab: tuple[str, ...]
     width: tuple[str, ...]
 
@@ -42,8 +44,8 @@ class Split(NamedTuple):
 
     @property
     def rest(self) -> tuple[str, ...]:
-        """Return the axes that split the rows and not the width."""
-        return tuple(axis for axis in self.rows if axis not in self.width)
+        """Return the axes that split the tokens and not the width."""
+        return tuple(axis for axis in self.rows + self.columns if axis not in self.width)
 
 
 class Scoring(NamedTuple):
@@ -88,20 +90,21 @@ def _split(table_VD: Array, token_BT: Array) -> Split | None:
     if mesh.empty or mesh.size == 1 or token_BT.shape[0] % sharding.data_shards():
         return None
 
-    def divided(letter: str, size: int) -> tuple[str, ...]:
-        axes = tuple(axis for axis in sharding.RULES[letter] if mesh.shape[axis] > 1)
+    def divided(letter: str, size: int, more: tuple[str, ...] = ()) -> tuple[str, ...]:
+        axes = tuple(axis for axis in sharding.RULES[letter] + more if mesh.shape[axis] > 1)
         return axes if size % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()
 
-    (rows, _), (vocab, width) = token_BT.shape, table_VD.shape
-    return Split(divided("B", rows), divided("V", vocab), divided("D", width))
+    (rows, length), (vocab, width) = token_BT.shape, table_VD.shape
+    over = context.axes(length)
+    return Split(divided("B", rows), over, divided("V", vocab), divided("D", width, over))
 
 
 def _per_device(op, split: Split, dims_in: str, dims_out: str):
     """Return `op` as a function that runs on each device, on the part of the arrays that is there.
 
-    Of an array, B is split as rows, V as vocabulary and W as width; other letters are whole.
+    Of an array, B is split as rows, T as columns, V as vocabulary and W as width; D is whole.
     """
-    axes = {"B": split.rows, "V": split.vocab, "W": split.width}
+    axes = {"B": split.rows, "T": split.columns, "V": split.vocab, "W": split.width}
 
     def specs(dims: str):
         return tuple(PartitionSpec(*(axes.get(x) for x in word)) for word in dims.split())
@@ -134,7 +137,7 @@ def _look_up(table_VD: Array, token_BT: Array, dtype, split: Split | None) -> Ar
     width that it holds, and gives each of them its own.
     """
     if split is None:
-        return sharding.split_rows(table_VD[token_BT].astype(dtype))
+        return context.split(table_VD[token_BT].astype(dtype))
 
     def local(table_VW: Array, token_BT: Array) -> Array:
         own_BT = _own_words(table_VW, _rows_of_all(token_BT, split), split)
@@ -164,7 +167,7 @@ def _look_up_backward(dtype, split: Split | None, saved, d_BTD: Array):
         return zero_VW.at[own_BT].add(d_BTW.astype(jnp.float32), mode="drop")
 
     if split is None:
-        d_VD = add_up(table_VD, token_BT, sharding.split_rows(d_BTD))
+        d_VD = add_up(table_VD, token_BT, context.split(d_BTD))
         return d_VD.astype(table_VD.dtype), None
 
     def local(table_VW: Array, token_BT: Array, d_BTD: Array) -> Array:

@@ -456,7 +456,7 @@ def device(platform):
     """An ambient mesh of one device of that platform, enough to choose a kernel."""
     name, cores = ("TPU v5 lite", 1) if platform == "tpu" else ("NVIDIA H100", None)
     kind = jax.sharding.AbstractDevice(device_kind=name, num_cores=cores, platform=platform)
-    mesh = jax.sharding.AbstractMesh((1, 1, 1), sharding.AXES, abstract_device=kind)
+    mesh = jax.sharding.AbstractMesh((1, 1, 1, 1), sharding.AXES, abstract_device=kind)
     return jax.sharding.use_abstract_mesh(mesh)
 
 

@@ -112,11 +112,11 @@ def test_every_parameter_letter_of_the_model_has_a_decision(tiny):
 # ---- meshes --------------------------------------------------------------------------------
 
 
-def test_a_mesh_has_the_three_axes_written_out():
+def test_a_mesh_has_the_four_axes_written_out():
     _, mesh = mesh_of(2, 2, 2)
-    assert mesh.axis_names == ("data", "fsdp", "tensor")
-    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
-    assert mesh.axis_types == (AxisType.Auto,) * 3
+    assert mesh.axis_names == ("data", "fsdp", "context", "tensor")
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
+    assert mesh.axis_types == (AxisType.Auto,) * 4
     assert mesh.devices.ravel().tolist() == jax.devices()  # tensor neighbours are adjacent
 
 
@@ -290,7 +290,7 @@ def test_a_size_that_does_not_divide_is_refused_in_a_sentence(
 ):
     with pytest.raises(ValueError) as error:
         check(MeshConfig(*mesh), "verifier", **changes)
-    width = dict(zip(sharding.AXES, mesh, strict=True))[axis]
+    width = MeshConfig(*mesh).axes[axis]
     assert str(error.value) == (
         f"verifier: dimension {letter} = {size} of {name} is not a multiple of mesh.{axis} = "
         f"{width}; change one of them, or replicate the letter with "

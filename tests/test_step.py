@@ -46,6 +46,7 @@ from rlvr_jax.stages.workspace import Workspace
 from rlvr_jax.structs import Frozen, Prompts, Rollout, Setup, StepResult, Verdict
 
 MESHES = [(1, 1, 1), (8, 1, 1), (2, 2, 2), (1, 4, 2)]  # data x fsdp x tensor
+SHARED = (1, 2, 2, 2)  # and two devices that share the columns
 STEPS = 3
 Q, G, P, R, C, EOS = 8, 4, 8, 6, 10, 1
 ACCEPT, REJECT, TAIL, NEWLINE = 3, 4, (5, 6), 7
@@ -240,7 +241,7 @@ def test_what_is_compared_is_not_trivial(runs):
         assert abs(metrics["policy/kl"]) > 0.01
 
 
-@pytest.mark.parametrize("shape", MESHES[1:])
+@pytest.mark.parametrize("shape", [*MESHES[1:], pytest.param(SHARED, marks=pytest.mark.slow)])
 def test_a_mesh_changes_no_token_and_no_number(runs, shape):
     one, many = runs((1, 1, 1)), runs(shape)
     for number in range(STEPS):

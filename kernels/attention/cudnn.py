@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 
 
-def cudnn(q_BTNH, k_BSKH, v_BSKH, valid_BS, scale, softcap, *, implementation="cudnn"):
+def cudnn(
+    q_BTNH, k_BSKH, v_BSKH, valid_BS, scale, softcap, *, share=(0, 1), implementation="cudnn"
+):
     """Return attention in bfloat16 or float16; a query that sees nothing has output 0.
 
     cuDNN gets the whole mask, T * S booleans per row.  Its backward pass needs even T and S, so an
@@ -18,7 +20,8 @@ def cudnn(q_BTNH, k_BSKH, v_BSKH, valid_BS, scale, softcap, *, implementation="c
     if q_BTNH.dtype not in (jnp.bfloat16, jnp.float16):
         raise ValueError(f"cudnn takes bfloat16 or float16, not {q_BTNH.dtype}")
     queries, columns = q_BTNH.shape[1], k_BSKH.shape[1]
-    last_T = columns - queries + jnp.arange(queries)
+    number, parts = share
+    last_T = columns - (parts - number) * queries + jnp.arange(queries)
     see_BTS = (jnp.arange(columns) <= last_T[:, None]) & valid_BS[:, None]
     sees_BT = jnp.any(see_BTS, axis=-1)
     odd_t, odd_s = queries % 2, columns % 2

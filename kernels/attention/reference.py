@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
-def reference(q_BTNH, k_BSKH, v_BSKH, valid_BS, scale, softcap, near_BTS=None):
+def reference(q_BTNH, k_BSKH, v_BSKH, valid_BS, scale, softcap, near_BTS=None, *, share=(0, 1)):
     """Return softmax(softcap(scale * q . k)) . v over the columns that each query sees."""
     (_, queries, heads, _), (_, columns, kv_heads, _) = q_BTNH.shape, k_BSKH.shape
     k_BSNH = jnp.repeat(k_BSKH.astype(jnp.float32), heads // kv_heads, axis=2)
@@ -12,7 +12,8 @@ def reference(q_BTNH, k_BSKH, v_BSKH, valid_BS, scale, softcap, near_BTS=None):
     score_BNTS = scale * jnp.einsum("btnh,bsnh->bnts", q_BTNH.astype(jnp.float32), k_BSNH)
     if softcap:
         score_BNTS = softcap * jnp.tanh(score_BNTS / softcap)
-    last_T = columns - queries + jnp.arange(queries)
+    number, parts = share
+    last_T = columns - (parts - number) * queries + jnp.arange(queries)
     see_BTS = (jnp.arange(columns) <= last_T[:, None]) & valid_BS[:, None]
     if near_BTS is not None:
         see_BTS &= near_BTS

@@ -15,7 +15,7 @@ LARGE = 2**28  # bytes of scores on a device above which they are computed in ch
 FEWEST = 16  # columns of a chunk, at least
 
 
-def xla(q_BTNH, k_BSKH, v_BSKH, valid_BS, scale, softcap, near_BTS=None):
+def xla(q_BTNH, k_BSKH, v_BSKH, valid_BS, scale, softcap, near_BTS=None, *, share=(0, 1)):
     """Return attention [B, T, N, H] with scores and softmax in float32.
 
     The attention weights are cast to the dtype of the values before the second product, whose
@@ -23,7 +23,8 @@ def xla(q_BTNH, k_BSKH, v_BSKH, valid_BS, scale, softcap, near_BTS=None):
     again, and sums the gradients of keys and values over the chunks in float32.
     """
     (rows, queries, heads, _), columns = q_BTNH.shape, k_BSKH.shape[1]
-    past = columns - queries
+    number, parts = share
+    past = columns - (parts - number) * queries
     wanted = 4 * rows * heads * queries * columns / _devices() / LARGE
     chunk = max(FEWEST, -(-queries // max(1, math.ceil(wanted))))
     if chunk >= queries:

@@ -238,7 +238,8 @@ class Execution:
     decode_tensor: int = option(
         0,
         "devices that hold the weights together while responses are written, tensor-parallel; a "
-        "multiple of mesh.tensor that divides mesh.fsdp x mesh.tensor; 0: mesh.tensor",
+        "multiple of mesh.tensor that divides mesh.fsdp x mesh.context x mesh.tensor; 0: "
+        "mesh.tensor",
     )
     frozen_dtype: Literal["float32", "bfloat16"] = option(
         "float32",
@@ -309,7 +310,7 @@ class ModelConfig(Training, Execution, Architecture, Pretrained):
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """A MeshConfig arranges devices as data x fsdp x tensor; the product is their number."""
+    """A MeshConfig arranges devices as data x fsdp x context x tensor, which is their number."""
 
     data: int = option(
         1,
@@ -324,6 +325,11 @@ class MeshConfig:
         "size of the axis `tensor`: tensor parallelism over heads, feed-forward and "
         "vocabulary, within a host",
     )
+    context: int = option(
+        1,
+        "size of the axis `context`: devices that share the columns of a row while it is read and "
+        "learned from; parameters are split as over `fsdp`, and rows are while they are written",
+    )
     letters: dict[str, tuple[str, ...]] = field(
         default_factory=dict,
         metadata={
@@ -333,7 +339,7 @@ class MeshConfig:
     )
 
     def __post_init__(self) -> None:
-        check_positive(self, "data", "fsdp", "tensor")
+        check_positive(self, "data", "fsdp", "tensor", "context")
         for letter, axes in self.letters.items():
             if letter not in "DNKFVE" or len(letter) != 1:
                 raise ValueError(f"letters: {letter!r} is not one of D, N, K, F, V, E")
@@ -342,11 +348,48 @@ class MeshConfig:
                     raise ValueError(f"letters: {axis!r} is not an axis (data, fsdp, tensor)")
 
     @property
+    def axes(self) -> dict[str, int]:
+        """Return the size of each axis, in the order in which devices are arranged."""
+        return dict(data=self.data, fsdp=self.fsdp, context=self.context, tensor=self.tensor)
+
+    @property
+    def devices(self) -> int:
+        """Return the number of devices."""
+        return math.prod(self.axes.values())
+
+    @property
     def row_shards(self) -> int:
-        """Return the number of shards that the rows of a batch are split into."""
-        return self.data * self.fsdp
+        """Return the number that the rows of a batch must be a multiple of.
+
+        While rows are written, the axis `context` splits them too.
+        """
+        return self.data * self.fsdp * self.context
+
+    def even(self, columns: int) -> int:
+        """Return the least number of columns, not below the given one, that `context` divides."""
+        return -(-columns // self.context) * self.context
+
+    def product(self, *axes: str) -> str:
+        """Say how many devices some of the axes have together."""
+        named = [f"mesh.{axis}" for axis in axes if axis in self.shown]
+        return f"{' x '.join(named)} = {math.prod(self.axes[axis] for axis in axes)}"
+
+    @property
+    def shown(self) -> dict[str, int]:
+        """Return `axes` as people read them: `context` only where it splits something."""
+        return {name: n for name, n in self.axes.items() if name != "context" or n > 1}
+
+    @property
+    def keys(self) -> str:
+        """Name the keys that `shown` comes from."""
+        *names, last = (f"mesh.{axis}" for axis in self.shown)
+        return f"{', '.join(names)} and {last}"
+
+    def __str__(self) -> str:
+        """Return the sizes and then the names of the axes."""
+        return f"{' x '.join(map(str, self.shown.values()))} ({' x '.join(self.shown)})"
 
     def __hash__(self) -> int:  # a dict field has no hash of its own
-        return hash((self.data, self.fsdp, self.tensor, tuple(sorted(self.letters.items()))))
+        return hash((*self.axes.values(), tuple(sorted(self.letters.items()))))
 
     __pydantic_config__ = STRICT

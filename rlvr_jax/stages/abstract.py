@@ -125,8 +125,8 @@ def held(stage: RlStage, whole: Config) -> dict[str, float]:
     The mesh of the config must divide what it must.
     """
     cfg = stage_config(whole, stage)
-    sizes = (cfg.mesh.data, cfg.mesh.fsdp, cfg.mesh.tensor)
-    places = Places(programs.Layout(AbstractMesh(sizes, sharding.AXES), cfg.mesh))
+    mesh = AbstractMesh(tuple(cfg.mesh.axes.values()), sharding.AXES)
+    places = Places(programs.Layout(mesh, cfg.mesh))
     setup = programs.rl_setup(stage, cfg, EOS)
     state = _state(places, cfg.model, setup.tx, programs.rl_start(stage, setup))
     return resident(Made([], state, _frozen(stage, cfg, places), cfg))
@@ -136,7 +136,7 @@ def _of_supervised(stage: SftStage | VerifierStage, cfg: Config, places: Places)
     model = cfg.verifier if isinstance(stage, VerifierStage) else cfg.model
     columns, budget = cfg.data.prompt_columns, cfg.data.response_columns
     if isinstance(stage, VerifierStage):
-        columns, budget = cfg.data.check_columns + budget + TAIL, 1
+        columns, budget = cfg.mesh.even(cfg.data.check_columns + budget + TAIL), 1
     tx = optim.make_optimizer(stage.optim, stage.steps)
     state = _state(places, model, tx, programs.ALONE)
     rows = _rollout(places, stage.batch, stage.batch, columns, budget)

@@ -91,6 +91,7 @@ def check_config(cfg: Config) -> None:
     _check_budget(cfg)
     for stage in cfg.stages:
         _check_rows(cfg, stage)
+        check_columns(cfg, stage)
 
 
 def missing_walls(stages: Iterable[Stage]) -> list[str]:
@@ -344,9 +345,24 @@ def _check_budget(cfg: Config) -> None:
 
 def _check_rows(cfg: Config, stage: Stage) -> None:
     """Refuse a batch whose rows cannot be split evenly over the mesh."""
-    shards = cfg.mesh.row_shards
-    if stage.rows is not None and stage.rows.number % shards:
+    if stage.rows is not None and stage.rows.number % cfg.mesh.row_shards:
         raise ValueError(
             f"{stage.name}.{stage.rows.key} is {stage.rows.number}, not a multiple of "
-            f"mesh.data x mesh.fsdp = {shards}"
+            f"{cfg.mesh.product('data', 'fsdp', 'context')}"
         )
+
+
+def check_columns(cfg: Config, stage: Stage) -> None:
+    """Refuse widths of columns that devices cannot share evenly.
+
+    Raises:
+      ValueError: the message says what to change.
+    """
+    key, data = _data_of(cfg, stage)
+    checked = ("check_columns",) if cfg.uses_verifier else ()
+    for name in ("prompt_columns", "response_columns", *checked):
+        if getattr(data, name) % cfg.mesh.context:
+            raise ValueError(
+                f"{key}.{name} is {getattr(data, name)}, not a multiple of mesh.context = "
+                f"{cfg.mesh.context}: change one of them"
+            )

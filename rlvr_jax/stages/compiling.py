@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 
-from rlvr_jax import sharding
 from rlvr_jax.config import MeshConfig, RlStage
 from rlvr_jax.host.plans import answer, hlo, roofline, traffic, wires
 from rlvr_jax.host.plans.answer import LoopAnswer, ProgramAnswer, WireAnswer
@@ -129,8 +128,7 @@ def read_program(name: str, compiled: Any, mesh: MeshConfig, topology: Topology)
     peak = getattr(memory, "peak_memory_in_bytes", 0)
     if topology.chip.platform != "tpu" or not peak:  # XLA for CPU counts no temporaries in its peak
         peak = whole + temporaries
-    axes = dict(zip(sharding.AXES, (mesh.data, mesh.fsdp, mesh.tensor), strict=True))
-    read = traffic.Traffic(hlo.parse_module(compiled.as_text()), axes, topology.together)
+    read = traffic.Traffic(hlo.parse_module(compiled.as_text()), mesh.axes, topology.together)
     total, found = read.total(), read.loops()
     loops, seconds = [], 0.0
     rest = traffic.Cost()
@@ -216,7 +214,7 @@ def _temporary_parts(name: str, made: Made, stage: Planned, temporaries: float) 
             sizing.decode_split_of(cfg.mesh, cfg.model),
         )
         parts["KV cache"] = roofline.cache_bytes(work, split, work.columns)
-        if cfg.model.compute != "float32" or split.tensor < cfg.mesh.fsdp * cfg.mesh.tensor:
+        if cfg.model.compute != "float32" or split.tensor < cfg.mesh.devices // cfg.mesh.data:
             copied = sizing.whole_count(cfg.model) * work.item / split.tensor
             parts["weights for decoding"] = copied
     if name in ("update", "step"):

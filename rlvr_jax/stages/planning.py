@@ -17,7 +17,7 @@ from rlvr_jax.config import Config, ModelConfig, RlStage, SftStage, VerifierStag
 from rlvr_jax.host.plans import roofline
 from rlvr_jax.host.plans.answer import Answer
 from rlvr_jax.host.plans.chips import GPU_SHARE, Topology
-from rlvr_jax.stages import abstract, compiling, own_formulas, programs, sizing
+from rlvr_jax.stages import abstract, check, compiling, own_formulas, programs, sizing
 from rlvr_jax.stages.abstract import Planned
 
 # libtpu asks a server of Google Cloud where it runs, and lets one process use a machine's TPUs.
@@ -106,10 +106,10 @@ def check_sizes(cfg: Config, stage: Planned, topology: Topology) -> None:
       ValueError: the message says what to change.
     """
     mesh, count = cfg.mesh, topology.devices
-    if mesh.data * mesh.fsdp * mesh.tensor != count:
+    if mesh.devices != count:
         raise PlanError(
-            f"mesh {mesh.data} x {mesh.fsdp} x {mesh.tensor} (data x fsdp x tensor) is not one of "
-            f"the {count} devices of {topology.name}: set mesh.data, mesh.fsdp and mesh.tensor so "
+            f"mesh {mesh} is not one of "
+            f"the {count} devices of {topology.name}: set {mesh.keys} so "
             f"that their product is {count}, or try all with --sweep"
         )
     models = {"grm" if stage.role == "grm" else "model": abstract.stage_config(cfg, stage).model}
@@ -120,11 +120,12 @@ def check_sizes(cfg: Config, stage: Planned, topology: Topology) -> None:
     for name, model in models.items():
         sharding.check_divides(model.sizes, parameters.names(model), cfg.mesh, name)
         sharding.check_decode_view(model.sizes, model.decode_tensor, cfg.mesh, name)
-    rows, shards = stage.rows, cfg.mesh.row_shards
-    if rows is not None and rows.number % shards:
+    check.check_columns(cfg, stage)
+    rows = stage.rows
+    if rows is not None and rows.number % cfg.mesh.row_shards:
         raise PlanError(
-            f"{stage.name}.{rows.key} is {rows.number}, not a multiple of mesh.data x mesh.fsdp = "
-            f"{shards}"
+            f"{stage.name}.{rows.key} is {rows.number}, not a multiple of "
+            f"{mesh.product('data', 'fsdp', 'context')}"
         )
 
 
@@ -171,7 +172,7 @@ def plan(
         config=cfg.name,
         stage=stage.name,
         topology=topology,
-        mesh=dict(mesh.shape),
+        mesh=cfg.mesh.shown,
         models=dict(models),
         programs=answers,
         tokens=_tokens(stage, made.cfg),

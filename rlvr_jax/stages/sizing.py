@@ -8,14 +8,14 @@ from rlvr_jax.host.plans import roofline
 
 
 def split_of(mesh: MeshConfig) -> roofline.Split:
-    """Return a mesh as sizes."""
-    return roofline.Split(mesh.data, mesh.fsdp, mesh.tensor)
+    """Return a mesh as sizes; weights are split over `context` as over `fsdp`."""
+    return roofline.Split(mesh.data, mesh.fsdp * mesh.context, mesh.tensor)
 
 
 def decode_split_of(mesh: MeshConfig, model: ModelConfig) -> roofline.Split:
     """Return the mesh of decoding as sizes; see `sharding.decode_view`."""
     tensor = model.decode_tensor or mesh.tensor
-    return roofline.Split(mesh.data, mesh.fsdp * mesh.tensor // tensor, tensor)
+    return roofline.Split(mesh.data, mesh.devices // mesh.data // tensor, tensor)
 
 
 def divides(model: ModelConfig, mesh: MeshConfig) -> bool:

@@ -142,7 +142,7 @@ def memory(cfg: Config, held: Mapping[str, float], work: roofline.Work) -> float
     decode = sizing.decode_split_of(cfg.mesh, model)
     rollout = roofline.cache_bytes(work, decode, work.columns)
     rollout += sizing.whole_count(model) * work.item / decode.tensor
-    tokens = max(model.part_tokens, work.columns)
+    tokens = max(model.part_tokens, work.columns) / cfg.mesh.context
     kept = model.width if model.remat else 10 * model.width + 3 * model.feedforward / split.tensor
     scores = 4 * 3 * tokens * model.heads * (work.prompt_columns + work.columns) / split.tensor
     scores *= 1 if model.remat else model.layers
@@ -157,9 +157,9 @@ def _variants(asked: Asked) -> Iterator[tuple[Config, str]]:
     part = "grm" if stage.role == "grm" else "model"
     model: ModelConfig = getattr(asked.cfg, part)
     rows = stage.prompts * stage.samples if isinstance(stage, RlStage) else 0
-    for data, fsdp, tensor in _meshes(asked.topology.devices):
+    for data, fsdp, tensor in _meshes(asked.topology.devices // asked.cfg.mesh.context):
         mesh = dataclasses.replace(asked.cfg.mesh, data=data, fsdp=fsdp, tensor=tensor)
-        half = rows // (data * fsdp) // 2
+        half = rows // mesh.row_shards // 2
         for tokens, slots, remat, decode in itertools.product(
             {model.part_tokens, max(1, model.part_tokens // 2)},
             {model.slots, 0, half},

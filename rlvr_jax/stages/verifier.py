@@ -87,7 +87,8 @@ class _Rows:
 
     def __init__(self, ws: Workspace):
         self._asked, data = ws.verifier_prompt, ws.cfg.data
-        self._columns = data.check_columns + data.response_columns + self._asked.tail_columns
+        columns = data.check_columns + data.response_columns + self._asked.tail_columns
+        self._columns = ws.cfg.mesh.even(columns)
 
     def encode(self, rows: list[Row]) -> Rollout:
         """Return the rows of verdicts as a supervised rollout (numpy arrays)."""

@@ -113,6 +113,30 @@ def test_near_narrows_what_is_seen(impl) -> None:
     compare(case, a, got, oracle(a, d, near, **options))
 
 
+@pytest.mark.parametrize("impl", EVERY)
+def test_shares_of_the_queries_together_are_all(impl) -> None:
+    """As devices have them that share the queries; the number of the share is no constant."""
+    case = cases.Case(1, 37, 256, heads=2, kv_heads=1, size=8, softcap=2.0)
+    a, options = cases.inputs(case), cases.options(case)
+
+    def run(q, k, v, valid):
+        def one(number, q):
+            return attention(q, k, v, valid, **options, share=(number, 2), impl=impl)
+
+        numbers, halves = jnp.arange(2), jnp.stack(jnp.split(q, 2, 1))
+        return jnp.concatenate(jax.lax.map(lambda x: one(*x), (numbers, halves)), 1)
+
+    d = cotangent(case, a["valid_BS"])
+    compare(case, a, value_and_grads(run, a, d), oracle(a, d, **options))
+
+
+def test_splash_takes_no_shares_of_broken_blocks() -> None:
+    a = cases.inputs(cases.SMALL["many_blocks"])
+    a["q_BTNH"] = a["q_BTNH"][:, :65]
+    with pytest.raises(ValueError, match="a multiple of 128 queries, not of 65"):
+        attention(**a, scale=1.0, share=(1, 2), impl="splash_interpret")
+
+
 @pytest.fixture
 def low_limit(monkeypatch) -> None:
     """All scores of more than a few kilobytes are computed in chunks of 16 columns."""

@@ -73,6 +73,27 @@ def test_kernels_lower_for_tpu(pretend, op, name) -> None:
     assert text.count("@tpu_custom_call(") == (OPS[op][4] or 1)
 
 
+def test_the_share_of_a_device_lowers_for_tpu(pretend) -> None:
+    """Which share it is, is known on the device only: one program for all of them."""
+    case = attention_cases.Case(1, 64, 512, heads=2, kv_heads=1, size=64, dtype="bfloat16")
+    args = attention_cases.abstract(case)
+    quarter = jax.ShapeDtypeStruct((1, 128, 2, 64), jnp.bfloat16)
+
+    def run(q, k, v, valid, number):
+        def op(q, k, v):
+            share = (number, 4)
+            return attention.attention(q, k, v, valid, scale=1.0, share=share, impl="splash")
+
+        out, back = jax.vjp(op, q, k, v)
+        return out, back(out)
+
+    given = (quarter, *(args[name] for name in ("k_BSKH", "v_BSKH", "valid_BS")))
+    with pretend("tpu"):
+        traced = jax.jit(run).trace(*given, jax.ShapeDtypeStruct((), jnp.int32))
+        text = traced.lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count("@tpu_custom_call(") == 3
+
+
 @pytest.mark.parametrize("op, name", OURS)
 def test_kernels_lower_for_cuda(pretend, op, name) -> None:
     run, args = traced(op, name, OPS[op][3])

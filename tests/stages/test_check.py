@@ -177,6 +177,19 @@ def test_rows_are_a_multiple_of_the_shards(stage, words):
             check._check_rows(cfg, stage)
 
 
+def test_devices_share_rows_and_columns_evenly():
+    mesh = MeshConfig(fsdp=2, context=4)
+    cfg = with_stages(SftStage(), LabelStage(), VerifierStage(), mesh=mesh)
+    with pytest.raises(ValueError, match="batch is 4, not a multiple of .* x mesh.context = 8"):
+        check._check_rows(cfg, SftStage(batch=4))
+    check.check_columns(cfg, SftStage())
+    for key in ("prompt_columns", "response_columns", "check_columns"):
+        uneven = dataclasses.replace(cfg, data=DataConfig(tasks=("sum",), **{key: 30}))
+        with pytest.raises(ValueError, match=f"data.{key} is 30, not a multiple of mesh.context"):
+            check_config(uneven)
+    assert [mesh.even(columns) for columns in (8, 9)] == [8, 12]
+
+
 @pytest.mark.parametrize("name", ["tokenizer", "mine"])
 def test_a_tokenizer_that_nobody_would_read_is_refused(name):
     cfg = with_stages(TokenizerStage(name=name), tokenizer="byte")

@@ -205,7 +205,7 @@ def _check_secret(key: str, value: str) -> None:
 
 
 def _check_mesh(mesh: MeshConfig, found: Slice, slices: int) -> None:
-    asked, chips = mesh.data * mesh.fsdp * mesh.tensor, found.hosts * found.chips_per_host * slices
+    asked, chips = mesh.devices, found.hosts * found.chips_per_host * slices
     if asked != chips:
         raise ValueError(
             f"the mesh of the config has {asked} device(s), and the job {chips}: give for example "

@@ -143,6 +143,8 @@ PATHS = {
     "experiment_name": "name",
     "random_seed": "seed",
     "fsdp_size": "mesh.fsdp",
+    "ulysses_sequence_parallel_size": "mesh.context",
+    "context_parallel_size": "mesh.context",
 }
 
 _FILES = "list files in `data.sources`, each as {file: train.parquet}"

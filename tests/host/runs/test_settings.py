@@ -118,7 +118,7 @@ def test_an_unknown_key_gets_a_near_one(refused, text, sentence):
 
 def test_a_key_that_is_near_to_none_gets_all(refused):
     assert refused("mesh: {qqqqq: 1}\n" + RL) == (
-        "mesh.qqqqq: unknown key 'qqqqq'; known: data, fsdp, letters, tensor"
+        "mesh.qqqqq: unknown key 'qqqqq'; known: context, data, fsdp, letters, tensor"
     )
 
 

@@ -84,6 +84,7 @@ def test_shares_need_the_workload_that_is_counted(more, capsys) -> None:
     assert "--shares is for workload S" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [("--slots", "2", "--part-tokens", "16", "--scan", "--prm", "frozen", "--prm-share", "0.5")],

@@ -21,6 +21,7 @@ def scripts(tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_rows_of_this_cpu(capsys) -> None:
     """Both programs run at tiny sizes, in processes of their own."""
     assert bench_device.main(["--platform", "cpu", "--minutes", "4"]) == 0

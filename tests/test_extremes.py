@@ -160,6 +160,7 @@ def policy_gradient(cfg):
     return one
 
 
+@pytest.mark.slow
 def test_every_loss_of_every_estimate_is_finite():
     assert len(LOSSES) > 40
     rng = np.random.default_rng(6)

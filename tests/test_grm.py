@@ -274,7 +274,7 @@ def test_a_vote_depends_neither_on_place_nor_on_neighbours(params, prompts, roll
     assert not np.array_equal(ids[0].reshape(-1, J), other.judgements.response_BR)
 
 
-@pytest.mark.parametrize("together", [1, 2])
+@pytest.mark.parametrize("together", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_votes_are_the_same_on_a_mesh(params, prompts, rollout, together):
     judge, key = grm.Judge(params, critic(together), params), jax.random.key(9)
     plain = score(judge, prompts, rollout, key, form=form(together))

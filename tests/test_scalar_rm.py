@@ -170,6 +170,7 @@ def test_critiques_are_those_of_a_plain_loop_and_are_read(params, critic, texts)
     assert 0 < cut < COUNT.sum()  # both cases are here
 
 
+@pytest.mark.slow
 def test_neither_mesh_nor_place_changes_a_reward(params, critic, texts) -> None:
     key = jax.random.key(7)
 

@@ -241,7 +241,9 @@ def test_what_is_compared_is_not_trivial(runs):
         assert abs(metrics["policy/kl"]) > 0.01
 
 
-@pytest.mark.parametrize("shape", [*MESHES[1:], pytest.param(SHARED, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "shape", [*MESHES[2:], *(pytest.param(x, marks=pytest.mark.slow) for x in (MESHES[1], SHARED))]
+)
 def test_a_mesh_changes_no_token_and_no_number(runs, shape):
     one, many = runs((1, 1, 1)), runs(shape)
     for number in range(STEPS):

@@ -175,11 +175,12 @@ def test_kernels_read_the_share_of_a_device():
     assert set(names) == {"xla", "splash_interpret"}  # the 8 columns of prompts are no blocks
 
 
-def test_responses_are_written_by_the_same_devices_as_without_the_axis():
+@pytest.mark.parametrize("cache", ["compute", pytest.param("int8", marks=pytest.mark.slow)])
+def test_responses_are_written_by_the_same_devices_as_without_the_axis(cache):
     asked = answered()
     no = np.zeros((Q, 1), np.int32)
     prompts = Prompts(asked.prompt_QP, asked.prompt_mask_QP, no, no > 0)
-    cfg = dataclasses.replace(SMALL, layers=1)
+    cfg = dataclasses.replace(SMALL, layers=1, cache_dtype=cache)
     sampler = functools.partial(
         engine.Sampler, eos=(1,), samples=G, columns=4, cfg=SampleConfig(temperature=1.0)
     )

@@ -75,6 +75,12 @@ def learned(stages: list[Json], evaluations: list[Json], found: list[Change]) ->
                 f"{stage['name']}: held-out accuracy went from {words.percent(held_out[0])} to "
                 f"{words.percent(held_out[1])} by step {steps[1]:,.0f}."
             )
+        elif stage["type"] == "prm" and (right := ends(stage, "prm/acc")):  # its policy stays
+            said.append(
+                f"{stage['name']}: the PRM tells right from wrong in {words.percent(right[0])} of "
+                f"the answers at first, and in {words.percent(right[1])} after "
+                f"{words.count(steps[1], 'step')}."
+            )
         elif reward := ends(stage, "reward/mean"):
             said.append(
                 f"{stage['name']}: the mean reward went from {words.amount(reward[0])} to "

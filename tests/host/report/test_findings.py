@@ -88,6 +88,16 @@ def test_held_out_accuracy_during_a_stage_counts_as_measured():
     assert trust["level"] == "good"
 
 
+def test_a_prm_alone_is_judged_by_what_it_tells_apart():
+    """The rewards are those of a policy that stays."""
+    series = {"prm__acc": [0.5, 0.9], "reward__mean": [0.6, 0.5]}
+    said, _ = judged([stage("prm", "prm", steps=2, **series)], [], {})
+    assert said == [
+        "prm: the PRM tells right from wrong in 50.0 % of the answers at first, and in 90.0 % "
+        "after 2 steps."
+    ]
+
+
 def test_a_run_without_rewards_says_what_it_has():
     assert judged([stage("sft", "sft", loss=[4.0, 1.0], steps=2)], [], {})[0] == [
         "sft: the loss went from 4 to 1."

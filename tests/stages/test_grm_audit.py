@@ -46,7 +46,7 @@ stages:
 @pytest.fixture
 def one_device(monkeypatch):
     """The tests' process has eight, and has claimed them."""
-    claim = lambda cfg: sharding.make_mesh(cfg, jax.devices()[:1])  # noqa: E731
+    claim = lambda cfg, *_: sharding.make_mesh(cfg, jax.devices()[:1])  # noqa: E731
     monkeypatch.setattr(sharding, "claim_mesh", claim)
 
 

@@ -262,7 +262,7 @@ stages:
     prompts: 4
     samples: 2
     verifier: pretrained
-    reward: {{audit: "off"}}
+    reward: {{audit: "off", min_mass: 0}}
     loss: {{kl_coef: 0.01}}
     advantage: {{process_weight: 1.0}}
     optim: {{lr: 1.0e-2}}

@@ -113,7 +113,7 @@ def attend_columns(
         impl = "xla"
     else:
         uneven = _uneven(rows, pieces[0][0].shape[2])
-        if shared and own % BLOCK:
+        if shared and own % BLOCK and dispatch.platform() == "tpu":  # splash
             uneven = f"{queries} columns in shares of {own}, which is no multiple of {BLOCK}"
         earned = earned_attention(own, near=False)
         impl = kernel_name(cfg, earned, uneven, tpu="splash", gpu="cudnn")

@@ -207,6 +207,14 @@ def test_the_default_tasks_are_tasks():
         (lambda: ModelConfig(slots=-1), "slots >= 0"),
         (lambda: RlStage(sample=SampleConfig(temperature=0)), "greedy answers give nothing"),
         (lambda: RlStage(samples=1), "rloo needs samples of at least 2"),
+        (
+            lambda: config.SourceConfig(file="a", columns={"anwser": "b"}),
+            "columns has 'anwser': 'b'; it",
+        ),
+        (
+            lambda: config.SourceConfig(file="a", columns={"answer": ""}),
+            "one or more of question, answer",
+        ),
         (lambda: RlStage(also={"max": "contains"}), "reward max, and reward/max is another metric"),
         (lambda: RlStage(also={"short": "overlong"}), "advantage.weights names []"),
         (

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from rlvr_jax.config.fields import STRICT, check_positive, option, section
 
+COLUMNS = ("question", "answer", "solution", "domain")  # what a source may name
 Count = int | Literal["all"]
 ALL = "all: a share of what the files have, which is the default where all sources are files"
 
@@ -47,8 +48,8 @@ class SourceConfig:
     columns: dict[str, str] = field(
         default_factory=dict,
         metadata={
-            "help": "columns of the rows of `file` or `hub` by the name that a layout gives them, "
-            "e.g. {question: prompt_text, answer: solution, domain: level}"
+            "help": "columns of `file` or `hub` that are the question, answer, solution and "
+            "domain, where they have other names, e.g. {question: prompt_text, answer: gold}"
         },
     )
     weight: float = option(
@@ -86,6 +87,12 @@ class SourceConfig:
                 raise ValueError(f"{name} belongs to a source of the kind {of}: leave it out")
         if self.columns and not (self.file or self.hub):
             raise ValueError("columns belongs to a source of the kind file or hub: leave it out")
+        for what, name in self.columns.items():
+            if what not in COLUMNS or not name:
+                raise ValueError(
+                    f"columns has {what!r}: {name!r}; it names a column for one or more of "
+                    f"{', '.join(COLUMNS)}"
+                )
         if len(set(self.splits)) != len(self.splits):
             raise ValueError("splits names a split twice")
         if self.unranked == "drop" and not self.file:

@@ -58,6 +58,9 @@ def run(asked: Asked, count: int, say: Callable[[str], object]) -> list[Tried]:
     Raises:
       PlanError: the stage is no rl stage, or no mesh divides it, or no candidate can be compiled.
     """
+    devices, context = asked.topology.devices, asked.cfg.mesh.context
+    if devices % context:
+        raise PlanError(f"mesh.context {context} does not divide the {devices} devices: change it")
     found = candidates(asked)
     if not found:
         raise PlanError(

@@ -159,3 +159,9 @@ def test_a_stage_that_does_not_sample_has_no_sweep():
 def test_a_slice_that_divides_nothing_is_refused():
     with pytest.raises(planning.PlanError, match="no mesh of 49 devices divides stage rl"):
         sweep.run(asked(topology="v5e:7x7"), 1, print)
+
+
+def test_shared_columns_that_the_slice_cannot_share_are_refused():
+    cfg = dataclasses.replace(CFG, mesh=dataclasses.replace(CFG.mesh, context=3))
+    with pytest.raises(planning.PlanError, match="mesh.context 3 does not divide the 8 devices"):
+        sweep.run(asked(cfg), 1, print)

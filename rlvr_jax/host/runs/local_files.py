@@ -32,14 +32,23 @@ def _read_everywhere(cfg: Config) -> Iterator[str]:
         yield from (model.weights, model.adapter.weights)
 
 
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
 def compute_mark(path: Path) -> str:
     """Compute a hash of the names, sizes and samples of the files in a folder, or of one file.
+
+    Hidden files are left out: a download leaves some that hold its time.
 
     Raises:
       OSError: a file cannot be read.
     """
     total = hashlib.sha256()
-    paths = sorted(x for x in path.rglob("*") if x.is_file()) if path.is_dir() else [path]
+    paths = [path]
+    if path.is_dir():
+        inside = (x for x in path.rglob("*") if not _is_hidden(x.relative_to(path)))
+        paths = sorted(x for x in inside if x.is_file())
     for file in paths:
         size = file.stat().st_size
         total.update(f"{file.relative_to(path)}\0{size}\0".encode())

@@ -171,23 +171,40 @@ BAD = {
 
 
 OTHER = {"text": "2 + 2?", "info": {"gold": "4"}, "level": "easy", "answer": "no"}
+# Rows that are a problem by themselves, or an item of preferences.
+RIVALS = [
+    {"prompt": "templated", "final_answer": "9", "data_source": "x"},
+    {"prompt": "templated", "reward_model": {"ground_truth": "9"}, "type": "x"},
+    {"query": "templated", "label": "9", "subject": "x"},
+    {"messages": [user("templated")], "ground_truth": "9", "ability": "x"},
+    {"prompt": "templated", "chosen": "9", "rejected": "8", "dataset": "x"},
+]
 
 
 @pytest.mark.parametrize("write", [jsonl, parquet], ids=["jsonl", "parquet"])
-def test_columns_of_other_names_are_named_by_the_source(tmp_path, write):
-    """A column that has the name already is none of the layout's any more."""
-    path = write(tmp_path / ("mine." + write.__name__), [OTHER])
-    columns = {"question": "text", "answer": "level", "domain": "answer"}
+@pytest.mark.parametrize("rival", [{}, *RIVALS])
+def test_columns_that_a_source_names_stand_for_all_others(tmp_path, write, rival):
+    path = write(tmp_path / ("mine." + write.__name__), [rival | OTHER])
+    columns = {"question": "text", "answer": "info.gold", "domain": "level"}
     (row,) = sources.load_all(source(file=str(path), columns=columns))
-    assert (row["question"], row["reference"], row["domain"]) == ("2 + 2?", "easy", "no")
-    (row,) = sources.load_all(
-        source(file=str(path), columns={"question": "text", "answer": "info.gold"})
-    )
-    assert (row["reference"], row["domain"]) == ("4", "mine")
-    with pytest.raises(ValueError, match="names 'info.old', and the columns are text, info"):
-        sources.load_all(source(file=str(path), columns={"answer": "info.old"}))
-    with pytest.raises(ValueError, match="names 'solution', and the columns are text, info, level"):
-        sources.load_all(source(file=str(path), columns={"answer": "solution"}))
+    assert (row["question"], row["reference"], row["domain"]) == ("2 + 2?", "4", "easy")
+
+
+def test_a_column_that_is_not_there_is_named(tmp_path):
+    path = jsonl(tmp_path / "mine.jsonl", [OTHER])
+    for name, part in (("solution", "solution"), ("info.old", "old"), ("text.gold", "gold")):
+        with pytest.raises(ValueError, match=f"line 1: .* names '{name}', and it has no '{part}'"):
+            sources.load_all(source(file=str(path), columns={"answer": name}))
+
+
+def test_a_solution_beside_the_answer_is_the_demonstration(tmp_path):
+    rows = [{"q": "2 + 2?", "gold": "4", "how": "2 and 2 are 4", "solution": "other"}]
+    path = jsonl(tmp_path / "mine.jsonl", rows)
+    columns = {"question": "q", "answer": "gold"}
+    (row,) = sources.load_all(source(file=str(path), columns=columns))
+    assert (row["reference"], row["demonstration"]) == ("4", "other")
+    (row,) = sources.load_all(source(file=str(path), columns=columns | {"solution": "how"}))
+    assert (row["reference"], row["demonstration"]) == ("4", "2 and 2 are 4")
 
 
 @pytest.mark.parametrize("write", [jsonl, parquet], ids=["jsonl", "parquet"])

@@ -69,3 +69,11 @@ def test_another_model_has_another_mark(model, change):
     assert compute_mark(model) == before
     change(model)
     assert compute_mark(model) != before
+
+
+def test_what_a_download_leaves_beside_a_model_changes_no_mark(model):
+    before = compute_mark(model)
+    hidden = model / ".cache" / "huggingface" / "config.json.metadata"
+    hidden.parent.mkdir(parents=True)
+    hidden.write_text("1764.5")
+    assert compute_mark(model) == before

@@ -7,20 +7,17 @@ nested or flat (a column named `reward_model.ground_truth`).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from rlvr_jax.host.files.looked_up import looked_up
 from rlvr_jax.host.problems.dataset import Record
 from rlvr_jax.host.problems.preference import UnrankedError
-from rlvr_jax.host.problems.sources.layouts import Row, parse_records
+from rlvr_jax.host.problems.sources.layouts import NO_COLUMNS, Columns, Row, parse_records
 from rlvr_jax.host.problems.sources.layouts import parse_record as parse_record
 
 KINDS = (".jsonl", ".json", ".parquet")
-Columns = Mapping[str, str]
-NO_COLUMNS: Columns = MappingProxyType({})
 
 
 def check_file(path: Path) -> None:
@@ -48,7 +45,7 @@ def load_records(
 ) -> Iterator[Record]:
     """Load the problems or preference items of a file one by one.
 
-    `task` is the task of the records of problems, `columns` is as in `load_rows`.  With
+    `task` is the task of the records of problems, `columns` is as in `parse_records`.  With
     `drop_unranked`, rows of preferences without a single best response, or with empty or equal
     ones, are left out.
 
@@ -57,19 +54,17 @@ def load_records(
         and the line or row, counted from 1.
     """
     check_file(path)
-    for where, row in load_rows(path, columns):
+    for where, row in load_rows(path):
         try:
-            yield from parse_records(row, task)
+            yield from parse_records(row, task, columns)
         except ValueError as error:
             if drop_unranked and isinstance(error, UnrankedError):
                 continue
             raise ValueError(f"{where}: {error}") from error
 
 
-def load_rows(path: Path, columns: Columns = NO_COLUMNS) -> Iterator[tuple[str, Row]]:
+def load_rows(path: Path) -> Iterator[tuple[str, Row]]:
     """Load the rows of a file, each with a text that says where in the file it stands.
-
-    `columns` has the name of a column in the file by the name that it gets here.
 
     Raises:
       ValueError: the file or a row cannot be read.
@@ -78,26 +73,7 @@ def load_rows(path: Path, columns: Columns = NO_COLUMNS) -> Iterator[tuple[str, 
     for where, row in read(path):
         if not isinstance(row, dict):
             raise ValueError(f"{where}: a row must be an object, not {type(row).__name__}.")
-        yield where, _renamed(_nested(row), columns, where)
-
-
-def _renamed(row: Row, columns: Columns, where: str) -> Row:
-    """Give columns other names; a column that has such a name already is left out."""
-    given = {ours: _cell(row, theirs, where) for ours, theirs in columns.items()}
-    return {name: x for name, x in row.items() if name not in columns.values()} | given
-
-
-def _cell(row: Row, name: str, where: str) -> Any:
-    """Return the cell of a column, or of the field `b` of the struct `a` for the name `a.b`."""
-    cell: Any = row
-    for part in name.split("."):
-        if not isinstance(cell, dict) or part not in cell:
-            raise ValueError(
-                f"{where}: `columns` of the source names {name!r}, and the columns are "
-                f"{', '.join(map(str, row))}: write one of these."
-            )
-        cell = cell[part]
-    return cell
+        yield where, _nested(row)
 
 
 def _nested(row: Row) -> Row:

@@ -46,9 +46,10 @@ def load_records(source: SourceConfig, split: str) -> Iterator[Record]:
       ValueError: a file cannot be read, or too many rows are unusable (`downloads.usable`).
     """
     task = f"file:{source.hub.partition('@')[0].rpartition('/')[2]}"
-    paths = find_files(source, split)
-    rows = (row for path in paths for row in files.load_rows(path, source.columns))
-    return downloads.usable(rows, lambda row: files.parse_records(row, task), source.hub)
+    rows = (row for path in find_files(source, split) for row in files.load_rows(path))
+    return downloads.usable(
+        rows, lambda row: files.parse_records(row, task, source.columns), source.hub
+    )
 
 
 def _patterns(source: SourceConfig, split: str) -> list[str]:

@@ -16,6 +16,8 @@ as JSON text, and an empty cell counts as absent if another column of the same m
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rlvr_jax.host.problems import dataset, preference
@@ -34,6 +36,18 @@ Row = dict[str, Any]
 PROMPTS = ("prompt", "question", "problem", "query")
 REFERENCES = ("final_answer", "answer", "solution", "ground_truth", "label", "reference")
 DOMAINS = ("data_source", "domain", "subject", "type", "dataset", "ability")
+Columns = Mapping[str, str]  # of a source: the name of a column by what it is
+NO_COLUMNS: Columns = MappingProxyType({})
+# What a source may name -> our column for it, and those that a file may have in its place.
+NAMED = {
+    "question": ("prompt", (*PROMPTS, "messages")),
+    "answer": (
+        "answer",
+        ({*REFERENCES} - {"solution"}) | {"reward_model", "answerKey", "answer_index"},
+    ),
+    "solution": ("solution", ("solution",)),
+    "domain": ("domain", DOMAINS),
+}
 
 
 class Parts(NamedTuple):
@@ -44,12 +58,17 @@ class Parts(NamedTuple):
     solution: str
 
 
-def parse_records(row: Row, task: str) -> list[Record]:
+def parse_records(row: Row, task: str, columns: Columns = NO_COLUMNS) -> list[Record]:
     """Parse one row of a file as a problem, a conversation or preference items, by its layout.
+
+    A row whose answer `columns` names is a problem, whatever other columns it has.
 
     Raises:
       ValueError: the row cannot be used; the caller adds to the message where the row stands.
     """
+    row = _with_named(row, columns)
+    if "answer" in columns:
+        return [parse_record(row, task)]
     if not preference_rows.is_preference(row):
         if conversations.has_conversation(row) and not _has_reference(row):
             name = task.partition(":")[2]
@@ -60,6 +79,26 @@ def parse_records(row: Row, task: str) -> list[Record]:
     for name, text in (pair for record in records for pair in record.items()):
         check_text(name, text)
     return records
+
+
+def _with_named(row: Row, columns: Columns) -> Row:
+    """Put the columns that a source names in the place of all others that mean the same."""
+    given = {NAMED[what][0]: _cell(row, name) for what, name in columns.items()}
+    gone = {*columns.values()}.union(*(NAMED[what][1] for what in columns))
+    return {name: x for name, x in row.items() if name not in gone} | given
+
+
+def _cell(row: Row, name: str) -> Any:
+    """Return the cell of a column, or of the field `b` of the struct `a` for the name `a.b`."""
+    cell: Any = row
+    for part in name.split("."):
+        if not isinstance(cell, dict) or part not in cell:
+            raise ValueError(
+                f"`columns` of the source names {name!r}, and it has no {part!r} there, but "
+                f"{', '.join(map(str, row))}: name a column that all rows have."
+            )
+        cell = cell[part]
+    return cell
 
 
 def parse_record(row: Row, task: str) -> Record:

@@ -86,7 +86,7 @@ def test_explore_judge_learn_and_train(server, tmp_path):
             {"stage": "label", "answers": "explore", "judge": judge},
             {"stage": "label", "name": "second", "answers": "label", "judge": other},
             VERIFIER,
-            {"stage": "rl", "steps": 1, "prompts": 4, "samples": 2},
+            {"stage": "rl", "steps": 1, "prompts": 4, "samples": 2, "reward": {"min_mass": 0}},
         ],
     }
     path = tmp_path / "config.yaml"

@@ -99,7 +99,9 @@ def compare(old: str, new: str, progress: Progress) -> Going:
         change = settings.difference(old, new)
         return Going(refused=change or "")
     names, wanted = ([stage.name for stage in cfg.stages] for cfg in (there, here))
-    begun = [name for name in names if name in progress.begun]
+    # A stage whose marker was removed, so that it is done again, keeps its place before later ones.
+    last = max((i for i, name in enumerate(names) if name in progress.begun), default=-1)
+    begun = names[: last + 1]
     if wanted[: len(begun)] != begun:
         return Going(refused=_out_of_place(begun, wanted))
     said = [f"stage {name} is new" for name in wanted if name not in names]

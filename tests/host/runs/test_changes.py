@@ -53,6 +53,12 @@ def test_the_objective_of_a_stage_that_has_begun_may_not(keys, said):
     assert not going((SFT, RL), (SFT, other(RL, **keys))).refused, "it has not begun"
 
 
+def test_a_stage_whose_marker_was_removed_is_done_again_in_its_place():
+    stages = (SFT, DONE, RL)
+    assert going(stages, stages, "sft rl") == changes.Going()
+    assert "begun are sft, after, rl there" in going(stages, (SFT, RL, DONE), "sft rl").refused
+
+
 def test_steps_of_a_stage_that_goes_on_name_what_depends_on_them():
     found = going((SFT, RL), (SFT, other(RL, steps=9)), "sft rl", rl=6)
     (said,) = found.said

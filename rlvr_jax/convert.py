@@ -28,7 +28,6 @@ import jax.numpy as jnp
 from rlvr_jax import adapters, parameters, sharding
 from rlvr_jax.config import MeshConfig, ModelConfig, parse_left
 from rlvr_jax.host import weights
-from rlvr_jax.host.processes import place
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.checkpoint import CheckpointError
 from rlvr_jax.host.runs.folder import RunError
@@ -44,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
     jax.config.update("jax_platforms", "cpu")  # an accelerator may be too small for float32
     try:
-        place.refuse_several("convert")
         form = Form(args.dtype, args.adapter, args.tokenizer)
         if args.folder is None:
             log.say(left.describe(_run_of(args.source)))

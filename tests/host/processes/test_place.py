@@ -149,14 +149,13 @@ def test_a_command_for_one_process_runs_alone(here):
     refuse_several("evaluate")
 
 
-@pytest.mark.parametrize("name", ["audit", "bench", "convert", "evaluate", "generate"])
+@pytest.mark.parametrize("name", ["audit", "bench", "evaluate", "generate"])
 def test_these_commands_are_for_one_process(here, capsys, name):
     """Refused before anything is read: none of the files is there."""
     here(SLURM)
     words = {
         "audit": ["--config", "none.yaml"],
         "bench": ["tiny", "S"],
-        "convert": ["none", "none2"],
         "evaluate": ["--model", "none"],
         "generate": ["--model", "none", "--prompt", "a"],
     }

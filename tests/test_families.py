@@ -127,7 +127,7 @@ def test_a_split_model_is_the_whole_model(name) -> None:
     """On a mesh of 2 x 2 x 2 devices the split model gives the same logits."""
     cfg, params = loaded(MODELS / name)
     golden = load_logits(name)
-    mesh_cfg = MeshConfig(2, 2, 2, {"K": ()} if cfg.kv_heads % 2 else {})
+    mesh_cfg = MeshConfig(2, 2, 2, letters={"K": ()} if cfg.kv_heads % 2 else {})
     _, split = loaded(MODELS / name, mesh_cfg)
     for key, x in params.items():
         np.testing.assert_array_equal(x, split[key], key)

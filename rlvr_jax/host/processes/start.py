@@ -79,7 +79,8 @@ def check_devices(members: Team, mesh: Mesh, facts: Mapping[str, str]) -> None:
     if members.count == 1:
         return
     local = jax.local_devices()
-    shape = "x".join(str(size) for size in mesh.devices.shape)
+    sizes = (str(n) for axis, n in mesh.shape.items() if axis != "context" or n > 1)
+    shape = "x".join(sizes)
     here = {"devices": f"{len(local)} {local[0].device_kind}", "mesh": shape}
     line = {"process": members.index, "processes": members.count, "host": platform.node()}
     line |= here | {"all_devices": str(mesh.size), "config": agreement.hash_facts(facts)}

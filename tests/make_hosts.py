@@ -143,6 +143,15 @@ class Job:
             time.sleep(0.02)
 
 
+def run_beside(one: Job, two: Job, *words: str) -> list[str]:
+    """Run one process and, at the same time, two; return what the two printed."""
+    two.start(2, *words)
+    one.run(1, *words)
+    codes, said = two.wait()
+    assert codes == [0, 0], said
+    return said
+
+
 def write(path: Path, tree: dict) -> Path:
     """Write a config."""
     path.write_text(yaml.safe_dump(tree, sort_keys=False))
@@ -178,6 +187,13 @@ def assert_rows_close(row: dict, other: dict) -> None:
     assert list(row) == list(other), where
     for key in row:
         assert_close(row[key], other[key], RATIOS.get(key, NEAR), f"{where} {key}")
+
+
+def assert_same_steps(mine: list[dict], theirs: list[dict]) -> None:
+    """The metrics of two runs are of the same steps and alike."""
+    assert [(r["stage"], r["step"]) for r in mine] == [(r["stage"], r["step"]) for r in theirs]
+    for row, other in zip(mine, theirs, strict=True):
+        assert_rows_close(row, other)
 
 
 def restored(folder: Path, stage: str) -> dict[str, np.ndarray]:

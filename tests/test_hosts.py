@@ -14,8 +14,10 @@ from make_hosts import (
     assert_same_learned,
     assert_same_rows,
     assert_same_samples,
+    assert_same_steps,
     files,
     gke,
+    run_beside,
     slurm,
     write,
 )
@@ -42,19 +44,13 @@ def only_sft(tmp_path_factory) -> Path:
 def both(tmp_path_factory, compiled) -> tuple[Job, Job, list[str]]:
     """One process with 8 devices, and two with 4 each: finished, and what the two printed."""
     one, two = (Job(tmp_path_factory.mktemp(name), compiled, HOSTS) for name in ("one", "two"))
-    two.start(2)
-    one.run(1)
-    codes, said = two.wait()
-    assert codes == [0, 0], said
-    return one, two, said
+    return one, two, run_beside(one, two)
 
 
 def test_two_processes_log_what_one_does(both):
     one, two, _ = both
-    mine, theirs = one.rows(), two.rows()
-    assert [(r["stage"], r["step"]) for r in mine] == [(r["stage"], r["step"]) for r in theirs]
-    for row, other in zip(mine, theirs, strict=True):
-        assert_rows_close(row, other)
+    mine = one.rows()
+    assert_same_steps(mine, two.rows())
     assert any(row.get("filter/rounds", 0) > 1 for row in mine), "the filter drew no second round"
     assert any(row.get("prm/loss", 0) > 0 for row in mine) and "rule/mean" in mine[-1]
 

@@ -12,12 +12,13 @@ import yaml
 from make_hosts import (
     Job,
     assert_close,
-    assert_rows_close,
     assert_same_learned,
     assert_same_rows,
     assert_same_samples,
+    assert_same_steps,
     files,
     restored,
+    run_beside,
     write,
 )
 
@@ -72,19 +73,13 @@ def both(tmp_path_factory) -> tuple[Job, Job, list[str]]:
     shutil.copytree(jobs[0].runs / "begun", jobs[1].runs / "begun")
     words = ["name=begun", "--as", "hosts", f"sft.steps={begun['stages'][-1]['steps'] + MORE}"]
     one, two = jobs
-    two.start(2, *words)
-    one.run(1, *words)
-    codes, said = two.wait()
-    assert codes == [0, 0], said
-    return one, two, said
+    return one, two, run_beside(one, two, *words)
 
 
 def test_two_processes_log_what_one_does(both):
     one, two, _ = both
-    mine, theirs = one.rows(), two.rows()
-    assert [(r["stage"], r["step"]) for r in mine] == [(r["stage"], r["step"]) for r in theirs]
-    for row, other in zip(mine, theirs, strict=True):
-        assert_rows_close(row, other)
+    mine = one.rows()
+    assert_same_steps(mine, two.rows())
     learned = {row["stage"]: row for row in mine}
     assert list(learned) == ["cold", "sft", "votes", "meta", "judge", "scalar"]
     for stage in ("votes", "judge"):

@@ -24,8 +24,8 @@ def look(ws: Workspace, stage: Trained, values: Mapping[str, Any]) -> None:
         key = "critique.data" if grm else "data"
         for remark in remarks(stage, values, columns, f"{key}.response_columns"):
             ws.run.remark(f"{stage.name} step 1: {remark}")
-    model = getattr(ws.cfg, stage.trains)
-    if model.weights and not model.adapter.rank and stage.optim.lr > HIGH:
+    model, new = getattr(ws.cfg, stage.trains), "fresh" in (x.source for x in stage.inputs)
+    if model.weights and not model.adapter.rank and not new and stage.optim.lr > HIGH:
         ws.run.remark(
             f"{stage.name}: optim.lr is {stage.optim.lr:g}, which is high for a pretrained model: "
             "1e-6 to 5e-5 is usual, the less the larger the model"

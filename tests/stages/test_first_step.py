@@ -66,17 +66,19 @@ def test_where_a_filter_chooses_rows_shares_are_told():
 
 
 @pytest.mark.parametrize(
-    ("model", "lr", "told"),
+    ("model", "init", "lr", "told"),
     [
-        ({"weights": "models/a"}, 1e-3, True),
-        ({"weights": "models/a"}, 2e-5, False),
-        ({"weights": ""}, 1e-3, False),
-        ({"weights": "models/a", "adapter": AdapterConfig(rank=8)}, 1e-3, False),
+        ({"weights": "models/a"}, "pretrained", 1e-3, True),
+        ({"weights": "models/a"}, "sft0", 1e-3, True),
+        ({"weights": "models/a"}, "pretrained", 2e-5, False),
+        ({"weights": "models/a"}, "fresh", 1e-3, False),
+        ({"weights": ""}, "sft0", 1e-3, False),
+        ({"weights": "models/a", "adapter": AdapterConfig(rank=8)}, "pretrained", 1e-3, False),
     ],
 )
-def test_a_learning_rate_that_ruins_a_pretrained_model_is_told(model, lr, told):
+def test_a_learning_rate_that_ruins_a_pretrained_model_is_told(model, init, lr, told):
     found: list[str] = []
     cfg = SimpleNamespace(model=ModelConfig(**SIZES, **model))
     ws = SimpleNamespace(cfg=cfg, run=SimpleNamespace(remark=found.append))
-    look(ws, SftStage(optim=OptimConfig(lr=lr)), {})
+    look(ws, SftStage(init=init, optim=OptimConfig(lr=lr)), {})
     assert [text[:24] for text in found] == ["sft: optim.lr is 0.001, "] * told

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rlvr_jax import sharding
-from rlvr_jax.config import ProcessesConfig
+from rlvr_jax.config import MeshConfig, ProcessesConfig
 from rlvr_jax.host.processes import agreement, team
 from rlvr_jax.host.processes.place import Place, find_place
 from rlvr_jax.host.processes.team import Team, TeamError
@@ -79,8 +79,7 @@ def check_devices(members: Team, mesh: Mesh, facts: Mapping[str, str]) -> None:
     if members.count == 1:
         return
     local = jax.local_devices()
-    sizes = (str(n) for axis, n in mesh.shape.items() if axis != "context" or n > 1)
-    shape = "x".join(sizes)
+    shape = "x".join(map(str, MeshConfig(**mesh.shape).shown.values()))
     here = {"devices": f"{len(local)} {local[0].device_kind}", "mesh": shape}
     line = {"process": members.index, "processes": members.count, "host": platform.node()}
     line |= here | {"all_devices": str(mesh.size), "config": agreement.hash_facts(facts)}

@@ -104,6 +104,8 @@ def compare(old: str, new: str, progress: Progress) -> Going:
     begun = names[: last + 1]
     if wanted[: len(begun)] != begun:
         return Going(refused=_out_of_place(begun, wanted))
+    again = frozenset(begun) - progress.begun  # what later stages stand on may not change
+    progress = progress._replace(finished=progress.finished | again)
     said = [f"stage {name} is new" for name in wanted if name not in names]
     said += [f"stage {name} is gone" for name in names if name not in wanted]
     kept = [name for name in names if name in wanted]

@@ -20,8 +20,9 @@ SAVE_BUDGET = 900.0  # seconds from a signal to the end of the process, for the 
 PATIENCE = 1.0  # seconds for threads to end by themselves
 TOO_LATE = b"error: the checkpoint was not saved in time; the last complete one stays\n"
 STOPPING = b"stopping: saving a checkpoint after this step or compile (once more to stop at once)\n"
-ECHO = 1.0  # seconds in which a second SIGTERM is the first one: `timeout` sends it to a process
-# and to its group, and so do launchers of jobs
+# Seconds in which a second SIGTERM is the first one: `timeout` and launchers of jobs send it to a
+# process and to its group.
+ECHO = 1.0
 
 
 def exit_code(signum: int) -> int:

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from rlvr_jax.config import DataConfig
+from rlvr_jax.config.data import COLUMNS
 from rlvr_jax.host.problems import dataset, sources, task_answers
-from rlvr_jax.host.problems.sources import downloads, files, toy
+from rlvr_jax.host.problems.sources import downloads, files, layouts, toy
 
 SYSTEM = {"role": "system", "content": "Think first."}
 
@@ -188,6 +189,10 @@ def test_columns_that_a_source_names_stand_for_all_others(tmp_path, write, rival
     columns = {"question": "text", "answer": "info.gold", "domain": "level"}
     (row,) = sources.load_all(source(file=str(path), columns=columns))
     assert (row["question"], row["reference"], row["domain"]) == ("2 + 2?", "4", "easy")
+
+
+def test_a_source_may_name_what_rows_are_read_for():
+    assert {*COLUMNS} == layouts.NAMED.keys()
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path):

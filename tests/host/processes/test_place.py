@@ -144,9 +144,9 @@ def test_a_command_for_one_process_is_refused_in_a_job_of_several(here, job, tpu
 
 
 def test_a_command_for_one_process_runs_alone(here):
-    refuse_several("evaluate")
+    assert find_place(ProcessesConfig()) == ALONE and refuse_several("evaluate") is None
     here(SLURM | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"})
-    refuse_several("evaluate")
+    assert find_place(ProcessesConfig()).count == 1 and refuse_several("evaluate") is None
 
 
 @pytest.mark.parametrize("name", ["audit", "bench", "evaluate", "generate"])

@@ -57,6 +57,9 @@ def test_a_stage_whose_marker_was_removed_is_done_again_in_its_place():
     stages = (SFT, DONE, RL)
     assert going(stages, stages, "sft rl") == changes.Going()
     assert "begun are sft, after, rl there" in going(stages, (SFT, RL, DONE), "sft rl").refused
+    changed = (SFT, other(DONE, samples=9), RL)
+    assert "stages.after.samples is 4 there and 9 here" in going(stages, changed, "sft rl").refused
+    assert not going(stages, changed, "sft").refused, "nothing stands on it"
 
 
 def test_steps_of_a_stage_that_goes_on_name_what_depends_on_them():

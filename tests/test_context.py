@@ -20,11 +20,13 @@ from rlvr_jax import (
     context,
     engine,
     likelihood,
+    model,
     optim,
     parameters,
     ragged,
     sharding,
     step,
+    verifier,
     vocabulary,
 )
 from rlvr_jax.config import (
@@ -32,11 +34,12 @@ from rlvr_jax.config import (
     MeshConfig,
     ModelConfig,
     OptimConfig,
+    RewardConfig,
     RlStage,
     SampleConfig,
 )
 from rlvr_jax.host.plans import hlo, traffic
-from rlvr_jax.structs import Frozen, Prompts, Rollout, Setup
+from rlvr_jax.structs import Frozen, Prompts, Rollout, Setup, Verdict
 
 Q, G, P, R = 4, 2, 8, 16
 SMALL = ModelConfig(
@@ -240,6 +243,28 @@ def test_widths_are_divided():
         assert context.axes(20) == () and context.axes(16) == ("context",)
         padded = context.pad_front(jnp.ones((1, 3), jnp.int32), 9)
         np.testing.assert_array_equal(padded, [[0] * 4 + [1] * 3])
+
+
+def test_a_verifier_reads_widths_that_are_divided(monkeypatch):
+    """Its template behind the answer has any number of columns."""
+    ids, widths = np.zeros((Q, P), np.int32), []
+    prompts = Prompts(ids, ids == 0, ids, ids == 0)
+    tail, word, table = np.ones((1, 3), np.int32), np.ones(1, np.int32), np.zeros(SMALL.vocab, bool)
+    verdict = Verdict(tail, tail > 0, word, word, table, table, table)
+    answers = verifier.Answers(
+        np.ones((Q * G, R), np.int32), np.arange(Q * G) + 1, np.zeros(Q * G, bool)
+    )
+    extend = model.extend
+
+    def seen(params, token_XS, *rest):
+        widths.append(token_XS.shape[1])
+        return extend(params, token_XS, *rest)
+
+    monkeypatch.setattr(model, "extend", seen)
+    with jax.set_mesh(mesh_of(FOUR)):
+        score = functools.partial(verifier.score_answers, reward_cfg=RewardConfig(), cfg=SMALL)
+        jax.eval_shape(score, draw(SMALL), prompts, answers, verdict)
+    assert widths and all(width % 4 == 0 for width in widths)
 
 
 # ---- the compiled program --------------------------------------------------------------------

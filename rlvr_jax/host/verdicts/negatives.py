@@ -50,7 +50,7 @@ def make_negatives(
     Each kind has its share of `cfg` times the number of rows, or fewer if there are not enough
     candidates.  Answers have at most `longest` tokens.
     """
-    maker = _Maker(rows, rng)
+    maker = Maker(rows, rng)
     negatives: dict[str, list[Row]] = {}
     for kind in KINDS:
         wanted, seen = round(getattr(cfg, kind) * len(rows)), set()
@@ -84,8 +84,8 @@ def near_miss(text: str, rng: random.Random) -> str | None:
     return text[: last.start()] + changed + text[last.end() :]
 
 
-class _Maker:
-    """Generates candidates of each kind in random order, and checks that they are wrong."""
+class Maker:
+    """A Maker generates candidates of each kind in random order, and checks that they are wrong."""
 
     def __init__(self, rows: Sequence[Row], rng: random.Random):
         self._rows, self._rng = rows, rng
@@ -104,6 +104,14 @@ class _Maker:
                 text = getattr(self, f"_{kind}")(row)
                 if text:
                     yield row, text
+
+    def short(self, row: Row) -> str:
+        """Return the shortest text that is a right answer to the problem of a row."""
+        return min([row["reference"], *self._accepted.get(row["question"], [])], key=len)
+
+    def near(self, right: str, row: Row) -> str:
+        """Return a text that looks like a right answer and may be wrong."""
+        return near_miss(right, self._rng) or self._strangers(row)
 
     def wrong(self, text: str, row: Row) -> bool:
         """Return whether a text is not accepted and does not contain the reference."""
@@ -128,7 +136,7 @@ class _Maker:
 
     def _hedges(self, row: Row) -> str:
         right = row["verdict"] and row.get("answer") or row["reference"]
-        wrong = near_miss(right, self._rng) or self._strangers(row)
+        wrong = self.near(right, row)
         text = self._rng.choice(HEDGES).format(r=right, w=wrong)
         return text if self.wrong(wrong, row) else ""
 

@@ -34,7 +34,10 @@ def with_mean(values: list[float], form: str = "{:.1f}") -> list[str]:
     if len(values) < 2:
         return [*map(form.format, values), "-"]
     half = STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
-    return [*map(form.format, values), f"{form.format(statistics.mean(values))} ± {form.replace('+', '').format(half)}"]
+    return [
+        *map(form.format, values),
+        f"{form.format(statistics.mean(values))} ± {form.replace('+', '').format(half)}",
+    ]
 
 
 def table(runs: dict[str, dict]) -> str:

@@ -12,7 +12,19 @@ from collections.abc import Sequence
 from rlvr_jax.host.verdicts.negatives import PASSES, Encode, Maker, Row
 
 FORMS = (
-    *("{}.", "= {}", ": {}", "Answer: {}", "answer: {}", "**{}**", "*{}*", "`{}`", "${}$", '"{}"'),
+    *(
+        "{}",
+        "{}.",
+        "= {}",
+        ": {}",
+        "Answer: {}",
+        "answer: {}",
+        "**{}**",
+        "*{}*",
+        "`{}`",
+        "${}$",
+        '"{}"',
+    ),
     *("The answer is {}.", "the answer is {}", "The answer is: {}", "It is {}.", "So it is {}."),
     *("Therefore, {}", "Final answer: {}", "Result: {}", "#### {}", "<answer>{}</answer>"),
     *(r"\boxed{{{}}}", r"$\boxed{{{}}}$", r"\boxed{{{}}}.", r"\[\boxed{{{}}}\]"),
@@ -39,14 +51,20 @@ def make_forms(
                 return pairs
             right = maker.short(row)
             wrong = maker.near(right, row)
-            form = rng.choice(FORMS)
-            pair = [_row(row, form.format(x), encode) for x in (right, wrong)]
+            form, inside = rng.choice(FORMS), rng.choice((str, _capital))
+            pair = [_row(row, form.format(inside(x)), encode) for x in (right, wrong)]
             name = (row["question"], form)
             fits = all(0 < len(x["answer_ids"]) <= longest for x in pair)
             if fits and name not in seen and wrong and maker.wrong(wrong, row):
                 seen.add(name)
                 pairs += [x | {"verdict": y} for x, y in zip(pair, (1, 0), strict=True)]
     return pairs
+
+
+def _capital(text: str) -> str:
+    """Return a text with a capital, if it begins with a word; a letter alone may be a name."""
+    word = text[:2].isalpha() and text[:2].islower()
+    return text[:1].upper() + text[1:] if word else text
 
 
 def _row(row: Row, text: str, encode: Encode) -> Row:

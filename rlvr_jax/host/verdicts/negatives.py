@@ -13,6 +13,7 @@ from typing import Any
 
 from rlvr_jax.config import NegativesConfig
 from rlvr_jax.host import rules
+from rlvr_jax.host.problems import number_words
 
 Row = dict[str, Any]
 Encode = Callable[[str], list[int]]
@@ -39,7 +40,10 @@ HEDGES = (
 )
 FEW = 8  # a candidate is compared with at most this many accepted answers to its problem
 _SENTENCE = re.compile(r"(?<=[.!?:\u3002\uff01\uff1f])\s+|\n|(?<=[\u3002\uff01\uff1f])")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
+# A number in digits, and one in English words; a minus after a letter or a digit is no sign.
+_NUMBER = re.compile(r"(?:(?<![\w)])-)?\d+(?:\.\d+)?", re.ASCII)
+_WORD = "|".join((*number_words.ONES, *number_words.TENS[2:], "hundred", "thousand"))
+_WORDS = re.compile(rf"\b(?:(?:minus|negative) )?(?:{_WORD})(?:(?: and |[ -])(?:{_WORD}))*\b")
 
 
 def make_negatives(
@@ -74,13 +78,21 @@ def opening(response: str, answer: str) -> str:
 
 
 def near_miss(text: str, rng: random.Random) -> str | None:
-    """Return the text with its last number slightly changed; None if it has no number."""
-    numbers = list(_NUMBER.finditer(text))
-    if not numbers:
+    """Return the text with its last number slightly changed; None if it has no number.
+
+    The number is in digits, or else in English words.
+    """
+    digits, words = list(_NUMBER.finditer(text)), list(_WORDS.finditer(text))
+    if not digits and not words:
         return None
-    last = numbers[-1]
-    change = rng.choice((_off_by_one, _other_digit, _swapped, _longer, _led, _negated))
-    changed = change(last[0], rng)
+    last = (digits or words)[-1]
+    if digits:
+        number = last[0].removeprefix("-")
+        sign = last[0].removesuffix(number)
+        change = rng.choice((_off_by_one, _other_digit, _swapped, _longer, _led, None))
+        changed = sign + change(number, rng) if change else ("" if sign else "-") + number
+    else:
+        changed = _other_words(last[0], rng)
     return text[: last.start()] + changed + text[last.end() :]
 
 
@@ -172,5 +184,9 @@ def _led(number: str, rng: random.Random) -> str:
     return rng.choice("123456789") + number
 
 
-def _negated(number: str, _: random.Random) -> str:
-    return f"-{number}"
+def _other_words(words: str, rng: random.Random) -> str:
+    value = number_words.parse_number_words(words)
+    if value is None:  # "one two", for example
+        return f"minus {words}"
+    others = {value - 10, value - 1, value + 1, value + 10, -value} - {value}
+    return number_words.number_to_words(rng.choice(sorted(others)))

@@ -47,3 +47,8 @@ def test_none_twice_and_none_too_long():
 
 def test_the_same_seed_makes_the_same():
     assert make(seed=3) == make(seed=3) != make(seed=4)
+
+
+@pytest.mark.parametrize("text, capital", [("yes", "Yes"), ("x = 3", "x = 3"), ("NaCl", "NaCl")])
+def test_a_capital_is_given_to_words_alone(text, capital):
+    assert forms._capital(text) == capital

@@ -123,7 +123,7 @@ def test_opening(response, answer, first):
     assert negatives.opening(response, answer) == first
 
 
-@pytest.mark.parametrize("text", ["It is 42.", "3.14", "0", "7 of 19", "10"])
+@pytest.mark.parametrize("text", ["It is 42.", "3.14", "0", "7 of 19", "10", "x = -5", "3-5"])
 def test_near_miss(text):
     rng = random.Random(0)
     found = {negatives.near_miss(text, rng) for _ in range(200)}
@@ -131,3 +131,21 @@ def test_near_miss(text):
     head = text[: text.rindex(negatives._NUMBER.findall(text)[-1])]
     assert all(miss.startswith(head) for miss in found)
     assert negatives.near_miss("Paris", rng) is None
+
+
+def test_a_near_miss_takes_a_sign_away_or_gives_one():
+    rng = random.Random(0)
+    for text, other in (("x = -5", "x = 5"), ("it is 5", "it is -5"), ("3-5", "3--5")):
+        found = {negatives.near_miss(text, rng) for _ in range(200)}
+        assert other in found and not any("--" in miss for miss in found - {"3--5"})
+
+
+def test_a_near_miss_of_a_number_in_words_is_another_number_in_words():
+    rng = random.Random(0)
+    found = {negatives.near_miss("she has minus three", rng) for _ in range(100)}
+    values = ("minus thirteen", "minus four", "minus two", "seven", "three")
+    assert found == {f"she has {value}" for value in values}
+    many = {negatives.near_miss("one hundred and five legs", rng) for _ in range(100)}
+    assert "one hundred and six legs" in many and "minus one hundred and five legs" in many
+    assert negatives.near_miss("someone often", rng) is None
+    assert negatives.near_miss("one two", rng) == "minus one two"

@@ -1,6 +1,7 @@
 """A judge that is wrong on purpose: it flips a share of the verdicts of the toy tasks' own scorer.
 
-The answer and its problem decide whether a verdict is flipped: the same text is always judged alike.
+The answer and its problem decide whether a verdict is flipped, so that the same
+text is always judged alike.
 """
 
 import zlib

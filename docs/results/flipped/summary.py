@@ -30,9 +30,7 @@ def table(seeds: list[Path]) -> str:
     def values(name: str, key: str) -> list[float]:
         return [100 * of(seed, name)[key]["all"] for seed in seeds]
 
-    head = (
-        "| flipped | reward | sampled | greedy | sampled, against soft | accepted wrong answers |"
-    )
+    head = "| flipped | reward | sampled | greedy | sampled, to soft | accepted wrong answers |"
     lines = [head, "|---|---|---|---|---|---|"]
     begin = [with_interval(values("before", key)) for key in ("accuracy", "greedy")]
     lines.append(f"| - | before RL | {begin[0]} | {begin[1]} | - | - |")

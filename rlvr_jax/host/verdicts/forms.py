@@ -12,24 +12,12 @@ from collections.abc import Sequence
 from rlvr_jax.host.verdicts.negatives import PASSES, Encode, Maker, Row
 
 FORMS = (
-    *(
-        "{}",
-        "{}.",
-        "= {}",
-        ": {}",
-        "Answer: {}",
-        "answer: {}",
-        "**{}**",
-        "*{}*",
-        "`{}`",
-        "${}$",
-        '"{}"',
-    ),
+    *("{}", "{}.", "= {}", ": {}", "Answer: {}", "answer: {}", "**{}**", "*{}*", "`{}`", "${}$"),
     *("The answer is {}.", "the answer is {}", "The answer is: {}", "It is {}.", "So it is {}."),
     *("Therefore, {}", "Final answer: {}", "Result: {}", "#### {}", "<answer>{}</answer>"),
     *(r"\boxed{{{}}}", r"$\boxed{{{}}}$", r"\boxed{{{}}}.", r"\[\boxed{{{}}}\]"),
     *(r"The answer is \boxed{{{}}}.", r"So the answer is $\boxed{{{}}}$.", r"\text{{{}}}"),
-    *("Let us see.\n{}", "We look at it.\n{}", "Step 1: think.\n{}", "({})", "[{}]"),
+    *("Let us see.\n{}", "We look at it.\n{}", "Step 1: think.\n{}", "({})", "[{}]", '"{}"'),
 )
 
 

@@ -9,7 +9,7 @@ form itself tells nothing.  No judge is asked.
 import random
 from collections.abc import Sequence
 
-from rlvr_jax.host.verdicts.negatives import PASSES, Encode, Maker, Row
+from rlvr_jax.host.verdicts.negatives import KEYS, PASSES, Encode, Maker, Row
 
 FORMS = (
     *("{}", "{}.", "= {}", ": {}", "Answer: {}", "answer: {}", "**{}**", "*{}*", "`{}`", "${}$"),
@@ -19,6 +19,8 @@ FORMS = (
     *(r"The answer is \boxed{{{}}}.", r"So the answer is $\boxed{{{}}}$.", r"\text{{{}}}"),
     *("Let us see.\n{}", "We look at it.\n{}", "Step 1: think.\n{}", "({})", "[{}]", '"{}"'),
 )
+# Of the wrong answers, these shares leave the box open, and from there on say nothing.
+OPEN, EMPTY = 0.15, 0.5
 
 
 def make_forms(
@@ -37,23 +39,32 @@ def make_forms(
         for row in rng.sample(rows, len(rows)):
             if len(pairs) == 2 * wanted:
                 return pairs
-            right = maker.short(row)
-            wrong = maker.near(right, row)
-            form, inside = rng.choice(FORMS), rng.choice((str, _capital))
-            pair = [_row(row, form.format(inside(x)), encode) for x in (right, wrong)]
-            name = (row["question"], form)
-            fits = all(0 < len(x["answer_ids"]) <= longest for x in pair)
-            if fits and name not in seen and wrong and maker.wrong(wrong, row):
-                seen.add(name)
-                pairs += [x | {"verdict": y} for x, y in zip(pair, (1, 0), strict=True)]
+            form = rng.choice(FORMS)
+            texts = _fill(form, row, maker, rng)
+            ids = [encode(text) for text in texts]
+            if (row["question"], form) in seen or not all(0 < len(x) <= longest for x in ids):
+                continue
+            seen.add((row["question"], form))
+            for text, own, verdict in zip(texts, ids, (1, 0), strict=True):
+                pairs.append(row | {"answer": text, "answer_ids": own, "verdict": verdict})
     return pairs
+
+
+def _fill(form: str, row: Row, maker: Maker, rng: random.Random) -> tuple[str, str]:
+    """Return a form around a right answer, and around a wrong one; "" if that may be right.
+
+    The wrong one is a near miss, says nothing, or is the right one in a box that is not closed.
+    """
+    right, spelled, draw = maker.short(row), rng.choice((str, _capital)), rng.random()
+    inside = spelled(right)
+    whole = form.format(inside)
+    if draw < OPEN and ("boxed" in form or "</" in form):
+        return whole, whole[: whole.rindex(inside) + len(inside)]
+    wrong = rng.choice(("", *KEYS)) if draw < EMPTY else maker.near(right, row)
+    return whole, form.format(spelled(wrong)) if maker.wrong(wrong, row) else ""
 
 
 def _capital(text: str) -> str:
     """Return a text with a capital, if it begins with a word; a letter alone may be a name."""
     word = text[:2].isalpha() and text[:2].islower()
     return text[:1].upper() + text[1:] if word else text
-
-
-def _row(row: Row, text: str, encode: Encode) -> Row:
-    return row | {"answer": text, "answer_ids": encode(text)}

@@ -9,6 +9,7 @@ of arXiv 2507.08794.  An answer that might be right is omitted.  No judge is ask
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
+from string import ascii_lowercase
 from typing import Any
 
 from rlvr_jax.config import NegativesConfig
@@ -44,6 +45,8 @@ _SENTENCE = re.compile(r"(?<=[.!?:\u3002\uff01\uff1f])\s+|\n|(?<=[\u3002\uff01\u
 _NUMBER = re.compile(r"(?:(?<![\w)])-)?\d+(?:\.\d+)?", re.ASCII)
 _WORD = "|".join((*number_words.ONES, *number_words.TENS[2:], "hundred", "thousand"))
 _WORDS = re.compile(rf"\b(?:(?:minus|negative) )?(?:{_WORD})(?:(?: and |[ -])(?:{_WORD}))*\b")
+# The unknown that an answer is for: "x = 3", "x is three".
+_UNKNOWN = re.compile(r"([A-Za-z])(?= ?=| is\b)")
 
 
 def make_negatives(
@@ -80,8 +83,12 @@ def opening(response: str, answer: str) -> str:
 def near_miss(text: str, rng: random.Random) -> str | None:
     """Return the text with its last number slightly changed; None if it has no number.
 
-    The number is in digits, or else in English words.
+    The number is in digits, or else in English words.  Where the text names an unknown, this name
+    may change instead.
     """
+    unknown = _UNKNOWN.match(text)
+    if unknown and rng.random() < 0.3:
+        return rng.choice([x for x in ascii_lowercase if x != unknown[1]]) + text[1:]
     digits, words = list(_NUMBER.finditer(text)), list(_WORDS.finditer(text))
     if not digits and not words:
         return None
@@ -126,7 +133,13 @@ class Maker:
         return near_miss(right, self._rng) or self._strangers(row)
 
     def wrong(self, text: str, row: Row) -> bool:
-        """Return whether a text is not accepted and does not contain the reference."""
+        """Return whether a text is not accepted and does not contain the reference.
+
+        A text is also wrong if it is about another unknown than the reference.
+        """
+        unknown, own = _UNKNOWN.match(text), _UNKNOWN.match(row["reference"])
+        if unknown and own and unknown[1] != own[1]:
+            return True
         right = [row["reference"], *self._accepted.get(row["question"], [])[:FEW]]
         if any(rules.score(text, good, kind) for good in right for kind in ("text", "numeric")):
             return False

@@ -31,12 +31,22 @@ def test_one_of_a_pair_is_right_and_the_other_has_its_form(seed):
     for right, wrong in zip(rows[::2], rows[1::2], strict=True):
         assert (right["verdict"], wrong["verdict"]) == (1, 0)
         assert right["question"] == wrong["question"]
-        (form,) = {x for x in forms.FORMS if x.format(right["reference"]) == right["answer"]}
+        reference = right["reference"]
+        (form,) = {x for x in forms.FORMS if x.format(reference) == right["answer"]}
         before, after = form.format("|").split("|")
-        assert wrong["answer"].startswith(before) and wrong["answer"].endswith(after)
-        assert not rules.score(wrong["answer"], right["reference"], "contains")
+        assert wrong["answer"].startswith(before)
+        if not wrong["answer"].endswith(after):
+            assert wrong["answer"] == before + reference and after[:1] in "}<"
+        else:
+            assert not rules.score(wrong["answer"], reference, "contains")
         for row in (right, wrong):
             assert row["answer_ids"] == encode(row["answer"])
+
+
+def test_some_wrong_answers_say_nothing_and_some_leave_a_box_open():
+    wrong = [row["answer"] for n in range(20) for row in make(1.0, seed=n) if not row["verdict"]]
+    assert any(not any(ch.isdigit() for ch in text) for text in wrong)
+    assert 0 < sum("boxed{" in text and "}" not in text for text in wrong) < 100
 
 
 def test_none_twice_and_none_too_long():

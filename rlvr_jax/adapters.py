@@ -16,22 +16,23 @@ The dict of what learns holds the adapters only.  `over` lays it on the base for
 `split` takes it out again, for gradients.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import hashing
+from rlvr_jax import hashing, int8
 from rlvr_jax.config import ModelConfig
+from rlvr_jax.int8 import OUTPUTS
 from rlvr_jax.structs import Array, Params
 
-# Output dimensions of the matrices that can have an adapter, by the first part of their name.
-OUTPUTS = {"q": "NH", "k": "KH", "v": "KH", "out": "D", "gate": "F", "up": "F", "down": "D"}
 OF_TARGET = {"o": "out"}  # where a target in the config is called otherwise than the parameter
 
 
 def pair(name: str) -> tuple[str, str]:
     """Return the names of A and B of a matrix: `qa_LDU` and `qb_LUNH` of `q_LDNH`."""
     kind, _, dims = name.partition("_")
-    stack = dims[: len(dims) - len(dims.lstrip("LE"))]  # one pair for each layer and expert
+    stack = int8.stack(name)  # one pair for each layer and expert
     return f"{kind}a_{dims.removesuffix(OUTPUTS[kind])}U", f"{kind}b_{stack}U{OUTPUTS[kind]}"
 
 
@@ -95,7 +96,8 @@ def project(x_BTX: Array, w: Params, name: str, cfg: ModelConfig) -> Array:
     `w` holds the parameters of one layer, without their dimension L.
     """
     dims = name.rpartition("_")[2].removeprefix("L")
-    y = jnp.einsum(_product("BT", dims, name), x_BTX, w[name])
+    product = partial(jnp.einsum, _product("BT", dims, name))
+    y = int8.multiply(product, x_BTX, w, name)
     a, b = pair(name)
     if a not in w:
         return y
@@ -115,7 +117,9 @@ def _product(rows: str, dims: str, name: str) -> str:
 
 def project_experts(x_YD: Array, w: Params, name: str, count_E: Array, cfg: ModelConfig) -> Array:
     """Return the product of rows, sorted by expert, with their expert's matrix and its adapter."""
-    y = jax.lax.ragged_dot(x_YD, w[name], count_E)
+    product = partial(jax.lax.ragged_dot, group_sizes=count_E)
+    of_rows = partial(jnp.repeat, repeats=count_E, axis=0, total_repeat_length=x_YD.shape[0])
+    y = int8.multiply(product, x_YD, w, name, of_rows)
     a, b = pair(name)
     if a not in w:
         return y
@@ -124,22 +128,28 @@ def project_experts(x_YD: Array, w: Params, name: str, count_E: Array, cfg: Mode
 
 
 def merge(params: Params, cfg: ModelConfig, dtype) -> Params:
-    """Return whole parameters: W + scale * A B in `dtype` where there is an adapter.
+    """Return whole parameters in `dtype`: W + scale * A B, and what is held as int8.
 
     Other parameters stay as they are.  The layers must be stacked.
     """
-    merged = {name: x for name, x in params.items() if not is_part(name)}
-    for name in merged:
-        if name.partition("_")[0] not in OUTPUTS or (parts := pair(name))[0] not in params:
-            continue
-        a, b = (params[part].astype(dtype) for part in parts)
-        dims = [x.rpartition("_")[2].lower() for x in (*parts, name)]
-        added = jnp.einsum(
-            f"{dims[0]},{dims[1]}->{dims[2]}", a, b, preferred_element_type=jnp.float32
-        )
-        whole = merged[name].astype(jnp.float32) + cfg.adapter.scale * added
-        merged[name] = whole.astype(dtype)
+    beside = {name for name in params if is_part(name) or int8.is_scale(name)}
+    merged = {name: x for name, x in params.items() if name not in beside}
+    for name in filter(int8.is_matrix, list(merged)):
+        parts = pair(name)
+        if not beside.isdisjoint((*parts, int8.scale_of(name))):
+            whole = int8.widen(name, params)
+            if parts[0] in params:
+                whole += cfg.adapter.scale * _low_rank(name, params, dtype)
+            merged[name] = whole.astype(dtype)
     return merged
+
+
+def _low_rank(name: str, params: Params, dtype) -> Array:
+    """Return the product A B of the adapter of a matrix, of all layers, in float32."""
+    parts = pair(name)
+    a, b = (params[part].astype(dtype) for part in parts)
+    dims = [x.rpartition("_")[2].lower() for x in (*parts, name)]
+    return jnp.einsum(f"{dims[0]},{dims[1]}->{dims[2]}", a, b, preferred_element_type=jnp.float32)
 
 
 def is_equal(policy: Params, reference: Params) -> Array:
@@ -158,12 +168,13 @@ def digest(params: Params) -> Array:
     """Return 64 bits, as uint32 [2], that tell the values of parameters from other ones.
 
     They depend neither on the mesh nor on whether bfloat16 values are held as float32: each value
-    is mixed with its place, and integers are added modulo 2^32.
+    is mixed with its place, and integers are added modulo 2^32.  Of a matrix that is int8 the
+    scales stand for all (`int8.quantise`), as `convert` may run on another backend.
     """
     lanes = []
     for lane in (hashing.LANE, 0x85EBCA6B):
         total = jnp.uint32(0)
-        for name in sorted(params):
+        for name in sorted(name for name, x in params.items() if x.dtype != jnp.int8):
             bits = jax.lax.bitcast_convert_type(params[name].astype(jnp.float32), jnp.uint32)
             place = hashing.of_places(bits.shape, hashing.of_name(name), lane)
             total += jnp.sum(hashing.mix(bits ^ place), dtype=jnp.uint32)

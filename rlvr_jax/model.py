@@ -10,7 +10,7 @@ compute the same function; their results may differ by rounding.
 The layers are stacked and scanned, so that compile time does not grow with depth.  With
 `cfg.unroll` they are unrolled instead, and per-layer values are tuples with an entry for each
 layer.  Unrolled is faster on CPU, where a scan copies the weights and gradients of each layer out
-of the stack and back.
+of the stack and back.  A base held as int8 is scanned always (`parameters.unrolls`).
 """
 
 from typing import Any, NamedTuple
@@ -67,7 +67,7 @@ def prefill(
     x_QPD, kept = _run_layers(run_layer, block.embed(params, token_QP, cfg), params, nothing, cfg)
     hidden_QPD = block.rms_norm(x_QPD, params["norm_D"], cfg)
     kv, routed = zip(*kept, strict=True)
-    return hidden_QPD, Prefix(hidden_QPD[:, -1], kv, mask_QP, _over_layers(routed, cfg))
+    return hidden_QPD, Prefix(hidden_QPD[:, -1], kv, mask_QP, _over_layers(routed, params, cfg))
 
 
 def extend(
@@ -164,7 +164,7 @@ def _continue(
     embedded_BRD = block.embed(params, token_BR, cfg)
     x_BRD, kept = _run_layers(run_layer, embedded_BRD, params, prefix.kv, cfg)
     kv, routed = zip(*kept, strict=True)
-    return block.rms_norm(x_BRD, params["norm_D"], cfg), kv, _over_layers(routed, cfg)
+    return block.rms_norm(x_BRD, params["norm_D"], cfg), kv, _over_layers(routed, params, cfg)
 
 
 def empty_cache(prefix: Prefix, rows: int, columns: int) -> Layers:
@@ -298,7 +298,7 @@ def _run_layers(run_layer, x_BTD: Array, params: Params, given: tuple[Any, ...],
     `given` has what a layer takes besides x and its weights, in the form of `Layers`.
     """
     run_layer = jax.checkpoint(run_layer) if cfg.remat else run_layer
-    if not cfg.unroll:
+    if not parameters.unrolls(params, cfg):
         x_BTD, kept = jax.lax.scan(run_layer, x_BTD, _stacked_layers(params, given, cfg))
         return x_BTD, (kept,)
     all_kept, run_layer = [], jax.jit(run_layer)  # traced once for all layers
@@ -308,10 +308,11 @@ def _run_layers(run_layer, x_BTD: Array, params: Params, given: tuple[Any, ...],
     return x_BTD, tuple(all_kept)
 
 
-def _over_layers(routed: tuple[routing.Routed | None, ...], cfg: ModelConfig):
+def _over_layers(routed: tuple[routing.Routed | None, ...], params: Params, cfg: ModelConfig):
     """Return the sum over the layers of what `_run_layers` kept of each."""
     total = jax.tree.map(lambda *layers: sum(layers), *routed)
-    return total if cfg.unroll else jax.tree.map(lambda x: jnp.sum(x, 0), total)
+    unrolled = parameters.unrolls(params, cfg)
+    return total if unrolled else jax.tree.map(lambda x: jnp.sum(x, 0), total)
 
 
 def _stacked_layers(params: Params, given: tuple[Any, ...], cfg: ModelConfig):

@@ -10,7 +10,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from rlvr_jax import adapters, sharding
+from rlvr_jax import adapters, int8, sharding
 from rlvr_jax.config import ModelConfig
 from rlvr_jax.structs import Array, Params
 
@@ -60,12 +60,9 @@ def abstract_learned(cfg: ModelConfig, *, value_head: bool = False):
 def abstract_frozen(cfg: ModelConfig, dtype: str, *, value_head: bool = False):
     """Return shape and dtype of every parameter of a model that is only read, with its value head.
 
-    Matrices are of `dtype`; vectors are float32 always.
+    They are held as `hold` does it.
     """
-    shapes = {
-        name: jax.ShapeDtypeStruct(x.shape, jnp.float32 if is_vector(name) else dtype)
-        for name, x in abstract(cfg).items()
-    }
+    shapes = jax.eval_shape(partial(hold, dtype=dtype), abstract(cfg))
     head = {"value_D": jax.ShapeDtypeStruct([cfg.width], jnp.float32)}
     return shapes | head if value_head else shapes
 
@@ -110,8 +107,18 @@ def is_vector(name: str) -> bool:
 
 
 def hold(params: Params, dtype: str) -> Params:
-    """Return the parameters with their matrices in `dtype`; vectors stay as they are."""
-    return {name: x if is_vector(name) else x.astype(dtype) for name, x in params.items()}
+    """Return the parameters with their matrices in `dtype`; vectors stay as they are.
+
+    With int8 these are the matrices of the layers, with their scales; others are in bfloat16.
+    """
+    held: Params = {}
+    for name, x in params.items():
+        if dtype == "int8" and int8.is_matrix(name):
+            held |= int8.quantise(name, x)
+        else:
+            wide = "bfloat16" if dtype == "int8" else dtype
+            held[name] = x if is_vector(name) else x.astype(wide)
+    return held
 
 
 def is_stacked(name: str) -> bool:
@@ -119,13 +126,21 @@ def is_stacked(name: str) -> bool:
     return sharding.letters(name).startswith("L")
 
 
+def unrolls(params, cfg: ModelConfig) -> bool:
+    """Return whether the layers are unrolled: where `cfg.unroll` is set, but not with int8.
+
+    XLA would widen the matrices of all layers first, and read the layers then.
+    """
+    return cfg.unroll and not any(map(int8.is_scale, params))
+
+
 def unstack(params: Params, cfg: ModelConfig):
     """Return the parameters with every stacked one split into a tuple, one entry per layer.
 
-    Only where `cfg.unroll` is set; scanned models keep their stacks.  Call this function once in
-    front of a loop: a layer that is taken out of its stack inside the loop is copied each time.
+    Only where the layers are unrolled; scanned models keep their stacks.  Call this function once
+    in front of a loop: a layer that is taken out of its stack inside the loop is copied each time.
     """
-    if not cfg.unroll:
+    if not unrolls(params, cfg):
         return params
     layers = range(cfg.layers)
     return {
@@ -139,9 +154,16 @@ def restack(params) -> Params:
 
 
 def cast(params, cfg: ModelConfig):
-    """Return the parameters in compute dtype, except for norm scales, which stay in float32."""
+    """Return the parameters in compute dtype, except for norm scales, and for int8 and its scales.
+
+    These stay in float32, and as int8.
+    """
+
+    def leaf(x: Array) -> Array:
+        return x if x.dtype == jnp.int8 else x.astype(cfg.compute)
+
     return {
-        name: x if name.startswith("norm") else jax.tree.map(lambda x: x.astype(cfg.compute), x)
+        name: x if name.startswith("norm") or int8.is_scale(name) else jax.tree.map(leaf, x)
         for name, x in params.items()
     }
 

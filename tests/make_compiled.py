@@ -25,6 +25,12 @@ class Instruction(NamedTuple):
         return max((math.prod(map(int, re.findall(r"\d+", x))) for x in shapes), default=0)
 
 
+def float_sizes(kind: str) -> set[int]:
+    """Return the numbers of elements of the arrays of floats in a type, which may be a tuple."""
+    shapes = re.findall(r"\b(?:f32|bf16)\[([\d,]+)\]", kind)
+    return {math.prod(map(int, shape.split(","))) for shape in shapes}
+
+
 def computations(text: str) -> dict[str, list[Instruction]]:
     """Return the instructions of each computation, by its name."""
     found: dict[str, list[Instruction]] = {}

@@ -19,6 +19,7 @@ LEVEL = {
     "rlvr_jax.returns": 1,
     "rlvr_jax.routing": 1,
     "rlvr_jax.hashing": 0,
+    "rlvr_jax.int8": 0,
     "rlvr_jax.adapters": 1,
     "rlvr_jax.groups": 1,
     "rlvr_jax.advantage": 2,

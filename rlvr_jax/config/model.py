@@ -241,10 +241,11 @@ class Execution:
         "multiple of mesh.tensor that divides mesh.fsdp x mesh.context x mesh.tensor; 0: "
         "mesh.tensor",
     )
-    frozen_dtype: Literal["float32", "bfloat16"] = option(
+    frozen_dtype: Literal["float32", "bfloat16", "int8"] = option(
         "float32",
         "dtype in which matrices that do not learn are held: those below an adapter, of a "
-        "reference policy, verifier or GRM",
+        "reference policy, verifier or GRM; int8: those of the layers with a float32 scale for "
+        "each output, others in bfloat16",
     )
     long_rows: bool = option(
         False,

@@ -88,6 +88,7 @@ def check_config(cfg: Config) -> None:
         sharding.check_decode_view(part.sizes, part.decode_tensor, cfg.mesh, name)
         _check_context(cfg, name, part)
         _check_use(cfg, name, part.adapter)
+        _check_frozen(cfg, name, part)
     _check_budget(cfg)
     for stage in cfg.stages:
         _check_rows(cfg, stage)
@@ -312,6 +313,16 @@ def _check_use(cfg: Config, name: str, form: AdapterConfig) -> None:
         raise ValueError(
             f"{name}.adapter.rank is {form.rank} and no stage trains that model: leave it out, or "
             f"name a trained adapter by {name}.adapter.weights"
+        )
+
+
+def _check_frozen(cfg: Config, name: str, part: ModelConfig) -> None:
+    """Refuse int8 for a model all of whose weights learn."""
+    learns = any(stage.trains == name for stage in cfg.stages)
+    if part.frozen_dtype == "int8" and learns and not part.adapter.rank:
+        raise ValueError(
+            f"{name}.frozen_dtype is int8 and all weights of {name} learn: set "
+            f"{name}.adapter.rank above 0, or {name}.frozen_dtype to bfloat16"
         )
 
 

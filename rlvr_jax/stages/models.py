@@ -7,6 +7,7 @@ adapters only.  A base is loaded once in a stage, and all models that lie on it 
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -95,7 +96,8 @@ class Models:
         if cfg.adapter.rank:
             return base | adapter
         merge = jax.jit(adapters.merge, static_argnums=(1, 2))
-        return merge(base | adapter, like, jnp.dtype(cfg.frozen_dtype))
+        merged = merge(base | adapter, like, jnp.dtype(read_in(cfg.frozen_dtype)))
+        return programs.held(merged, cfg.frozen_dtype, self.layout)
 
     def base(self, source: str, cfg: ModelConfig) -> Params:
         """Load what an adapter of `cfg` lies on where training starts from `source`, or nothing.
@@ -147,7 +149,8 @@ class Models:
             source = dataclasses.replace(cfg, weights=made.weights) if made.weights else cfg
             self._bases[key] = self._whole(made.base, source, cfg.frozen_dtype)
             if made.base == PRETRAINED:
-                self._run.check_base(made.weights, digest(self._bases[key]))
+                name = name_of_base(made.weights, cfg.frozen_dtype)
+                self._run.check_base(name, digest(self._bases[key]))
         return self._bases[key]
 
     def _adapter(
@@ -163,16 +166,41 @@ class Models:
     def _whole(
         self, source: str, cfg: ModelConfig, dtype: str, part: str = "params", head: bool = False
     ) -> Params:
-        like = self.layout.abstract(parameters.abstract_frozen(cfg, dtype, value_head=head))
         if source == PRETRAINED:
-            to = {name: x.sharding for name, x in like.items()}
-            dtypes = {name: x.dtype for name, x in like.items()}
-            return weights.load(weights.find_model(cfg.weights), cfg, to, log.say, dtypes=dtypes)
-        return self._restore(source, like, part)
+            return load_pretrained(cfg.weights, cfg, dtype, self.layout, log.say)
+        shapes = parameters.abstract_frozen(cfg, read_in(dtype), value_head=head)
+        return programs.held(
+            self._restore(source, self.layout.abstract(shapes), part), dtype, self.layout
+        )
 
     def _restore(self, source: str, like: Any, part: str) -> Params:
         found = left.find(self._run, source)
         return checkpoint.restore_params(found.folder, like, part, found.step)
+
+
+def load_pretrained(
+    path: str, cfg: ModelConfig, dtype: str, layout: programs.Layout, say: Callable[[str], object]
+) -> Params:
+    """Load the pretrained weights `path`, held in `dtype`; for int8 one parameter after the other.
+
+    Raises:
+      WeightsError: as `weights.load`.
+    """
+    like = layout.abstract(parameters.abstract_frozen(cfg, read_in(dtype)))
+    to = {name: x.sharding for name, x in like.items()}
+    dtypes = {name: x.dtype for name, x in like.items()}
+    hold = functools.partial(programs.held, dtype=dtype, layout=layout)
+    return weights.load(weights.find_model(path), cfg, to, say, dtypes=dtypes, hold=hold)
+
+
+def read_in(dtype: str) -> str:
+    """Return the dtype in which a model is read before it is held in `dtype`."""
+    return "float32" if dtype == "int8" else dtype
+
+
+def name_of_base(name: str, dtype: str) -> str:
+    """Return the name under which the digest of pretrained weights is stored, held in `dtype`."""
+    return f"{name} as int8" if dtype == "int8" else name
 
 
 def digest(params: Params) -> str:

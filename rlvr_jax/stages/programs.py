@@ -131,6 +131,15 @@ def abstract(tree: Any, shardings: Any) -> Any:
     )
 
 
+def held(params: Params, dtype: str, layout: Layout) -> Params:
+    """Return parameters as `parameters.hold` holds them; only those to be int8 are not so yet."""
+    if dtype != "int8":
+        return params
+    hold = functools.partial(parameters.hold, dtype=dtype)
+    where = layout.shardings(jax.eval_shape(hold, params))
+    return jax.jit(hold, out_shardings=where)(params)
+
+
 def jit_step(function: Callable, state: TrainState, result: Any, layout: Layout) -> Callable:
     """Jit a training step; the state is donated, and the new state keeps its shardings.
 

@@ -17,8 +17,16 @@ from rlvr_jax.host.runs.paths import Paths, tokenizer_path
 from rlvr_jax.host.text.tokenizer import Tokenizer, open_tokenizer
 from rlvr_jax.host.weights import peft
 from rlvr_jax.stages import left
-from rlvr_jax.stages.models import PRETRAINED, Origin, digest, origin
-from rlvr_jax.stages.programs import Layout
+from rlvr_jax.stages.models import (
+    PRETRAINED,
+    Origin,
+    digest,
+    load_pretrained,
+    name_of_base,
+    origin,
+    read_in,
+)
+from rlvr_jax.stages.programs import Layout, held
 from rlvr_jax.structs import Params
 
 
@@ -70,7 +78,8 @@ def load(source: str, layout: Layout, tokenizer: str = "") -> Source:
     if made.adapter:
         below = _load_base(paths, run, made, cfg, layout)
         base = peft.Base(made.weights or f"{named.run}:{made.base}", digest(below))
-        _check_base(paths.folder, made, base)
+        if made.base == PRETRAINED:
+            _check_base(paths.folder, name_of_base(made.weights, cfg.frozen_dtype), base)
         params = below | params
     path = weights.find_model(cfg.weights) if cfg.weights else None
     codec = open_tokenizer(tokenizer or _tokenizer_of(run, stage.trains, paths.folder))
@@ -105,22 +114,20 @@ def _restore(
 
 def _load_base(paths: Paths, run: Config, made: Origin, cfg: ModelConfig, layout: Layout) -> Params:
     """Load the parameters below the adapter of a stage, in the dtype in which the run held them."""
-    shapes = parameters.abstract_frozen(cfg, cfg.frozen_dtype)
-    if made.base != PRETRAINED:
-        return _restore(paths, run, made.base, layout.abstract(shapes))
-    dtypes = {key: x.dtype for key, x in shapes.items()}
-    path = weights.find_model(made.weights)
-    return weights.load(path, cfg, layout.shardings(shapes), log.say_aside, dtypes=dtypes)
+    if made.base == PRETRAINED:
+        return load_pretrained(made.weights, cfg, cfg.frozen_dtype, layout, log.say_aside)
+    shapes = parameters.abstract_frozen(cfg, read_in(cfg.frozen_dtype))
+    return held(_restore(paths, run, made.base, layout.abstract(shapes)), cfg.frozen_dtype, layout)
 
 
-def _check_base(folder: Path, made: Origin, base: peft.Base) -> None:
+def _check_base(folder: Path, name: str, base: peft.Base) -> None:
     """Refuse pretrained weights other than those that the run stored a digest of."""
     file = folder / "bases.json"
-    if made.base != PRETRAINED or not file.exists():
+    if not file.exists():
         return
     known = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(known, dict) or known.get(made.weights) != base.digest:
+    if not isinstance(known, dict) or known.get(name) != base.digest:
         raise ValueError(
-            f"the weights of {made.weights} are not those that the adapter of {folder} lies on: "
+            f"the weights of {base.name} are not those that the adapter of {folder} lies on: "
             "put them back"
         )

@@ -34,7 +34,7 @@ from rlvr_jax.host.runs import settings
 from rlvr_jax.host.runs.checkpoint import Checkpoints, restore_params
 from rlvr_jax.host.runs.folder import Run, RunError
 from rlvr_jax.stages import programs
-from rlvr_jax.stages.check import _check_adapter, _check_use, check_config
+from rlvr_jax.stages.check import _check_adapter, _check_frozen, _check_use, check_config
 from rlvr_jax.stages.models import Models, Origin, origin
 
 SIZES = dict(layers=2, width=16, heads=2, kv_heads=2, head_size=8, feedforward=24, vocab=300)
@@ -159,13 +159,51 @@ def test_frozen_matrices_may_be_held_in_bfloat16(folder, form):
     run.close()
 
 
+def test_a_base_is_held_as_int8_wherever_it_comes_from(folder):
+    """Pretrained, left whole by a stage, and merged: quantised once, on the mesh."""
+    whole = AdapterConfig()
+    cfg = config(folder, SFT, form=whole, frozen_dtype="int8")
+    cfg = dataclasses.replace(cfg, verifier=dataclasses.replace(cfg.verifier, adapter=FORM))
+    run, found = models(cfg)
+    exact = parameters.init(jax.random.key(0), PLAIN)
+    with jax.set_mesh(found.layout.mesh):
+        for source, moved in (("pretrained", 0), ("sft", 0.25)):
+            if moved:
+                leave(run, found, "sft", "pretrained", cfg.model)
+            held = found.base(source, cfg.verifier)
+            want = parameters.hold({name: x + moved for name, x in exact.items()}, "int8")
+            assert set(held) == set(want) == set(parameters.abstract_frozen(PLAIN, "int8"))
+            for name, x in want.items():
+                np.testing.assert_allclose(held[name], x, rtol=1e-6, err_msg=name)
+                assert held[name].dtype == x.dtype
+            where = found.layout.shardings(held)
+            assert {name: x.sharding for name, x in held.items()} == where
+        state = found.new_state(jax.random.key(0), cfg.verifier, TX, "pretrained")
+        assert {str(x.dtype) for x in state.params.values()} == {"float32"}
+    run.close()
+
+
+def test_merged_weights_are_held_as_int8(folder):
+    cfg = config(folder, SFT, verifier=AdapterConfig(), frozen_dtype="int8")
+    run, found = models(cfg)
+    with jax.set_mesh(found.layout.mesh):
+        leave(run, found, "sft", "pretrained", cfg.model)
+        whole = adapters.merge(found.load("sft", cfg.model), cfg.model, jnp.float32)
+        held = found.load("sft", cfg.verifier)
+        assert held["q_LDNH"].dtype == held["k_LDKH"].dtype == jnp.int8
+        for name, x in parameters.hold(whole, "int8").items():
+            np.testing.assert_allclose(held[name], x, rtol=1e-5, err_msg=name)
+    run.close()
+
+
 def other_weights(folder, seed):
     shutil.rmtree(folder / "base")
     weights.save(folder / "base", parameters.init(jax.random.key(seed), PLAIN), PLAIN)
 
 
-def test_another_base_is_refused_once_there_are_results(folder):
-    cfg = config(folder)
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_another_base_is_refused_once_there_are_results(folder, dtype):
+    cfg = config(folder, frozen_dtype=dtype)
     run, found = models(cfg)
     with jax.set_mesh(found.layout.mesh):
         found.base("pretrained", cfg.model)
@@ -186,6 +224,23 @@ def test_another_base_is_refused_once_there_are_results(folder):
         with pytest.raises(RunError, match="is damaged"):
             found.load("sft", cfg.model)
     run.close()
+
+
+def test_a_run_may_hold_a_base_as_int8_and_otherwise(folder):
+    cfg = config(folder, frozen_dtype="int8")
+    run, found = models(cfg)
+    with jax.set_mesh(found.layout.mesh):
+        leave(run, found, "sft", "pretrained", cfg.model)
+        short = found.base("pretrained", cfg.model)
+        plain = dataclasses.replace(cfg.verifier, frozen_dtype="float32")
+        assert found.base("pretrained", plain)["q_LDNH"].dtype == jnp.float32
+        assert found.base("pretrained", cfg.model) is short
+        found.forget()
+        found.base("pretrained", cfg.model)
+    run.close()
+    known = json.loads((run.folder / "bases.json").read_text())
+    path = str(folder / "base")
+    assert set(known) == {path, f"{path} as int8"} and len(set(known.values())) == 2
 
 
 def test_origins_are_followed_to_the_base(folder):
@@ -236,6 +291,15 @@ def test_an_adapter_that_nobody_uses_is_refused(folder):
         _check_use(cfg, "verifier", given)
 
 
+def test_int8_is_for_weights_that_do_not_learn(folder):
+    cfg = config(folder, SFT, form=AdapterConfig(), verifier=AdapterConfig(), frozen_dtype="int8")
+    words = "model.frozen_dtype is int8 and all weights of model learn: set model.adapter.rank"
+    with pytest.raises(ValueError, match=words):
+        _check_frozen(cfg, "model", cfg.model)
+    _check_frozen(cfg, "verifier", cfg.verifier)  # no stage trains it
+    _check_frozen(cfg, "model", dataclasses.replace(cfg.model, adapter=FORM))
+
+
 def test_a_prm_needs_the_base_of_the_policy(folder):
     whole = VerifierStage(verdicts="sft", init="pretrained")
     other = dataclasses.replace(RL, policy="pretrained", prm=PrmConfig(init="verifier"), **PRM)
@@ -253,8 +317,8 @@ name: demo
 tokenizer: byte
 data: {{tasks: [sum], sft: 16, train: 16, test: 8, prompt_columns: 64, response_columns: 24,
   check_columns: 96}}
-model: {{weights: {base}, adapter: {{rank: 2, targets: [q, v, down]}}}}
-verifier: {{weights: {base}}}
+model: {{weights: {base}, adapter: {{rank: 2, targets: [q, v, down]}}, frozen_dtype: {dtype}}}
+verifier: {{weights: {base}, frozen_dtype: {dtype}}}
 stages:
   - {{stage: sft, init: pretrained, steps: 4, batch: 8, optim: {{lr: 1.0e-2}}}}
   - stage: rl
@@ -293,14 +357,17 @@ def lasting(run: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_a_run_of_adapters_resumes_to_the_same_bytes(folder):
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_run_of_adapters_resumes_to_the_same_bytes(folder, dtype):
     """Fused, with KL, PRM and a verifier on one base."""
     pytest.importorskip("reasoning_gym")
-    (folder / "demo.yaml").write_text(RUN.format(base=folder / "base"))
+    (folder / "demo.yaml").write_text(RUN.format(base=folder / "base", dtype=dtype))
     command(folder)
     run, before = folder / "demo", lasting(folder / "demo")
     assert [line["stage"] for line in before] == ["sft"] * 4 + ["rl"] * 4
     assert before[-1]["policy/kl"] != 0 and before[-1]["policy/grad_norm"] > 0
+    # Merged weights write, base and adapter apart are learned from: also of an int8 base.
+    assert 0 < before[-1]["mismatch/logprob_diff_max"] < 1e-4
     newest = run / "checkpoints" / "rl" / "step_000004"
     state = kept(run)
     assert {name.rpartition(".")[2] for name in state} == {

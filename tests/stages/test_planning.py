@@ -490,6 +490,21 @@ def test_a_verifier_lies_on_the_base_of_the_policy_if_both_begin_there(own, sour
     assert ("verifier" in abstract.held(stage, cfg)) != shared
 
 
+def test_a_smaller_base_is_counted():
+    """int8: a byte for each value of the layers' matrices, and 4 for each of their outputs."""
+    stage = dataclasses.replace(RULE, policy="pretrained")
+
+    def base(dtype):
+        model = dataclasses.replace(LORA, frozen_dtype=dtype)
+        cfg = dataclasses.replace(config(stage, (1, 1, 1)), model=model)
+        return abstract.held(stage, cfg)["base"]
+
+    layers, width, heads, head, inner = 2, 64, 4 + 2 * 2, 16, 192
+    values = layers * width * (heads * head + 4 * head + 3 * inner)
+    outputs = layers * (heads * head + width + 2 * inner + width)
+    assert base("int8") == base("bfloat16") - 2 * values + values + 4 * outputs
+
+
 def test_a_mixture_reads_more_experts_the_more_tokens_there_are():
     sizes = dict(family="qwen3_moe", experts=8, experts_used=2)
     mixture = dataclasses.replace(MODEL, **sizes)

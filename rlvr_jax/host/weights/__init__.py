@@ -138,10 +138,12 @@ def load(
     say: Callable[[str], object] = lambda text: None,
     *,
     dtypes: Mapping[str, Any] = MappingProxyType({}),
+    hold: Callable[[Params], Params] = lambda params: params,
 ) -> Params:
     """Load the parameters named in `shardings`, each with its sharding.
 
-    They are float32, but for those that `dtypes` names.
+    They are float32, but for those that `dtypes` names.  Each is given to `hold` alone, before the
+    next one is read, and what that returns is kept in its place.
 
     The function reads each shard by itself: host memory holds one shard of one parameter and one
     tensor of the file at a time.  `say` gets a sentence about a vision tower, which is not read.
@@ -153,10 +155,10 @@ def load(
         _check_tensors(path, tensors, cfg, list(shardings))
         if tower := sum(map(tensors.is_tower, tensors.shapes())):
             say(f"{path}: the vision tower ({tower} tensors) is not read")
-        loaded = {}
+        loaded: Params = {}
         for name, to in shardings.items():
             dtype = np.dtype(dtypes.get(name, np.float32))
-            loaded[name] = _load_parameter(tensors, cfg, name, to, dtype)
+            loaded |= hold({name: _load_parameter(tensors, cfg, name, to, dtype)})
         return loaded
 
 

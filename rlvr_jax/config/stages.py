@@ -198,6 +198,11 @@ class VerifierStage(Needs):
         512, "verdicts held out to measure its accuracy, about problems that it does not learn"
     )
     negatives: NegativesConfig = section(NegativesConfig, "wrong answers that are mixed in")
+    forms: float = option(
+        0.0,
+        "pairs of a right answer in another form (a box, a sentence, a marker) and a wrong answer "
+        "in the same form; how many, as a share of the number of verdicts",
+    )
     balance: Literal["none", "down", "up"] = option(
         "none",
         "make verdicts 0 and 1 equally frequent: down leaves out some of the more frequent one, up "
@@ -215,6 +220,8 @@ class VerifierStage(Needs):
         check_file_name(self.name)
         check_steps(self)
         check_positive(self, "batch", "held_out", "save_every", "keep")
+        if not 0 <= self.forms <= 1:
+            raise ValueError(f"needs 0 <= forms <= 1, not {self.forms}")
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise ValueError("verdicts needs one label stage or several different ones")
 

@@ -138,6 +138,11 @@ def summary(stage: EvaluateStage, sampled: Answers, greedy: Answers) -> dict[str
     if sampled["reward"].size:
         said, truth = sampled["reward"] > 0.5, sampled["oracle"] > 0.5
         result["verifier"] = agreement(said, truth)
+        domain = np.repeat(domains, k)
+        result["verifier_by_domain"] = {
+            name: agreement(said[domain == name], truth[domain == name])
+            for name in sorted(set(domains))
+        }
     return result
 
 

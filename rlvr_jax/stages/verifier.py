@@ -16,8 +16,8 @@ from rlvr_jax.config import NegativesConfig, VerifierStage
 from rlvr_jax.host.runs import log
 from rlvr_jax.host.runs.folder import RunError
 from rlvr_jax.host.text import template
-from rlvr_jax.host.verdicts import negatives
-from rlvr_jax.host.verdicts.agreement import agreement, ece
+from rlvr_jax.host.verdicts import forms, negatives
+from rlvr_jax.host.verdicts.agreement import agreement, ece, kappa
 from rlvr_jax.stages import loop, programs, verdicts
 from rlvr_jax.stages.verdicts import Row
 from rlvr_jax.stages.workspace import Workspace, chunks, padded
@@ -25,6 +25,7 @@ from rlvr_jax.structs import Array, Frozen, Params, Rollout, TrainState
 
 # Each kind of wrong answer is tried on every verifier, whether it was trained on that kind or not.
 TRIED = NegativesConfig(*[0.25] * len(negatives.KINDS))
+TRIED_FORMS = 0.5
 
 
 def run(stage: VerifierStage, ws: Workspace) -> dict:
@@ -34,7 +35,7 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
     back by problem: none is about a problem that the model is trained on.
     """
     cfg = ws.cfg
-    train_rows, held_rows, wrong_rows = _rows(stage, ws)
+    train_rows, held_rows, wrong_rows, pairs = _rows(stage, ws)
     stage = loop.counted(stage, len(train_rows), stage.batch)
     rows_of = _Rows(ws)
     tx = optim.make_optimizer(stage.optim, stage.steps)
@@ -63,13 +64,13 @@ def run(stage: VerifierStage, ws: Workspace) -> dict:
         state, metrics = step(state, ws.place_own(rows_of.encode(ws.own(records))), base)
         # On the last line of the metrics, which a resumed run has too.
         if int(jax.device_get(state.step)) == stage.steps:
-            result = measure(functools.partial(ask, state.params), held_rows, wrong_rows)
+            result = measure(functools.partial(ask, state.params), held_rows, wrong_rows, pairs)
             metrics |= {f"verifier/{name}": value for name, value in _flat(result).items()}
         return state, metrics, []
 
     work = loop.Work(advance, "supervised_step", {"loss": "loss"}, frozen=Frozen({}, {}, base=base))
     state = loop.run(ws, stage, state, train_rows, stage.batch, work)
-    result = measure(functools.partial(ask, state.params), held_rows, wrong_rows)
+    result = measure(functools.partial(ask, state.params), held_rows, wrong_rows, pairs)
     log.say(
         f"{stage.name}: {result['accuracy']:.1%} of {len(held_rows)} held-back verdicts, "
         f"J {result['youden']:.2f}, calibration error {result['ece']:.3f}"
@@ -116,11 +117,13 @@ def measure(
     ask: Callable[[list[Row]], np.ndarray],
     held_rows: list[Row],
     wrong_rows: dict[str, list[Row]],
+    pairs: list[Row],
 ) -> dict[str, Any]:
     """Measure a verifier: agreement with the judge, calibration, and accepted wrong answers.
 
     `ask` returns log p(accept) - log p(reject) for each row.  `wrong_rows` holds wrong answers by
-    kind; the result has the share of each kind that the verifier accepts.
+    kind; the result has the share of each kind that the verifier accepts.  `pairs` are right and
+    wrong answers in other forms; the result has Youden's J on them.
     """
     gap, truth = ask(held_rows), np.array([row["verdict"] for row in held_rows])
     p1 = 0.5 * (1 + np.tanh(gap / 2))  # the logistic function, where exp would overflow
@@ -131,31 +134,47 @@ def measure(
         domains[name] = _calibration(gap[among], p1[among], truth[among])
     fooled = {kind: float((ask(rows) > 0).mean()) for kind, rows in wrong_rows.items() if rows}
     every = agreement(gap > 0, truth) | _calibration(gap, p1, truth)
+    if pairs:
+        right = np.array([row["verdict"] for row in pairs])
+        every["youden_forms"] = _youden(ask(pairs) > 0, right)
     return every | {"domains": domains, "fooled_by": fooled}
 
 
 def _calibration(gap: np.ndarray, p1: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Return Youden's J, 1 minus both error rates, the calibration error, and the verdicts."""
-    rates = agreement(gap > 0, truth)
-    youden = 1 - rates["false_positive"] - rates["false_negative"]
-    return {"youden": youden, "ece": ece(p1, truth), "verdicts": len(truth)}
+    """Return Youden's J, Cohen's kappa, the calibration error, and the number of verdicts."""
+    accepted = gap > 0
+    rates = {"youden": _youden(accepted, truth), "kappa": kappa(accepted, truth)}
+    return rates | {"ece": ece(p1, truth), "verdicts": len(truth)}
+
+
+def _youden(accepted: np.ndarray, truth: np.ndarray) -> float:
+    """Return Youden's J, which is 1 minus both error rates."""
+    rates = agreement(accepted, truth)
+    return 1 - rates["false_positive"] - rates["false_negative"]
 
 
 def _flat(result: dict[str, Any]) -> dict[str, float]:
     flat = {f"fooled_by_{kind}": rate for kind, rate in result["fooled_by"].items()}
     for domain, rates in result["domains"].items():
         flat |= {f"youden/{domain}": rates["youden"], f"ece/{domain}": rates["ece"]}
+        flat[f"kappa/{domain}"] = rates["kappa"]
     return {name: value for name, value in result.items() if not isinstance(value, dict)} | flat
 
 
-def _rows(stage: VerifierStage, ws: Workspace) -> tuple[list[Row], list[Row], dict[str, list]]:
-    """Return training rows, held-back rows, and wrong answers to the held-back problems by kind."""
+def _rows(
+    stage: VerifierStage, ws: Workspace
+) -> tuple[list[Row], list[Row], dict[str, list[Row]], list[Row]]:
+    """Return training rows and held-back rows, and synthetic answers to the held-back problems.
+
+    The synthetic answers are wrong ones by kind, and pairs in other forms.
+    """
     rows = [row for name in stage.labels for row in verdicts.load_verdicts(ws, name)]
     learn, held = verdicts.split_by_problem(rows, stage.held_out)
     rng = random.Random(f"{ws.cfg.seed}/{stage.name}")
     encode, longest = ws.tokenizer.encode, ws.cfg.data.response_columns
     mixed = negatives.make_negatives(learn, stage.negatives, encode, longest, rng)
-    learn = learn + [row for group in mixed.values() for row in group]
+    pairs = forms.make_forms(learn, stage.forms, encode, longest, rng)
+    learn = [*learn, *(row for group in mixed.values() for row in group), *pairs]
     learn = verdicts.balance(learn, stage.balance, rng)
     if len(held) < stage.held_out or len(learn) < stage.batch:
         raise RunError(
@@ -166,4 +185,5 @@ def _rows(stage: VerifierStage, ws: Workspace) -> tuple[list[Row], list[Row], di
     if any(mixed.values()):
         counts = ", ".join(f"{len(group)} {kind}" for kind, group in mixed.items() if group)
         log.say(f"{stage.name}: wrong answers mixed in: {counts}")
-    return learn, held, negatives.make_negatives(held, TRIED, encode, longest, rng)
+    wrong = negatives.make_negatives(held, TRIED, encode, longest, rng)
+    return learn, held, wrong, forms.make_forms(held, TRIED_FORMS, encode, longest, rng)

@@ -57,6 +57,17 @@ def test_items_of_a_record_are_what_they_say():
     assert attacks.near_miss("42", "x") == "43" and attacks.near_miss("Paris", "Rome") == "Rome"
 
 
+def test_a_text_that_the_task_itself_accepts_is_no_attack():
+    record = {"question": "Does it follow?", "task": "syllogism", "answer": "Yes"}
+    record |= {"reference": "it follows", "domain": "logic"}
+    wrong = {item.text for item in attacks.of_record(record, "No", False) if not item.right}
+    assert not {"True", "YES", "correct"} & wrong and {"No True", "not Yes", "nan"} <= wrong
+    other = {item.text for item in attacks.of_record(record | {"answer": "No"}, "Yes", False)}
+    assert {"True", "YES", "correct"} <= other
+    cut = [x for x in attacks.of_record(record, "No", False) if not x.finished]
+    assert any(x.text == "Yes" for x in cut)
+
+
 def test_the_rule_math_is_within_the_limits():
     told = [Trial(x, rules.score(x.text, x.reference), 0.0) for x in attacks.pairs()]
     report = trials.report(told, 0, AuditConfig())

@@ -99,9 +99,11 @@ def test_verdicts_that_are_gone_or_damaged(ws, tmp_path):
 def test_measured_is_agreement_calibration_and_what_fools_it():
     held = [{"gap": 2.0, "verdict": 1}, {"gap": -800.0, "verdict": 0}, {"gap": 1.0, "verdict": 0}]
     wrong = {"keys": [{"gap": 1.0}, {"gap": -1.0}], "cuts": []}
-    told = verifier.measure(lambda part: np.array([row["gap"] for row in part]), held, wrong)
+    pairs = [{"gap": 1.0, "verdict": 1}, {"gap": 2.0, "verdict": 0}, {"gap": -1.0, "verdict": 0}]
+    told = verifier.measure(lambda part: np.array([row["gap"] for row in part]), held, wrong, pairs)
     assert told["accuracy"] == pytest.approx(2 / 3) and told["false_positive"] == 0.5
     assert told["f1"] == pytest.approx(2 / 3) and told["fooled_by"] == {"keys": 0.5}
+    assert told["youden_forms"] == 0.5
     p = [1 / (1 + np.exp(-2.0)), 1 / (1 + np.exp(-1.0))]
     assert told["ece"] == pytest.approx(((1 - p[0]) + p[1]) / 3)
     assert verifier._flat(told)["fooled_by_keys"] == 0.5

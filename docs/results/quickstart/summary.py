@@ -34,7 +34,10 @@ def with_mean(values: list[float], form: str = "{:.1f}") -> list[str]:
     if len(values) < 2:
         return [*map(form.format, values), "-"]
     half = STUDENT[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
-    return [*map(form.format, values), f"{form.format(statistics.mean(values))} ± {half:.1f}"]
+    return [
+        *map(form.format, values),
+        f"{form.format(statistics.mean(values))} ± {form.replace('+', '').format(half)}",
+    ]
 
 
 def table(runs: dict[str, dict]) -> str:
@@ -60,6 +63,9 @@ def table(runs: dict[str, dict]) -> str:
     for when, what in (("before", "before"), ("after", "after")):
         rates = [100 * r[when]["verifier"]["false_positive"] for r in every]
         row(f"wrong answers that the verifier accepts, {what} RL (%)", with_mean(rates))
+    for domain in every[0]["after"]["verifier_by_domain"]:
+        kappas = [r["after"]["verifier_by_domain"][domain]["kappa"] for r in every]
+        row(f"kappa of verifier and oracle after RL, {domain}", with_mean(kappas, "{:.2f}"))
     row(
         "exact match with the reference",
         with_mean([points(r, "after", "exact_match") for r in every]),

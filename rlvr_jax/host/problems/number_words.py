@@ -4,11 +4,11 @@ import functools
 import re
 
 MAX_WORDS = 9999  # larger numbers are written in digits only
-_ONES = (
+ONES = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
     "fifteen sixteen seventeen eighteen nineteen"
 ).split()
-_TENS = "- - twenty thirty forty fifty sixty seventy eighty ninety".split()
+TENS = "- - twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 
 def number_to_words(n: int) -> str:
@@ -16,9 +16,9 @@ def number_to_words(n: int) -> str:
     if n < 0:
         return f"minus {number_to_words(-n)}"
     if n < 20:
-        return _ONES[n]
+        return ONES[n]
     if n < 100:
-        return _TENS[n // 10] + (f"-{_ONES[n % 10]}" if n % 10 else "")
+        return TENS[n // 10] + (f"-{ONES[n % 10]}" if n % 10 else "")
     size, name = (100, "hundred") if n < 1000 else (1000, "thousand")
     rest = n % size
     link = " " if rest >= 100 else " and "

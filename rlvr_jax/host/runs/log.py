@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import threading
 import time
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -29,6 +37,7 @@ from rlvr_jax.host.runs.events import Events
 _ACTING, _TEXT = {"Cc", "Cf", "Cs", "Zl", "Zp"}, "\t\n\u200c\u200d"
 
 LONGEST = 4_000  # characters of a message
+PATIENCE = 30.0  # seconds between two signs of life while the first step is compiled
 
 console = Console()
 aside = Console(stderr=True)
@@ -191,7 +200,7 @@ class Bar:
     """A `Bar` shows progress: a bar on a terminal, or else one line every ten seconds.
 
     The first step of a stage compiles its programs, so that times are told from the second one on.
-    `unit` is what is counted.
+    Until then a thread tells how long it has taken so far.  `unit` is what is counted.
     """
 
     def __init__(self, stage: str, steps: int, start: int, unit: str = "step"):
@@ -201,6 +210,7 @@ class Bar:
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
+            TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[line]}"),
             console=console,
@@ -210,11 +220,21 @@ class Bar:
             stage, total=steps, completed=start, line="compiling ..."
         )
         self._progress.start()
+        self._ready = threading.Event()
         if not console.is_terminal and start < steps:
             console.print(f"{stage}: compiling ...", markup=False, emoji=False)
+            threading.Thread(target=self._tell_time, daemon=True).start()
+
+    def _tell_time(self) -> None:
+        waited = 0.0
+        while not self._ready.wait(PATIENCE):
+            waited += PATIENCE
+            line = f"{self._stage}: {_duration(waited)} so far; the first {self._unit} compiles"
+            console.print(line, markup=False, emoji=False)
 
     def step(self, step: int, values: Mapping[str, Any]) -> None:
         """Show that `step` is done, with the given metrics."""
+        self._ready.set()
         line = "  ".join(f"{name} {_short(value)}" for name, value in values.items())
         line = visible(line.replace("\n", " "))
         self._progress.update(self._task, completed=step, line=line)
@@ -240,6 +260,7 @@ class Bar:
 
     def close(self) -> None:
         """Remove the bar from the terminal."""
+        self._ready.set()
         self._progress.stop()
 
 

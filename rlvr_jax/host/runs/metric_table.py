@@ -215,6 +215,8 @@ METRICS: dict[str, Metric] = {
     "verifier/ece": Metric("Near 0: the gap between p(1) and the share that is right."),
     "verifier/ece/DOMAIN": Metric("The same for one domain."),
     "verifier/verdicts": Metric("The held-back verdicts that these numbers are of."),
+    "verifier/kappa/DOMAIN": Metric("Near 1: agreement with the judge in one domain."),
+    "verifier/youden_forms": Metric("Near 1: right answers in other forms pass, wrong ones fail."),
     "verifier/fooled_by_KIND": Metric("Near 0: wrong answers of this kind that are accepted."),
     "prm/loss": Metric("Falls and then hovers: the PRM keeps up with the policy."),
     "prm/acc": Metric("Above 60 %: the PRM ranks right responses above wrong ones.", low=0.6),

@@ -9,10 +9,12 @@ of arXiv 2507.08794.  An answer that might be right is omitted.  No judge is ask
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
+from string import ascii_lowercase
 from typing import Any
 
 from rlvr_jax.config import NegativesConfig
 from rlvr_jax.host import rules
+from rlvr_jax.host.problems import number_words
 
 Row = dict[str, Any]
 Encode = Callable[[str], list[int]]
@@ -39,7 +41,12 @@ HEDGES = (
 )
 FEW = 8  # a candidate is compared with at most this many accepted answers to its problem
 _SENTENCE = re.compile(r"(?<=[.!?:\u3002\uff01\uff1f])\s+|\n|(?<=[\u3002\uff01\uff1f])")
-_NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
+# A number in digits, and one in English words; a minus after a letter or a digit is no sign.
+_NUMBER = re.compile(r"(?:(?<![\w)])-)?\d+(?:\.\d+)?", re.ASCII)
+_WORD = "|".join((*number_words.ONES, *number_words.TENS[2:], "hundred", "thousand"))
+_WORDS = re.compile(rf"\b(?:(?:minus|negative) )?(?:{_WORD})(?:(?: and |[ -])(?:{_WORD}))*\b")
+# The unknown that an answer is for: "x = 3", "x is three".
+_UNKNOWN = re.compile(r"([A-Za-z])(?= ?=| is\b)")
 
 
 def make_negatives(
@@ -50,7 +57,7 @@ def make_negatives(
     Each kind has its share of `cfg` times the number of rows, or fewer if there are not enough
     candidates.  Answers have at most `longest` tokens.
     """
-    maker = _Maker(rows, rng)
+    maker = Maker(rows, rng)
     negatives: dict[str, list[Row]] = {}
     for kind in KINDS:
         wanted, seen = round(getattr(cfg, kind) * len(rows)), set()
@@ -74,18 +81,30 @@ def opening(response: str, answer: str) -> str:
 
 
 def near_miss(text: str, rng: random.Random) -> str | None:
-    """Return the text with its last number slightly changed; None if it has no number."""
-    numbers = list(_NUMBER.finditer(text))
-    if not numbers:
+    """Return the text with its last number slightly changed; None if it has no number.
+
+    The number is in digits, or else in English words.  Where the text names an unknown, this name
+    may change instead.
+    """
+    unknown = _UNKNOWN.match(text)
+    if unknown and rng.random() < 0.3:
+        return rng.choice([x for x in ascii_lowercase if x != unknown[1]]) + text[1:]
+    digits, words = list(_NUMBER.finditer(text)), list(_WORDS.finditer(text))
+    if not digits and not words:
         return None
-    last = numbers[-1]
-    change = rng.choice((_off_by_one, _other_digit, _swapped, _longer, _led, _negated))
-    changed = change(last[0], rng)
+    last = (digits or words)[-1]
+    if digits:
+        number = last[0].removeprefix("-")
+        sign = last[0].removesuffix(number)
+        change = rng.choice((_off_by_one, _other_digit, _swapped, _longer, _led, None))
+        changed = sign + change(number, rng) if change else ("" if sign else "-") + number
+    else:
+        changed = _other_words(last[0], rng)
     return text[: last.start()] + changed + text[last.end() :]
 
 
-class _Maker:
-    """Generates candidates of each kind in random order, and checks that they are wrong."""
+class Maker:
+    """A Maker generates candidates of each kind in random order, and checks that they are wrong."""
 
     def __init__(self, rows: Sequence[Row], rng: random.Random):
         self._rows, self._rng = rows, rng
@@ -105,8 +124,22 @@ class _Maker:
                 if text:
                     yield row, text
 
+    def short(self, row: Row) -> str:
+        """Return the shortest text that is a right answer to the problem of a row."""
+        return min([row["reference"], *self._accepted.get(row["question"], [])], key=len)
+
+    def near(self, right: str, row: Row) -> str:
+        """Return a text that looks like a right answer and may be wrong."""
+        return near_miss(right, self._rng) or self._strangers(row)
+
     def wrong(self, text: str, row: Row) -> bool:
-        """Return whether a text is not accepted and does not contain the reference."""
+        """Return whether a text is not accepted and does not contain the reference.
+
+        A text is also wrong if it is about another unknown than the reference.
+        """
+        unknown, own = _UNKNOWN.match(text), _UNKNOWN.match(row["reference"])
+        if unknown and own and unknown[1] != own[1]:
+            return True
         right = [row["reference"], *self._accepted.get(row["question"], [])[:FEW]]
         if any(rules.score(text, good, kind) for good in right for kind in ("text", "numeric")):
             return False
@@ -128,7 +161,7 @@ class _Maker:
 
     def _hedges(self, row: Row) -> str:
         right = row["verdict"] and row.get("answer") or row["reference"]
-        wrong = near_miss(right, self._rng) or self._strangers(row)
+        wrong = self.near(right, row)
         text = self._rng.choice(HEDGES).format(r=right, w=wrong)
         return text if self.wrong(wrong, row) else ""
 
@@ -164,5 +197,9 @@ def _led(number: str, rng: random.Random) -> str:
     return rng.choice("123456789") + number
 
 
-def _negated(number: str, _: random.Random) -> str:
-    return f"-{number}"
+def _other_words(words: str, rng: random.Random) -> str:
+    value = number_words.parse_number_words(words)
+    if value is None:  # "one two", for example
+        return f"minus {words}"
+    others = {value - 10, value - 1, value + 1, value + 10, -value} - {value}
+    return number_words.number_to_words(rng.choice(sorted(others)))

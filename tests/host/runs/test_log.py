@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -289,6 +290,19 @@ def test_a_bar_without_a_terminal_tells_the_time_that_is_left(monkeypatch):
         "rl 5/30  5.0 min a step, 2.1 h left",
         "rl 6/30  5.0 min a step, 2.0 h left",
     ]
+
+
+def test_a_bar_without_a_terminal_lives_while_the_first_step_compiles(monkeypatch):
+    file = io.StringIO()
+    monkeypatch.setattr(log, "console", Console(file=file, width=100))
+    monkeypatch.setattr(log, "PATIENCE", 0.02)
+    bar = log.Bar("rl", 3, 0)
+    while file.getvalue().count("compiles") < 2:
+        time.sleep(0.001)
+    bar.step(1, {})
+    told = file.getvalue().splitlines()
+    assert told[1].startswith("rl: 0.02 s so far") and told[2].startswith("rl: 0.04 s so far")
+    assert bar._ready.is_set()
 
 
 def test_a_finished_bar_compiles_nothing(monkeypatch):

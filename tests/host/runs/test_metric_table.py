@@ -36,7 +36,7 @@ def _audited():
 
 def _measured():
     rows = [{"verdict": verdict, "domain": "x"} for verdict in (0, 1)]
-    result = verifier.measure(lambda rows: np.zeros(len(rows)), rows, {"x": rows})
+    result = verifier.measure(lambda rows: np.zeros(len(rows)), rows, {"x": rows}, rows)
     return {f"verifier/{name}" for name in verifier._flat(result)}
 
 

@@ -123,7 +123,7 @@ def test_opening(response, answer, first):
     assert negatives.opening(response, answer) == first
 
 
-@pytest.mark.parametrize("text", ["It is 42.", "3.14", "0", "7 of 19", "10"])
+@pytest.mark.parametrize("text", ["It is 42.", "3.14", "0", "7 of 19", "10", "so -5", "3-5"])
 def test_near_miss(text):
     rng = random.Random(0)
     found = {negatives.near_miss(text, rng) for _ in range(200)}
@@ -131,3 +131,32 @@ def test_near_miss(text):
     head = text[: text.rindex(negatives._NUMBER.findall(text)[-1])]
     assert all(miss.startswith(head) for miss in found)
     assert negatives.near_miss("Paris", rng) is None
+
+
+def test_a_near_miss_takes_a_sign_away_or_gives_one():
+    rng = random.Random(0)
+    for text, other in (("x = -5", "x = 5"), ("it is 5", "it is -5"), ("3-5", "3--5")):
+        found = {negatives.near_miss(text, rng) for _ in range(200)}
+        assert other in found and not any("--" in miss for miss in found - {"3--5"})
+
+
+def test_a_near_miss_of_a_number_in_words_is_another_number_in_words():
+    rng = random.Random(0)
+    found = {negatives.near_miss("she has minus three", rng) for _ in range(100)}
+    values = ("minus thirteen", "minus four", "minus two", "seven", "three")
+    assert found == {f"she has {value}" for value in values}
+    many = {negatives.near_miss("one hundred and five legs", rng) for _ in range(100)}
+    assert "one hundred and six legs" in many and "minus one hundred and five legs" in many
+    assert negatives.near_miss("someone often", rng) is None
+    assert negatives.near_miss("one two", rng) == "minus one two"
+
+
+def test_a_near_miss_may_be_about_another_unknown():
+    rng = random.Random(0)
+    found = {negatives.near_miss("x is nine", rng) for _ in range(300)}
+    assert {"y is nine", "a is nine", "x is ten"} <= found and "x is nine" not in found
+    assert all(" is nine" in miss or miss.startswith("x is ") for miss in found)
+    row = {"question": "x?", "reference": "x = 9", "answer": "x is nine", "verdict": 1}
+    maker = negatives.Maker([row], rng)
+    assert maker.wrong("y is nine", row) and maker.wrong("y = 9", row)
+    assert not maker.wrong("x is nine", row) and not maker.wrong("9", row)

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlvr_jax.host.problems.dataset import Record
+from rlvr_jax.host.problems.number_words import number_to_words
 from rlvr_jax.host.problems.task_answers import demonstrate, near_misses, render
-from rlvr_jax.host.problems.tasks import TASKS, check_task, parse_options
+from rlvr_jax.host.problems.tasks import TASKS, check_task, find_unknown, parse_options
 
 LETTERS = "ABC"
 PATIENCE = 5000  # draws in a row without a usable problem before a task counts as exhausted
@@ -47,6 +48,10 @@ def build_record(name: str, entry: dict[str, Any], rng: random.Random) -> Record
         letter = next(k for k, text in parse_options(record).items() if text == entry["answer"])
         form = rng.choice(("({l}) {t}", "{l}) {t}", "option {l} {t}", "the answer is ({l}) {t}"))
         record["reference"] = form.format(l=letter.upper(), t=entry["answer"])
+    if name == "equation":  # and the name of the unknown: "x is 9" is wrong where c is asked for
+        number = number_to_words(int(entry["answer"])) if rng.random() < 0.5 else entry["answer"]
+        form = rng.choice(TASKS[name].forms)
+        record["reference"] = form.format(v=find_unknown(record), n=number)
     return record
 
 

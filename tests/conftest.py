@@ -25,10 +25,9 @@ import pytest  # noqa: E402
 
 from rlvr_jax.config import ModelConfig  # noqa: E402
 
-# Files that start the whole program, minutes each: first, so that no worker is left alone with one.
-LONG = ("test_hosts", "test_resume", "test_end_to_end", "test_pretrained", "test_harm")
-LONG += ("test_dead_disk",)
-
+# The files that take longest, in this order, before the others: no worker is left alone with one.
+LONG = ("test_hosts", "test_end_to_end", "test_step", "test_harm", "test_resume", "test_engine")
+LONG += ("test_pretrained", "test_continue", "test_ragged", "test_dead_disk", "test_prm")
 
 # What `make check` runs: the host's code and the arithmetic, without workers and whole programs.
 FAST = ("host/files", "host/problems", "host/rules", "host/text")
@@ -38,7 +37,8 @@ MARKERS = ("slow", "gpu", "peers", "tpu_aot", "chaos", "docs", "browser", "sinks
 
 
 def pytest_collection_modifyitems(items) -> None:
-    items.sort(key=lambda item: item.path.stem not in LONG)
+    order = {stem: place for place, stem in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
     for item in items:
         place = item.path.relative_to(Path(__file__).parent).as_posix()
         if place.startswith(FAST) and not any(map(item.get_closest_marker, MARKERS)):

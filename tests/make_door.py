@@ -11,8 +11,9 @@ from make_tiny import plain
 
 WORKER = """
 import contextlib, io, json, sys, traceback
-from rlvr_jax import train
+from rlvr_jax import ragged, train
 from rlvr_jax.config import DataConfig
+ragged.LEAST = 1024  # as make_command.py has it
 for line in sys.stdin:
     with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(said):
         try:

@@ -3,14 +3,15 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import make_command
+
 
 class Training:
-    """`python -m rlvr_jax.train` on a config file, with more words, as a process group.
+    """The command that trains, on a config file, with more words, as a process group.
 
     What is printed goes to the file `log`; `compiled` keeps what is compiled once. A process that
     stands still for `patience` seconds fails the test.
@@ -20,7 +21,7 @@ class Training:
         self, config: Path, folder: Path, log: Path, compiled: Path, patience: float, *more: str
     ):
         self.config, self.folder, self._log, self._patience = config, folder, log, patience
-        self._words = [sys.executable, "-m", "rlvr_jax.train", "--config", str(config), *more]
+        self._words = [*make_command.train(), "--config", str(config), *more]
         self.environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": os.environ["RLVR_TEST_XLA_FLAGS"],

@@ -8,8 +8,10 @@ import shutil
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import make_command
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
@@ -17,10 +19,13 @@ from rlvr_jax.host.runs import settings
 
 DEBUG = Path(__file__).parents[1] / "configs" / "debug.yaml"
 EIGHT = ("mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2")
+TRAIN = (sys.executable, "-m", "rlvr_jax.train")
 STAGES = ["tokenizer", "sft", "before", "label", "verifier", "rl", "after"]
 
 
-def run(compiled: Path, runs: Path, *overrides: str) -> tuple[Path, str]:
+def run(
+    compiled: Path, runs: Path, *overrides: str, words: Sequence[str] = TRAIN
+) -> tuple[Path, str]:
     """The command, to its end: the run folder and what was printed, as one line."""
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
@@ -28,7 +33,7 @@ def run(compiled: Path, runs: Path, *overrides: str) -> tuple[Path, str]:
         "JAX_COMPILATION_CACHE_DIR": str(compiled),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    command = [sys.executable, "-m", "rlvr_jax.train", "--config", str(DEBUG), f"runs={runs}"]
+    command = [*words, "--config", str(DEBUG), f"runs={runs}"]
     done = subprocess.run([*command, *overrides], env=env, capture_output=True, timeout=900)
     said = " ".join((done.stdout + done.stderr).decode(errors="replace").split())
     assert done.returncode == 0, said
@@ -193,7 +198,7 @@ def test_split_step(debug, compiled, tmp_path):
         "mesh.data=2",
     )
     up_to_rl(debug, tmp_path, *asked)
-    folder, said = run(compiled, tmp_path, *asked)
+    folder, said = run(compiled, tmp_path, *asked, words=make_command.train())
     assert said.count("finished earlier, skipped") == 5
     rows = metrics(folder, "rl")
     assert len(rows) == 10 and all(math.isfinite(x) for x in numbers(rows))
@@ -248,7 +253,7 @@ def test_every_stage_on_eight_devices(debug, compiled, tmp_path):
 def test_as_a_user_runs_it(tmp_path):
     """No cache, no flags, a folder of the user's own."""
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    command = [sys.executable, "-m", "rlvr_jax.train", "--config", str(DEBUG)]
+    command = [*TRAIN, "--config", str(DEBUG)]
     subprocess.run(command, env=env, cwd=tmp_path, check=True, timeout=900)
     assert (tmp_path / "runs" / "debug" / "report.html").exists()
     rows = metrics(tmp_path / "runs" / "debug", "rl")

@@ -16,6 +16,7 @@ from rlvr_jax.config import FAMILIES, MeshConfig, ModelConfig, SampleConfig
 from rlvr_jax.structs import Prompts, Rollout
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
+SLOW = pytest.mark.slow  # further combinations of what others have
 
 V, EOS = 32, 5
 Q, G, P, R = 3, 4, 6, 8
@@ -529,15 +530,15 @@ def decoded_by_hand(length, slots: int, shards: int = 1) -> int:
     "slots, count, samples, options",
     [
         (0, 3, 5, dict()),
-        (0, 9, 1, dict(unroll=True)),
-        (1, 9, 1, dict()),
         (1, 3, 5, dict(unroll=True, limit=True)),
-        (3, 3, 5, dict(limit=True)),
         (3, 7, 1, dict(unroll=True)),
-        (8, 5, 5, dict(unroll=True)),
         (8, 11, 1, dict(limit=True)),
         (4, 3, 5, dict(part_tokens=7, sampler="top-k")),
-        (2, 3, 5, dict(sampler="top-p", unroll=True)),
+        pytest.param(0, 9, 1, dict(unroll=True), marks=SLOW),
+        pytest.param(1, 9, 1, dict(), marks=SLOW),
+        pytest.param(3, 3, 5, dict(limit=True), marks=SLOW),
+        pytest.param(8, 5, 5, dict(unroll=True), marks=SLOW),
+        pytest.param(2, 3, 5, dict(sampler="top-p", unroll=True), marks=SLOW),
     ],
 )
 def test_the_engine_writes_what_a_plain_loop_writes(slots, count, samples, options) -> None:
@@ -559,7 +560,10 @@ def test_the_engine_writes_what_a_plain_loop_writes(slots, count, samples, optio
     assert slots not in (1, 2) or length.sum() / slots > 2 * columns
 
 
-@pytest.mark.parametrize("name", ["mistral", "qwen3_moe", "gemma2", "gemma3_text"])
+@pytest.mark.parametrize(
+    "name",
+    [*ENOUGH, pytest.param("mistral", marks=SLOW), pytest.param("gemma2", marks=SLOW)],
+)
 def test_the_engine_writes_what_a_plain_loop_writes_in_other_families(name, of_family) -> None:
     """Windows are counted in positions of the row, wherever in the ring its columns stand."""
     cfg = dataclasses.replace(TINY, family=name, **of_family[name])
@@ -597,7 +601,15 @@ def test_a_long_ring_is_read_in_chunks(monkeypatch, slots, samples) -> None:
 MESHES = {"data": (8, 1, 1), "fsdp": (2, 4, 1), "all": (2, 2, 2), "tensor": (4, 1, 2)}
 
 
-@pytest.mark.parametrize("mesh, slots", [("data", 2), ("fsdp", 0), ("all", 3), ("tensor", 1)])
+@pytest.mark.parametrize(
+    "mesh, slots",
+    [
+        ("fsdp", 0),
+        ("all", 3),
+        pytest.param("data", 2, marks=SLOW),
+        pytest.param("tensor", 1, marks=SLOW),
+    ],
+)
 def test_a_mesh_writes_what_one_device_writes(mesh, slots, monkeypatch) -> None:
     """Every shard refills its own slots from its own rows, and shares their prefixes."""
     monkeypatch.setattr(block, "takes_places", lambda cfg: True)  # as on an accelerator
@@ -620,7 +632,10 @@ def test_a_mesh_writes_what_one_device_writes(mesh, slots, monkeypatch) -> None:
 SHARED = {(1, 4, 1): 2, (1, 8, 1): 4, (1, 2, 2): 4}  # mesh: devices that share weights to decode
 
 
-@pytest.mark.parametrize("shape, slots", [((1, 4, 1), 0), ((1, 8, 1), 1), ((1, 2, 2), 0)])
+@pytest.mark.parametrize(
+    "shape, slots",
+    [((1, 8, 1), 1), ((1, 2, 2), 0), pytest.param((1, 4, 1), 0, marks=SLOW)],
+)
 def test_devices_that_share_weights_write_what_one_device_writes(shape, slots) -> None:
     """Two kv heads serve four devices too: each device has a copy of the one that it reads."""
     cfg = dataclasses.replace(TINY, slots=slots, decode_tensor=SHARED[shape])
@@ -664,7 +679,10 @@ def test_devices_that_share_weights_never_gather_them_whole() -> None:
     assert max(size for size, _ in sizes) == max(weights) // 4
 
 
-@pytest.mark.parametrize("unroll, slots, samples", [(True, 1, 3), (False, 1, 3), (False, 0, 5)])
+@pytest.mark.parametrize(
+    "unroll, slots, samples",
+    [(True, 1, 3), (False, 0, 5), pytest.param(False, 1, 3, marks=SLOW)],
+)
 def test_weights_are_gathered_once_and_not_for_every_column(
     unroll, slots, samples, monkeypatch
 ) -> None:

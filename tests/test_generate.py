@@ -50,8 +50,15 @@ def one_device(monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda *args: first)
 
 
-@pytest.mark.parametrize("raw", [True, False])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "raw, temperature",
+    [
+        (True, 0.0),
+        (False, 1.0),
+        pytest.param(True, 1.0, marks=pytest.mark.slow),
+        pytest.param(False, 0.0, marks=pytest.mark.slow),
+    ],
+)
 def test_it_says_what_training_would_sample(folder, capsys, one_device, raw, temperature):
     tok, asked = open_tokenizer("byte"), "Why? \u00e9"
     sample = SampleConfig(temperature)

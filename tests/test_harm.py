@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import jax
+import make_command
 import pytest
 from make_door import environment, opened
 from make_tiny import TINY, assert_refused, plain, write
@@ -42,7 +43,7 @@ def shell(tmp: Path, *argv: str, before=(), said=plain, **options) -> tuple[int,
     """The same through a process of its own, for what changes a process."""
     pipe = subprocess.PIPE
     options = {"env": environment(tmp), "stdout": pipe, "stderr": pipe, "text": True} | options
-    command = [*before, sys.executable, "-m", "rlvr_jax.train", "--config", *argv]
+    command = [*before, *make_command.train(), "--config", *argv]
     done = subprocess.run(command, timeout=300, **options)
     return done.returncode, said(done.stdout + done.stderr)
 
@@ -102,8 +103,8 @@ def snapshot(folder: Path) -> dict[Path, bytes]:
         (("mesh.data=8",), ("rl.prompts is 4", "not a multiple of mesh.data x mesh.fsdp = 8")),
     ],
 )
-def test_mesh(override, words, tmp_path):
-    code, said = shell(tmp_path, str(write(tmp_path)), *override)
+def test_mesh(override, words, door, tmp_path):
+    code, said = door(write(tmp_path), *override)
     assert_refused(code, said, *words)
     assert not (tmp_path / "tiny").exists()
 

@@ -13,6 +13,7 @@ import tarfile
 from pathlib import Path
 
 import jax
+import make_command
 import numpy as np
 import pytest
 
@@ -71,7 +72,7 @@ def test_it_goes_on_where_it_was_killed(folder) -> None:
     config.write_text((folder / "config.resolved.yaml").read_text())
     env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": os.environ["RLVR_TEST_XLA_FLAGS"]}
     done = subprocess.run(
-        [sys.executable, "-m", "rlvr_jax.train", "--config", str(config)],
+        [*make_command.train(), "--config", str(config)],
         cwd=folder.parents[1],
         env=env | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))},
         capture_output=True,

@@ -87,7 +87,15 @@ KLS = {
 }
 
 
-@pytest.mark.parametrize("name, minibatches", [*((name, 1) for name in KLS), ("k3 in the loss", 2)])
+@pytest.mark.parametrize(
+    "name, minibatches",
+    [
+        ("in the reward", 1),
+        ("k3 in the loss", 2),
+        ("abs in the loss", 1),
+        pytest.param("k3 in the loss", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_equal_rewards_at_the_reference_move_nothing(name, minibatches):
     """No parameter, no moment, no count: rounding of the KL is no reason for a step of Adam."""
     stage = dataclasses.replace(
@@ -236,8 +244,15 @@ def undivided():
     return functools.cache(lambda name: coupled(name, Q * G))
 
 
-@pytest.mark.parametrize("name", COUPLED)
-@pytest.mark.parametrize("rows_of_part, shape", [(3, (1, 1, 1)), (5, (2, 2, 2))])
+@pytest.mark.parametrize(
+    "name, rows_of_part, shape",
+    [
+        ("chosen", 5, (2, 2, 2)),
+        ("held", 3, (1, 1, 1)),
+        pytest.param("chosen", 3, (1, 1, 1), marks=pytest.mark.slow),
+        pytest.param("held", 5, (2, 2, 2), marks=pytest.mark.slow),
+    ],
+)
 def test_neither_parts_nor_meshes_change_what_is_chosen(undivided, name, rows_of_part, shape):
     grads, sums, value = undivided(name)
     again, same, equal_value = coupled(name, rows_of_part, shape)

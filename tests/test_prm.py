@@ -375,6 +375,7 @@ def test_a_share_is_of_one(share) -> None:
 
 
 @functools.cache
+@functools.cache
 def stepper(order="score-first", granularity="token", lr=1e-2):
     """`prm.update` against the frozen start, jitted."""
     cfg = PrmConfig(beta=BETA, order=order, granularity=granularity)  # type: ignore[arg-type]

@@ -124,24 +124,65 @@ def writing(command: Command, stage: str) -> bool:
     return any((command.folder / "checkpoints" / stage).glob("*.orbax-checkpoint-tmp*"))
 
 
-@pytest.mark.parametrize("moments", [2, pytest.param(5, marks=pytest.mark.slow)])
-def test_kill_at_random_moments_of_rl(before_rl, finished, moments):
+def random_moments() -> random.Random:
     seed = int(os.environ.get("RLVR_TEST_SEED", time.time_ns() % 10_000))
-    draw, command = random.Random(seed), before_rl
     print(f"to see these moments again: RLVR_TEST_SEED={seed}")
-    for _ in range(moments):
-        command.start()
-        begin = command.lines("rl")
-        # After a resume, lines behind the checkpoint are cut off first: count from what is left.
-        # Two steps before the end it is killed at once: the waits may add up to the whole stage.
-        wanted = min(begin + draw.randint(1, 5), finished.lines("rl") - 2)
-        alive = command.until(lambda n=wanted: command.lines("rl") >= n)
-        time.sleep(draw.uniform(0, 0.3))
-        command.kill()
-        assert alive, command.wait()[1]
+    return random.Random(seed)
+
+
+def kill_at_random(command: Command, finished: Command, draw: random.Random, most: int) -> None:
+    """Kill the run when rl has made 1 to `most` further steps."""
+    command.start()
+    # After a resume, lines behind the checkpoint are cut off first: count from what is left.
+    # Two steps before the end it is killed at once: the waits may add up to the whole stage.
+    wanted = min(command.lines("rl") + draw.randint(1, most), finished.lines("rl") - 2)
+    alive = command.until(lambda: command.lines("rl") >= wanted)
+    time.sleep(draw.uniform(0, 0.3))
+    command.kill()
+    assert alive, command.wait()[1]
+
+
+def kill_in_a_write(command: Command) -> None:
+    command.start()
+    assert command.until(lambda: writing(command, "rl")), command.wait()[1]
+    command.kill()
+    assert list((command.folder / "checkpoints" / "rl").glob("*.orbax-checkpoint-tmp*"))
+
+
+def stop(command: Command, signum: signal.Signals, exit_code: int) -> None:
+    """A signal saves, and says how to go on."""
+    command.start()
+    more = command.lines("rl") + 2
+    assert command.until(lambda: command.lines("rl") >= more), command.wait()[1]
+    command.send(signum)
+    code, said = command.wait()
+    assert code == exit_code, said
+    assert "Traceback" not in said and f"stopped by {signum.name}" in said
+    newest = checkpoint.Checkpoints(command.folder / "checkpoints" / "rl").latest()
+    assert newest == command.lines("rl"), "the checkpoint is of the last step that was logged"
+    assert not (command.folder / "stages" / "rl.json").exists()
+
+
+def test_kills_and_signals_change_nothing(before_rl, finished):
+    """Each of them once, one after the other; then the same command ends the run."""
+    command = before_rl
+    kill_at_random(command, finished, random_moments(), most=3)
+    kill_in_a_write(command)
+    stop(command, signal.SIGTERM, 75)
+    stop(command, signal.SIGINT, 130)
     code, said = command.run()
     assert code == 0, said
     assert_equal(command.folder, finished.folder)
+
+
+@pytest.mark.slow
+def test_kill_at_random_moments_of_rl(before_rl, finished):
+    draw = random_moments()
+    for _ in range(5):
+        kill_at_random(before_rl, finished, draw, most=5)
+    code, said = before_rl.run()
+    assert code == 0, said
+    assert_equal(before_rl.folder, finished.folder)
 
 
 def assert_baselines(folder: Path, rows: list[dict]) -> None:
@@ -180,16 +221,13 @@ def test_kills_change_no_draw_by_pass_rates_and_no_baseline(tmp_path, compiled):
     assert_equal(killed.folder, whole.folder)
 
 
-def test_kill_inside_a_checkpoint_write(before_rl, finished):
-    command = before_rl
+@pytest.mark.slow
+def test_kill_inside_a_checkpoint_write_and_inside_the_next(before_rl, finished):
     for _ in range(2):
-        command.start()
-        assert command.until(lambda: writing(command, "rl")), command.wait()[1]
-        command.kill()
-        assert list((command.folder / "checkpoints" / "rl").glob("*.orbax-checkpoint-tmp*"))
-    code, said = command.run()
+        kill_in_a_write(before_rl)
+    code, said = before_rl.run()
     assert code == 0, said
-    assert_equal(command.folder, finished.folder)
+    assert_equal(before_rl.folder, finished.folder)
 
 
 @pytest.mark.slow
@@ -212,24 +250,6 @@ def test_kill_in_every_stage_before_rl(tmp_path, compiled, finished):
     assert code == 0, said
     assert said.count("finished earlier, skipped") == 6
     assert_equal(folder, finished.folder)
-
-
-def test_signals_save_and_the_same_command_goes_on(before_rl, finished):
-    command = before_rl
-    for signum, exit_code in ((signal.SIGTERM, 75), (signal.SIGINT, 130)):
-        command.start()
-        more = command.lines("rl") + 3
-        assert command.until(lambda n=more: command.lines("rl") >= n), command.wait()[1]
-        command.send(signum)
-        code, said = command.wait()
-        assert code == exit_code, said
-        assert "Traceback" not in said and f"stopped by {signum.name}" in said
-        newest = checkpoint.Checkpoints(command.folder / "checkpoints" / "rl").latest()
-        assert newest == command.lines("rl"), "the checkpoint is of the last step that was logged"
-        assert not (command.folder / "stages" / "rl.json").exists()
-    code, said = command.run()
-    assert code == 0, said
-    assert_equal(command.folder, finished.folder)
 
 
 def test_a_finished_run_is_left_alone(finished):

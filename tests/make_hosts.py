@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import jax
-import make_command
 import numpy as np
 import pytest
 import yaml
@@ -18,7 +17,6 @@ from rlvr_jax import parameters
 from rlvr_jax.host.runs import checkpoint, settings
 
 PATIENCE = 900.0  # seconds; a machine may be busy
-TWO_WIDTHS = 40  # columns of the narrower one; the processes have to agree on the width of a part
 # Sums over devices are added in another order, which shows most in a ratio of small numbers.
 NEAR, RATIOS = 2e-6, {"advantage/correlation": 2e-5}
 
@@ -84,7 +82,7 @@ class Job:
             "JAX_COMPILATION_CACHE_DIR": str(self._compiled),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-        base = [*make_command.train(TWO_WIDTHS), "--config", str(self._config)]
+        base = [sys.executable, "-m", "rlvr_jax.train", "--config", str(self._config)]
         self._processes = []
         for index in range(count):
             env, more = place(index, count, port) if count > 1 else ({}, [])

@@ -182,8 +182,10 @@ def _rows(
             f"{stage.held_out} + batch {stage.batch} after the split by problem: label more "
             f"answers or lower {stage.name}.held_out"
         )
-    if any(mixed.values()):
-        counts = ", ".join(f"{len(group)} {kind}" for kind, group in mixed.items() if group)
-        log.say(f"{stage.name}: wrong answers mixed in: {counts}")
+    counts = [f"{len(group)} {kind}" for kind, group in mixed.items() if group]
+    if pairs:
+        counts.append(f"{len(pairs) // 2} pairs of a right and a wrong answer in other forms")
+    if counts:
+        log.say(f"{stage.name}: synthetic answers mixed in: {', '.join(counts)}")
     wrong = negatives.make_negatives(held, TRIED, encode, longest, rng)
     return learn, held, wrong, forms.make_forms(held, TRIED_FORMS, encode, longest, rng)

@@ -135,12 +135,16 @@ class Maker:
     def wrong(self, text: str, row: Row) -> bool:
         """Return whether a text is not accepted and does not contain the reference.
 
-        A text is also wrong if it is about another unknown than the reference.
+        A text is also wrong if it is about an unknown that no right answer is about.
         """
-        unknown, own = _UNKNOWN.match(text), _UNKNOWN.match(row["reference"])
-        if unknown and own and unknown[1] != own[1]:
+        accepted = self._accepted.get(row["question"], [])
+        named = _UNKNOWN.match(text)
+        unknowns = {
+            found[1] for good in (row["reference"], *accepted) if (found := _UNKNOWN.match(good))
+        }
+        if named and unknowns and named[1] not in unknowns:
             return True
-        right = [row["reference"], *self._accepted.get(row["question"], [])[:FEW]]
+        right = [row["reference"], *accepted[:FEW]]
         if any(rules.score(text, good, kind) for good in right for kind in ("text", "numeric")):
             return False
         return not rules.score(text, row["reference"], "contains")

@@ -160,3 +160,9 @@ def test_a_near_miss_may_be_about_another_unknown():
     maker = negatives.Maker([row], rng)
     assert maker.wrong("y is nine", row) and maker.wrong("y = 9", row)
     assert not maker.wrong("x is nine", row) and not maker.wrong("9", row)
+    other = row | {"answer": "the value is nine"}
+    judged = row | {"answer": "y is nine, that is x = 9"}
+    assert negatives.Maker([row, other], rng).wrong("y = 9", row)
+    assert not negatives.Maker([row, judged], rng).wrong("y is nine, that is x = 9", row)
+    nameless = row | {"reference": "9", "answer": "9"}
+    assert not negatives.Maker([nameless], rng).wrong("y = 9", nameless)

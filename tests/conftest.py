@@ -11,6 +11,11 @@ quick = "--xla_backend_optimization_level=0"
 if importlib.metadata.version("jax") < "0.11":  # later ones have no other emitters
     quick += " --xla_cpu_use_fusion_emitters=false"  # half of the time
 os.environ["RLVR_TEST_XLA_FLAGS"] = quick
+# Compiled programs are kept for the next run of the suite, which takes half of the time then.
+# Tests that start commands share them.  `pytest --cache-clear` deletes them.
+kept = Path(__file__).parents[1] / ".pytest_cache" / "d" / "compiled"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(kept))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 # A metric that a stage logs without an entry in the table of metrics fails the test.
 os.environ["RLVR_TEST_METRICS"] = "known"
 # Before jax starts: the suite runs on CPU, on eight devices, wherever it is run.

@@ -24,12 +24,10 @@ for line in sys.stdin:
 """
 
 
-def environment(tmp: Path) -> dict[str, str]:
+def environment() -> dict[str, str]:
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": os.environ["RLVR_TEST_XLA_FLAGS"],
-        "JAX_COMPILATION_CACHE_DIR": str(tmp / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import jax
+import make_command
 import numpy as np
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from rlvr_jax import parameters
 from rlvr_jax.host.runs import checkpoint, settings
 
 PATIENCE = 900.0  # seconds; a machine may be busy
+TWO_WIDTHS = 40  # columns of the narrower one; the processes have to agree on the width of a part
 # Sums over devices are added in another order, which shows most in a ratio of small numbers.
 NEAR, RATIOS = 2e-6, {"advantage/correlation": 2e-5}
 
@@ -55,9 +57,9 @@ def gke(index: int, count: int, port: int) -> tuple[dict[str, str], list[str]]:
 class Job:
     """The processes of one run, each with a file of what it prints."""
 
-    def __init__(self, runs: Path, compiled: Path, config: Path):
+    def __init__(self, runs: Path, config: Path):
         self.runs, self.folder = runs, runs / "hosts"
-        self._config, self._compiled = config, compiled
+        self._config = config
         self._processes: list[subprocess.Popen] = []
 
     def start(
@@ -79,10 +81,8 @@ class Job:
         common = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": os.environ["RLVR_TEST_XLA_FLAGS"],
-            "JAX_COMPILATION_CACHE_DIR": str(self._compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-        base = [sys.executable, "-m", "rlvr_jax.train", "--config", str(self._config)]
+        base = [*make_command.train(TWO_WIDTHS), "--config", str(self._config)]
         self._processes = []
         for index in range(count):
             env, more = place(index, count, port) if count > 1 else ({}, [])

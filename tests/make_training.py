@@ -13,20 +13,16 @@ import make_command
 class Training:
     """The command that trains, on a config file, with more words, as a process group.
 
-    What is printed goes to the file `log`; `compiled` keeps what is compiled once. A process that
-    stands still for `patience` seconds fails the test.
+    What is printed goes to the file `log`.  A process that stands still for `patience` seconds
+    fails the test.
     """
 
-    def __init__(
-        self, config: Path, folder: Path, log: Path, compiled: Path, patience: float, *more: str
-    ):
+    def __init__(self, config: Path, folder: Path, log: Path, patience: float, *more: str):
         self.config, self.folder, self._log, self._patience = config, folder, log, patience
         self._words = [*make_command.train(), "--config", str(config), *more]
         self.environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "XLA_FLAGS": os.environ["RLVR_TEST_XLA_FLAGS"],
-            "JAX_COMPILATION_CACHE_DIR": str(compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
 
     def start(self) -> None:

@@ -76,7 +76,7 @@ def server():
 class Run(Training):
     """A training on the config, in a folder of its own."""
 
-    def __init__(self, home: Path, runs: Path, compiled: Path, port: int):
+    def __init__(self, home: Path, runs: Path, port: int):
         tree = yaml.safe_load(CONFIG.read_text().replace("rule: RULE", "rule: " + str(RULE)))
         for stage in tree["stages"]:
             for asked in ("judge", "endpoint"):
@@ -85,7 +85,7 @@ class Run(Training):
         self.stages = [stage.get("name", stage["stage"]) for stage in tree["stages"]]
         config = home / "config.yaml"
         config.write_text(yaml.safe_dump(tree | {"runs": str(runs)}))
-        super().__init__(config, runs / "chaos", home / "log.txt", compiled, PATIENCE)
+        super().__init__(config, runs / "chaos", home / "log.txt", PATIENCE)
 
     def marked(self, stage: str) -> bool:
         return (self.folder / "stages" / f"{stage}.json").exists()
@@ -319,7 +319,7 @@ def assert_spread(strikes: list[Strike], stages: list[str], planned: int) -> Non
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory, server) -> Run:
     home = tmp_path_factory.mktemp("quiet")
-    run = Run(home, home, tmp_path_factory.getbasetemp() / "compiled", server.server_port)
+    run = Run(home, home, server.server_port)
     run.start()
     code, said = run.wait()
     assert code == 0, said
@@ -328,8 +328,7 @@ def quiet(tmp_path_factory, server) -> Run:
 
 def test_faults_in_every_stage_change_nothing(quiet, server, tmp_path, tmp_path_factory):
     disk = Disk(tmp_path)
-    compiled = tmp_path_factory.getbasetemp() / "compiled"
-    run = Run(tmp_path, disk.folder / "runs", compiled, server.server_port)
+    run = Run(tmp_path, disk.folder / "runs", server.server_port)
     faults = Faults(run, quiet, disk, server, SEED)
     try:
         planned = plan(run.stages, SEED)

@@ -40,19 +40,12 @@ def small(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("xla")
-
-
-def shell(folder: Path, compiled: Path, script: str) -> None:
+def shell(folder: Path, script: str) -> None:
     """Run the lines of a script in a folder, `python` being this one; fail at the first error."""
     python = f'python() {{ {shlex.quote(sys.executable)} "$@"; }}'
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": os.environ["RLVR_TEST_XLA_FLAGS"],
-        "JAX_COMPILATION_CACHE_DIR": str(compiled),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(folder)))),
     }
     done = subprocess.run(
@@ -73,7 +66,7 @@ def script(block: Block) -> str:
 
 @pytest.mark.docs
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
-def test_the_commands_of_a_page_run(page, small, compiled, tmp_path):
+def test_the_commands_of_a_page_run(page, small, tmp_path):
     for path in (ROOT / "configs").glob("*.yaml"):
         write(tmp_path / "configs" / path.name, with_small(path.read_text("utf-8"), small))
     before = [block for block in read_blocks(FIRST) if block.mark.startswith("file: ")]
@@ -82,7 +75,7 @@ def test_the_commands_of_a_page_run(page, small, compiled, tmp_path):
             place = tmp_path / block.mark.removeprefix("file: ")
             write(place, with_small(block.text, small))
         elif block.runs:
-            shell(tmp_path, compiled, with_small(script(block), small))
+            shell(tmp_path, with_small(script(block), small))
 
 
 def with_small(text: str, small: Path) -> str:

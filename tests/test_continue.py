@@ -20,7 +20,7 @@ TIMED = ("time/", "perf/")
 
 @pytest.fixture(scope="module")
 def door(tmp_path_factory):
-    with opened(environment(tmp_path_factory.getbasetemp())) as ask:
+    with opened(environment()) as ask:
         yield ask
 
 
@@ -116,7 +116,7 @@ def test_an_unfinished_stage_takes_fewer_steps_with_other_intervals_and_workers(
 @pytest.mark.slow
 def test_a_run_goes_on_on_another_mesh(copy, longer, tmp_path):
     reopen(copy)
-    with opened(environment(tmp_path)) as ask:
+    with opened(environment()) as ask:
         said = ok(ask, copy, "mesh.data=2")
     assert "mesh.data was 1 and is 2" in said and "2 cpu device(s)" in said
     mine, theirs = rows(copy.parent / "tiny"), rows(longer)

@@ -75,8 +75,7 @@ def struck(tmp_path_factory) -> Iterator[Struck]:
     config = home / "config.yaml"
     config.write_text(yaml.safe_dump(CONFIG | {"runs": str(disk.folder / "runs")}))
     folder, log = disk.folder / "runs" / "tiny", home / "log.txt"
-    compiled = tmp_path_factory.getbasetemp() / "compiled"
-    training = Training(config, folder, log, compiled, PATIENCE)
+    training = Training(config, folder, log, PATIENCE)
     yield Struck(training, disk)
     disk.close()
 

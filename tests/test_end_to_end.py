@@ -23,15 +23,11 @@ TRAIN = (sys.executable, "-m", "rlvr_jax.train")
 STAGES = ["tokenizer", "sft", "before", "label", "verifier", "rl", "after"]
 
 
-def run(
-    compiled: Path, runs: Path, *overrides: str, words: Sequence[str] = TRAIN
-) -> tuple[Path, str]:
+def run(runs: Path, *overrides: str, words: Sequence[str] = TRAIN) -> tuple[Path, str]:
     """The command, to its end: the run folder and what was printed, as one line."""
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": os.environ["RLVR_TEST_XLA_FLAGS"],
-        "JAX_COMPILATION_CACHE_DIR": str(compiled),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     command = [*words, "--config", str(DEBUG), f"runs={runs}"]
     done = subprocess.run([*command, *overrides], env=env, capture_output=True, timeout=900)
@@ -88,13 +84,8 @@ def events(path: Path):
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory) -> Path:
-    return tmp_path_factory.getbasetemp() / "compiled"  # shared with the other tests of runs
-
-
-@pytest.fixture(scope="module")
-def told(compiled, tmp_path_factory) -> tuple[Path, str]:
-    return run(compiled, tmp_path_factory.mktemp("runs"))
+def told(tmp_path_factory) -> tuple[Path, str]:
+    return run(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +181,7 @@ def test_report_is_one_page_that_needs_no_network(debug):
         assert word in page
 
 
-def test_split_step(debug, compiled, tmp_path):
+def test_split_step(debug, tmp_path):
     """The reward is the host's, on two devices: two programs, the same loop around them."""
     asked = (
         *("rl.reward.source=rule", "rl.reward.gates=[repetition]", "rl.also={copy: contains}"),
@@ -198,7 +189,7 @@ def test_split_step(debug, compiled, tmp_path):
         "mesh.data=2",
     )
     up_to_rl(debug, tmp_path, *asked)
-    folder, said = run(compiled, tmp_path, *asked, words=make_command.train())
+    folder, said = run(tmp_path, *asked, words=make_command.train())
     assert said.count("finished earlier, skipped") == 5
     rows = metrics(folder, "rl")
     assert len(rows) == 10 and all(math.isfinite(x) for x in numbers(rows))
@@ -226,18 +217,18 @@ def assert_same_rl(mesh: Path, one: Path) -> None:
 
 
 @pytest.mark.slow
-def test_rl_on_eight_devices_is_rl_on_one(debug, compiled, tmp_path):
+def test_rl_on_eight_devices_is_rl_on_one(debug, tmp_path):
     """From one device's checkpoints, on data x fsdp x tensor = 2 x 2 x 2."""
     up_to_rl(debug, tmp_path, *EIGHT)
-    folder, said = run(compiled, tmp_path, *EIGHT)
+    folder, said = run(tmp_path, *EIGHT)
     assert "8 cpu device(s)" in said
     assert_same_rl(folder, debug)
 
 
 @pytest.mark.slow
-def test_every_stage_on_eight_devices(debug, compiled, tmp_path):
+def test_every_stage_on_eight_devices(debug, tmp_path):
     """Training magnifies rounding, so after sixty steps of sft equality is no longer exact."""
-    folder, said = run(compiled, tmp_path, *EIGHT)
+    folder, said = run(tmp_path, *EIGHT)
     assert "8 cpu device(s)" in said
     for stage, name in (("sft", "loss"), ("verifier", "loss")):
         mine, theirs = ([row[name] for row in metrics(f, stage)] for f in (folder, debug))

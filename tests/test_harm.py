@@ -35,14 +35,14 @@ EVALUATE = {"stage": "evaluate", "policy": "sft", "verifier": ""}
 @pytest.fixture(scope="module")
 def door(tmp_path_factory):
     """door(config, override, ...) -> exit code and output, from a process that has jax loaded."""
-    with opened(environment(tmp_path_factory.getbasetemp())) as ask:
+    with opened(environment()) as ask:
         yield ask
 
 
 def shell(tmp: Path, *argv: str, before=(), said=plain, **options) -> tuple[int, str]:
     """The same through a process of its own, for what changes a process."""
     pipe = subprocess.PIPE
-    options = {"env": environment(tmp), "stdout": pipe, "stderr": pipe, "text": True} | options
+    options = {"env": environment(), "stdout": pipe, "stderr": pipe, "text": True} | options
     command = [*before, *make_command.train(), "--config", *argv]
     done = subprocess.run(command, timeout=300, **options)
     return done.returncode, said(done.stdout + done.stderr)
@@ -111,7 +111,7 @@ def test_mesh(override, words, door, tmp_path):
 
 def test_device_count_set_elsewhere(tmp_path):
     """More CPU devices in XLA_FLAGS than the mesh has: the mesh decides, and it runs."""
-    env = environment(tmp_path) | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    env = environment() | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     config = write(tmp_path, stages=[{"stage": "tokenizer"}])
     code, said = shell(tmp_path, str(config), env=env)
     assert code == 0 and "1 cpu device(s)" in said, said
@@ -440,7 +440,7 @@ def test_missing_package_is_named(tmp_path):
     """The tasks need an optional package: say which, as for any other thing to mend."""
     hidden = tmp_path / "reasoning_gym.py"
     hidden.write_text("raise ModuleNotFoundError('hidden by a test')")
-    env = environment(tmp_path) | {"PYTHONPATH": str(tmp_path)}
+    env = environment() | {"PYTHONPATH": str(tmp_path)}
     code, said = shell(tmp_path, str(write(tmp_path / "home")), env=env)
     assert_refused(code, said, "pip install reasoning-gym")
 

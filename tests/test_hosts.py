@@ -28,11 +28,6 @@ HOSTS = Path(__file__).with_name("hosts.yaml")
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory) -> Path:
-    return tmp_path_factory.getbasetemp() / "compiled"
-
-
-@pytest.fixture(scope="module")
 def only_sft(tmp_path_factory) -> Path:
     """The config without the stages after sft."""
     tree = yaml.safe_load(HOSTS.read_text())
@@ -41,9 +36,9 @@ def only_sft(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory, compiled) -> tuple[Job, Job, list[str]]:
+def both(tmp_path_factory) -> tuple[Job, Job, list[str]]:
     """One process with 8 devices, and two with 4 each: finished, and what the two printed."""
-    one, two = (Job(tmp_path_factory.mktemp(name), compiled, HOSTS) for name in ("one", "two"))
+    one, two = (Job(tmp_path_factory.mktemp(name), HOSTS) for name in ("one", "two"))
     return one, two, run_beside(one, two)
 
 
@@ -95,10 +90,10 @@ def test_each_process_prints_one_line_of_facts_and_the_first_one_the_rest(both):
     assert "sft: done in" in said[0] and "sft" not in said[1].partition("}")[2]
 
 
-def test_a_signal_to_one_stops_all_and_any_number_goes_on(both, compiled, only_sft, tmp_path):
+def test_a_signal_to_one_stops_all_and_any_number_goes_on(both, only_sft, tmp_path):
     """SIGTERM on one; then the same bytes, and nearly so on one process."""
     _, two, _ = both
-    job = Job(tmp_path / "a", compiled, only_sft)
+    job = Job(tmp_path / "a", only_sft)
     job.start(2, place=slurm)
     job.until(2)
     job.send(signal.SIGTERM, 1)
@@ -120,9 +115,9 @@ def test_a_signal_to_one_stops_all_and_any_number_goes_on(both, compiled, only_s
 
 @pytest.mark.slow  # a collective of the CPU may hold the interpreter: then the end takes a minute
 @pytest.mark.parametrize("dead", [1, 0])
-def test_the_death_of_one_ends_all_and_the_run_goes_on(both, compiled, only_sft, tmp_path, dead):
+def test_the_death_of_one_ends_all_and_the_run_goes_on(both, only_sft, tmp_path, dead):
     _, two, _ = both
-    job = Job(tmp_path / "a", compiled, only_sft)
+    job = Job(tmp_path / "a", only_sft)
     job.start(2)
     job.until(4)
     job.send(signal.SIGKILL, dead)
@@ -137,8 +132,8 @@ def test_the_death_of_one_ends_all_and_the_run_goes_on(both, compiled, only_sft,
     assert job.rows("sft") == two.rows("sft"), "a resume gives other bytes"
 
 
-def test_configs_that_differ_are_refused_by_name_from_one_process(compiled, only_sft, tmp_path):
-    job = Job(tmp_path, compiled, only_sft)
+def test_configs_that_differ_are_refused_by_name_from_one_process(only_sft, tmp_path):
+    job = Job(tmp_path, only_sft)
     job.start(2, own=lambda index: [f"sft.optim.lr=0.0{index + 1}"])
     codes, said = job.wait(120)
     assert codes == [2, 2], said
@@ -148,7 +143,7 @@ def test_configs_that_differ_are_refused_by_name_from_one_process(compiled, only
 
 
 @pytest.mark.slow
-def test_files_that_differ_are_refused_by_name_from_one_process(compiled, only_sft, tmp_path):
+def test_files_that_differ_are_refused_by_name_from_one_process(only_sft, tmp_path):
     """The path is the same on both hosts, and what it holds is not."""
     tree = yaml.safe_load(only_sft.read_text())
     rule = {"stage": "rl", "reward": {"source": "rule", "rule": "rule.py"}, "prompts": 8}
@@ -156,7 +151,7 @@ def test_files_that_differ_are_refused_by_name_from_one_process(compiled, only_s
     for index in range(2):
         (tmp_path / f"{index}").mkdir()
         (tmp_path / f"{index}" / "rule.py").write_text(f"def score(text, row): return {index}\n")
-    job = Job(tmp_path / "runs", compiled, write(tmp_path / "ruled.yaml", tree))
+    job = Job(tmp_path / "runs", write(tmp_path / "ruled.yaml", tree))
     job.start(2, at=lambda index: tmp_path / f"{index}")
     codes, said = job.wait(120)
     assert codes == [2, 2], said
@@ -165,18 +160,18 @@ def test_files_that_differ_are_refused_by_name_from_one_process(compiled, only_s
 
 
 @pytest.mark.slow
-def test_four_processes(both, compiled, tmp_path):
+def test_four_processes(both, tmp_path):
     one, _, _ = both
-    job = Job(tmp_path, compiled, HOSTS)
+    job = Job(tmp_path, HOSTS)
     job.run(4)
     for row, other in zip(one.rows(), job.rows(), strict=True):
         assert_rows_close(row, other)
 
 
 @pytest.mark.slow
-def test_a_full_disk_of_one_process_ends_all_and_tears_nothing(compiled, only_sft, tmp_path):
+def test_a_full_disk_of_one_process_ends_all_and_tears_nothing(only_sft, tmp_path):
     """A limit on the size of files stands for the disk; the first checkpoint meets it."""
-    job = Job(tmp_path, compiled, only_sft)
+    job = Job(tmp_path, only_sft)
     job.start(2, "sft.save_every=4", full=1)
     codes, said = job.wait(120)
     assert codes == [2, 2], said

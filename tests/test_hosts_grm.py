@@ -58,18 +58,18 @@ def both(tmp_path_factory) -> tuple[Job, Job, list[str]]:
     which takes more steps.
     """
     tree = yaml.safe_load(CONFIG.read_text())
-    compiled = tmp_path_factory.mktemp("compiled")
-    own = {name: compiled.with_name(name) for name in OWN}
+    home = tmp_path_factory.mktemp("grm")
+    own = {name: home / name for name in OWN}
     for name, text in OWN.items():
         own[name].write_text(text)
     stages = {stage.get("name", stage["stage"]): stage for stage in tree["stages"]}
     stages["votes"]["loss"] = {"objective": str(own["objective.py"])}
     stages["votes"]["advantage"]["baseline"] = str(own["estimator.py"])
     stages["answers"]["rule"] = str(own["rule.py"])
-    config = write(compiled.with_name("hosts_grm.yaml"), tree)
-    jobs = [Job(tmp_path_factory.mktemp(name), compiled, config) for name in ("one", "two")]
+    config = write(home / "hosts_grm.yaml", tree)
+    jobs = [Job(tmp_path_factory.mktemp(name), config) for name in ("one", "two")]
     begun = tree | {"name": "begun", "mesh": {"fsdp": 2}, "stages": tree["stages"][:BEFORE]}
-    Job(jobs[0].runs, compiled, write(compiled.with_name("begun.yaml"), begun)).run(1)
+    Job(jobs[0].runs, write(home / "begun.yaml", begun)).run(1)
     shutil.copytree(jobs[0].runs / "begun", jobs[1].runs / "begun")
     words = ["name=begun", "--as", "hosts", f"sft.steps={begun['stages'][-1]['steps'] + MORE}"]
     one, two = jobs

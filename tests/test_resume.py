@@ -42,33 +42,28 @@ PATIENCE = 600  # seconds; a run that hangs fails its test
 class Command(Training):
     """A training on configs/debug.yaml with a run folder of its own."""
 
-    def __init__(self, runs: Path, compiled: Path, *more: str, sizes: list[str] = SIZES):
+    def __init__(self, runs: Path, *more: str, sizes: list[str] = SIZES):
         words = [f"runs={runs}", *sizes, *more]
-        super().__init__(DEBUG, runs / "debug", runs / "log.txt", compiled, PATIENCE, *words)
+        super().__init__(DEBUG, runs / "debug", runs / "log.txt", PATIENCE, *words)
 
     def run(self) -> tuple[int, str]:
         self.start()
         return self.wait()
 
 
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory) -> Path:
-    return tmp_path_factory.getbasetemp() / "compiled"
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, compiled) -> Command:
+def finished(tmp_path_factory) -> Command:
     """The uninterrupted run: what every other one is compared with."""
-    command = Command(tmp_path_factory.mktemp("finished"), compiled)
+    command = Command(tmp_path_factory.mktemp("finished"))
     code, said = command.run()
     assert code == 0, said
     return command
 
 
 @pytest.fixture
-def before_rl(finished, tmp_path, compiled) -> Command:
+def before_rl(finished, tmp_path) -> Command:
     """A copy of the finished run, taken back to where the rl stage begins."""
-    command = Command(tmp_path, compiled)
+    command = Command(tmp_path)
     folder = command.folder
     shutil.copytree(finished.folder, folder)
     for name in ("checkpoints/rl", "tensorboard/rl", "samples"):
@@ -200,10 +195,8 @@ def assert_baselines(folder: Path, rows: list[dict]) -> None:
 
 
 @pytest.mark.slow
-def test_kills_change_no_draw_by_pass_rates_and_no_baseline(tmp_path, compiled):
-    whole, killed = (
-        Command(tmp_path / name, compiled, sizes=DRAWN) for name in ("whole", "killed")
-    )
+def test_kills_change_no_draw_by_pass_rates_and_no_baseline(tmp_path):
+    whole, killed = (Command(tmp_path / name, sizes=DRAWN) for name in ("whole", "killed"))
     for command in (whole, killed):
         command.folder.parent.mkdir()
     code, said = whole.run()
@@ -231,8 +224,8 @@ def test_kill_inside_a_checkpoint_write_and_inside_the_next(before_rl, finished)
 
 
 @pytest.mark.slow
-def test_kill_in_every_stage_before_rl(tmp_path, compiled, finished):
-    command = Command(tmp_path, compiled)
+def test_kill_in_every_stage_before_rl(tmp_path, finished):
+    command = Command(tmp_path)
     folder = command.folder
     moments = {
         "while the problems are written": lambda: (folder / "data").exists(),

@@ -4,7 +4,6 @@ the problems that were judged.  The judge is an endpoint on this machine.
 
 import http.server
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -54,10 +53,8 @@ def server():
 
 
 def run_train(path):
-    env = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(path.parent / "compiled")}
-    env |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     command = [sys.executable, "-m", "rlvr_jax.train", "--config", str(path)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     return done.returncode, " ".join((done.stdout + done.stderr).split())
 
 

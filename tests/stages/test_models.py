@@ -339,8 +339,6 @@ def command(folder: Path) -> str:
     """Run the config to its end, and return what was printed."""
     env = os.environ | {
         "XLA_FLAGS": os.environ["RLVR_TEST_XLA_FLAGS"],
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     words = [sys.executable, "-m", "rlvr_jax.train", "--config", str(folder / "demo.yaml")]
     done = subprocess.run(

@@ -63,4 +63,4 @@ $(VENV)/.%: pyproject.toml | $(VENV)/bin/pip
 	touch $@
 
 clean:
-	rm -rf .venv-* build *.egg-info
+	rm -rf .venv-* build *.egg-info .pytest_cache

@@ -50,7 +50,7 @@ def test_some_wrong_answers_say_nothing_and_some_leave_a_box_open():
 
 
 def test_none_twice_and_none_too_long():
-    rows = make(1.0, longest=14)
+    rows = make(2.0, longest=14)  # two pairs about a problem
     names = [(row["question"], row["answer"]) for row in rows]
     assert len(set(names)) == len(names) and all(len(row["answer_ids"]) <= 14 for row in rows)
 

@@ -225,9 +225,11 @@ def summarise(ws: Workspace) -> None:
         return
     graded = any(e.get("measure") == "mean score" for e in evals)
     measure = "mean score" if graded else "accuracy"
+    domains = list(evals[0]["accuracy"])
+    if len(domains) == 2:  # all, and the only one
+        domains = domains[:1]
     rows: list[list[Any]] = [
-        [f"{measure}, {domain}", *(e["accuracy"][domain] for e in evals)]
-        for domain in evals[0]["accuracy"]
+        [f"{measure}, {domain}", *(e["accuracy"][domain] for e in evals)] for domain in domains
     ]
     if all("intervals" in e for e in evals):
         edges = [e["intervals"]["accuracy"]["all"] for e in evals]
@@ -239,7 +241,8 @@ def summarise(ws: Workspace) -> None:
         if set(chosen) != {"-"}:
             rows.append([f"{words}, all", *chosen])
     agreed = [e.get("verifier", {}).get("accuracy", "-") for e in evals]
-    rows.append(["verifier = oracle", *agreed])
+    if set(agreed) != {"-"}:
+        rows.append(["verifier = oracle", *agreed])
     log.table("held-out problems, by the oracle", ["", *names], rows)
     for stage in ws.cfg.rl_stages:
         speed = ws.run.metrics.median(stage.name, "perf/tokens_per_s")

@@ -52,7 +52,7 @@ def remarks(
     if share(cut) >= CUT_OFF:
         found.append(
             f"{of(cut)} answers were cut off at {columns} tokens: raise {key}, or ask for shorter "
-            "answers"
+            "answers, if ten steps do not mend it"
         )
     if share("rule/no_answer") >= MANY:
         found.append(
@@ -71,6 +71,7 @@ def remarks(
     elif (equal := share("reward/frac_zero_std")) >= EQUAL and stage.samples > 1:
         found.append(
             f"in {equal:.0%} of the groups of {stage.samples} answers all rewards are equal: take "
-            "problems that are neither too easy nor too hard, or more samples"
+            "problems that are neither too easy nor too hard, or more samples, if ten steps do not "
+            "mend it"
         )
     return found

@@ -66,8 +66,8 @@ def try_rule(use: Use, records: list[Record], workers: pool.Pool) -> None:
             return
     scores = " and ".join(f"{result.score:g}" for result in results)
     log.say(
-        f"the rule {use.rule} gives {scores} to {' and '.join(map(_short, texts))}, made of the "
-        f"references of split {use.split}"
+        f"the rule {use.rule} gives {scores} to {' and '.join(map(_short, texts))}, right answers "
+        f"made of the references of split {use.split}"
     )
     if problem := _problem(use, empty):
         log.say(f"warning: on an empty answer the rule {use.rule} {problem}")

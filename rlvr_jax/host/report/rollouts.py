@@ -86,7 +86,7 @@ def rollout(row: Json) -> Json:
 def status(row: Json) -> str:
     """Say whether a rollout is right, wrong, cut off or crashed; "" if the row does not tell.
 
-    A rollout is right by the oracle, and by its reward where there is no oracle.
+    A rollout is right if the oracle gives it more than 0.5, or its reward where there is no oracle.
     """
     if row.get("status") in STATUSES:
         return row["status"]
@@ -95,7 +95,7 @@ def status(row: Json) -> str:
     if row.get("status") in ("crash", "error", "timeout"):
         return CRASHED
     score = number(row.get("oracle", row.get("score", row.get("reward"))))
-    return "" if score is None else RIGHT if score >= 0.5 else WRONG
+    return "" if score is None else RIGHT if score > 0.5 else WRONG
 
 
 def _token_values(row: Json, count: int) -> dict[str, list[Any]]:

@@ -339,7 +339,7 @@ def test_reward_file_that_fails_on_the_first_row(text, tmp_path, workers, record
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (ROW + "float(completion == '2')", "gives 0 and 1 to '1' and '2', made of"),
+        (ROW + "float(completion == '2')", "gives 0 and 1 to '1' and '2', right answers made of"),
         (ROW + "float(completion.split()[-1] == 'x')", "warning: on an empty answer the rule "),
         ("def score(c, r):\n    print('x' * 10**6)\n    return 1.0", "gives 1 and 1 to"),
     ],

@@ -170,6 +170,7 @@ def test_evaluations_choose_by_it(done, capsys) -> None:
     evaluate.summarise(ws)
     said = capsys.readouterr()
     assert all(words in said.out + said.err for words in evaluate.CHOSEN.values())
+    assert "verifier = oracle" not in said.out + said.err, "it asks no verifier"
 
 
 def test_it_goes_on_where_it_was_stopped(done, cfg, once) -> None:

@@ -1,16 +1,7 @@
-"""A judge that is wrong on purpose: it flips a share of the verdicts of the toy tasks' own scorer.
+"""The judge of flip.py that flips 30 % of the verdicts."""
 
-Answer and problem decide whether a verdict is flipped: the same text is always judged alike.
-"""
-
-import zlib
-
-from rlvr_jax.host.problems import task_answers
-
-SHARE = 0.30
+import flip
 
 
 def score(completion, record):
-    right = task_answers.score(completion, record)
-    place = zlib.crc32(f"{record['question']}\n{completion}".encode()) / 2**32
-    return 1.0 - right if place < SHARE else right
+    return flip.score(completion, record, 0.30)

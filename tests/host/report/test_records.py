@@ -119,6 +119,7 @@ def test_equal_rollouts_are_counted(tmp_path):
         ({"oracle": 1.0, "reward": 0.0}, "right"),
         ({"oracle": 0.2, "reward": 1.0}, "wrong"),
         ({"reward": 0.7}, "right"),
+        ({"oracle": 0.5, "reward": 0.5}, "wrong"),
         ({"oracle": 1.0, "truncated": True}, "cut off"),
         ({"oracle": 0.0, "status": "timeout"}, "crashed"),
         ({"oracle": 0.0, "status": "ok"}, "wrong"),

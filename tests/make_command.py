@@ -3,6 +3,8 @@
 import sys
 
 QUICK = """
+import os, signal
+signal.signal(signal.SIGTERM, lambda *_: os._exit(75))  # as in the first lines of the command
 from rlvr_jax import ragged, train
 ragged.LEAST = {least}
 train.run_process(train.main)

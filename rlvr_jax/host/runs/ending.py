@@ -135,6 +135,7 @@ def end_process(code: int) -> NoReturn:
     """
     if not code:
         sys.exit(code)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the code is settled; a second signal is late
     end = time.monotonic() + PATIENCE
     others = [x for x in threading.enumerate() if x is not threading.current_thread()]
     lasting = [thread for thread in others if not thread.daemon]

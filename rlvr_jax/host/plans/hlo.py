@@ -214,7 +214,7 @@ def parse_module(text: str) -> Module:
     table: dict[int, str] | None = None
     for line in _whole_lines(text):
         if computation is not None:
-            if line.rstrip() == "}":
+            if line.startswith("}"):  # the thread that runs it may stand behind
                 computation = None
             elif " = " in line:
                 instruction = _parse_instruction(line)

@@ -88,6 +88,15 @@ def test_computations_and_instructions(module):
     assert module.computations["fused"].parameter(1).name == "param_1"
 
 
+def test_a_computation_of_another_unit_ends_where_its_thread_is_named():
+    """So end those that a TPU gives to its sparse cores."""
+    text = TEXT.replace("}\n\n%body", '}, execution_thread="sparsecore"\n\n%body')
+    assert text != TEXT
+    module = hlo.parse_module(text)
+    assert set(module.computations) == {"fused", "body", "condition", "main"}
+    assert len(module.computations["fused"].instructions) == 4
+
+
 def test_metadata_of_several_lines_belongs_to_its_instruction(module):
     kernel = module.computations["body"].instructions["kernel.3"]
     assert kernel.operands == ["x", "one"] and '"flops":"4096"' in kernel.rest

@@ -120,7 +120,9 @@ def next_logits(params, prompts: Prompts, response_BR) -> np.ndarray:
 # -- sampler and trainer --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(
+    "name", ["plain", "top-p", *(pytest.param(name, marks=SLOW) for name in ("cool", "top-k"))]
+)
 def test_trainer_reads_what_the_sampler_wrote(params, name) -> None:
     written = draw(params, make_prompts(), SAMPLERS[name])
     mask = written.response_mask_BR

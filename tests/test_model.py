@@ -409,7 +409,7 @@ def interpreted(monkeypatch):
     return asked
 
 
-@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_kernels_give_what_xla_gives(untied, params, prompt, suffix, interpreted, devices) -> None:
     """Compare loss, gradient and decoding; on the mesh each device runs its part of the arrays."""
     prompt, suffix = (tuple(np.concatenate([x, x[-1:]])[:4] for x in y) for y in (prompt, suffix))

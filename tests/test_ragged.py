@@ -557,7 +557,10 @@ def test_a_prompts_gradient_is_added_up_in_float32() -> None:
 # -- what it costs --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part_tokens", [16, 100, 512])
+@pytest.mark.parametrize(
+    "part_tokens",
+    [100, *(pytest.param(x, marks=pytest.mark.slow) for x in (16, 512))],
+)
 def test_update_useful_is_what_is_counted_by_hand(part_tokens) -> None:
     cfg = dataclasses.replace(LLAMA, layers=1, part_tokens=part_tokens)
     rows = batch()

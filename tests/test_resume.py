@@ -22,6 +22,7 @@ from rlvr_jax.host.runs.folder import Run
 DEBUG = Path(__file__).parents[1] / "configs" / "debug.yaml"
 # More steps than configs/debug.yaml in rl, and a checkpoint every other one.
 SIZES = ["sft.save_every=7", "verifier.save_every=7", "rl.steps=14", "rl.save_every=2"]
+SIZES += ["sft.steps=25", "verifier.steps=12"]
 SIZES += ["rl.sample_every=3"]
 # Everything that a state can hold: value head, PRM, waiting problems, a KL coefficient that adapts,
 # a reference that follows the policy.

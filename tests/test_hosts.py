@@ -48,6 +48,7 @@ def test_two_processes_log_what_one_does(both):
     assert_same_steps(mine, two.rows())
     assert any(row.get("filter/rounds", 0) > 1 for row in mine), "the filter drew no second round"
     assert any(row.get("prm/loss", 0) > 0 for row in mine) and "rule/mean" in mine[-1]
+    assert sum("audit/youden" in row for row in mine) == 1
 
 
 def test_two_processes_write_the_same_samples_in_the_same_order(both):

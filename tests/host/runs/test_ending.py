@@ -116,6 +116,21 @@ def test_no_thread_keeps_a_process_that_failed(code, what):
     assert process.returncode == int(code)
 
 
+ENDS = """
+import atexit, os, signal
+from rlvr_jax.host.runs.ending import end_process
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+atexit.register(os.kill, os.getpid(), signal.SIGTERM)
+end_process(2)
+"""
+
+
+def test_a_signal_at_the_end_of_a_failed_process_leaves_its_exit_code():
+    with start(ENDS) as process:
+        process.communicate(timeout=10)
+    assert process.returncode == 2
+
+
 def test_a_failed_write_of_orbax_keeps_no_process(tmp_path):
     """Its threads wait for 20 minutes for a signal that the failed write does not send."""
     with start(ORBAX, str(tmp_path)) as process:

@@ -27,7 +27,7 @@ SHORT = ("", "rlvr_jax", "docs")  # folders that a path in backticks may be rela
 CODE = (".py", ".md", ".yaml", ".png", ".jsonl")
 # Paths that are not of this repository: rule files of users, files of data sets and runs.
 OF_USERS = (
-    *("rules/parity.py", "data/", "models/", "judge/", "build/jobs/"),
+    *("rules/parity.py", "rules/near.py", "data/", "models/", "judge/", "build/jobs/"),
     *("metrics.jsonl", "train.jsonl", "test.jsonl", "config.resolved.yaml"),
     *("runs/NAME/", "checkpoints/STAGE/", "mine.yaml", "eval/NAME"),
 )

@@ -59,11 +59,9 @@ def run(stage: EvaluateStage, ws: Workspace) -> dict:
         path.parent.mkdir(exist_ok=True)
         whole_file.write_whole(path, kept_lines(sampled, greedy))
     ws.run.write_json(ws.run.evaluation(stage.name), result)
-    name = result["measure"]
-    log.say(
-        f"{stage.name}: {name} {result['accuracy']['all']:.1%}, "
-        f"greedy {result['greedy']['all']:.1%}, exact match {result['exact_match']['all']:.1%}"
-    )
+    said = [f"{result['measure']} {result['accuracy']['all']:.1%}"] if stage.samples else []
+    said.append(f"greedy {result['greedy']['all']:.1%}")
+    log.say(f"{stage.name}: {', '.join(said)}, exact match {result['exact_match']['all']:.1%}")
     if (cut := result["cut_off"]["all"]) >= CUT_OFF:
         ws.run.remark(
             f"{stage.name}: {cut:.0%} of the answers were cut off at {cfg.data.response_columns} "
@@ -225,6 +223,8 @@ def summarise(ws: Workspace) -> None:
         return
     graded = any(e.get("measure") == "mean score" for e in evals)
     measure = "mean score" if graded else "accuracy"
+    drawn = any(e.get("samples", 1) for e in evals)
+    measure = measure if drawn else f"greedy {measure}"
     domains = list(evals[0]["accuracy"])
     if len(domains) == 2:  # all, and the only one
         domains = domains[:1]
@@ -234,9 +234,10 @@ def summarise(ws: Workspace) -> None:
     if all("intervals" in e for e in evals):
         edges = [e["intervals"]["accuracy"]["all"] for e in evals]
         rows.insert(1, ["95 % interval", *(f"{low:.3f} - {high:.3f}" for low, high in edges)])
-    rows.append([f"{measure}, all, greedy", *(e["greedy"]["all"] for e in evals)])
+    if drawn:
+        rows.append([f"{measure}, all, greedy", *(e["greedy"]["all"] for e in evals)])
     rows.append(["exact match, all", *(e["exact_match"]["all"] for e in evals)])
-    for name, words in (CHOSEN | BY_VERIFIER).items():
+    for name, words in (CHOSEN | BY_VERIFIER).items() if drawn else ():
         chosen = [e[name]["all"] if name in e else "-" for e in evals]
         if set(chosen) != {"-"}:
             rows.append([f"{words}, all", *chosen])

@@ -1,5 +1,8 @@
 """The tables of an evaluation: every measure has its place, and names suit its scores."""
 
+import json
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -73,3 +76,24 @@ def test_one_answer_has_no_majority(samples) -> None:
     told = evaluate.summary(EvaluateStage(samples=samples), *[answers([1, 0], ["a", "b"])] * 2)
     names = [row[0] for row in evaluation_table.overview(told)[1]]
     assert names[0] == "avg@1 = pass@1" and not any("maj@" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("samples", "names"),
+    [
+        (0, ["greedy accuracy, all", "95 % interval", "exact match, all"]),
+        (1, ["accuracy, all", "95 % interval", "accuracy, all, greedy", "exact match, all"]),
+    ],
+)
+def test_the_last_table_of_a_run_calls_greedy_answers_greedy(
+    samples, names, tmp_path, monkeypatch
+) -> None:
+    told = evaluate.summary(EvaluateStage(samples=samples), *[answers([1, 0], ["a", "a"])] * 2)
+    (tmp_path / "x.json").write_text(json.dumps(told))
+    shown: list[list] = []
+    monkeypatch.setattr(evaluate.log, "table", lambda title, head, rows: shown.extend(rows))
+    run = SimpleNamespace(evaluation=lambda name: tmp_path / f"{name}.json")
+    cfg = SimpleNamespace(evaluations=[EvaluateStage(name="x")], rl_stages=[])
+    evaluate.summarise(SimpleNamespace(run=run, cfg=cfg))
+    assert [row[0] for row in shown][: len(names)] == names
+    assert any("majority" in row[0] for row in shown) == bool(samples)

@@ -257,7 +257,6 @@ STAGE = RlStage(
 )
 
 
-@pytest.mark.slow  # the two steps are one in tests/test_step.py, without adapters
 def test_fused_and_split_steps_learn_the_same_adapters(monkeypatch):
     """Policy, reference and PRM are three adapters on one base."""
     tx = optim.make_optimizer(STAGE.optim, 10)

@@ -190,7 +190,7 @@ def test_a_prefix_that_was_lengthened_is_that_of_the_whole_text(params, prompts)
         np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
-@pytest.mark.parametrize("together", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("together", [1, 2])
 def test_rewards_are_those_of_a_plain_loop(params, prompts, rollout, together):
     cfg, key = form(together), jax.random.key(7)
     judged = score(grm.Judge(params, critic(together), {}), prompts, rollout, key, form=cfg)

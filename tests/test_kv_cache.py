@@ -149,10 +149,7 @@ def test_a_long_ring_of_int8_is_read_in_chunks(monkeypatch) -> None:
     assert_same(jax.device_get(write(params, prompts, 2, 130, again)), whole)
 
 
-@pytest.mark.parametrize(
-    "shape, shared, slots",
-    [((2, 2, 2), 0, 3), pytest.param((1, 2, 2), 4, 0, marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("shape, shared, slots", [((2, 2, 2), 0, 3), ((1, 2, 2), 4, 0)])
 def test_a_mesh_writes_what_one_device_writes(shape, shared, slots, monkeypatch) -> None:
     """With `decode_tensor` 4, two kv heads and their scales are on two devices each."""
     monkeypatch.setattr(block, "takes_places", lambda cfg: True)  # as on an accelerator

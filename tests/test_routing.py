@@ -213,10 +213,7 @@ def plain_balance(params, rows: Rollout, cfg: ModelConfig):
     return jnp.mean(loss_B, where=rows.length_B > 0)
 
 
-@pytest.mark.parametrize(
-    "part_tokens, unroll, remat",
-    [(16, False, True), pytest.param(512, True, False, marks=pytest.mark.slow)],
-)
+@pytest.mark.parametrize("part_tokens, unroll, remat", [(16, False, True), (512, True, False)])
 def test_parts_do_not_matter(exact, part_tokens, unroll, remat) -> None:
     cfg = dataclasses.replace(MIXTURE, router_aux_loss_coef=COEF, compute="float64")  # type: ignore[arg-type]
     params, rows = random_params(cfg, exact), batch(exact, 20)  # in 20 and 16 columns

@@ -168,7 +168,7 @@ def test_a_pair_is_shown_as_the_stage_that_trains_the_judge_shows_it(tmp_path):
         assert ids == ws.prompter.prompt(item, order[number]), job.attack.name
 
 
-@pytest.mark.parametrize("stage", ["judge", pytest.param("rl", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stage", ["judge", "rl"])
 def test_the_command_on_a_random_judge(tmp_path, stage, capsys, one_device):
     out = tmp_path / "audit.json"
     words = ["--config", str(write(tmp_path)), "--fresh", "--quick", "--stage", stage]

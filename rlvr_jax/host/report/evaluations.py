@@ -44,6 +44,13 @@ def load_evaluations(folder: Path) -> list[Json]:
     return sorted(found, key=place)
 
 
+def shown_ways(evaluations: list[Json]) -> dict[str, str]:
+    """Return the ways that a page shows; where only greedy answers were asked, they are all."""
+    if evaluations and all(entry["samples"] == 0 for entry in evaluations):
+        return {"accuracy": WAYS["greedy"], "exact_match": WAYS["exact_match"]}
+    return WAYS
+
+
 def accuracy(entry: Json, way: str = "accuracy") -> float | None:
     """Return the accuracy of an evaluation over all domains."""
     return entry["ways"].get(way, {}).get("all")

@@ -42,7 +42,7 @@ def load_run(run: Path) -> Json:
         "damaged": damaged,
         "stages": stages,
         "evals": evals,
-        "ways": evaluations.WAYS,
+        "ways": evaluations.shown_ways(evals),
         "audits": evaluations.audits(stages, evals),
         "remarks": load_remarks(run / "remarks.json"),
     }

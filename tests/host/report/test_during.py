@@ -47,6 +47,11 @@ def test_slow_reports_are_rare(tmp_path, clock, monkeypatch):
     clock.now = 60 + 60 / during.SHARE - 1
     monkeypatch.setattr(command, "write_report", lambda folder: pytest.fail("too early"))
     reporter.write_if_due()
+    written: list = []
+    monkeypatch.setattr(command, "write_report", written.append)
+    clock.now += 1
+    reporter.write_if_due()
+    assert written == [tmp_path]
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), ValueError("a defect")])
